@@ -1,0 +1,1 @@
+//! Retpoline thunk shapes (under construction).

@@ -1,0 +1,255 @@
+//! The instructions that are generated, byte for byte.
+//!
+//! [`Code`] is a bounded cursor over a buffer that will run at a known address. Writing past its end is not
+//! a panic: the cursor remembers the overflow, and [`Code::finish`] reports it, so a caller that sized its
+//! cell wrongly gets an error instead of half a tree. A direct branch that does not reach is remembered in
+//! the same way.
+
+use super::Reg;
+
+/// Filler after every unconditional jump: straight-line speculation past a direct jump (CVE-2021-26341)
+/// must run into a trap.
+pub const INT3: u8 = 0xcc;
+
+/// Why generated code could not be finished.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CodeError {
+    /// The buffer was too small.
+    Overflow,
+    /// A direct branch or a rip-relative operand is more than 2 GiB away from what it names.
+    OutOfReach,
+}
+
+impl core::fmt::Display for CodeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            CodeError::Overflow => "the code does not fit its cell",
+            CodeError::OutOfReach => "a branch target is more than 2 GiB away",
+        })
+    }
+}
+
+/// Conditions of the conditional jumps in use, by their opcode nibble (Intel SDM vol. 2, appendix B.1.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cond {
+    /// Equal.
+    E = 0x4,
+    /// Unsigned above.
+    A = 0x7,
+    /// Unsigned below.
+    B = 0x2,
+    /// Signed less or equal.
+    Le = 0xe,
+}
+
+/// The displacement that makes a branch ending at `next` reach `target`, or `None` beyond ±2 GiB.
+#[must_use]
+pub fn rel32(next: u64, target: u64) -> Option<i32> {
+    i32::try_from(target.wrapping_sub(next).cast_signed()).ok()
+}
+
+/// The 8-byte word `jmp target; int3; int3; int3` for a gate at `at`, or `None` beyond ±2 GiB.
+#[must_use]
+pub fn gate_word(at: u64, target: u64) -> Option<u64> {
+    let rel = rel32(at.wrapping_add(5), target)?.to_le_bytes();
+    Some(u64::from_le_bytes([0xe9, rel[0], rel[1], rel[2], rel[3], INT3, INT3, INT3]))
+}
+
+/// Where the gate word `word` at `at` leads, or `None` when it is not a `jmp rel32`.
+#[must_use]
+pub fn gate_target(at: u64, word: u64) -> Option<u64> {
+    let b = word.to_le_bytes();
+    (b[0] == 0xe9).then(|| {
+        let rel = i32::from_le_bytes([b[1], b[2], b[3], b[4]]);
+        at.wrapping_add(5).wrapping_add_signed(i64::from(rel))
+    })
+}
+
+/// A forward reference inside one [`Code`] buffer, to be bound later.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "an unbound label leaves a jump to nowhere"]
+pub struct Label {
+    field: usize,
+}
+
+/// A bounded cursor over code that will run at a known address.
+#[derive(Debug)]
+pub struct Code<'a> {
+    buf: &'a mut [u8],
+    at: u64,
+    len: usize,
+    error: Option<CodeError>,
+}
+
+impl<'a> Code<'a> {
+    /// Code written to `buf` that will run at address `at`.
+    pub fn new(buf: &'a mut [u8], at: u64) -> Code<'a> {
+        Code { buf, at, len: 0, error: None }
+    }
+
+    /// Address of the next byte to be written.
+    #[must_use]
+    pub fn here(&self) -> u64 {
+        self.at.wrapping_add(self.len as u64)
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was written yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The number of bytes written.
+    ///
+    /// # Errors
+    /// The first overflow or unreachable branch since [`Code::new`].
+    pub fn finish(self) -> Result<usize, CodeError> {
+        match self.error {
+            None => Ok(self.len),
+            Some(e) => Err(e),
+        }
+    }
+
+    fn fail(&mut self, e: CodeError) {
+        self.error.get_or_insert(e);
+    }
+
+    /// Appends raw bytes.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        match self.buf.get_mut(self.len..self.len + bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.len += bytes.len();
+            }
+            None => self.fail(CodeError::Overflow),
+        }
+    }
+
+    /// Pads with `int3` until the offset is a multiple of `align` (a power of two).
+    pub fn align(&mut self, align: usize) {
+        while self.error.is_none() && !self.len.is_multiple_of(align) {
+            self.bytes(&[INT3]);
+        }
+    }
+
+    fn rel_to(&mut self, target: u64, trailing: u64) {
+        let next = self.here().wrapping_add(4 + trailing);
+        match rel32(next, target) {
+            Some(rel) => self.bytes(&rel.to_le_bytes()),
+            None => self.fail(CodeError::OutOfReach),
+        }
+    }
+
+    /// `jmp target` and one `int3`.
+    pub fn jmp(&mut self, target: u64) {
+        self.bytes(&[0xe9]);
+        self.rel_to(target, 0);
+        self.bytes(&[INT3]);
+    }
+
+    /// `jcc target`, the six-byte form.
+    pub fn jcc(&mut self, cond: Cond, target: u64) {
+        self.bytes(&[0x0f, 0x80 | cond as u8]);
+        self.rel_to(target, 0);
+    }
+
+    /// `jcc label`, the six-byte form, bound later by [`Code::bind`].
+    pub fn jcc_forward(&mut self, cond: Cond) -> Label {
+        self.bytes(&[0x0f, 0x80 | cond as u8]);
+        let field = self.len;
+        self.bytes(&[0; 4]);
+        Label { field }
+    }
+
+    /// Lets `label` mean the next byte to be written.
+    pub fn bind(&mut self, label: Label) {
+        self.set_rel32(label, self.len);
+    }
+
+    /// `cmp imm32, %reg` (sign-extended), seven bytes.
+    pub fn cmp_imm32(&mut self, reg: Reg, imm: i32) {
+        self.bytes(&[0x48 | u8::from(reg.is_extended()), 0x81, 0xf8 | reg.low3()]);
+        self.bytes(&imm.to_le_bytes());
+    }
+
+    /// `cmp disp(%rip), %reg` against a constant whose place is bound later by [`Code::bind_constant`].
+    pub fn cmp_constant(&mut self, reg: Reg) -> Label {
+        self.bytes(&[0x48 | (u8::from(reg.is_extended()) << 2), 0x3b, 0x05 | (reg.low3() << 3)]);
+        let field = self.len;
+        self.bytes(&[0; 4]);
+        Label { field }
+    }
+
+    /// Lets the operand `label` mean the constant `value`, which is appended here.
+    pub fn bind_constant(&mut self, label: Label, value: u64) {
+        self.set_rel32(label, self.len);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    fn set_rel32(&mut self, label: Label, offset: usize) {
+        if self.error.is_some() {
+            return;
+        }
+        // Both ends lie in this buffer, which is far smaller than 2 GiB.
+        let rel = (offset as i64 - (label.field as i64 + 4)) as i32;
+        self.buf[label.field..label.field + 4].copy_from_slice(&rel.to_le_bytes());
+    }
+
+    /// `decl counter(%rip)`.
+    pub fn dec_u32(&mut self, counter: u64) {
+        self.bytes(&[0xff, 0x0d]);
+        self.rel_to(counter, 0);
+    }
+
+    /// `incq counter(%rip)`.
+    pub fn inc_u64(&mut self, counter: u64) {
+        self.bytes(&[0x48, 0xff, 0x05]);
+        self.rel_to(counter, 0);
+    }
+
+    /// `push imm32` (sign-extended).
+    pub fn push_imm32(&mut self, imm: i32) {
+        self.bytes(&[0x68]);
+        self.bytes(&imm.to_le_bytes());
+    }
+
+    /// `push %reg`.
+    pub fn push(&mut self, reg: Reg) {
+        if reg.is_extended() {
+            self.bytes(&[0x41]);
+        }
+        self.bytes(&[0x50 | reg.low3()]);
+    }
+
+    /// `pop %reg`.
+    pub fn pop(&mut self, reg: Reg) {
+        if reg.is_extended() {
+            self.bytes(&[0x41]);
+        }
+        self.bytes(&[0x58 | reg.low3()]);
+    }
+
+    /// `mov address(%rip), %reg`.
+    pub fn load_u64(&mut self, reg: Reg, address: u64) {
+        self.bytes(&[0x48 | (u8::from(reg.is_extended()) << 2), 0x8b, 0x05 | (reg.low3() << 3)]);
+        self.rel_to(address, 0);
+    }
+
+    /// `mov %reg, address(%rip)`.
+    pub fn store_u64(&mut self, address: u64, reg: Reg) {
+        self.bytes(&[0x48 | (u8::from(reg.is_extended()) << 2), 0x89, 0x05 | (reg.low3() << 3)]);
+        self.rel_to(address, 0);
+    }
+
+    /// `movabs imm64, %reg`.
+    pub fn mov_imm64(&mut self, reg: Reg, imm: u64) {
+        self.bytes(&[0x48 | u8::from(reg.is_extended()), 0xb8 | reg.low3()]);
+        self.bytes(&imm.to_le_bytes());
+    }
+}
