@@ -1,0 +1,173 @@
+//! Where the records lie, and the reader.
+//!
+//! A file is a [`Header`], then the object records, then the site records, each table at the offset and with
+//! the record size that the header names. The reader takes the file as hostile: it checks every bound before
+//! it reads, clips the counts to what the file holds, and never panics (a property test feeds it noise).
+
+use crate::plain::Plain;
+use crate::record::{Header, MAGIC, ObjectRecord, SiteRecord, VERSION};
+
+/// Tables start on a multiple of this.
+const TABLE_ALIGN: usize = 64;
+
+/// Offsets of the tables for given capacities; the engine sizes its file by it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Objects there is room for.
+    pub objects: u32,
+    /// Sites there is room for.
+    pub sites: u32,
+}
+
+impl Layout {
+    /// Offset of the object records.
+    #[must_use]
+    pub const fn object_offset(self) -> usize {
+        size_of::<Header>().next_multiple_of(TABLE_ALIGN)
+    }
+
+    /// Offset of the site records.
+    #[must_use]
+    pub const fn site_offset(self) -> usize {
+        let objects = self.objects as usize * size_of::<ObjectRecord>();
+        (self.object_offset() + objects).next_multiple_of(TABLE_ALIGN)
+    }
+
+    /// Bytes of the whole file. Sparse: pages that are never stored to take no memory.
+    #[must_use]
+    pub const fn file_size(self) -> usize {
+        self.site_offset() + self.sites as usize * size_of::<SiteRecord>()
+    }
+
+    /// A header that describes this layout, everything else zero. The magic is left out: the writer stores
+    /// it last, when the rest is in place.
+    #[must_use]
+    pub const fn header(self) -> Header {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "sizes of our own records and small tables"
+        )]
+        Header {
+            version: VERSION,
+            header_size: size_of::<Header>() as u32,
+            object_offset: self.object_offset() as u32,
+            object_size: size_of::<ObjectRecord>() as u32,
+            object_capacity: self.objects,
+            site_offset: self.site_offset() as u32,
+            site_size: size_of::<SiteRecord>() as u32,
+            site_capacity: self.sites,
+            ..Header::ZERO
+        }
+    }
+}
+
+/// Why a file is not a statistics file that can be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Malformed {
+    /// Shorter than a header.
+    Short,
+    /// The magic is missing: another file, or one whose writer did not get that far.
+    Magic,
+    /// Written by an engine with another layout.
+    Version(u32),
+    /// Record sizes are not those of this version.
+    Sizes,
+}
+
+impl core::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Short => f.write_str("the file is shorter than its header"),
+            Self::Magic => f.write_str("the file is not a finished statistics file"),
+            Self::Version(v) => write!(
+                f,
+                "the file has layout version {v}, this tool reads {VERSION}"
+            ),
+            Self::Sizes => f.write_str("the file's record sizes are not those of its version"),
+        }
+    }
+}
+
+impl core::error::Error for Malformed {}
+
+/// A statistics file, read from its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Stats<'a> {
+    header: Header,
+    bytes: &'a [u8],
+}
+
+impl<'a> Stats<'a> {
+    /// Reads and checks the header.
+    ///
+    /// # Errors
+    /// [`Malformed`] when `bytes` are no statistics file of this version.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let header = Header::load(bytes).ok_or(Malformed::Short)?;
+        if header.magic != MAGIC {
+            return Err(Malformed::Magic);
+        }
+        if header.version != VERSION {
+            return Err(Malformed::Version(header.version));
+        }
+        let sizes = (
+            header.header_size as usize,
+            header.object_size as usize,
+            header.site_size as usize,
+        );
+        if sizes != (Header::SIZE, ObjectRecord::SIZE, SiteRecord::SIZE) {
+            return Err(Malformed::Sizes);
+        }
+        Ok(Self { header, bytes })
+    }
+
+    /// The header.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The object records in use, as far as the file holds them.
+    pub fn objects(&self) -> impl Iterator<Item = ObjectRecord> + use<'a> {
+        let h = &self.header;
+        table(
+            self.bytes,
+            h.object_offset,
+            h.object_count.min(h.object_capacity),
+        )
+    }
+
+    /// The site records in use, as far as the file holds them.
+    pub fn sites(&self) -> impl Iterator<Item = SiteRecord> + use<'a> {
+        let h = &self.header;
+        table(self.bytes, h.site_offset, h.site_count.min(h.site_capacity))
+            .filter(|site: &SiteRecord| site.address != 0)
+    }
+}
+
+/// Up to `count` records from `offset` on.
+fn table<T: Plain>(bytes: &[u8], offset: u32, count: u32) -> impl Iterator<Item = T> {
+    let rest = bytes.get(offset as usize..).unwrap_or_default();
+    rest.chunks_exact(T::SIZE)
+        .take(count as usize)
+        .filter_map(T::load)
+}
+
+/// The text in a zero-padded field: the bytes before the first zero.
+#[must_use]
+pub fn text(field: &[u8]) -> &[u8] {
+    field.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+/// Puts `text` into a zero-padded field. When it is too long its *end* is kept, since the end of a path says
+/// more than its start. One zero byte always remains.
+pub fn set_text(field: &mut [u8], text: &[u8]) {
+    field.fill(0);
+    let room = field.len().saturating_sub(1);
+    let tail = text
+        .get(text.len().saturating_sub(room)..)
+        .unwrap_or_default();
+    if let Some(start) = field.get_mut(..tail.len()) {
+        start.copy_from_slice(tail);
+    }
+}
