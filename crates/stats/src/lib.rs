@@ -8,6 +8,9 @@
 //! | [`record`] | the records of a statistics file and what each field means; the engine writes them in place |
 //! | [`codes`] | the numbers in them: kinds, states, flags, refusals |
 //! | [`file`] | where the records lie in the file, and the reader, which survives any content |
+//! | [`options`] | the environment variable `RELPOLINE_OPTS` |
+//! | [`glob`] | the patterns of `--only` and `--exclude` |
+//! | [`program`] | whether a program can take the preload, by its file's bytes |
 //!
 //! # The way of a statistics file
 //! The tool makes a directory only its user can enter and names it in `RELPOLINE_OPTS` (`stats=DIR`). Each
@@ -26,7 +29,10 @@ extern crate std;
 
 pub mod codes;
 pub mod file;
+pub mod glob;
+pub mod options;
 mod plain;
+pub mod program;
 pub mod record;
 
 pub use codes::{Kind, Refusal, State};

@@ -1,0 +1,164 @@
+//! Whether a program can take the preload, judged from its file's bytes alone.
+//!
+//! A preload that the program's loader cannot digest is worse than none: musl's loader ends the program,
+//! glibc's writes a complaint to its stderr. So both the tool (before it starts a program) and the engine
+//! (when the program it lives in calls exec) look first. The file is read through a closure, a few dozen
+//! bytes at a time, which works with `pread` on a descriptor, with a mapping and with a test's array; nothing
+//! is allocated. Questions that need the file system (set-id bits, capabilities) are the caller's.
+
+use crate::Plain;
+use crate::codes::Refusal;
+
+/// Longest interpreter line of a script that Linux reads.
+pub const SCRIPT_LINE: usize = 256;
+
+const CLASS_64: u8 = 2;
+const LITTLE_ENDIAN: u8 = 1;
+const MACHINE_X86_64: u16 = 62;
+const HEADER_SIZE: usize = 64;
+const SEGMENT_SIZE: usize = 56;
+/// More program headers than Linux loads (`ELF_MIN_ALIGN / sizeof(Phdr)` on the smallest page).
+const MOST_SEGMENTS: u16 = 65_536_u32.div_ceil(SEGMENT_SIZE as u32) as u16;
+const SEGMENT_INTERPRETER: u32 = 3;
+const SEGMENT_PROPERTY: u32 = 0x6474_e553;
+const NOTE_PROPERTY: u32 = 5;
+const PROPERTY_X86_FEATURES: u32 = 0xc000_0002;
+const FEATURE_SHADOW_STACK: u32 = 2;
+
+/// What a file is to exec.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is no heap to put the path on"
+)]
+pub enum Program {
+    /// A script: its interpreter is the program that counts. The first `usize` bytes are its path.
+    Script([u8; SCRIPT_LINE], usize),
+    /// An ELF program that a glibc loads; whether it is marked for shadow stacks.
+    Fit {
+        /// The program says it can run with a shadow stack (it does if the system switches one on).
+        shadow_stack: bool,
+    },
+    /// It cannot take the preload.
+    Unfit(Refusal),
+}
+
+/// Looks at a program. `read_at(offset, buffer)` fills the buffer as far as the file reaches and returns how
+/// many bytes it got.
+pub fn examine(read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> Program {
+    let mut head = [0; SCRIPT_LINE];
+    let length = read_at(0, &mut head).min(SCRIPT_LINE);
+    match &head[..length] {
+        [b'#', b'!', line @ ..] => script(line),
+        [0x7f, b'E', b'L', b'F', ..] if length >= HEADER_SIZE => {
+            elf(&head, read_at).unwrap_or_else(Program::Unfit)
+        }
+        _ => Program::Unfit(Refusal::NotElf),
+    }
+}
+
+/// The interpreter named in a script's first line (after the `#!`).
+fn script(line: &[u8]) -> Program {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let line = line
+        .split(|&byte| byte == b'\n' || byte == 0)
+        .next()
+        .unwrap_or_default();
+    let start = line
+        .iter()
+        .position(|byte| !blank(byte))
+        .unwrap_or(line.len());
+    let path = line[start..].split(blank).next().unwrap_or_default();
+    if path.is_empty() {
+        return Program::Unfit(Refusal::NotElf);
+    }
+    let mut copy = [0; SCRIPT_LINE];
+    copy[..path.len()].copy_from_slice(path);
+    Program::Script(copy, path.len())
+}
+
+/// Looks at an ELF file whose first bytes are `head`.
+fn elf(
+    head: &[u8; SCRIPT_LINE],
+    read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize,
+) -> Result<Program, Refusal> {
+    if head[4] != CLASS_64 {
+        return Err(Refusal::OtherClass);
+    }
+    if head[5] != LITTLE_ENDIAN || field::<u16>(head, 18) != MACHINE_X86_64 {
+        return Err(Refusal::OtherMachine);
+    }
+    let table = field::<u64>(head, 32);
+    let entry_size = u64::from(field::<u16>(head, 54));
+    let count = field::<u16>(head, 56).min(MOST_SEGMENTS);
+    let (mut loader, mut shadow_stack) = (None, false);
+    for index in 0..u64::from(count) {
+        let mut segment = [0; SEGMENT_SIZE];
+        if read_at(table.wrapping_add(index * entry_size), &mut segment) < SEGMENT_SIZE {
+            break;
+        }
+        let (offset, size) = (field::<u64>(&segment, 8), field::<u64>(&segment, 32));
+        match field::<u32>(&segment, 0) {
+            SEGMENT_INTERPRETER => loader = Some(is_glibc(offset, size, read_at)),
+            SEGMENT_PROPERTY => shadow_stack = wants_shadow_stack(offset, size, read_at),
+            _ => {}
+        }
+    }
+    match loader {
+        None => Err(Refusal::Static),
+        Some(false) => Err(Refusal::OtherLoader),
+        Some(true) => Ok(Program::Fit { shadow_stack }),
+    }
+}
+
+/// Whether the loader's path at `offset` is that of glibc, by its file name.
+fn is_glibc(offset: u64, size: u64, read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> bool {
+    // Loaders deep in a store (Nix, Guix) have long paths; none comes near this.
+    let mut path = [0; 512];
+    let wanted = path.len().min(usize::try_from(size).unwrap_or(usize::MAX));
+    let length = read_at(offset, &mut path[..wanted]).min(wanted);
+    let path = path[..length]
+        .split(|&byte| byte == 0)
+        .next()
+        .unwrap_or_default();
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    name == b"ld-linux-x86-64.so.2" || name.starts_with(b"ld-lsb-x86-64.so.")
+}
+
+/// Whether the property note at `offset` marks the program for shadow stacks.
+fn wants_shadow_stack(
+    offset: u64,
+    size: u64,
+    read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize,
+) -> bool {
+    let mut note = [0; 256];
+    let wanted = note.len().min(usize::try_from(size).unwrap_or(usize::MAX));
+    let length = read_at(offset, &mut note[..wanted]).min(wanted);
+    let is_property = field::<u32>(&note, 0) == 4 && field::<u32>(&note, 8) == NOTE_PROPERTY;
+    // Header (12 bytes), owner "GNU\0", then properties {type, size, data padded to 8}.
+    let mut rest = note[..length].get(16..).unwrap_or_default();
+    while is_property && rest.len() >= 12 {
+        if field::<u32>(rest, 0) == PROPERTY_X86_FEATURES {
+            return field::<u32>(rest, 8) & FEATURE_SHADOW_STACK != 0;
+        }
+        let data = field::<u32>(rest, 4) as usize;
+        rest = rest.get(8 + data.next_multiple_of(8)..).unwrap_or_default();
+    }
+    false
+}
+
+/// Whether glibc's tunables (`GLIBC_TUNABLES`) switch shadow stacks on for programs marked for them.
+#[must_use]
+pub fn tunables_enable_shadow_stack(tunables: &[u8]) -> bool {
+    tunables.split(|&byte| byte == b':').any(|tunable| {
+        matches!(
+            tunable,
+            b"glibc.cpu.x86_shstk=on" | b"glibc.cpu.x86_shstk=permissive"
+        )
+    })
+}
+
+/// The integer at `offset`, 0 when the bytes end before it.
+fn field<T: Plain>(bytes: &[u8], offset: usize) -> T {
+    bytes.get(offset..).and_then(T::load).unwrap_or(T::ZERO)
+}
