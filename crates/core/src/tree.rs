@@ -1,1 +1,86 @@
-//! Under construction.
+//! The machine code of a branch tree: `if target == T1 jump T1, … else jump miss`.
+//!
+//! A tree has two parts, because arena cells are small. The *head* fills one 64-byte cell and holds the
+//! hottest targets; the *body* is a run of whole cells elsewhere and holds the rest.
+//!
+//! ```text
+//! head:   incq  hits(%rip)            only while exact counting is on
+//!         cmp   C1(%rip), %reg        or cmp $imm32, %reg when every target is a sign-extended imm32
+//!         je    T1
+//!         cmp   C2(%rip), %reg
+//!         je    T2
+//!         jmp   body                  or miss, when nothing is left
+//!         int3 …
+//! C1, C2: .quad T1, T2                the last 16 bytes of the cell
+//!
+//! body:   cmp   C3(%rip), %reg        the rest of the chain
+//!         je    T3
+//!         decl  exits(%rip)           only when exits from the chain are watched
+//!         jle   exit_slow
+//!         cmp   C7(%rip), %reg        the search tree: three ways with one compare
+//!         je    T7
+//!         ja    right                 (or jb left: the heavier side falls through)
+//!         …
+//!         jmp   miss                  at every leaf
+//!         int3
+//! C3 …:   .quad T3, …                 the pool of constants, 8-byte aligned, after the code
+//! ```
+//!
+//! Only flags are clobbered; no register, no stack. Each target is read from the list once, so the compared
+//! constant and the displacement behind it cannot disagree even if the list changes meanwhile: whatever the
+//! list says, the code is of the form "if it equals T, jump to T". Every unconditional jump is followed by
+//! `int3`.
+//!
+//! [`shape`] decides how the search tree branches; [`emit()`] writes it down. The cost model of
+//! [`crate::policy`] walks the same shape, so what is priced is what is built.
+
+mod emit;
+pub mod shape;
+
+pub use emit::{body_size, emit, fingerprint};
+
+use crate::arch::x86_64::Reg;
+
+/// Size of an arena cell, of a tree's head, and the granule of its body, in bytes.
+pub const CELL: usize = 64;
+
+/// Most targets one tree can hold.
+pub const MAX_TARGETS: usize = 96;
+
+/// A call target and how often it is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Target {
+    /// Address of the target.
+    pub address: u64,
+    /// Its share of the site's calls, in 1/65536.
+    pub share: u32,
+}
+
+/// What a tree should look like.
+#[derive(Clone, Copy, Debug)]
+pub struct TreeSpec<'a> {
+    /// The register that holds the call's target.
+    pub reg: Reg,
+    /// The targets, by descending share. At most [`MAX_TARGETS`].
+    pub targets: &'a [Target],
+    /// How many of the first targets are compared one after the other; the rest becomes a search tree.
+    /// Larger values than there are targets mean "all".
+    pub chain: usize,
+    /// Where calls to anything else continue.
+    pub miss: u64,
+    /// Address of a 64-bit counter of all calls, or `None` for no counting.
+    pub hits_counter: Option<u64>,
+    /// Watch for exits from the chain into the search tree: address of a 32-bit countdown and of the code
+    /// that takes over (with the target still in `reg`) when it drops to zero or below. No effect on a
+    /// tree whose chain holds everything.
+    pub exits: Option<(u64, u64)>,
+}
+
+/// What [`emit()`] wrote.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Emitted {
+    /// Bytes of the head in use; always one [`CELL`].
+    pub head: usize,
+    /// Bytes of the body in use, a multiple of [`CELL`]; 0 when the head holds everything.
+    pub body: usize,
+}

@@ -186,6 +186,12 @@ impl<'a> Code<'a> {
         Label { field }
     }
 
+    /// `cmp address(%rip), %reg`, seven bytes, against eight bytes that lie at a known address.
+    pub fn cmp_mem(&mut self, reg: Reg, address: u64) {
+        self.bytes(&[0x48 | (u8::from(reg.is_extended()) << 2), 0x3b, 0x05 | (reg.low3() << 3)]);
+        self.rel_to(address, 0);
+    }
+
     /// Lets the operand `label` mean the constant `value`, which is appended here.
     pub fn bind_constant(&mut self, label: Label, value: u64) {
         self.set_rel32(label, self.len);

@@ -1,0 +1,228 @@
+//! From a histogram to the cheapest tree.
+//!
+//! Pricing all combinations of targets and chain lengths would cost more than they differ by. Two families
+//! are enough: the chain of the hottest one to four alone (which wins when order is random, as every further
+//! branch may mispredict), and everything in chain and search tree, for a few sizes.
+
+use super::costs::{Config, Costs};
+use super::model::Priced;
+use super::site::Current;
+use crate::trace::{Histogram, ONE};
+use crate::tree::shape::sort;
+use crate::tree::{MAX_TARGETS, Target};
+
+/// Longest chain.
+pub(super) const CHAIN_MAX: usize = 4;
+
+/// Sizes at which the search tree is tried besides "all".
+const SIZES: [usize; 4] = [8, 16, 32, 64];
+
+/// Targets to choose from, by descending share.
+#[derive(Debug)]
+pub(super) struct Candidates {
+    targets: [Target; MAX_TARGETS],
+    /// Share of each in the window at hand [1/65536]. Differs from the target's own share in merged lists.
+    seen: [u32; MAX_TARGETS],
+    len: usize,
+    /// Expected share of calls to targets that were never seen [1/65536].
+    pub unseen: u32,
+    /// Share of calls to targets that no tree may jump to [1/65536].
+    pub unreachable: u32,
+}
+
+/// A tree out of [`Candidates`]: the first `size`, of which `chain` form the chain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Choice {
+    pub size: usize,
+    pub chain: usize,
+    /// Modelled cost of a call [1/16 cycle].
+    pub cost: u32,
+}
+
+/// What choosing depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Terms<'a> {
+    pub costs: &'a Costs,
+    pub config: &'a Config,
+    /// See [`Priced::randomness`].
+    pub randomness: u32,
+}
+
+impl Candidates {
+    pub const fn new() -> Candidates {
+        Candidates {
+            targets: [Target { address: 0, share: 0 }; MAX_TARGETS],
+            seen: [0; MAX_TARGETS],
+            len: 0,
+            unseen: 0,
+            unreachable: 0,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn targets(&self) -> &[Target] {
+        &self.targets[..self.len]
+    }
+
+    /// Takes the reachable targets of `histogram`, `max` at most.
+    ///
+    /// Shares are scaled down to leave room for targets not seen yet (Good and Turing's estimate): a set
+    /// would otherwise seem to cover the very window it was taken from better than it covers the next.
+    pub fn gather(&mut self, histogram: &Histogram, max: usize, reach: &dyn Fn(u64) -> bool) {
+        let calls = histogram.calls().max(1);
+        self.unseen = (histogram.singletons() << 16) / calls;
+        (self.len, self.unreachable) = (0, 0);
+        for rank in 0..histogram.distinct() {
+            let Some((address, count)) = histogram.ranked(rank) else { break };
+            if self.len == max.min(MAX_TARGETS) {
+                break;
+            }
+            let share = self.share(count, calls);
+            if reach(address) {
+                self.push(Target { address, share }, share);
+            } else {
+                self.unreachable += share;
+            }
+        }
+    }
+
+    fn share(&self, count: u32, calls: u32) -> u32 {
+        let known = u64::from(ONE.saturating_sub(self.unseen));
+        (u64::from(count) * known / u64::from(calls.max(1))) as u32
+    }
+
+    fn push(&mut self, target: Target, seen: u32) {
+        if self.len < MAX_TARGETS {
+            self.targets[self.len] = target;
+            self.seen[self.len] = seen;
+            self.len += 1;
+        }
+    }
+
+    /// Takes exactly the targets of `tree`, with the shares they have in `histogram` besides their own.
+    pub fn adopt(&mut self, tree: &Current<'_>, histogram: &Histogram, unseen: u32) {
+        (self.len, self.unseen, self.unreachable) = (0, unseen, 0);
+        for &target in tree.targets.iter().take(MAX_TARGETS) {
+            let seen = self.share(histogram.count(target.address), histogram.calls());
+            self.push(target, seen);
+        }
+    }
+
+    /// Mixes the first `size` of `fresh` half and half into the list, and drops what weighs less than
+    /// 1/1024: targets that stay away through ten merges are forgotten.
+    pub fn merge(&mut self, fresh: &Candidates, size: usize, max: usize, reach: &dyn Fn(u64) -> bool) {
+        for target in &mut self.targets[..self.len] {
+            target.share /= 2;
+        }
+        for (&target, &seen) in fresh.targets[..size].iter().zip(&fresh.seen) {
+            let half = target.share / 2;
+            match self.targets[..self.len].iter_mut().find(|t| t.address == target.address) {
+                Some(known) => known.share += half,
+                None => self.push(Target { address: target.address, share: half }, seen),
+            }
+        }
+        self.prune(max, reach);
+    }
+
+    fn prune(&mut self, max: usize, reach: &dyn Fn(u64) -> bool) {
+        let mut order = [0u8; MAX_TARGETS];
+        for (i, slot) in order.iter_mut().enumerate() {
+            *slot = i as u8;
+        }
+        let targets = &self.targets;
+        sort(&mut order[..self.len], |&a, &b| targets[usize::from(a)].share > targets[usize::from(b)].share);
+        self.arrange(&order);
+        let keep = |t: &Target| t.share >= ONE / 1024 && reach(t.address);
+        let mut kept = 0;
+        for i in 0..self.len {
+            if kept < max && keep(&self.targets[i]) {
+                self.targets.swap(kept, i);
+                self.seen.swap(kept, i);
+                kept += 1;
+            }
+        }
+        self.len = kept;
+    }
+
+    /// Puts element `order[i]` at position `i`, in place, by following cycles.
+    fn arrange(&mut self, order: &[u8; MAX_TARGETS]) {
+        for i in 0..self.len {
+            // Where element `order[i]` has been moved to by the swaps so far.
+            let mut from = usize::from(order[i]);
+            while from < i {
+                from = usize::from(order[from]);
+            }
+            self.targets.swap(i, from);
+            self.seen.swap(i, from);
+        }
+    }
+
+    fn priced(&self, size: usize, chain: usize, randomness: u32) -> Priced<'_> {
+        Priced { targets: &self.targets[..size], seen: &self.seen[..size], chain, randomness }
+    }
+
+    /// The tree of the first `size` with a chain of `chain`.
+    pub fn price(&self, size: usize, chain: usize, terms: &Terms<'_>) -> Choice {
+        let (size, chain) = (size.min(self.len), chain.min(size).min(self.len));
+        let cost = self.priced(size, chain, terms.randomness).price(terms.costs, terms.config);
+        Choice { size, chain, cost }
+    }
+
+    /// Whether the tree of `choice` counts exits from its chain.
+    pub fn counts_exits(&self, choice: &Choice, config: &Config) -> bool {
+        self.priced(choice.size, choice.chain, 0).counts_exits(config)
+    }
+
+    /// Share of the window's calls that go to the first `size` [1/65536].
+    pub fn covered(&self, size: usize) -> u32 {
+        self.seen[..size.min(self.len)].iter().sum::<u32>().min(ONE)
+    }
+
+    /// The cheapest tree, or size 0 when leaving the retpoline alone is cheaper.
+    pub fn choose(&self, terms: &Terms<'_>) -> Choice {
+        let mut best = Choice { size: 0, chain: 0, cost: terms.costs.retpoline };
+        let mut consider = |choice: Choice| {
+            if choice.cost < best.cost {
+                best = choice;
+            }
+        };
+        for size in 1..=self.len.min(CHAIN_MAX) {
+            consider(self.price(size, size, terms));
+        }
+        if self.len > 1 {
+            let all = self.best_chain(self.len, terms);
+            consider(all);
+            for size in SIZES.into_iter().filter(|&s| s < self.len) {
+                consider(self.price(size, all.chain, terms));
+            }
+        }
+        best
+    }
+
+    /// The cheapest chain length for a tree of the first `size`.
+    pub fn best_chain(&self, size: usize, terms: &Terms<'_>) -> Choice {
+        let mut best = self.price(size, 0, terms);
+        for chain in 1..=size.min(CHAIN_MAX) {
+            let choice = self.price(size, chain, terms);
+            if choice.cost < best.cost {
+                best = choice;
+            }
+        }
+        best
+    }
+
+    /// The cheapest chain length for all, were calls distributed as the targets' own shares say, in an order
+    /// that can be foreseen.
+    pub fn best_chain_by_weight(&mut self, terms: &Terms<'_>) -> usize {
+        let seen = self.seen;
+        for (seen, target) in self.seen.iter_mut().zip(&self.targets) {
+            *seen = target.share;
+        }
+        let chain = self.best_chain(self.len, &Terms { randomness: 0, ..*terms }).chain;
+        self.seen = seen;
+        chain
+    }
+}

@@ -1,0 +1,106 @@
+//! The price of a tree.
+//!
+//! ```text
+//! price = hits · direct
+//!       + Σ compares on the way · (compare | node)
+//!       + mispredicts · mispredict
+//!       + misses · retpoline
+//! ```
+//!
+//! Mispredicts are counted branch by branch, in the tree as it will be built. Without any history, a branch
+//! that is taken with probability `q` is mispredicted with probability `min(q, 1-q)`. In a chain these add up
+//! to one mispredict per call at most; in a search tree every level can add half a mispredict, which is why
+//! random streams over many targets are better left to the retpoline. Of those mistakes the part
+//! `randomness` remains when history is known: none in a repeating order, all in a random one.
+
+use super::costs::{Config, Costs};
+use crate::trace::ONE;
+use crate::tree::Target;
+use crate::tree::shape::{Fork, Node, Walk, by_address};
+
+/// A tree to be priced, and the calls it is priced for.
+#[derive(Clone, Copy)]
+pub(super) struct Priced<'a> {
+    /// The targets; their shares shape the search tree.
+    pub targets: &'a [Target],
+    /// Share of calls that go to each of them [1/65536].
+    pub seen: &'a [u32],
+    /// How many of them form the chain.
+    pub chain: usize,
+    /// Which part of the mistakes of a branch predictor without history remains [1/65536].
+    pub randomness: u32,
+}
+
+/// Compares and mispredicts of an average call, each in 1/65536.
+#[derive(Default)]
+struct Effort {
+    compares: u64,
+    nodes: u64,
+    mispredicts: u64,
+}
+
+impl Effort {
+    fn branch(&mut self, taken: u64, arriving: u64) {
+        self.mispredicts += taken.min(arriving.saturating_sub(taken));
+    }
+}
+
+impl Priced<'_> {
+    /// Modelled cost of a call [1/16 cycle].
+    pub fn price(&self, costs: &Costs, config: &Config) -> u32 {
+        let whole = u64::from(ONE);
+        let hits = self.seen.iter().map(|&s| u64::from(s)).sum::<u64>().min(whole);
+        let misses = whole - hits;
+        let mut effort = Effort::default();
+        let leaving = self.walk_chain(&mut effort);
+        self.walk_search(misses, &mut effort);
+        let exits = if self.counts_exits(config) { leaving } else { 0 };
+        let mistakes = (effort.mispredicts * u64::from(self.randomness)) >> 16;
+        let sum = hits * u64::from(costs.direct)
+            + misses * u64::from(costs.retpoline)
+            + effort.compares * u64::from(costs.compare)
+            + effort.nodes * u64::from(costs.node)
+            + exits * u64::from(costs.exit)
+            + mistakes * u64::from(costs.mispredict);
+        (sum >> 16).min(u64::from(u32::MAX)) as u32
+    }
+
+    /// Whether so few calls are expected to leave the chain that counting them tells something.
+    pub fn counts_exits(&self, config: &Config) -> bool {
+        let chain = self.chain.min(self.seen.len());
+        let tail: u32 = self.seen[chain..].iter().sum();
+        chain < self.targets.len() && tail <= config.exit_share
+    }
+
+    /// The share of calls that leaves the chain.
+    fn walk_chain(&self, effort: &mut Effort) -> u64 {
+        let mut left = u64::from(ONE);
+        for &seen in self.seen.iter().take(self.chain) {
+            effort.compares += left;
+            effort.branch(u64::from(seen), left);
+            left = left.saturating_sub(u64::from(seen));
+        }
+        left
+    }
+
+    fn walk_search(&self, misses: u64, effort: &mut Effort) {
+        let chain = self.chain.min(self.targets.len());
+        let (targets, seen) = (&self.targets[chain..], &self.seen[chain..]);
+        let order = by_address(targets);
+        let at = |i: usize| usize::from(order[i]);
+        let gaps = targets.len() as u64 + 1;
+        // Misses are taken to fall into all gaps between targets alike.
+        let arriving = |from: usize, to: usize| {
+            let hits: u64 = (from..to).map(|i| u64::from(seen[at(i)])).sum();
+            hits + misses * (to - from + 1) as u64 / gaps
+        };
+        for Node { root, from, to, fork, .. } in Walk::new(targets.len(), |i| targets[at(i)].share) {
+            let (own, here) = (u64::from(seen[at(root)]), arriving(from, to));
+            effort.nodes += here;
+            effort.branch(own, here);
+            if matches!(fork, Fork::AboveFirst | Fork::BelowFirst) {
+                effort.branch(arriving(from, root), here.saturating_sub(own));
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Why a site is what it is. "Why was this site not promoted" must always have an answer.
+
+/// The reason of a site's current state. Numbers are stable: they are part of the shared report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Reason {
+    /// Too few calls so far, or too rare to matter.
+    #[default]
+    Cold = 0,
+    /// A trace is being taken.
+    Learning = 1,
+    /// A tree for its targets is in place.
+    Promoted = 2,
+    /// Too many targets, or too many different ones to know them.
+    Megamorphic = 3,
+    /// The order of its targets is random: a tree would mispredict more than it saves.
+    Unpredictable = 4,
+    /// Its hot targets are beyond the reach of a direct jump, or nothing one may jump to.
+    OutOfRange = 5,
+    /// Flags are live at the site, and a tree would clobber them.
+    FlagsLive = 6,
+    /// Excluded by the user.
+    Excluded = 7,
+    /// Promotion is switched off.
+    Disabled = 8,
+    /// The process has spent what learning and patching may cost for now.
+    BudgetSpent = 9,
+    /// Learning changed nothing several times, so the site waits longer.
+    BackingOff = 10,
+    /// No room for another tree.
+    ArenaFull = 11,
+    /// A tree would not beat the retpoline by the margin.
+    NoGain = 12,
+}
+
+impl Reason {
+    /// All reasons, by number.
+    pub const ALL: [Reason; 13] = [
+        Reason::Cold,
+        Reason::Learning,
+        Reason::Promoted,
+        Reason::Megamorphic,
+        Reason::Unpredictable,
+        Reason::OutOfRange,
+        Reason::FlagsLive,
+        Reason::Excluded,
+        Reason::Disabled,
+        Reason::BudgetSpent,
+        Reason::BackingOff,
+        Reason::ArenaFull,
+        Reason::NoGain,
+    ];
+
+    /// The reason with number `n`.
+    #[must_use]
+    pub fn from_number(n: u8) -> Option<Reason> {
+        Reason::ALL.get(usize::from(n)).copied()
+    }
+
+    /// Its stable number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// A short phrase for reports.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Reason::Cold => "cold",
+            Reason::Learning => "learning",
+            Reason::Promoted => "promoted",
+            Reason::Megamorphic => "megamorphic",
+            Reason::Unpredictable => "unpredictable",
+            Reason::OutOfRange => "out of range",
+            Reason::FlagsLive => "flags live",
+            Reason::Excluded => "excluded",
+            Reason::Disabled => "disabled",
+            Reason::BudgetSpent => "budget spent",
+            Reason::BackingOff => "backing off",
+            Reason::ArenaFull => "arena full",
+            Reason::NoGain => "no gain",
+        }
+    }
+}
+
+impl core::fmt::Display for Reason {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.text())
+    }
+}
