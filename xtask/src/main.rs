@@ -1,2 +1,153 @@
-//! Under construction.
-fn main() {}
+//! The one entry point for work that is not plain cargo: `cargo xtask bench` and `cargo xtask build-programs`.
+//!
+//! A benchmark of Relpoline needs programs built with retpolines, which no distribution ships. So the
+//! driver takes Debian's source packages (`source`), builds each in variants that differ in nothing but how an
+//! indirect call is made (`variant`, `build`, `programs`), runs them interleaved (`rounds`), and turns
+//! paired ratios with intervals (`stats`) into JSON, a Markdown table (`report`) and a plot (`plot`).
+
+mod build;
+mod children;
+mod engine;
+mod machine;
+mod measure;
+mod place;
+mod plot;
+mod procfs;
+mod programs;
+mod report;
+mod rounds;
+mod server;
+mod source;
+mod stats;
+mod table;
+mod variant;
+mod workload;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::build::Builder;
+use crate::place::Place;
+use crate::programs::Program;
+use crate::report::Report;
+use crate::rounds::Protocol;
+use crate::variant::Variant;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Benchmarks of real programs with and without Relpoline"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the programs where needed, measure all variants, write JSON, table and plot
+    Bench(Bench),
+    /// Fetch the sources and build the variants, without measuring
+    BuildPrograms(Build),
+}
+
+#[derive(Args)]
+struct Build {
+    /// Programs by name; none means all, in order of importance
+    programs: Vec<String>,
+    /// Variants to build or measure
+    #[arg(long, value_enum, value_delimiter = ',',
+          default_values_t = [Variant::Retpoline, Variant::Plain, Variant::Jmpthunk, Variant::Relpoline])]
+    variants: Vec<Variant>,
+    /// Where sources, builds and data of the programs are kept
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// Go on with the next program, workload or variant after a failure
+    #[arg(long)]
+    keep_going: bool,
+}
+
+#[derive(Args)]
+struct Bench {
+    #[command(flatten)]
+    build: Build,
+    /// Measured rounds after one warm-up round [default: 7, with --quick 3]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Fewer rounds and shorter server runs: a smoke test, not a measurement
+    #[arg(long)]
+    quick: bool,
+    /// The relpoline binary [default: target/release/relpoline]
+    #[arg(long, value_name = "FILE")]
+    engine: Option<PathBuf>,
+    /// Where results go [default: bench/results]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    children::stop_all_on_exit();
+    match Cli::parse().task {
+        Task::BuildPrograms(options) => build_programs(&options).map(drop),
+        Task::Bench(options) => bench(&options),
+    }
+}
+
+/// Builds what was asked for and returns the programs all of whose variants can be run.
+fn build_programs(options: &Build) -> Result<(Place, Vec<Box<dyn Program>>)> {
+    let place = Place::new(options.work.clone())?;
+    let builder = Builder::new(&place)?;
+    let mut ready = Vec::new();
+    for program in chosen(&options.programs)? {
+        let built = builder.all_variants(program.as_ref(), &options.variants);
+        match built.with_context(|| format!("building {}", program.name())) {
+            Ok(()) => ready.push(program),
+            Err(error) if options.keep_going => eprintln!("xtask: {error:#}; going on"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((place, ready))
+}
+
+fn chosen(names: &[String]) -> Result<Vec<Box<dyn Program>>> {
+    let mut all = programs::all();
+    let known: Vec<_> = all.iter().map(|p| p.name()).collect();
+    if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("no program named {name}; there are: {}", known.join(", "));
+    }
+    all.retain(|p| names.is_empty() || names.iter().any(|name| name == p.name()));
+    Ok(all)
+}
+
+fn bench(options: &Bench) -> Result<()> {
+    let (place, programs) = build_programs(&options.build)?;
+    let engine = options
+        .engine
+        .clone()
+        .unwrap_or_else(|| place.root.join("target/release/relpoline"));
+    let out = options
+        .out
+        .clone()
+        .unwrap_or_else(|| place.root.join("bench/results"));
+    let mut protocol = Protocol {
+        rounds: options.rounds.unwrap_or(if options.quick { 3 } else { 7 }),
+        quick: options.quick,
+        variants: options.build.variants.clone(),
+        engine: None,
+        keep_going: options.build.keep_going,
+    };
+    protocol.take_engine(engine);
+    let mut report = Report::open(&out)?;
+    let mut failures = 0;
+    for program in &programs {
+        failures += rounds::measure_program(&place, program.as_ref(), &protocol, &mut report)?;
+        report.write(&out)?;
+    }
+    println!("{}", table::markdown(&report));
+    if failures > 0 {
+        bail!("{failures} failures, see above");
+    }
+    Ok(())
+}

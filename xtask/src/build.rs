@@ -1,0 +1,220 @@
+//! Builds a program in one variant, once.
+//!
+//! Build systems treat `CFLAGS` each in their own way: some drop it for a part, some put `-O3` behind it.
+//! So the variant's flags sit in a compiler of our own, a two-line script that calls gcc with everything it was given and then the
+//! flags: the last one wins, for every file, library and configure test alike.
+//!
+//! A stamp beside the tree holds all that went into it. As long as it would come out the same, the tree is kept.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::place::Place;
+use crate::programs::Program;
+use crate::source;
+use crate::variant::{self, Variant};
+use crate::workload::Setting;
+
+/// Builds programs into one place.
+pub struct Builder<'a> {
+    place: &'a Place,
+    thunks: PathBuf,
+}
+
+/// A tree being built: where it is, and which compilers to use.
+pub struct Tree {
+    /// The copied source, also the place of the results.
+    pub dir: PathBuf,
+    /// The C compiler with the variant's flags.
+    pub cc: PathBuf,
+    /// The C++ compiler with the variant's flags.
+    pub cxx: PathBuf,
+    log: PathBuf,
+}
+
+impl Tree {
+    /// Runs a step of the build in the tree, at low priority, its output going to the log.
+    pub fn step(&self, program: &str, arguments: &[&str]) -> Result<()> {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)?;
+        let mut command = Command::new("nice");
+        command
+            .arg(program)
+            .args(arguments)
+            .current_dir(&self.dir)
+            .stdin(Stdio::null());
+        command.env("CC", &self.cc).env("CXX", &self.cxx);
+        // A build must not join the jobserver of a make that started us, nor inherit flags.
+        for name in [
+            "MAKEFLAGS",
+            "MAKELEVEL",
+            "CFLAGS",
+            "CXXFLAGS",
+            "LDFLAGS",
+            "CPPFLAGS",
+        ] {
+            command.env_remove(name);
+        }
+        let status = command.stdout(log.try_clone()?).stderr(log).status()?;
+        if !status.success() {
+            let (line, end) = (arguments.join(" "), last_lines(&self.log, 15)?);
+            bail!(
+                "{program} {line}: {status}\n{end}\nthe whole log: {}",
+                self.log.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Runs make with one job per processor, at most four.
+    pub fn make(&self, arguments: &[&str]) -> Result<()> {
+        let jobs = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
+        let jobs = format!("-j{jobs}");
+        self.step("make", &[&[jobs.as_str()], arguments].concat())
+    }
+}
+
+fn last_lines(log: &Path, count: usize) -> Result<String> {
+    let text = fs::read(log)?;
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    Ok(lines[lines.len().saturating_sub(count)..].join("\n"))
+}
+
+impl<'a> Builder<'a> {
+    /// Writes the header that all `jmpthunk` builds share.
+    pub fn new(place: &'a Place) -> Result<Builder<'a>> {
+        let thunks = place.work.join("jmpthunk.h");
+        let header = variant::bare_thunks();
+        // Left alone when unchanged: make compares times.
+        if fs::read_to_string(&thunks).ok().as_deref() != Some(header.as_str()) {
+            fs::write(&thunks, header)?;
+        }
+        Ok(Builder { place, thunks })
+    }
+
+    /// Brings the source, the packages and every variant's tree up to date.
+    pub fn all_variants(&self, program: &dyn Program, variants: &[Variant]) -> Result<()> {
+        source::install_missing(program.needs())?;
+        let version = source::fetch(self.place, program.source())?;
+        for &variant in variants {
+            // The relpoline variant has no tree of its own; the retpoline tree is the base of every comparison.
+            self.variant(program, variant.binaries(), &version)?;
+            self.announce(program, variant.binaries())?;
+        }
+        self.variant(program, Variant::Retpoline, &version)
+    }
+
+    fn variant(&self, program: &dyn Program, variant: Variant, version: &str) -> Result<()> {
+        if variant == Variant::Pgo && program.training().is_none() {
+            return Ok(());
+        }
+        let stamp_file = self.place.beside(program.name(), variant, "stamp");
+        let stamp = self.stamp(program, variant, version);
+        if fs::read_to_string(&stamp_file).ok().as_deref() == Some(stamp.as_str()) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        eprintln!("xtask: building {} {}", program.name(), variant.name());
+        let _ = fs::remove_file(&stamp_file);
+        match program.training() {
+            Some(_) if variant == Variant::Pgo => self.with_profile(program)?,
+            _ => self.tree(program, variant, "")?,
+        }
+        fs::write(&stamp_file, stamp)?;
+        eprintln!(
+            "xtask: built {} {} in {} s",
+            program.name(),
+            variant.name(),
+            started.elapsed().as_secs()
+        );
+        Ok(())
+    }
+
+    fn stamp(&self, program: &dyn Program, variant: Variant, version: &str) -> String {
+        let flags = variant.flags(&self.thunks.to_string_lossy());
+        format!(
+            "{} {version}\n{flags}\nrecipe {}\n",
+            program.source(),
+            program.recipe()
+        )
+    }
+
+    /// Instrumented build, training run, build with what was learned. gcc names profiles after the paths of
+    /// objects, so both builds are made in the same directory.
+    fn with_profile(&self, program: &dyn Program) -> Result<()> {
+        let training = program.training().context("no training input")?;
+        let profile = self.place.beside(program.name(), Variant::Pgo, "profile");
+        if profile.exists() {
+            fs::remove_dir_all(&profile)?;
+        }
+        let dir = profile.display();
+        // Without -Wno-missing-profile a program that treats warnings as errors would not build.
+        self.tree(
+            program,
+            Variant::Pgo,
+            &format!("-fprofile-generate={dir} -fprofile-update=single"),
+        )?;
+        training.run(&Setting::direct(self.place, program.name(), Variant::Pgo)?)?;
+        self.tree(
+            program,
+            Variant::Pgo,
+            &format!("-fprofile-use={dir} -fprofile-correction -Wno-missing-profile"),
+        )
+    }
+
+    fn tree(&self, program: &dyn Program, variant: Variant, more: &str) -> Result<()> {
+        let dir = self.place.built(program.name(), variant);
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        fs::create_dir_all(dir.parent().context("a tree has a parent")?)?;
+        source::copy_tree(&self.place.source(program.source()), &dir)?;
+        let flags = variant.flags(&self.thunks.to_string_lossy());
+        let compiler = |suffix: &str, name: &str| -> Result<PathBuf> {
+            let path = self.place.beside(program.name(), variant, suffix);
+            fs::write(
+                &path,
+                format!("#!/bin/sh\nexec {name} \"$@\" {flags} {more}\n"),
+            )?;
+            fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+            Ok(path)
+        };
+        let (cc, cxx) = (compiler("cc", "gcc")?, compiler("cxx", "g++")?);
+        let log = self.place.beside(program.name(), variant, "log");
+        let _ = fs::remove_file(&log);
+        program.build(&Tree { dir, cc, cxx, log })
+    }
+
+    /// Adds to READY.txt how to run a finished variant by hand.
+    fn announce(&self, program: &dyn Program, variant: Variant) -> Result<()> {
+        let path = self.place.work.join("READY.txt");
+        let head = format!("{} {} ", program.name(), variant.name());
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        let mut lines: Vec<_> = old
+            .lines()
+            .filter(|line| !line.starts_with(&head))
+            .map(str::to_owned)
+            .collect();
+        let examples = program
+            .workloads()
+            .into_iter()
+            .map(|load| load.example(self.place, program.name(), variant));
+        lines.extend(examples.map(|example| format!("{head}{example}")));
+        replace(&path, &(lines.join("\n") + "\n"))
+    }
+}
+
+/// Replaces a file in one step, so that a reader sees the old or the new one.
+fn replace(path: &Path, text: &str) -> Result<()> {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, text)?;
+    Ok(fs::rename(&fresh, path)?)
+}

@@ -1,0 +1,74 @@
+//! The programs: where each comes from, how it is built, and what it is made to do.
+
+mod cpython;
+mod lua;
+mod nginx;
+mod perl;
+mod postgresql;
+mod redis;
+mod sqlite;
+mod xerces;
+
+use anyhow::Result;
+
+use crate::build::Tree;
+use crate::workload::{Setting, Workload};
+
+/// A program that can be built in variants.
+pub trait Program {
+    /// Its name on the command line and in results.
+    fn name(&self) -> &'static str;
+    /// The Debian source package.
+    fn source(&self) -> &'static str;
+    /// Debian packages that building or driving it needs.
+    fn needs(&self) -> &'static [&'static str] {
+        &[]
+    }
+    /// Counted up whenever `build` changes, so that cached trees are built again.
+    fn recipe(&self) -> u32;
+    /// Builds in the tree.
+    fn build(&self, tree: &Tree) -> Result<()>;
+    /// Makes the data its workloads need, once before measuring.
+    fn prepare(&self, _setting: &Setting) -> Result<()> {
+        Ok(())
+    }
+    /// What is measured.
+    fn workloads(&self) -> Vec<Box<dyn Workload>>;
+    /// The input that profile feedback is trained on: another one than is measured.
+    fn training(&self) -> Option<Box<dyn Workload>> {
+        None
+    }
+}
+
+/// All of them, in order of importance.
+pub fn all() -> Vec<Box<dyn Program>> {
+    vec![
+        Box::new(cpython::CPython),
+        Box::new(nginx::Nginx),
+        Box::new(redis::Redis),
+        Box::new(sqlite::Sqlite),
+        Box::new(postgresql::PostgreSql),
+        Box::new(lua::Lua),
+        Box::new(perl::Perl),
+        Box::new(xerces::Xerces),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_programs_and_of_their_workloads_are_unique() {
+        let mut names: Vec<_> = all().iter().map(|program| program.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all().len());
+        for program in all() {
+            let mut loads: Vec<_> = program.workloads().iter().map(|load| load.name()).collect();
+            loads.sort_unstable();
+            loads.dedup();
+            assert_eq!(loads.len(), program.workloads().len(), "{}", program.name());
+        }
+    }
+}

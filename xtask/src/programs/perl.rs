@@ -1,0 +1,46 @@
+//! Perl 5: one indirect call per operation, from a loop of two lines.
+
+use anyhow::Result;
+
+use super::Program;
+use crate::build::Tree;
+use crate::workload::{Run, Word, Workload};
+
+pub struct Perl;
+
+impl Program for Perl {
+    fn name(&self) -> &'static str {
+        "perl"
+    }
+
+    fn source(&self) -> &'static str {
+        "perl"
+    }
+
+    fn recipe(&self) -> u32 {
+        1
+    }
+
+    fn build(&self, tree: &Tree) -> Result<()> {
+        let compiler = format!("-Dcc={}", tree.cc.display());
+        tree.step(
+            "./Configure",
+            &["-des", &compiler, "-Doptimize=-O2", "-Ud_crypt", "-Uusedl"],
+        )?;
+        // Just the interpreter and the pure-Perl library, no modules in C.
+        tree.make(&["perl", "lib/buildcustomize.pl", "lib/Config.pod"])
+    }
+
+    fn workloads(&self) -> Vec<Box<dyn Workload>> {
+        // `-I` finds the build's own strict.pm and warnings.pm instead of an installation's.
+        let arguments = vec![Word::Plain("-I"), Word::Built("lib"), Word::File("b.pl")];
+        let environment = &[("PERL_HASH_SEED", "0")];
+        vec![Box::new(Run {
+            name: "b.pl",
+            executable: "perl",
+            arguments,
+            environment,
+            is_answer: |_| true,
+        })]
+    }
+}

@@ -1,0 +1,173 @@
+//! The Markdown table of a report: ratios to the retpoline build, with their intervals.
+
+use std::fmt::Write as _;
+
+use crate::report::{Report, Row};
+use crate::stats::Interval;
+use crate::variant::Variant;
+use crate::workload::Better;
+
+const COLUMNS: [(Variant, &str); 4] = [
+    (Variant::Plain, "plain"),
+    (Variant::Jmpthunk, "unprotected thunk"),
+    (Variant::Relpoline, "relpoline"),
+    (Variant::Pgo, "PGO"),
+];
+
+/// The table with a heading that says what it was measured on and how to read it.
+pub fn markdown(report: &Report) -> String {
+    let shown = shown(report);
+    let mut text = heading(report);
+    let names: String = shown.iter().map(|(_, name)| format!(" {name} |")).collect();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "| program | metric | retpoline = 1.00 |{names} won back | sites promoted / run | rounds |"
+    );
+    let _ = writeln!(
+        text,
+        "|---|---|---|{}---|---|---|",
+        "---|".repeat(shown.len())
+    );
+    for row in &report.rows {
+        let _ = writeln!(text, "{}", line(row, &shown));
+    }
+    text
+}
+
+/// The columns that any row has something in.
+fn shown(report: &Report) -> Vec<(Variant, &'static str)> {
+    let used = |variant: Variant| {
+        report
+            .rows
+            .iter()
+            .any(|row| row.variants.contains_key(&variant))
+    };
+    COLUMNS
+        .into_iter()
+        .filter(|&(variant, _)| used(variant))
+        .collect()
+}
+
+fn heading(report: &Report) -> String {
+    let machine = &report.machine;
+    format!(
+        "Measured {} on {} ({} processors{}), Linux {}, {}.\n\n\
+         Medians of paired ratios to the retpoline build of the same round; in brackets the interval that holds the true median\n\
+         with at least 95 % (from 6 rounds on; with fewer it is all there was). \
+         ↓: less is better, ↑: more is better. Won back = (retpoline − relpoline) / (retpoline − unprotected thunk),\n\
+         left out where retpolines cost less than 3 %.\n\n",
+        report.date,
+        machine.cpu,
+        machine.processors,
+        if machine.virtualised { ", virtual" } else { "" },
+        machine.kernel,
+        machine.compiler,
+    )
+}
+
+fn line(row: &Row, shown: &[(Variant, &str)]) -> String {
+    let arrow = if row.better == Better::Less {
+        "↓"
+    } else {
+        "↑"
+    };
+    let base = row
+        .variants
+        .get(&Variant::Retpoline)
+        .map_or("–".to_owned(), |base| value(base.median, &row.unit));
+    let cell = |variant: &Variant| {
+        row.variants
+            .get(variant)
+            .map_or("–".to_owned(), |found| ratio(&found.ratio))
+    };
+    let cells: String = shown
+        .iter()
+        .map(|(variant, _)| format!(" {} |", cell(variant)))
+        .collect();
+    let won = row.won_back.map_or("–".to_owned(), |share| percent(&share));
+    let rounds = if row.quick {
+        format!("{} (quick)", row.rounds)
+    } else {
+        row.rounds.to_string()
+    };
+    let (program, load, metric) = (&row.program, &row.workload, &row.metric);
+    format!(
+        "| {program} {load} | {metric} {arrow} | {base} |{cells} {won} | {} | {rounds} |",
+        sites(row)
+    )
+}
+
+fn sites(row: &Row) -> String {
+    let counts = row
+        .promotion
+        .as_ref()
+        .and_then(|found| Some((found.sites_promoted?, found.sites_run?)));
+    counts.map_or("–".to_owned(), |(promoted, run)| {
+        format!("{promoted} / {run}")
+    })
+}
+
+fn value(number: f64, unit: &str) -> String {
+    let digits = if number >= 100.0 { 0 } else { 2 };
+    let unit = unit.replace("us", "µs");
+    if let Some(per) = unit.strip_prefix("1/") {
+        format!("{number:.digits$}/{per}")
+    } else {
+        format!("{number:.digits$} {unit}")
+    }
+}
+
+fn ratio(interval: &Interval) -> String {
+    format!(
+        "{:.3} [{:.3}, {:.3}]",
+        interval.median, interval.low, interval.high
+    )
+}
+
+fn percent(interval: &Interval) -> String {
+    format!(
+        "{:.0} % [{:.0}, {:.0}]",
+        100.0 * interval.median,
+        100.0 * interval.low,
+        100.0 * interval.high
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::report;
+
+    #[test]
+    fn a_row_shows_ratios_and_share_won_back() {
+        let text = markdown(&report(&["lua"]));
+        let row = text
+            .lines()
+            .find(|line| line.starts_with("| lua w"))
+            .expect("a row");
+        assert_eq!(
+            row,
+            "| lua w | user CPU ↓ | 2.00 s | 0.500 [0.500, 0.500] | 0.550 [0.550, 0.550] | 90 % [90, 90] | – | 7 |"
+        );
+    }
+
+    #[test]
+    fn every_line_of_the_table_has_the_same_columns() {
+        let text = markdown(&report(&["a", "b"]));
+        let counts: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .map(|line| line.matches('|').count())
+            .collect();
+        assert_eq!(counts.len(), 4);
+        assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+    }
+
+    #[test]
+    fn values_carry_their_unit() {
+        assert_eq!(value(1.234, "s"), "1.23 s");
+        assert_eq!(value(12345.6, "1/s"), "12346/s");
+        assert_eq!(value(3.5, "us"), "3.50 µs");
+    }
+}
