@@ -24,6 +24,7 @@ mod variant;
 mod workload;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -87,12 +88,17 @@ struct Bench {
     out: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     children::stop_all_on_exit();
-    match Cli::parse().task {
+    let done = match Cli::parse().task {
         Task::BuildPrograms(options) => build_programs(&options).map(drop),
         Task::Bench(options) => bench(&options),
+    };
+    if let Err(error) = done {
+        eprintln!("xtask: {error:#}");
+        return ExitCode::FAILURE;
     }
+    ExitCode::SUCCESS
 }
 
 /// Builds what was asked for and returns the programs all of whose variants can be run.

@@ -7,11 +7,16 @@
 //! run/PROGRAM        data, configuration and logs of running programs
 //! READY.txt          what can be run by hand, and how
 //! ```
+//!
+//! Two drivers at once would build into one tree and disturb each other's times. So each takes a
+//! lock on the whole place, and a second one waits.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::variant::Variant;
 
@@ -21,6 +26,8 @@ pub struct Place {
     pub root: PathBuf,
     /// Root of everything above.
     pub work: PathBuf,
+    /// Held open: the lock goes with it.
+    _lock: File,
 }
 
 impl Place {
@@ -36,7 +43,16 @@ impl Place {
                 .with_context(|| format!("creating {}/{part}", work.display()))?;
         }
         let work = work.canonicalize()?;
-        Ok(Place { root, work })
+        let lock = File::create(work.join("lock"))?;
+        if !try_lock(&lock, libc::LOCK_NB)? {
+            eprintln!("xtask: waiting for another xtask in {}", work.display());
+            try_lock(&lock, 0)?;
+        }
+        Ok(Place {
+            root,
+            work,
+            _lock: lock,
+        })
     }
 
     /// The unpacked source of a package.
@@ -70,5 +86,39 @@ impl Place {
     /// The workload files that come with xtask.
     pub fn workload(&self, file: &str) -> PathBuf {
         self.root.join("xtask/workloads").join(file)
+    }
+}
+
+/// Locks a file for this process alone; with `LOCK_NB` says whether it could, else waits. The lock ends with the
+/// open file, so a driver that is killed leaves none behind.
+fn try_lock(file: &File, how: i32) -> Result<bool> {
+    // SAFETY: flock takes a descriptor, which the borrowed file keeps open, and a number.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | how) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::WouldBlock {
+        Ok(false)
+    } else {
+        bail!("locking: {error}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_lock_has_to_wait_for_the_first() {
+        let path = std::env::temp_dir().join(format!("xtask-lock-{}", std::process::id()));
+        let (first, second) = (
+            File::create(&path).expect("a file"),
+            File::create(&path).expect("a file"),
+        );
+        assert_eq!(try_lock(&first, libc::LOCK_NB).ok(), Some(true));
+        assert_eq!(try_lock(&second, libc::LOCK_NB).ok(), Some(false));
+        drop(first);
+        assert_eq!(try_lock(&second, libc::LOCK_NB).ok(), Some(true));
+        fs::remove_file(path).expect("removed");
     }
 }
