@@ -158,11 +158,13 @@ impl<'a> Writer<'a> {
     /// `if reg == address, jump to address`. The one place where a target is compared: both mentions of it
     /// come from the same value.
     fn compare(&mut self, address: u64) {
-        match (self.form, immediate(address)) {
+        // The deliberate fault that the tests must notice: comparing with a neighbour of what is jumped to.
+        let compared = if cfg!(relpoline_broken = "tree-compare") { address ^ 1 } else { address };
+        match (self.form, immediate(compared)) {
             (Form::Immediate, Some(imm)) => self.code.cmp_imm32(self.reg, imm),
             _ => {
                 self.code.cmp_mem(self.reg, self.pool.here());
-                self.pool.bytes(&address.to_le_bytes());
+                self.pool.bytes(&compared.to_le_bytes());
             }
         }
         self.code.jcc(Cond::E, address);
