@@ -67,6 +67,8 @@ codes! {
         Disabled = 7 => "disabled",
         /// Its object was unloaded.
         Gone = 8 => "gone",
+        /// Re-pointed to its gate, not called often enough to be learned.
+        Cold = 9 => "cold",
     }
 }
 
@@ -114,6 +116,8 @@ codes! {
         TextLocked = 15 => "its text cannot be changed",
         /// Threads were running before the engine could start.
         Threads = 16 => "threads were already running",
+        /// It may be executed but not read, so nobody can tell what it is.
+        Unreadable = 17 => "its file cannot be read",
     }
 }
 

@@ -1,0 +1,167 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::inspect::InspectArgs;
+
+/// Promote a program's retpolined indirect calls to direct calls while it runs.
+#[derive(Debug, Parser)]
+#[command(name = "relpoline", version, after_help = AFTER_HELP, subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  relpoline demo                                what it brings on this machine
+  relpoline run -- redis-server                 run a program with promotion
+  relpoline run --report r.json -- python3 x.py and see what was promoted, and why not
+  relpoline inspect /usr/sbin/nginx             is there anything to promote?
+
+Environment:
+  RELPOLINE=off      start programs without promotion
+  RELPOLINE_ENGINE   path of the engine's file, instead of the built-in one";
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Start a program with its indirect calls promoted.
+    #[command(after_help = RUN_AFTER_HELP)]
+    Run(RunArgs),
+    /// Show the retpolines of a file: thunks, sites, and what is not protected.
+    Inspect(InspectArgs),
+    /// Compile a small program with and without retpolines and measure what promotion wins back.
+    #[command(after_help = DEMO_AFTER_HELP)]
+    Demo(DemoArgs),
+    /// Write a completion script for a shell to stdout.
+    Completions(CompletionsArgs),
+    /// Write the manual page to stdout, or all of them into a directory.
+    Man(ManArgs),
+}
+
+const RUN_AFTER_HELP: &str = "\
+Examples:
+  relpoline run -- nginx -g 'daemon off;'
+  relpoline run --report r.txt --report-format text --count -- lua script.lua
+  relpoline run --only 'libpython*' -- python3 script.py
+  relpoline run --dry-run -- ./server           what would be promoted, and what not, and why
+
+Exit status: the program's own; if it is ended by a signal, so is relpoline. Otherwise
+  125  relpoline itself failed
+  126  the program was found but cannot be executed
+  127  the program was not found
+
+Environment:
+  RELPOLINE=off      start the program without promotion
+  RELPOLINE_ENGINE   path of the engine's file, instead of the built-in one
+  RELPOLINE_OPTS     set by relpoline for the engine; see docs/environment.md
+  LD_PRELOAD         kept, the engine is put in front of it";
+
+const DEMO_AFTER_HELP: &str = "\
+Examples:
+  relpoline demo
+  relpoline demo --cc clang --rounds 9
+  relpoline demo --json > demo.json
+
+Exit status: 0 when all variants gave the same output, 1 otherwise or without a C compiler.
+
+Environment:
+  CC                 the C compiler, instead of cc, gcc or clang
+  NO_COLOR           no colours in the progress bar";
+
+/// `relpoline run`.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+pub struct RunArgs {
+    /// Write a report to FILE when the program ends, and one to FILE.PID for each of its children.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// How reports are written.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Json)]
+    pub report_format: ReportFormat,
+    /// Promote only in executables and libraries whose path or file name matches GLOB (repeatable).
+    #[arg(long, value_name = "GLOB")]
+    pub only: Vec<OsString>,
+    /// Leave executables and libraries alone whose path or file name matches GLOB (repeatable).
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<OsString>,
+    /// Promote at most N targets per site.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=96))]
+    pub max_targets: Option<u32>,
+    /// Count the calls that hit, for exact coverage in the report (costs a little).
+    #[arg(long)]
+    pub count: bool,
+    /// Find the sites but patch nothing; say at the end what was found.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not promote in programs that the program starts by exec.
+    #[arg(long)]
+    pub no_follow: bool,
+    /// Never jump straight from a site to its targets: always go through its gate.
+    #[arg(long)]
+    pub no_link: bool,
+    /// Switch promotion off when the program enters a sandbox or asks for speculation to be restricted.
+    #[arg(long)]
+    pub off_in_sandbox: bool,
+    /// Do not say why the program runs without promotion.
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Calls in a learning window.
+    #[arg(long, value_name = "N", hide = true)]
+    pub window: Option<u32>,
+    /// The program and its arguments.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROG"
+    )]
+    pub command: Vec<OsString>,
+}
+
+/// How reports are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ReportFormat {
+    /// Everything, for programs: docs/report.md.
+    Json,
+    /// The twenty hottest sites and the totals, for people.
+    Text,
+}
+
+/// `relpoline demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Measured rounds, after one that is not.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Keep the sources and programs in DIR.
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// C compiler (gcc or clang).
+    #[arg(long, value_name = "CC")]
+    pub cc: Option<OsString>,
+}
+
+/// `relpoline completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `relpoline man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Directory for one page per subcommand.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}

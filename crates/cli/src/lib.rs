@@ -1,0 +1,83 @@
+//! The command `relpoline`: starts programs with the engine in them and shows what it did.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`arguments`] | the command line |
+//! | [`run`] | `relpoline run`: start a program with the engine preloaded |
+//! | [`inspect`] | `relpoline inspect`: the retpolines of a file |
+//! | [`demo`] | `relpoline demo`: what it brings on this machine |
+//! | [`report`] | what the engine left behind, as JSON and as text |
+//! | [`preload`] | where the engine's file is |
+//! | [`shell`] | completions and manual pages |
+//! | [`inherited`] | what this process was given, to be handed on unchanged |
+//!
+//! It is a library, so that tests and xtask can read reports with the same structures.
+
+pub mod arguments;
+pub mod demo;
+pub mod inherited;
+#[cfg(relpoline_inspect)]
+pub mod inspect;
+#[cfg(not(relpoline_inspect))]
+pub mod inspect {
+    //! Under construction.
+    /// `relpoline inspect`.
+    #[derive(Debug, clap::Args)]
+    pub struct InspectArgs {}
+    /// Does nothing yet.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn run(_: InspectArgs) -> anyhow::Result<std::process::ExitCode> {
+        anyhow::bail!("inspect is under construction")
+    }
+}
+pub mod preload;
+pub mod report;
+pub mod run;
+pub mod shell;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, Verb};
+use clap::Parser;
+
+/// Our own failure in `relpoline run`, as env(1) and timeout(1) have it: distinct from what a program returns.
+const OWN_FAILURE: u8 = 125;
+/// The program was found but cannot be executed.
+const CANNOT_EXECUTE: u8 = 126;
+/// The program was not found.
+const NOT_FOUND: u8 = 127;
+
+/// Parses the command line, does what it says, says what went wrong.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    let failure = if matches!(arguments.verb, Verb::Run(_)) { OWN_FAILURE } else { 1 };
+    let outcome = match arguments.verb {
+        Verb::Run(run) => run::run(&run),
+        Verb::Inspect(inspect) => inspect::run(inspect),
+        Verb::Demo(demo) => demo::run(&demo),
+        Verb::Completions(completions) => shell::completions(&completions),
+        Verb::Man(man) => shell::man(&man),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("relpoline: {error:#}");
+        ExitCode::from(failure)
+    })
+}
+
+/// A wrong command line: 2 as usual, 125 where the exit code otherwise belongs to the program.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // Nothing can be done when even the message cannot be written.
+    let _ = error.print();
+    let is_run = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
+    match error.exit_code() {
+        0 => ExitCode::SUCCESS,
+        _ if is_run => ExitCode::from(OWN_FAILURE),
+        _ => ExitCode::from(2),
+    }
+}

@@ -1,0 +1,103 @@
+//! What the engine did, for people and for programs.
+//!
+//! ```text
+//! DIR/PID.stats ──(relpoline-stats)──▶ Stats ──[digest]──▶ Report ──▶ JSON, or [text]
+//!                            ELF files on disk ──[symbols]──┘
+//! ```
+//! [`schema`] is the report as a structure; docs/report.md describes it. [`place`] writes the files.
+
+mod digest;
+mod place;
+pub mod schema;
+mod symbols;
+mod text;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use relpoline_stats::{Refusal, Stats};
+
+pub use place::Destination;
+pub use schema::Report;
+use symbols::Symbols;
+
+/// More than a file of the engine's can have; a hostile program might write more into its own.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// Turns the statistics in `directory` into reports: that of process `main`, which ran `program`, and one for
+/// each other process. Without a destination, the main one goes to stderr as text.
+///
+/// # Errors
+/// When a report cannot be written. The others are written nevertheless.
+pub fn collect(
+    directory: &Path,
+    main: u32,
+    program: &Path,
+    to: Option<&Destination>,
+) -> anyhow::Result<()> {
+    let mut symbols = Symbols::default();
+    let mut outcome = Ok(());
+    let mut main_report = None;
+    for (pid, report) in read_all(directory, &mut symbols)? {
+        if pid == main {
+            main_report = Some(report);
+        } else if let Some(to) = to {
+            outcome = outcome.and(to.write(&report, Some(pid)));
+        }
+    }
+    let main_report = main_report.unwrap_or_else(|| Report::of_silent(program, main));
+    match to {
+        Some(to) => outcome.and(to.write(&main_report, None)),
+        None => {
+            eprint!("{}", text::render(&main_report));
+            outcome
+        }
+    }
+}
+
+/// The reports of all processes that left statistics, by pid. A file that cannot be understood is skipped:
+/// its process may be just starting, or have scribbled over it.
+fn read_all(directory: &Path, symbols: &mut Symbols) -> anyhow::Result<Vec<(u32, Report)>> {
+    let mut reports = Vec::new();
+    let entries = fs::read_dir(directory).context("the statistics cannot be read")?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let pid = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_suffix(".stats")?.parse().ok());
+        let small = fs::symlink_metadata(&path)
+            .is_ok_and(|meta| meta.is_file() && meta.len() <= MOST_BYTES);
+        let (Some(pid), true, Ok(bytes)) = (pid, small, fs::read(&path)) else {
+            continue;
+        };
+        if let Ok(stats) = Stats::parse(&bytes) {
+            reports.push((pid, digest::report(&stats, symbols)));
+        }
+    }
+    reports.sort_by_key(|(pid, _)| *pid);
+    Ok(reports)
+}
+
+impl Report {
+    /// Of a program that was started without the engine.
+    #[must_use]
+    pub fn of_refused(program: &Path, refusal: Refusal) -> Self {
+        Self::of_idle(program, std::process::id(), refusal.text())
+    }
+
+    /// Of a program in which the engine left no statistics.
+    fn of_silent(program: &Path, pid: u32) -> Self {
+        Self::of_idle(program, pid, "the engine left no statistics")
+    }
+
+    fn of_idle(program: &Path, pid: u32, why: &str) -> Self {
+        let mut report = Self {
+            pid,
+            program: program.display().to_string(),
+            ..Self::default()
+        };
+        report.engine.version = env!("CARGO_PKG_VERSION").into();
+        report.engine.why_disabled = Some(why.into());
+        report
+    }
+}

@@ -1,0 +1,204 @@
+//! A report for people: totals and the twenty hottest sites, in 80 columns.
+
+use std::fmt::{self, Write};
+
+use super::schema::{Report, Site, Target};
+
+/// Sites shown.
+const HOTTEST: usize = 20;
+/// Targets shown per site.
+const TARGETS: usize = 3;
+/// Columns.
+const WIDTH: usize = 80;
+
+/// The report as text.
+pub fn render(report: &Report) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = totals(&mut out, report)
+        .and_then(|()| hottest(&mut out, report))
+        .and_then(|()| rest(&mut out, report));
+    out
+}
+
+fn totals(out: &mut String, report: &Report) -> fmt::Result {
+    let engine = &report.engine;
+    writeln!(
+        out,
+        "relpoline {}: {} (pid {})",
+        engine.version, report.program, report.pid
+    )?;
+    if let Some(why) = &engine.why_disabled {
+        writeln!(out, "  not promoting: {why}")?;
+    }
+    let [total, run, promoted] =
+        [report.sites_total, report.sites_run, report.sites_promoted].map(grouped);
+    writeln!(
+        out,
+        "  sites     {total} found, {run} ran, {promoted} promoted"
+    )?;
+    if let Some(coverage) = report.coverage {
+        writeln!(
+            out,
+            "  coverage  {:.1} % of the counted calls were direct",
+            coverage * 100.0
+        )?;
+    }
+    let [judgements, patches, links] =
+        [engine.judgements, engine.patches, engine.links].map(grouped);
+    writeln!(
+        out,
+        "  learning  {judgements} judgements, {patches} patches (at most {} in a second), {links} links",
+        engine.patches_per_s_max
+    )?;
+    writeln!(
+        out,
+        "            {} cycles, and {} at start; {} KiB of code",
+        grouped(engine.learn_cycles),
+        grouped(engine.startup_cycles),
+        engine.arena_bytes.div_ceil(1024)
+    )?;
+    let costs = &report.costs;
+    writeln!(
+        out,
+        "  cycles    direct {:.1}, retpoline {:.1}, mispredicted {:.1}",
+        costs.direct, costs.retpoline, costs.mispredict
+    )
+}
+
+fn hottest(out: &mut String, report: &Report) -> fmt::Result {
+    if report.sites.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n{:>13}  {:>6}  {:<10}  site, targets, reason",
+        "calls", "hit", "state"
+    )?;
+    for site in report.sites.iter().take(HOTTEST) {
+        let name = site.symbol.as_ref().unwrap_or(&site.address);
+        writeln!(
+            out,
+            "{:>13}  {:>6}  {:<10}  {}",
+            grouped(site.calls()),
+            hit_share(site),
+            site.state,
+            cut(name, WIDTH - 35)
+        )?;
+        for target in site.targets.iter().take(TARGETS) {
+            writeln!(out, "{:35}{}", "", target_line(target))?;
+        }
+        writeln!(out, "{:35}{}", "", cut(&reason_line(site), WIDTH - 35))?;
+    }
+    Ok(())
+}
+
+fn rest(out: &mut String, report: &Report) -> fmt::Result {
+    let more = report.sites.len().saturating_sub(HOTTEST);
+    if more > 0 {
+        writeln!(out, "\n{more} more sites are in the JSON report.")?;
+    }
+    for child in &report.not_followed {
+        writeln!(
+            out,
+            "{} ran without promotion: {}",
+            child.program, child.reason
+        )?;
+    }
+    Ok(())
+}
+
+/// Share of its calls that hit, if that was counted.
+#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+fn hit_share(site: &Site) -> String {
+    match site.hits {
+        0 => "-".into(),
+        hits => format!("{:.1} %", hits as f64 * 100.0 / site.calls() as f64),
+    }
+}
+
+fn target_line(target: &Target) -> String {
+    let name = target.symbol.as_ref().unwrap_or(&target.address);
+    format!("{:>3.0} % {}", target.share * 100.0, cut(name, WIDTH - 41))
+}
+
+fn reason_line(site: &Site) -> String {
+    let again = match site.relearned {
+        0 => String::new(),
+        1 => ", learned again once".into(),
+        times => format!(", learned again {times} times"),
+    };
+    match site.target_count {
+        0 => format!("{}{again}", site.reason),
+        count => format!(
+            "{}, {count} target{}{again}",
+            site.reason,
+            if count == 1 { "" } else { "s" }
+        ),
+    }
+}
+
+/// At most `width` characters: the middle of a long name makes way.
+pub fn cut(name: &str, width: usize) -> String {
+    let length = name.chars().count();
+    if length <= width {
+        return name.to_owned();
+    }
+    let tail = width / 3;
+    let head = width.saturating_sub(tail + 1);
+    name.chars()
+        .take(head)
+        .chain(['…'])
+        .chain(name.chars().skip(length - tail))
+        .collect()
+}
+
+/// With commas between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(grouped),
+            ["0", "999", "1,000", "1,234,567"]
+        );
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_page() {
+        let target = Target {
+            symbol: Some("t".repeat(200)),
+            ..Target::default()
+        };
+        let site = Site {
+            symbol: Some("s".repeat(200)),
+            reason: "r".repeat(200),
+            targets: vec![target; 5],
+            ..Site::default()
+        };
+        let report = Report {
+            sites: vec![site; 30],
+            ..Report::default()
+        };
+        let text = render(&report);
+        assert!(
+            text.lines().all(|line| line.chars().count() <= WIDTH),
+            "{text}"
+        );
+        assert!(text.contains("10 more sites"));
+    }
+}

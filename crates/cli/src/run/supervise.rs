@@ -1,0 +1,142 @@
+//! Staying behind: start the program as a child, wait, end as it ended.
+//!
+//! The child stays in our process group, so that the terminal and the shell treat both as one job: Ctrl-C
+//! reaches the program directly, and when the program is stopped we stop too, so that the shell notices.
+
+use std::io::{self, PipeReader, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use rustix::process::{Resource, Rlimit};
+use tempfile::TempDir;
+
+use super::exec::Program;
+use super::signals::{self, Arrived};
+
+/// How the program ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// It never ran.
+    NotStarted(io::Error),
+    /// With this exit code.
+    Exited(u8),
+    /// By this signal.
+    Killed(libc::c_int),
+}
+
+/// Makes the directory for the statistics files: a name nobody can guess, and nobody else may enter.
+pub fn scratch_directory() -> anyhow::Result<TempDir> {
+    let name = format!("relpoline-{}-", rustix::process::getuid().as_raw());
+    let make = |base: &Path| tempfile::Builder::new().prefix(&name).tempdir_in(base);
+    let private = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
+    private
+        .and_then(|base| make(base.as_ref()).ok())
+        .map_or_else(|| make(Path::new("/tmp")), Ok)
+        .context(
+            "no directory for the statistics can be made, neither in XDG_RUNTIME_DIR nor in /tmp",
+        )
+}
+
+/// Starts the program, waits for its end; also returns its pid.
+pub fn supervise(program: &Program) -> anyhow::Result<(u32, Ending)> {
+    // Both ends are closed by exec.
+    let (reader, mut writer) = io::pipe()?;
+    let before = signals::block();
+    // SAFETY: this process has a single thread, so the child may do whatever we may.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()).context("the program cannot be started as a child"),
+        0 => {
+            before.restore();
+            let error = program.exec().raw_os_error().unwrap_or(libc::ENOEXEC);
+            // There is nobody else to tell when this fails.
+            let _ = writer.write_all(&error.to_ne_bytes());
+            // SAFETY: ends this process at once; nothing of the parent's may be flushed or removed here.
+            unsafe { libc::_exit(i32::from(crate::CANNOT_EXECUTE)) }
+        }
+        pid => {
+            drop(writer);
+            let failed = exec_error(reader);
+            let ending = wait(pid);
+            Ok((
+                pid.cast_unsigned(),
+                failed.map_or(ending, Ending::NotStarted),
+            ))
+        }
+    }
+}
+
+/// The error of the child's exec. The pipe is closed by a successful one.
+fn exec_error(mut reader: PipeReader) -> Option<io::Error> {
+    let mut number = [0; 4];
+    reader.read_exact(&mut number).ok()?;
+    Some(io::Error::from_raw_os_error(i32::from_ne_bytes(number)))
+}
+
+/// Hands on signals until the program has ended.
+fn wait(pid: libc::pid_t) -> Ending {
+    loop {
+        // Before waiting too: its SIGCHLD may have come while the pipe was read.
+        if let Some(ending) = drain(pid) {
+            return ending;
+        }
+        if let Arrived::Sent(signal) = signals::next() {
+            // SAFETY: the child has not been waited for to its end, so the pid is still its.
+            unsafe { libc::kill(pid, signal) };
+        }
+    }
+}
+
+/// Takes what the child has to tell without waiting.
+fn drain(pid: libc::pid_t) -> Option<Ending> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is live.
+        let told = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
+        if told == 0 {
+            return None;
+        }
+        if told == -1 {
+            match io::Error::last_os_error().kind() {
+                io::ErrorKind::Interrupted => continue,
+                // Somebody else took it: then its exit code is lost.
+                _ => return Some(Ending::Exited(crate::OWN_FAILURE)),
+            }
+        }
+        if libc::WIFSTOPPED(status) {
+            stop_too(libc::WSTOPSIG(status));
+        } else if libc::WIFSIGNALED(status) {
+            return Some(Ending::Killed(libc::WTERMSIG(status)));
+        } else {
+            return Some(Ending::Exited(libc::WEXITSTATUS(status).to_le_bytes()[0]));
+        }
+    }
+}
+
+/// Stops this process as the child was stopped. Returns when it is continued.
+fn stop_too(signal: libc::c_int) {
+    signals::take(signal);
+}
+
+impl Ending {
+    /// Ends this process in the same way, or at least with the exit code a shell would show.
+    pub fn imitate(self) -> ExitCode {
+        match self {
+            Self::Exited(code) => ExitCode::from(code),
+            Self::NotStarted(_) => ExitCode::from(crate::CANNOT_EXECUTE),
+            Self::Killed(signal) => {
+                // The program has left its own core dump; ours would overwrite it.
+                let none = Rlimit {
+                    current: Some(0),
+                    maximum: Some(0),
+                };
+                let _ = rustix::process::setrlimit(Resource::Core, none);
+                let _ = rustix::process::set_dumpable_behavior(
+                    rustix::process::DumpableBehavior::NotDumpable,
+                );
+                signals::take(signal);
+                ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+            }
+        }
+    }
+}
