@@ -1,0 +1,329 @@
+//! One word per opcode: what follows it and what it does.
+//!
+//! The tables are built at compile time from ranges of opcodes, in the order of the manual's opcode maps
+//! (Intel SDM vol. 2, appendix A). Later entries replace earlier ones, so each table starts from the map's
+//! default and goes on to its exceptions.
+
+use super::FlagUse;
+
+/// What kind of immediate follows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Immediate {
+    None,
+    Byte,
+    TwoBytes,
+    ThreeBytes,
+    /// Four bytes, two with an operand-size prefix.
+    Operand,
+    /// The same, or eight with REX.W (`mov $imm, %reg` alone).
+    Wide,
+    /// The absolute address of `mov %al, moffs` and its kin.
+    Offset,
+    Rel32,
+}
+
+impl Immediate {
+    const ALL: [Immediate; 8] = [
+        Immediate::None,
+        Immediate::Byte,
+        Immediate::TwoBytes,
+        Immediate::ThreeBytes,
+        Immediate::Operand,
+        Immediate::Wide,
+        Immediate::Offset,
+        Immediate::Rel32,
+    ];
+
+    /// The length of those whose value nobody asks for.
+    pub(super) fn bytes(self, address32: bool) -> usize {
+        match self {
+            Immediate::ThreeBytes => 3,
+            Immediate::Offset if !address32 => 8,
+            _ => 4,
+        }
+    }
+}
+
+/// What kind of instruction it is, as far as control flow goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    Plain,
+    Invalid,
+    Jump,
+    Cond,
+    Call,
+    Return,
+    Trap,
+    /// Compares strings: with a repeat prefix and a count of 0, flags stay as they were.
+    String,
+    /// ModRM's `reg` field decides.
+    Refined,
+}
+
+impl Class {
+    const ALL: [Class; 9] = [
+        Class::Plain,
+        Class::Invalid,
+        Class::Jump,
+        Class::Cond,
+        Class::Call,
+        Class::Return,
+        Class::Trap,
+        Class::String,
+        Class::Refined,
+    ];
+}
+
+/// The word of one opcode: bit 0 ModRM, bits 1 to 3 [`Immediate`], 4 and 5 [`FlagUse`], 6 to 9 [`Class`].
+#[derive(Clone, Copy)]
+pub(super) struct Attributes(u16);
+
+impl Attributes {
+    const fn new() -> Attributes {
+        Attributes(0).flag_use(FlagUse::Neither)
+    }
+
+    const fn modrm(self) -> Attributes {
+        Attributes(self.0 | 1)
+    }
+
+    const fn with(self, immediate: Immediate) -> Attributes {
+        Attributes(self.0 & !0b1110 | (immediate as u16) << 1)
+    }
+
+    const fn flag_use(self, flags: FlagUse) -> Attributes {
+        Attributes(self.0 & !0x30 | (flags as u16) << 4)
+    }
+
+    const fn reads(self) -> Attributes {
+        self.flag_use(FlagUse::Reads)
+    }
+
+    const fn overwrites(self) -> Attributes {
+        self.flag_use(FlagUse::Overwrites)
+    }
+
+    const fn class_of(self, class: Class) -> Attributes {
+        Attributes(self.0 & !0x3c0 | (class as u16) << 6)
+    }
+
+    #[inline]
+    pub(super) fn has_modrm(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    #[inline]
+    pub(super) fn immediate(self) -> Immediate {
+        Immediate::ALL[(self.0 >> 1 & 7) as usize]
+    }
+
+    #[inline]
+    pub(super) fn flags(self) -> FlagUse {
+        match self.0 >> 4 & 3 {
+            1 => FlagUse::Overwrites,
+            2 => FlagUse::Neither,
+            _ => FlagUse::Reads,
+        }
+    }
+
+    #[inline]
+    pub(super) fn class(self) -> Class {
+        // Only the nine discriminants are ever stored.
+        Class::ALL.get((self.0 >> 6 & 15) as usize).copied().unwrap_or(Class::Invalid)
+    }
+}
+
+type Table = [Attributes; 256];
+
+const BARE: Attributes = Attributes::new();
+const MODRM: Attributes = BARE.modrm();
+const MODRM_BYTE: Attributes = MODRM.with(Immediate::Byte);
+const BYTE: Attributes = BARE.with(Immediate::Byte);
+const OPERAND: Attributes = BARE.with(Immediate::Operand);
+const INVALID: Attributes = BARE.class_of(Class::Invalid);
+const TRAP: Attributes = BARE.class_of(Class::Trap);
+const RETURN: Attributes = BARE.class_of(Class::Return);
+
+/// Gives opcodes `first..=last` the same word.
+const fn fill(table: &mut Table, first: u8, last: u8, attributes: Attributes) {
+    let mut i = first as usize;
+    while i <= last as usize {
+        table[i] = attributes;
+        i += 1;
+    }
+}
+
+pub(super) static ONE_BYTE: Table = one_byte();
+pub(super) static TWO_BYTE: Table = two_byte();
+
+const fn one_byte() -> Table {
+    let mut t = [INVALID; 256];
+    arithmetic(&mut t);
+    stack_and_moves(&mut t);
+    branches(&mut t);
+    groups(&mut t);
+    t
+}
+
+/// 00 to 3f: eight operations in six forms each; `adc` and `sbb` (10, 18) read the carry.
+const fn arithmetic(t: &mut Table) {
+    let mut op = 0u8;
+    while op < 0x40 {
+        let flags = if op == 0x10 || op == 0x18 { FlagUse::Reads } else { FlagUse::Overwrites };
+        fill(t, op, op + 3, MODRM.flag_use(flags));
+        fill(t, op + 4, op + 4, BYTE.flag_use(flags));
+        fill(t, op + 5, op + 5, OPERAND.flag_use(flags));
+        op += 8;
+    }
+    fill(t, 0x69, 0x69, MODRM.with(Immediate::Operand)); // imul
+    fill(t, 0x6b, 0x6b, MODRM_BYTE);
+    fill(t, 0x84, 0x85, MODRM.overwrites()); // test
+    fill(t, 0xa8, 0xa8, BYTE.overwrites());
+    fill(t, 0xa9, 0xa9, OPERAND.overwrites());
+}
+
+const fn stack_and_moves(t: &mut Table) {
+    fill(t, 0x50, 0x5f, BARE); // push, pop
+    fill(t, 0x63, 0x63, MODRM); // movslq
+    fill(t, 0x68, 0x68, OPERAND); // push
+    fill(t, 0x6a, 0x6a, BYTE);
+    fill(t, 0x6c, 0x6f, BARE); // ins, outs
+    fill(t, 0x86, 0x8f, MODRM); // xchg, mov, lea, pop
+    fill(t, 0x90, 0x99, BARE); // nop, xchg, cltq, cqto
+    fill(t, 0x9b, 0x9b, BARE); // fwait
+    fill(t, 0x9c, 0x9c, BARE.reads()); // pushf
+    fill(t, 0x9d, 0x9d, BARE.overwrites()); // popf
+    fill(t, 0x9e, 0x9e, BARE); // sahf leaves the overflow flag
+    fill(t, 0x9f, 0x9f, BARE.reads()); // lahf
+    fill(t, 0xa0, 0xa3, BARE.with(Immediate::Offset));
+    fill(t, 0xa4, 0xa5, BARE); // movs
+    fill(t, 0xa6, 0xa7, BARE.overwrites().class_of(Class::String)); // cmps
+    fill(t, 0xaa, 0xad, BARE); // stos, lods
+    fill(t, 0xae, 0xaf, BARE.overwrites().class_of(Class::String)); // scas
+    fill(t, 0xb0, 0xb7, BYTE); // mov
+    fill(t, 0xb8, 0xbf, BARE.with(Immediate::Wide));
+    fill(t, 0xc6, 0xc6, MODRM_BYTE);
+    fill(t, 0xc8, 0xc8, BARE.with(Immediate::ThreeBytes)); // enter
+    fill(t, 0xc9, 0xc9, BARE); // leave
+    fill(t, 0xd7, 0xd7, BARE); // xlat
+    fill(t, 0xe4, 0xe7, BYTE); // in, out
+    fill(t, 0xec, 0xef, BARE);
+    fill(t, 0xf5, 0xf5, BARE.reads()); // cmc
+    fill(t, 0xf8, 0xfd, BARE); // clc stc cli sti cld std
+}
+
+const fn branches(t: &mut Table) {
+    let cond = BYTE.class_of(Class::Cond);
+    fill(t, 0x70, 0x7f, cond.reads());
+    fill(t, 0xe0, 0xe1, cond.reads()); // loopne, loope
+    fill(t, 0xe2, 0xe3, cond); // loop, jrcxz
+    fill(t, 0xc2, 0xc2, RETURN.with(Immediate::TwoBytes));
+    fill(t, 0xc3, 0xc3, RETURN);
+    fill(t, 0xca, 0xca, RETURN.with(Immediate::TwoBytes)); // lret
+    fill(t, 0xcb, 0xcb, RETURN);
+    fill(t, 0xcc, 0xcc, TRAP); // int3
+    fill(t, 0xcd, 0xcd, BYTE.reads()); // int: the handler sees the flags
+    fill(t, 0xcf, 0xcf, RETURN); // iret
+    fill(t, 0xe8, 0xe8, BARE.with(Immediate::Rel32).class_of(Class::Call));
+    fill(t, 0xe9, 0xe9, BARE.with(Immediate::Rel32).class_of(Class::Jump));
+    fill(t, 0xeb, 0xeb, BYTE.class_of(Class::Jump));
+    fill(t, 0xf1, 0xf1, TRAP); // int1
+    fill(t, 0xf4, 0xf4, TRAP); // hlt
+}
+
+const fn groups(t: &mut Table) {
+    const REFINED: Attributes = MODRM.class_of(Class::Refined);
+    fill(t, 0x80, 0x80, REFINED.with(Immediate::Byte));
+    fill(t, 0x81, 0x81, REFINED.with(Immediate::Operand));
+    fill(t, 0x83, 0x83, REFINED.with(Immediate::Byte));
+    fill(t, 0xc0, 0xc1, REFINED.with(Immediate::Byte));
+    fill(t, 0xc7, 0xc7, REFINED.with(Immediate::Operand));
+    fill(t, 0xd0, 0xd3, REFINED);
+    fill(t, 0xd8, 0xdf, MODRM); // x87
+    fill(t, 0xda, 0xdb, REFINED);
+    fill(t, 0xf6, 0xf6, REFINED.with(Immediate::Byte));
+    fill(t, 0xf7, 0xf7, REFINED.with(Immediate::Operand));
+    fill(t, 0xfe, 0xfe, MODRM); // inc and dec leave the carry
+    fill(t, 0xff, 0xff, REFINED);
+}
+
+/// The `0f` map. Most of it is SSE: ModRM, no flags.
+const fn two_byte() -> Table {
+    let mut t = [MODRM; 256];
+    system(&mut t);
+    fill(&mut t, 0x2e, 0x2f, MODRM.overwrites()); // ucomis, comis
+    fill(&mut t, 0x40, 0x4f, MODRM.reads()); // cmov
+    fill(&mut t, 0x70, 0x73, MODRM_BYTE); // shuffles and shifts
+    fill(&mut t, 0x77, 0x77, BARE); // emms
+    fill(&mut t, 0x80, 0x8f, BARE.reads().with(Immediate::Rel32).class_of(Class::Cond));
+    fill(&mut t, 0x90, 0x9f, MODRM.reads()); // set
+    fill(&mut t, 0xa0, 0xa2, BARE); // push and pop fs, cpuid
+    fill(&mut t, 0xa4, 0xa4, MODRM_BYTE); // shld
+    fill(&mut t, 0xa8, 0xa9, BARE); // push and pop gs
+    fill(&mut t, 0xaa, 0xaa, RETURN.reads()); // rsm
+    fill(&mut t, 0xac, 0xac, MODRM_BYTE); // shrd
+    fill(&mut t, 0xb0, 0xb1, MODRM.overwrites()); // cmpxchg
+    fill(&mut t, 0xb9, 0xb9, MODRM.class_of(Class::Trap)); // ud1
+    fill(&mut t, 0xba, 0xba, MODRM_BYTE); // bt
+    fill(&mut t, 0xc0, 0xc1, MODRM.overwrites()); // xadd
+    fill(&mut t, 0xc2, 0xc2, MODRM_BYTE); // cmpps
+    fill(&mut t, 0xc4, 0xc6, MODRM_BYTE); // pinsrw, pextrw, shufps
+    fill(&mut t, 0xc8, 0xcf, BARE); // bswap
+    fill(&mut t, 0xff, 0xff, MODRM.class_of(Class::Trap)); // ud0
+    t
+}
+
+const fn system(t: &mut Table) {
+    fill(t, 0x00, 0x03, MODRM.reads()); // sldt …, lgdt …, lar, lsl
+    fill(t, 0x04, 0x0f, INVALID);
+    fill(t, 0x05, 0x05, BARE.reads()); // syscall keeps the flags in r11
+    fill(t, 0x06, 0x06, BARE); // clts
+    fill(t, 0x07, 0x07, RETURN.reads()); // sysret
+    fill(t, 0x08, 0x09, BARE); // invd, wbinvd
+    fill(t, 0x0b, 0x0b, TRAP); // ud2
+    fill(t, 0x0d, 0x0d, MODRM); // prefetch
+    fill(t, 0x0e, 0x0e, BARE); // femms
+    fill(t, 0x0f, 0x0f, MODRM_BYTE); // 3DNow!
+    fill(t, 0x24, 0x27, INVALID);
+    fill(t, 0x30, 0x33, BARE); // wrmsr rdtsc rdmsr rdpmc
+    fill(t, 0x34, 0x34, BARE.reads()); // sysenter
+    fill(t, 0x35, 0x35, RETURN.reads()); // sysexit
+    fill(t, 0x36, 0x3f, INVALID);
+    fill(t, 0x37, 0x37, BARE.reads()); // getsec
+}
+
+/// The legacy `0f 38` and `0f 3a` maps.
+#[inline]
+pub(super) const fn long(opcode: u8, immediate: bool) -> Attributes {
+    match opcode {
+        _ if immediate => MODRM_BYTE,
+        0x17 => MODRM.overwrites(), // ptest
+        0xf6 => MODRM.reads(),      // adcx, adox
+        _ => MODRM,
+    }
+}
+
+/// The VEX and EVEX maps. None of what they hold reads a flag; map 4 (APX) would, and is not known here.
+#[inline]
+pub(super) const fn vector(map: u8, evex: bool, opcode: u8) -> Attributes {
+    match (map, opcode) {
+        (1, 0x77) if !evex => BARE,             // vzeroupper
+        (1, 0x2e | 0x2f) => MODRM.overwrites(), // vucomis, vcomis
+        (1, 0x70..=0x73 | 0xc2 | 0xc4..=0xc6) => MODRM_BYTE,
+        (1 | 2, _) => MODRM,
+        (3, _) => MODRM_BYTE,
+        (5 | 6, _) if evex => MODRM,
+        _ => INVALID,
+    }
+}
+
+/// AMD's XOP maps.
+#[inline]
+pub(super) const fn xop(map: u8) -> Attributes {
+    match map {
+        8 => MODRM_BYTE,
+        9 => MODRM,
+        10 => MODRM.with(Immediate::Operand),
+        _ => INVALID,
+    }
+}
