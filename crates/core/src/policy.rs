@@ -36,6 +36,7 @@ mod model;
 mod plan;
 mod reason;
 mod site;
+pub mod workload;
 
 pub use budget::Budget;
 pub use costs::{Config, Costs};

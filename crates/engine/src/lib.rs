@@ -1,2 +1,42 @@
-//! Under construction.
+//! The engine: finds the retpolined calls and jumps of the process it lives in, learns where they go, and
+//! patches compare-and-jump trees for the hot targets into the live text.
+//!
+//! It is preloaded into other people's programs, so it has no heap, no threads, no signal handlers and no
+//! locks that anybody waits for; it makes its system calls itself and depends on nothing but libc.so.6, of
+//! which it uses `dl_iterate_phdr`, `dlsym` and `errno`.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`engine`] | what happens from outside: start, libraries, sandbox, switching, end |
+//! | [`config`] | the options, from the environment |
+//! | [`object`] | executables and libraries as they lie in memory |
+//! | [`discover`] | thunks, sites, gates; re-pointing idle text |
+//! | [`judge`] | the slow path: asks the policy and does what it says |
+//! | [`site`], [`state`], [`table`], [`rings`] | what is remembered, and where |
+//! | [`calibrate`] | what calls cost here |
+//! | [`fork`], [`loader`], [`exec`], [`sandbox`] | children, libraries, new programs, seccomp |
+//! | [`share`], [`report`] | the statistics |
+//! | `preload` | constructor and exported functions, with the feature of that name |
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod calibrate;
+pub mod config;
+pub mod discover;
+pub mod engine;
+pub mod exec;
+pub mod fork;
+pub mod judge;
+pub mod loader;
+pub mod object;
+#[cfg(feature = "preload")]
+pub mod preload;
+pub mod report;
+pub mod rings;
+pub mod sandbox;
+pub mod share;
+pub mod site;
+pub mod state;
+pub mod table;

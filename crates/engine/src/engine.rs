@@ -1,0 +1,264 @@
+//! What happens to the engine from outside: it is started, libraries come and go, the program enters a
+//! sandbox, promotion is switched off and on, the process ends.
+
+use crate::calibrate;
+use crate::config;
+use crate::discover;
+use crate::exec;
+use crate::fork;
+use crate::judge::PATIENCE;
+use crate::loader::{self, Change};
+use crate::object;
+use crate::report;
+use crate::share::Share;
+use crate::state::{Engine, Frozen, LOCK, engine};
+use core::ffi::c_char;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use relpoline_core::policy::SiteState;
+use relpoline_stats::Refusal;
+use relpoline_stats::codes::flag;
+use relpoline_text::lock::Held;
+
+/// The engine was started: what is asked of it before, or when it has declined, is passed over.
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// While objects are being unmapped: the stamp with which the lock is kept. The loader's own lock sees to it
+/// that there is one such thread.
+static REMOVING: AtomicU64 = AtomicU64::new(0);
+
+/// Starts the engine: reads the options, looks at every object, re-points their sites.
+///
+/// # Safety
+/// To be called once, by the constructor, with the process' environment.
+pub unsafe fn start(envp: *const *const c_char) {
+    // SAFETY: passed on.
+    let Some(options) = (unsafe { config::read(envp) }) else { return };
+    // SAFETY: the only thread, before anything else could use it.
+    let engine = unsafe { engine() };
+    engine.options = Some(options);
+    // SAFETY: passed on.
+    unsafe { exec::remember(own_path(&mut [0; 4096]), envp, !options.no_follow) };
+    exec::prepare();
+    let begun = calibrate::now();
+    let Some(share) = Share::create(options.stats) else { return };
+    engine.share = share;
+    describe(engine);
+    match prepare(engine) {
+        Ok(()) => {
+            engine.enabled = true;
+            STARTED.store(true, Ordering::Release);
+            discover::sweep(engine);
+            if !engine.options().dry_run {
+                // Without the hook, libraries that are loaded later stay as they are.
+                let _ = loader::listen();
+            }
+        }
+        Err(refusal) => engine.share.header().refusal = refusal as u32,
+    }
+    engine.share.header().startup_cycles += calibrate::now().wrapping_sub(begun);
+    report::header(engine);
+}
+
+/// What must be there before anything is touched.
+fn prepare(engine: &mut Engine) -> Result<(), Refusal> {
+    if threads() != Some(1) {
+        return Err(Refusal::Threads);
+    }
+    fork::prepare().ok_or(Refusal::Kernel)?;
+    engine.reserve().ok_or(Refusal::NoArena)?;
+    let options = engine.options();
+    let config = &mut engine.policy.config;
+    if let Some(most) = options.max_targets {
+        config.max_targets = most.min(96) as u8;
+    }
+    if let Some(window) = options.window {
+        // Windows are seen in steps of 256 calls: the recording stubs look up that often.
+        config.window_first = window.clamp(1, 2048);
+        config.window_max = config.window_max.max(config.window_first);
+    }
+    Ok(())
+}
+
+/// Number of threads of the process: /proc/self/task has a link for each, besides its own two. Without /proc
+/// nobody can tell; a constructor that runs first is single-threaded then for all we know.
+fn threads() -> Option<u32> {
+    match rustix::fs::stat(c"/proc/self/task") {
+        Ok(stat) => u32::try_from(stat.st_nlink.saturating_sub(2)).ok(),
+        Err(_) => Some(1),
+    }
+}
+
+fn describe(engine: &mut Engine) {
+    let options = engine.options();
+    let mut path = [core::mem::MaybeUninit::uninit(); 256];
+    let header = engine.share.header();
+    if let Ok((path, _)) = rustix::fs::readlinkat_raw(rustix::fs::CWD, c"/proc/self/exe", &mut path) {
+        relpoline_stats::file::set_text(&mut header.program, path);
+    }
+    let flags = [(options.count, flag::COUNT), (options.dry_run, flag::DRY_RUN), (options.no_link, flag::NO_LINK)];
+    header.flags = flags.iter().filter(|f| f.0).fold(0, |all, f| all | f.1);
+}
+
+/// Path of the object that this code lies in.
+fn own_path(buffer: &mut [u8; 4096]) -> &[u8] {
+    let here = own_path as *const () as u64;
+    let mut len = 0;
+    object::each(&mut |object| {
+        if object.span().contains(&here) {
+            if let Some(room) = buffer.get_mut(..object.name.len()) {
+                room.copy_from_slice(object.name);
+                len = object.name.len();
+            }
+        }
+    });
+    &buffer[..len]
+}
+
+/// Takes the lock, waiting for a judgement that is under way, at most as long as one can last.
+fn take() -> Held<'static> {
+    loop {
+        if let Some(held) = LOCK.try_take(calibrate::now(), PATIENCE) {
+            return held;
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// Whether the engine may be used by this process, in which `fork` may have happened.
+fn usable(engine: &mut Engine) -> bool {
+    STARTED.load(Ordering::Acquire)
+        && engine.frozen == Frozen::No
+        && (!engine.inherited || {
+            // What is asked for explicitly is worth an arena at once.
+            engine.entries = u32::MAX - 1;
+            fork::become_own(engine)
+        })
+}
+
+/// The loader is about to change, or has changed, the list of objects.
+///
+/// While objects are being unmapped the lock stays taken, so that nobody writes to text that is going.
+pub fn loader_changed(change: Change) {
+    if !STARTED.load(Ordering::Acquire) || !fork::settle_epoch() {
+        return;
+    }
+    let held = LOCK.resume(REMOVING.swap(0, Ordering::AcqRel)).unwrap_or_else(take);
+    // SAFETY: the lock is held.
+    let engine = unsafe { engine() };
+    match change {
+        Change::Adding => {}
+        // Given back when the loader is done; a judgement that comes in between finds it taken.
+        Change::Removing => REMOVING.store(held.keep(), Ordering::Release),
+        Change::Done => {
+            let begun = calibrate::now();
+            if usable(engine) {
+                discover::sweep(engine);
+                engine.share.header().startup_cycles += calibrate::now().wrapping_sub(begun);
+                report::header(engine);
+            }
+        }
+    }
+}
+
+/// The program is about to restrict itself.
+pub fn entering_sandbox() {
+    if !STARTED.load(Ordering::Acquire) || !fork::settle_epoch() {
+        return;
+    }
+    let _held = take();
+    // SAFETY: the lock is held.
+    let engine = unsafe { engine() };
+    if engine.options().off_in_sandbox && usable(engine) {
+        switch(engine, false);
+        engine.share.header().refusal = Refusal::Sandbox as u32;
+    }
+    if !engine.inherited {
+        engine.share.header().flags |= flag::SANDBOXED;
+    }
+}
+
+/// A program that was started by exec goes without the engine.
+pub fn child_refused(refusal: Refusal, program: &[u8]) {
+    if !STARTED.load(Ordering::Acquire) || refusal == Refusal::Off {
+        return;
+    }
+    let Some(_held) = LOCK.try_take(calibrate::now(), PATIENCE) else { return };
+    // SAFETY: the lock is held.
+    let engine = unsafe { engine() };
+    if engine.inherited || !engine.share.exists() {
+        return;
+    }
+    let header = engine.share.header();
+    let slot = header.refused_children as usize;
+    header.refused_children += 1;
+    if let Some(record) = header.refusals.get_mut(slot) {
+        record.refusal = refusal as u8;
+        relpoline_stats::file::set_text(&mut record.program, program);
+    }
+}
+
+/// Switches promotion in this process off (every site back to its retpoline) or on again (every site starts
+/// anew). False when the engine is not in this process, or cannot change anything in it.
+pub fn set_enabled(on: bool) -> bool {
+    if !STARTED.load(Ordering::Acquire) || !fork::settle_epoch() {
+        return false;
+    }
+    let _held = take();
+    // SAFETY: the lock is held.
+    let engine = unsafe { engine() };
+    let usable = usable(engine);
+    if usable {
+        switch(engine, on);
+    }
+    usable
+}
+
+fn switch(engine: &mut Engine, on: bool) {
+    if engine.enabled == on {
+        return;
+    }
+    engine.enabled = on;
+    for id in 0..engine.sites.len() as u32 {
+        if on { engine.restart(id) } else { engine.retire(id) }
+        report::site(engine, id);
+    }
+    report::header(engine);
+}
+
+/// Writes the last figures down.
+pub fn finish() {
+    if !STARTED.load(Ordering::Acquire) || !fork::settle_epoch() {
+        return;
+    }
+    let Some(_held) = LOCK.try_take(calibrate::now(), PATIENCE) else { return };
+    // SAFETY: the lock is held.
+    let engine = unsafe { engine() };
+    if engine.inherited || !engine.share.is_shared() {
+        return;
+    }
+    report::all(engine);
+    engine.share.header().flags |= flag::ENDED;
+}
+
+impl Engine {
+    /// Leaves a site to its thunk, whatever it was doing.
+    pub fn retire(&mut self, id: u32) {
+        self.stop_recording(id);
+        self.unlink(id);
+        self.publish_thunk(id);
+    }
+
+    /// Lets a site begin anew.
+    pub fn restart(&mut self, id: u32) {
+        let calls = self.policy.config.cold_calls;
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            if site.gone {
+                return;
+            }
+            site.state = SiteState::new();
+            site.misses = calls;
+            site.counters().misses.store(calls, Ordering::Relaxed);
+            self.publish_counting(id);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Life after fork.
+//!
+//! A child inherits text, gates, trees and states as they were, and goes on executing its parent's arena
+//! pages, whose writable alias it does not have. It must not touch that alias: so the first thing a slow
+//! path does is to look at a page that the kernel wipes on fork (`MADV_WIPEONFORK`, which sees raw clone too,
+//! and rightly not vfork). A child that shows some interest in learning gets arenas and statistics of its
+//! own; one that may not goes on with what its parent knew.
+
+use crate::sandbox;
+use crate::state::{Engine, Frozen, LOCK, engine};
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+const WIPED: u64 = 0;
+const SETTLING: u64 = 1;
+const SETTLED: u64 = 2;
+
+/// Slow path entries before a child gets an arena of its own: a child that calls exec at once never does.
+const PATIENCE: u32 = 16;
+
+static EPOCH: AtomicPtr<AtomicU64> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Sets the page up; `None` when the kernel has no such thing, without which forked children are not safe.
+#[must_use]
+pub fn prepare() -> Option<()> {
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a fresh page of our own.
+    unsafe {
+        let page = rustix::mm::mmap_anonymous(core::ptr::null_mut::<c_void>(), 4096, prot, MapFlags::PRIVATE).ok()?;
+        rustix::mm::madvise(page, 4096, Advice::LinuxWipeOnFork).ok()?;
+        (*page.cast::<AtomicU64>()).store(SETTLED, Ordering::Release);
+        EPOCH.store(page.cast(), Ordering::Release);
+    }
+    Some(())
+}
+
+/// Notices that this is a new process. False while another thread is busy with it.
+pub fn settle_epoch() -> bool {
+    // SAFETY: the page is never unmapped, and slow paths exist only after it does.
+    let Some(epoch) = (unsafe { EPOCH.load(Ordering::Acquire).as_ref() }) else { return false };
+    match epoch.load(Ordering::Acquire) {
+        SETTLED => true,
+        WIPED if epoch.compare_exchange(WIPED, SETTLING, Ordering::AcqRel, Ordering::Acquire).is_ok() => {
+            // Whoever held the lock at the fork does not exist here.
+            LOCK.reset();
+            // SAFETY: nobody else gets past the epoch before it is settled.
+            let engine = unsafe { engine() };
+            engine.inherited = true;
+            engine.entries = 0;
+            epoch.store(SETTLED, Ordering::Release);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Gives a forked child what it needs to learn. False when it is too early, or not possible: then the engine
+/// is frozen.
+///
+/// The caller holds the lock.
+pub fn become_own(engine: &mut Engine) -> bool {
+    engine.entries += 1;
+    if engine.entries < PATIENCE {
+        return false;
+    }
+    let privatised = sandbox::may_call() && engine.share.take_over() && privatise(engine);
+    if privatised {
+        engine.inherited = false;
+    } else {
+        engine.frozen = Frozen::Child;
+    }
+    privatised
+}
+
+fn privatise(engine: &mut Engine) -> bool {
+    engine.groups.iter_mut().flatten().all(|group| {
+        // SAFETY: in the child, under the lock, before anything was written.
+        unsafe { group.arena.privatise() }.is_ok()
+    })
+}

@@ -1,0 +1,510 @@
+//! The slow path: what happens when a countdown or a recording window of a site ends.
+//!
+//! It runs on the program's own thread, between a caller and its callee, perhaps in a signal handler on a
+//! small stack. It takes the lock or goes on without; it never waits, allocates, or needs a system call.
+
+use crate::calibrate;
+use crate::fork;
+use crate::report;
+use crate::sandbox;
+use crate::site::{NO_RING, NONE, Site, Tree};
+use crate::state::{Engine, Frozen, LOCK, engine};
+use core::sync::atomic::{AtomicU64, Ordering};
+use relpoline_core::policy::{Action, Current, Event, Phase, Reason};
+use relpoline_core::trace::{Trace, WINDOW_MAX};
+use relpoline_core::tree::{self, CELL, TreeSpec};
+use relpoline_text::arena::{Arena, Counters};
+use relpoline_text::cells::Cell;
+use relpoline_text::poke;
+use relpoline_text::stub::{self, RING_BITS, Recording};
+
+use core::mem::offset_of;
+
+/// Ticks after which a lock is believed to be abandoned: some 100 ms.
+pub const PATIENCE: u64 = 1 << 28;
+/// A countdown that does not end within the life of a process.
+const NEVER: u32 = i32::MAX.cast_unsigned();
+/// Calls until a site that found the lock taken asks again.
+const LATER: u32 = 64;
+/// Retpolined sites that one slow path looks at.
+const DUE_STEPS: u32 = 16;
+
+/// What generated code calls.
+pub unsafe extern "C" fn slow(site: u32, _target: u64) {
+    let now = calibrate::now();
+    if !fork::settle_epoch() {
+        return;
+    }
+    let Some(_held) = LOCK.try_take(now, PATIENCE) else {
+        // SAFETY: the table of sites never moves, and only atomics of one site are touched.
+        unsafe { postpone(site, LATER) };
+        return;
+    };
+    // SAFETY: the lock is held.
+    let engine = unsafe { engine() };
+    if engine.frozen != Frozen::No || !engine.enabled || (engine.inherited && !fork::become_own(engine)) {
+        let later = if engine.frozen == Frozen::No && engine.enabled { LATER } else { NEVER };
+        // SAFETY: as above.
+        unsafe { postpone(site, later) };
+        return;
+    }
+    engine.judge(site, now);
+    engine.look_around(now);
+    engine.spent(calibrate::now().wrapping_sub(now));
+}
+
+/// Restarts a site's countdowns without judging.
+///
+/// # Safety
+/// `site` must be the number of a site.
+unsafe fn postpone(site: u32, calls: u32) {
+    // SAFETY: sites are only appended; the fields read here do not change after that.
+    let sites = unsafe { engine() }.sites.as_slice();
+    let Some(site) = sites.get(site as usize) else { return };
+    let counters = site.counters();
+    for counter in [&counters.misses, &counters.exits, &counters.settle] {
+        if counter.load(Ordering::Relaxed).cast_signed() <= 0 {
+            counter.store(calls, Ordering::Relaxed);
+        }
+    }
+}
+
+fn is_over(counter: &core::sync::atomic::AtomicU32) -> bool {
+    counter.load(Ordering::Relaxed).cast_signed() <= 0
+}
+
+impl Engine {
+    /// Lets the policy look at whatever ended at site number `id`.
+    pub fn judge(&mut self, id: u32, now: u64) {
+        if !self.calibrated {
+            self.calibrated = true;
+            let rate = self.policy.costs.cycles_per_ms;
+            self.policy.costs = calibrate::measure();
+            self.policy.costs.cycles_per_ms = rate;
+        }
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        if site.gone {
+            return;
+        }
+        let counters = site.counters();
+        match site.state.phase() {
+            Phase::Cold if is_over(&counters.misses) => {
+                self.count_misses(id);
+                self.decide(id, Event::ColdExpired, now);
+            }
+            Phase::Learning => self.window_ended(id, now),
+            Phase::Promoted | Phase::Linked => {
+                if is_over(&counters.settle) {
+                    counters.settle.store(NEVER, Ordering::Relaxed);
+                    self.decide(id, Event::Settled, now);
+                }
+                if is_over(&counters.exits) {
+                    counters.exits.store(NEVER, Ordering::Relaxed);
+                    self.decide(id, Event::ExitWindow { exits: site.exits }, now);
+                }
+                if is_over(&counters.misses) {
+                    self.count_misses(id);
+                    counters.misses.store(NEVER, Ordering::Relaxed);
+                    self.decide(id, Event::MissWindow { misses: site.misses }, now);
+                }
+            }
+            _ => {}
+        }
+        report::site(self, id);
+    }
+
+    /// Adds a finished countdown of the counting stub to the site's account.
+    fn count_misses(&mut self, id: u32) {
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            let account = if site.state.has_tree() { &mut site.missed } else { &mut site.calls_seen };
+            *account += u64::from(site.misses);
+        }
+    }
+
+    /// The recording stub has filled another part of its ring.
+    fn window_ended(&mut self, id: u32, now: u64) {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        if site.ring == NO_RING {
+            return;
+        }
+        let within = site.counters().cursor.load(Ordering::Relaxed) & ((1 << RING_BITS) - 1);
+        // A cursor at the start has gone round once.
+        let recorded = if within == 0 { 1 << (RING_BITS - 3) } else { within as usize / 8 };
+        if recorded < site.window as usize {
+            return;
+        }
+        let count = recorded.min(WINDOW_MAX);
+        let trace = self.rings.address(site.ring);
+        // SAFETY: `count` records of the ring that was lent to this site; others may still be writing them.
+        let trace = unsafe { core::slice::from_raw_parts(trace as *const AtomicU64, count) };
+        let current = self.current(&site);
+        self.decide(id, Event::WindowFull { trace: Trace::live(trace), current }, now);
+    }
+
+    /// The tree that a site had before it went back to learning.
+    fn current(&self, site: &Site) -> Option<Current<'static>> {
+        let tree = self.trees.as_slice().get(site.tree as usize)?;
+        let first = tree.first_target as usize;
+        let targets = self.targets.as_slice().get(first..first + usize::from(tree.targets))?;
+        // SAFETY: the table of targets never moves, and shrinks in no way; the policy reads it before anything
+        // is written to it.
+        let targets = unsafe { core::slice::from_raw_parts(targets.as_ptr(), targets.len()) };
+        Some(Current { targets, chain: usize::from(tree.chain) })
+    }
+
+    /// Asks the policy and does what it says; when that fails, tells it so and does what it says then.
+    pub fn decide(&mut self, id: u32, event: Event<'_>, now: u64) {
+        let Some(site) = self.sites.as_slice().get(id as usize) else { return };
+        let Some(group) = self.groups.get(usize::from(site.arena)).and_then(Option::as_ref) else { return };
+        let mut state = site.state;
+        let arena = &group.arena;
+        let action = self.policy.on(&mut state, event, now, &|target| arena.reaches(target));
+        self.set_state(id, state);
+        if let Err(reason) = self.act(id, action) {
+            let Some(site) = self.sites.as_slice().get(id as usize) else { return };
+            let mut state = site.state;
+            let action = self.policy.refused(&mut state, reason, now);
+            self.set_state(id, state);
+            let _ = self.act(id, action);
+        }
+    }
+
+    fn set_state(&mut self, id: u32, state: relpoline_core::policy::SiteState) {
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            site.state = state;
+        }
+    }
+
+    fn act(&mut self, id: u32, action: Action) -> Result<(), Reason> {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return Ok(()) };
+        let counters = site.counters();
+        let Some(site) = self.sites.get_mut(id as usize) else { return Ok(()) };
+        match action {
+            Action::None => {}
+            Action::CountCold { calls } => {
+                site.misses = calls;
+                counters.misses.store(calls, Ordering::Relaxed);
+                self.stop_recording(id);
+                self.unlink(id);
+                self.publish_counting(id);
+            }
+            Action::Learn { window } => self.learn(id, window)?,
+            Action::ContinueLearning { window } => site.window = window,
+            Action::Promote(start) => {
+                let tree = self.tree_for_plan(id)?;
+                self.stop_recording(id);
+                self.publish_tree(id, tree, start);
+            }
+            Action::Resume(start) => {
+                self.stop_recording(id);
+                self.publish_tree(id, site_tree(self, id), start);
+            }
+            Action::Retpoline(_) => {
+                self.stop_recording(id);
+                self.unlink(id);
+                self.publish_thunk(id);
+            }
+            Action::CountMisses { window } => {
+                site.misses = window;
+                counters.misses.store(window, Ordering::Relaxed);
+            }
+            Action::CountExits { window } => {
+                site.exits = window;
+                counters.exits.store(window, Ordering::Relaxed);
+            }
+            Action::CountSettle { calls } => counters.settle.store(calls, Ordering::Relaxed),
+            Action::StopCounting => self.publish_head(id),
+            Action::Link => self.link(id)?,
+        }
+        Ok(())
+    }
+
+    /// Ends a site's recording and gives its ring back.
+    pub fn stop_recording(&mut self, id: u32) {
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            if site.ring != NO_RING {
+                let within = site.counters().cursor.load(Ordering::Relaxed) & ((1 << RING_BITS) - 1);
+                site.calls_seen += within / 8;
+                self.rings.give_back(site.ring);
+                site.ring = NO_RING;
+            }
+        }
+    }
+
+    /// Points the site at its recording stub, with a fresh ring.
+    fn learn(&mut self, id: u32, window: u32) -> Result<(), Reason> {
+        let Some(&before) = self.sites.as_slice().get(id as usize) else { return Ok(()) };
+        if before.recording == NONE {
+            let cell = self.build_recording(&before).ok_or(Reason::ArenaFull)?;
+            if let Some(site) = self.sites.get_mut(id as usize) {
+                site.recording = cell.0;
+            }
+        }
+        let ring = self.rings.lend().ok_or(Reason::BudgetSpent)?;
+        before.counters().cursor.store(self.rings.address(ring), Ordering::Relaxed);
+        self.unlink(id);
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            let had_tree = site.tree != NONE;
+            site.relearned += u32::from(had_tree);
+            if had_tree {
+                let left = site.counters().misses.load(Ordering::Relaxed);
+                site.missed += u64::from(site.misses.saturating_sub(left));
+            }
+            site.ring = ring;
+            site.window = window;
+            let (cell, site) = (Cell(site.recording), *site);
+            let at = self.arena(&site).map_or(0, |arena| arena.address(cell));
+            self.publish(id, at);
+        }
+        Ok(())
+    }
+
+    fn build_recording(&self, site: &Site) -> Option<Cell> {
+        let arena = self.arena(site)?;
+        let cell = arena.take_run(1)?;
+        let to = Recording {
+            reg: site.reg,
+            counters: site.counters,
+            thunk_at: site.thunk_at,
+            slow_at: site.gate.slow(arena),
+        };
+        // SAFETY: the cell was taken just now.
+        let buf = unsafe { arena.fresh(cell, 1) };
+        stub::emit_recording(buf, arena.address(cell), &to).ok()?;
+        Some(cell)
+    }
+
+    /// The tree for the policy's plan: an equal one from before, or a new one.
+    fn tree_for_plan(&mut self, id: u32) -> Result<u32, Reason> {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return Err(Reason::ArenaFull) };
+        let arena = self.groups.get(usize::from(site.arena)).and_then(Option::as_ref).map(|g| &g.arena);
+        let arena = arena.ok_or(Reason::ArenaFull)?;
+        let plan = self.policy.plan();
+        let counter = |offset: usize| site.counters + offset as u64;
+        let exits = plan.count_exits().then(|| (counter(offset_of!(Counters, exits)), site.gate.slow(arena)));
+        let spec = TreeSpec {
+            reg: site.reg,
+            targets: plan.targets(),
+            chain: plan.chain(),
+            miss: if site.stuck { site.gate.counting(arena) } else { site.gate.miss_address(arena) },
+            hits_counter: self.options().count.then(|| counter(offset_of!(Counters, calls))),
+            exits,
+        };
+        let fingerprint = tree::fingerprint(&spec) ^ u64::from(exits.is_some()) ^ (u64::from(site.stuck) << 1);
+        if let Some(found) = self.find_tree(&site, fingerprint) {
+            self.remember_shares(found);
+            return Ok(found);
+        }
+        let (head, settling) = build_tree(arena, &site, &spec)?;
+        let first_target = self.targets.len() as u32;
+        for &target in plan.targets() {
+            self.targets.push(target).ok_or(Reason::ArenaFull)?;
+        }
+        let tree = Tree {
+            fingerprint,
+            head,
+            settling,
+            older: site.newest_tree,
+            first_target,
+            targets: plan.targets().len() as u16,
+            chain: plan.chain() as u16,
+        };
+        let index = self.trees.push(tree).ok_or(Reason::ArenaFull)? as u32;
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            site.newest_tree = index;
+        }
+        Ok(index)
+    }
+
+    fn find_tree(&self, site: &Site, fingerprint: u64) -> Option<u32> {
+        let mut at = site.newest_tree;
+        while let Some(tree) = self.trees.as_slice().get(at as usize) {
+            if tree.fingerprint == fingerprint {
+                return Some(at);
+            }
+            at = tree.older;
+        }
+        None
+    }
+
+    /// The shares of an equal tree are those of the plan that found it.
+    fn remember_shares(&mut self, tree: u32) {
+        let Some(tree) = self.trees.as_slice().get(tree as usize) else { return };
+        let first = tree.first_target as usize;
+        let wanted = self.policy.plan().targets();
+        if let Some(old) = self.targets.as_mut_slice().get_mut(first..first + usize::from(tree.targets)) {
+            if old.len() == wanted.len() {
+                old.copy_from_slice(wanted);
+            }
+        }
+    }
+
+    /// Lets the site go to `to`: by its gate, or, when a link cannot be undone, by its miss gate.
+    fn publish(&mut self, id: u32, to: u64) {
+        let Some(site) = self.sites.get_mut(id as usize) else { return };
+        site.patches += 1;
+        let site = *site;
+        if let Some(arena) = self.arena(&site) {
+            if site.stuck {
+                site.gate.point_misses_to(arena, to);
+            } else {
+                site.gate.point_to(arena, to);
+            }
+        }
+        self.count_patch();
+    }
+
+    /// Lets the site count its calls down.
+    pub fn publish_counting(&mut self, id: u32) {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        let at = self.arena(&site).map(|arena| site.gate.counting(arena));
+        if let Some(at) = at {
+            self.publish(id, at);
+        }
+    }
+
+    /// Leaves the site to its thunk.
+    pub fn publish_thunk(&mut self, id: u32) {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        if site.stuck {
+            self.publish(id, site.thunk_at);
+            return;
+        }
+        let Some(arena) = self.arena(&site) else { return };
+        // SAFETY: the thunk's first bytes were read when it was found; its object is still mapped.
+        let thunk = unsafe { core::slice::from_raw_parts(site.thunk_at as *const u8, 8) };
+        site.gate.point_to_thunk(arena, thunk);
+        self.count_patch();
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            site.patches += 1;
+        }
+    }
+
+    fn publish_tree(&mut self, id: u32, tree: u32, start: relpoline_core::policy::Counters) {
+        let Some(&Tree { head, settling, .. }) = self.trees.as_slice().get(tree as usize) else { return };
+        let Some(site) = self.sites.get_mut(id as usize) else { return };
+        site.tree = tree;
+        site.misses = start.misses;
+        site.exits = start.exits;
+        let site = *site;
+        let counters = site.counters();
+        let running = |n: u32| if n == 0 { NEVER } else { n };
+        counters.misses.store(running(start.misses), Ordering::Relaxed);
+        counters.exits.store(running(start.exits), Ordering::Relaxed);
+        counters.settle.store(running(start.settle), Ordering::Relaxed);
+        let settle = start.settle != 0 && !site.stuck;
+        let Some(at) = self.arena(&site).map(|arena| arena.address(if settle { settling } else { head })) else { return };
+        self.publish(id, at);
+    }
+
+    /// Lets the gate lead straight to the tree.
+    fn publish_head(&mut self, id: u32) {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        let Some(tree) = self.trees.as_slice().get(site.tree as usize) else { return };
+        let Some(at) = self.arena(&site).map(|arena| arena.address(tree.head)) else { return };
+        self.publish(id, at);
+    }
+
+    /// Links the site to its tree by one byte.
+    fn link(&mut self, id: u32) -> Result<(), Reason> {
+        self.publish_head(id);
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return Ok(()) };
+        if self.options().no_link || site.stuck || site.linked || !sandbox::may_call() {
+            return Err(Reason::Promoted);
+        }
+        let (at, old, new) = self.link_byte(&site).ok_or(Reason::Promoted)?;
+        let written = poke::poke_byte(at, old, new);
+        let header = self.share.header();
+        if written.is_err() {
+            header.links_refused += 1;
+            return Err(Reason::Promoted);
+        }
+        header.links += 1;
+        self.count_patch();
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            site.linked = true;
+        }
+        Ok(())
+    }
+
+    /// The byte in which the displacement to the site's gate and the one to its tree differ: its address,
+    /// its value for the gate, its value for the tree. `None` when they differ in more.
+    fn link_byte(&self, site: &Site) -> Option<(u64, u8, u8)> {
+        let arena = self.arena(site)?;
+        let head = self.trees.as_slice().get(site.tree as usize)?.head;
+        let next = site.field + 4;
+        let gate = (site.gate.address(arena).wrapping_sub(next) as u32).to_le_bytes();
+        let tree = (arena.address(head).wrapping_sub(next) as u32).to_le_bytes();
+        let same = gate[0] == tree[0] && gate[1] == tree[1] && gate[3] == tree[3];
+        (same && gate[2] != tree[2]).then_some((site.field + 2, gate[2], tree[2]))
+    }
+
+    /// Leads a linked site back to its gate. When that is refused the site is stuck with its tree.
+    pub fn unlink(&mut self, id: u32) {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        if !site.linked || site.stuck {
+            return;
+        }
+        let undone = match self.link_byte(&site) {
+            Some((at, gate, tree)) if sandbox::may_call() => poke::poke_byte(at, tree, gate).is_ok(),
+            _ => false,
+        };
+        self.count_patch();
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            site.linked = !undone;
+            site.stuck = !undone;
+        }
+    }
+
+    fn count_patch(&mut self) {
+        let second = calibrate::now() / (u64::from(self.policy.costs.cycles_per_ms) * 1000).max(1);
+        self.rate = if self.rate.0 == second { (second, self.rate.1 + 1) } else { (second, 1) };
+        let most = self.rate.1;
+        let header = self.share.header();
+        header.patches += 1;
+        header.patches_per_s_max = header.patches_per_s_max.max(most);
+    }
+
+    /// Gives retpolined sites whose time has come another chance.
+    fn look_around(&mut self, now: u64) {
+        let count = self.sites.len() as u32;
+        for _ in 0..DUE_STEPS.min(count) {
+            self.next_due = (self.next_due + 1) % count;
+            let id = self.next_due;
+            let due = self.sites.as_slice().get(id as usize).is_some_and(|s| !s.gone && s.state.is_due(now));
+            if due {
+                self.decide(id, Event::Due, now);
+                report::site(self, id);
+                return;
+            }
+        }
+    }
+
+    fn spent(&mut self, cycles: u64) {
+        let header = self.share.header();
+        header.learn_cycles += cycles;
+        header.judgements += 1;
+    }
+}
+
+fn site_tree(engine: &Engine, id: u32) -> u32 {
+    engine.sites.as_slice().get(id as usize).map_or(NONE, |site| site.tree)
+}
+
+/// Builds a tree in fresh cells: its head in the column of the site's gate, so that it can be linked.
+fn build_tree(arena: &Arena, site: &Site, spec: &TreeSpec<'_>) -> Result<(Cell, Cell), Reason> {
+    let (banks, end) = arena.link_banks(site.field + 4);
+    let head = arena.take_in_column(site.gate.cell.column(), banks, end).or_else(|| arena.take_run(1));
+    let head = head.ok_or(Reason::ArenaFull)?;
+    let body_cells = (tree::body_size(spec) / CELL) as u32;
+    let rest = arena.take_run(body_cells + 1).ok_or(Reason::ArenaFull)?;
+    let (settling, body) = (rest, Cell(rest.0 + 1));
+    // SAFETY: all these cells were taken just now.
+    let (head_buf, settling_buf, body_buf) =
+        unsafe { (arena.fresh(head, 1), arena.fresh(settling, 1), arena.fresh(body, body_cells as usize)) };
+    tree::emit(spec, head_buf, arena.address(head), body_buf, arena.address(body)).map_err(|_| Reason::OutOfRange)?;
+    stub::emit_settling(settling_buf, arena.address(settling), site.counters, site.gate.slow(arena), arena.address(head))
+        .map_err(|_| Reason::OutOfRange)?;
+    Ok((head, settling))
+}
+

@@ -1,0 +1,108 @@
+//! Knowing when system calls become dangerous.
+//!
+//! Once a seccomp filter is in place, a system call that the program never makes may kill it. `prctl`,
+//! `seccomp` (which libc does not wrap: it goes through `syscall`) and `syscall` are therefore interposed.
+//! From the moment a filter is asked for, the engine makes no system call any more: learning and promoting by
+//! gates goes on, links stay as they are.
+//!
+//! A filter installed by an inline system call is not seen: a documented limit.
+
+use core::ffi::{c_int, c_long, c_ulong};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+const PR_SET_SECCOMP: c_long = 22;
+const PR_SET_SPECULATION_CTRL: c_long = 53;
+const SYS_PRCTL: c_long = 157;
+const SYS_SECCOMP: c_long = 317;
+
+static SEALED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the engine may make system calls.
+#[must_use]
+pub fn may_call() -> bool {
+    !SEALED.load(Ordering::Acquire)
+}
+
+/// To be called before a request that may restrict the process: latches what has to be latched.
+extern "C" fn before(number: c_long, first: c_long) {
+    let filter = number == SYS_SECCOMP || (number == SYS_PRCTL && first == PR_SET_SECCOMP);
+    let careful = number == SYS_PRCTL && first == PR_SET_SPECULATION_CTRL;
+    if filter || careful {
+        crate::engine::entering_sandbox();
+    }
+    if filter {
+        SEALED.store(true, Ordering::Release);
+    }
+}
+
+unsafe extern "C" {
+    fn __errno_location() -> *mut c_int;
+}
+
+/// Sets errno and returns what a wrapper returns on failure.
+pub(crate) extern "C" fn fail(negative_errno: c_long) -> c_long {
+    // SAFETY: libc's errno of this thread.
+    unsafe { *__errno_location() = (-negative_errno) as c_int };
+    -1
+}
+
+/// Makes a system call with up to six arguments; the kernel's answer, errors negative.
+///
+/// # Safety
+/// As for the call.
+pub(crate) unsafe fn raw(number: c_long, args: [c_ulong; 6]) -> c_long {
+    let answer;
+    // SAFETY: the kernel's convention; passed on otherwise.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number => answer,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _,
+        );
+    }
+    answer
+}
+
+/// As libc's wrappers answer: -1 and errno for an error.
+pub(crate) fn as_libc(answer: c_long) -> c_long {
+    if (-4095..0).contains(&answer) { fail(answer) } else { answer }
+}
+
+/// prctl(2).
+///
+/// # Safety
+/// As for the call.
+#[cfg_attr(feature = "preload", unsafe(no_mangle))]
+pub unsafe extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
+    before(SYS_PRCTL, c_long::from(option));
+    // SAFETY: passed on.
+    as_libc(unsafe { raw(SYS_PRCTL, [option as c_ulong, a, b, c, d, 0]) }) as c_int
+}
+
+/// syscall(2). Its seventh argument lies on the stack, so it is written in assembly: note, then do as libc
+/// does.
+///
+/// # Safety
+/// As for the call.
+#[unsafe(naked)]
+#[cfg_attr(feature = "preload", unsafe(no_mangle))]
+pub unsafe extern "C" fn syscall() -> c_long {
+    core::arch::naked_asm!(
+        "cmp rdi, {seccomp}", "je 2f",
+        "cmp rdi, {prctl}", "jne 3f",
+        "2:",
+        "push rdi", "push rsi", "push rdx", "push rcx", "push r8", "push r9", "sub rsp, 8",
+        "call {before}",
+        "add rsp, 8", "pop r9", "pop r8", "pop rcx", "pop rdx", "pop rsi", "pop rdi",
+        "3:",
+        "mov rax, rdi", "mov rdi, rsi", "mov rsi, rdx", "mov rdx, rcx", "mov r10, r8", "mov r8, r9",
+        "mov r9, [rsp + 8]",
+        "syscall",
+        "cmp rax, -4095", "jae 4f",
+        "ret",
+        "4:", "mov rdi, rax", "jmp {fail}",
+        seccomp = const SYS_SECCOMP, prctl = const SYS_PRCTL, before = sym before, fail = sym fail,
+    )
+}

@@ -1,0 +1,97 @@
+//! What the engine remembers of a site, and of the trees it was given.
+
+use relpoline_core::arch::Reg;
+use relpoline_core::policy::SiteState;
+use relpoline_stats::Kind;
+use relpoline_text::arena::Counters;
+use relpoline_text::cells::Cell;
+use relpoline_text::gate::Gate;
+
+/// No index: "none" in the fields below.
+pub const NONE: u32 = u32::MAX;
+
+/// A site that was re-pointed to its gate.
+#[derive(Clone, Copy)]
+pub struct Site {
+    /// Address of the instruction.
+    pub address: u64,
+    /// Address of its displacement.
+    pub field: u64,
+    /// The program's thunk.
+    pub thunk_at: u64,
+    /// Address of its [`Counters`].
+    pub counters: u64,
+    /// Its gate.
+    pub gate: Gate,
+    /// What the policy remembers.
+    pub state: SiteState,
+    /// The tree in place, or the one from before learning again: an index of [`Tree`]s.
+    pub tree: u32,
+    /// Its last tree that was built: the head of the list through [`Tree::older`].
+    pub newest_tree: u32,
+    /// The cell of its recording stub.
+    pub recording: u32,
+    /// Its record in the statistics.
+    pub record: u32,
+    /// Calls in the current learning window.
+    pub window: u32,
+    /// The countdowns that are running, as they were started.
+    pub misses: u32,
+    /// See `misses`.
+    pub exits: u32,
+    /// Times it went back to learning.
+    pub relearned: u32,
+    /// Times its gate was re-pointed.
+    pub patches: u32,
+    /// Calls seen while learning.
+    pub calls_seen: u64,
+    /// Misses counted so far, the running window left out.
+    pub missed: u64,
+    /// The object it lies in.
+    pub object: u16,
+    /// The ring it records into, or `u16::MAX`.
+    pub ring: u16,
+    /// Its arena.
+    pub arena: u8,
+    /// The register that holds the target.
+    pub reg: Reg,
+    /// What its instruction is.
+    pub kind: Kind,
+    /// The head that its displacement names cannot be undone any more: everything happens at the miss gate.
+    pub stuck: bool,
+    /// Its displacement names its tree's head.
+    pub linked: bool,
+    /// Its object was unmapped.
+    pub gone: bool,
+}
+
+/// No ring.
+pub const NO_RING: u16 = u16::MAX;
+
+impl Site {
+    /// What its generated code counts.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        // SAFETY: in the counters of its arena, which are never unmapped.
+        unsafe { &*(self.counters as *const Counters) }
+    }
+}
+
+/// A tree that was built. Trees stay for ever, so that an equal one can be used again.
+#[derive(Clone, Copy)]
+pub struct Tree {
+    /// What it does, as a number.
+    pub fingerprint: u64,
+    /// The cell of its head.
+    pub head: Cell,
+    /// The cell of its settling stub.
+    pub settling: Cell,
+    /// The site's tree before it.
+    pub older: u32,
+    /// Its targets: the first of them in the engine's table, and how many.
+    pub first_target: u32,
+    /// See `first_target`.
+    pub targets: u16,
+    /// Length of its chain.
+    pub chain: u16,
+}

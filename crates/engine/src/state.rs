@@ -1,0 +1,159 @@
+//! All that the engine knows, in one place, behind one lock.
+
+use crate::rings::Rings;
+use crate::share::Share;
+use crate::site::{Site, Tree};
+use crate::table::Table;
+use core::cell::UnsafeCell;
+use relpoline_core::policy::Policy;
+use relpoline_core::tree::Target;
+use relpoline_stats::options::Options;
+use relpoline_text::arena::Arena;
+use relpoline_text::cells::Cell;
+use relpoline_text::lock::TryLock;
+
+/// Arenas there can be: groups of objects that are more than 2 GiB apart, or more sites than fit one.
+pub const ARENAS: usize = 16;
+const SITES: usize = 1 << 18;
+const TREES: usize = 1 << 18;
+const TARGETS: usize = 1 << 21;
+const OBJECTS: usize = 2048;
+
+/// An arena and the code in it that sites share.
+pub struct Group {
+    /// The arena.
+    pub arena: Arena,
+    /// The slow path of each register, once somebody needs it.
+    pub slow: [Option<Cell>; 16],
+}
+
+/// An object that was looked at.
+#[derive(Clone, Copy)]
+pub struct Known {
+    /// Its load address and extent, by which it is recognised.
+    pub base: u64,
+    /// First mapped address.
+    pub start: u64,
+    /// Behind the last mapped address.
+    pub end: u64,
+    /// Its sites: the first of them and how many.
+    pub first_site: u32,
+    /// See `first_site`.
+    pub sites: u32,
+    /// Still mapped, as far as is known.
+    pub loaded: bool,
+    /// For sweeping: seen in the current look at the loader's list.
+    pub seen: bool,
+}
+
+/// Why the engine does not learn any more in this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Frozen {
+    /// It does learn.
+    No,
+    /// A forked child that could not get arenas of its own.
+    Child,
+}
+
+/// The engine. Everything in it is used under [`LOCK`] once threads may exist.
+pub struct Engine {
+    /// What was asked for.
+    pub options: Option<Options<'static>>,
+    /// Promotion is on.
+    pub enabled: bool,
+    /// Whether, and why, learning has stopped.
+    pub frozen: Frozen,
+    /// In a forked child: its arenas are still its parent's.
+    pub inherited: bool,
+    /// Slow path entries that a forked child has had while `inherited`.
+    pub entries: u32,
+    /// Costs were measured.
+    pub calibrated: bool,
+    /// The arenas.
+    pub groups: [Option<Group>; ARENAS],
+    /// Objects looked at.
+    pub objects: Table<Known>,
+    /// Sites.
+    pub sites: Table<Site>,
+    /// Trees.
+    pub trees: Table<Tree>,
+    /// Targets of trees, with their shares.
+    pub targets: Table<Target>,
+    /// Rings to learn in.
+    pub rings: Rings,
+    /// Decides.
+    pub policy: Policy,
+    /// Tells.
+    pub share: Share,
+    /// Where the round through retpolined sites goes on.
+    pub next_due: u32,
+    /// For the highest rate of patches: the second in which they are being counted, and their number.
+    pub rate: (u64, u32),
+}
+
+impl Engine {
+    const fn new() -> Engine {
+        Engine {
+            options: None,
+            enabled: false,
+            frozen: Frozen::No,
+            inherited: false,
+            entries: 0,
+            calibrated: false,
+            groups: [const { None }; ARENAS],
+            objects: Table::none(),
+            sites: Table::none(),
+            trees: Table::none(),
+            targets: Table::none(),
+            rings: Rings::none(),
+            policy: Policy::new(),
+            share: Share::none(),
+            next_due: 0,
+            rate: (0, 0),
+        }
+    }
+
+    /// Reserves what the tables need; `None` when the process may not have that much address space.
+    pub fn reserve(&mut self) -> Option<()> {
+        self.objects = Table::reserve(OBJECTS)?;
+        self.sites = Table::reserve(SITES)?;
+        self.trees = Table::reserve(TREES)?;
+        self.targets = Table::reserve(TARGETS)?;
+        self.rings = Rings::reserve()?;
+        Some(())
+    }
+
+    /// The options that were given.
+    #[must_use]
+    pub fn options(&self) -> Options<'static> {
+        self.options.unwrap_or_default()
+    }
+
+    /// The arena of a site.
+    #[must_use]
+    pub fn arena(&self, site: &Site) -> Option<&Arena> {
+        self.groups.get(usize::from(site.arena))?.as_ref().map(|group| &group.arena)
+    }
+}
+
+/// The one engine of the process.
+pub struct Global(UnsafeCell<Engine>);
+
+// SAFETY: reached through `LOCK` only.
+unsafe impl Sync for Global {}
+
+static ENGINE: Global = Global(UnsafeCell::new(Engine::new()));
+
+/// The lock under which the engine is used.
+pub static LOCK: TryLock = TryLock::new();
+
+/// The engine.
+///
+/// # Safety
+/// The caller holds [`LOCK`], or is the constructor, and keeps no reference beyond that.
+#[must_use]
+#[expect(clippy::mut_from_ref, reason = "exclusiveness comes from the lock")]
+pub unsafe fn engine() -> &'static mut Engine {
+    // SAFETY: passed on to the caller.
+    unsafe { &mut *ENGINE.0.get() }
+}

@@ -1,0 +1,92 @@
+//! A growing array at a fixed address: reserved address space of which only what is used is populated.
+
+use core::ffi::c_void;
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// Up to `capacity` values of `T`, all zero bytes to begin with. Values never move and are never dropped.
+pub struct Table<T> {
+    start: *mut T,
+    capacity: usize,
+    len: AtomicUsize,
+    _owns: PhantomData<T>,
+}
+
+// SAFETY: the memory is the table's own; `T` decides the rest.
+unsafe impl<T: Send> Send for Table<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Table<T> {}
+
+impl<T: Copy> Table<T> {
+    /// A table without any room, for a static that is filled in later.
+    #[must_use]
+    pub const fn none() -> Table<T> {
+        Table { start: core::ptr::null_mut(), capacity: 0, len: AtomicUsize::new(0), _owns: PhantomData }
+    }
+
+    /// Reserves address space for `capacity` values; `None` when the kernel refuses it.
+    #[must_use]
+    pub fn reserve(capacity: usize) -> Option<Table<T>> {
+        let bytes = capacity.checked_mul(size_of::<T>())?;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(core::ptr::null_mut::<c_void>(), bytes, prot, MapFlags::PRIVATE | MapFlags::NORESERVE)
+        };
+        Some(Table { start: start.ok()?.cast(), capacity, len: AtomicUsize::new(0), _owns: PhantomData })
+    }
+
+    /// Values pushed so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing was pushed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends `value` and returns its index; `None` when the table is full. One caller at a time.
+    pub fn push(&mut self, value: T) -> Option<usize> {
+        let index = self.len();
+        if index >= self.capacity {
+            return None;
+        }
+        // SAFETY: inside the reservation.
+        unsafe { self.start.add(index).write(value) };
+        self.len.store(index + 1, Ordering::Release);
+        Some(index)
+    }
+
+    /// The values.
+    #[must_use]
+    pub fn as_slice(&self) -> &[T] {
+        if self.start.is_null() {
+            return &[];
+        }
+        // SAFETY: `len` values were written.
+        unsafe { core::slice::from_raw_parts(self.start, self.len()) }
+    }
+
+    /// The values, to change.
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        if self.start.is_null() {
+            return &mut [];
+        }
+        // SAFETY: as above, and `self` is borrowed exclusively.
+        unsafe { core::slice::from_raw_parts_mut(self.start, self.len()) }
+    }
+
+    /// The value at `index`.
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        self.as_mut_slice().get_mut(index)
+    }
+
+    /// Forgets all values; the memory stays for the next ones.
+    pub fn clear(&mut self) {
+        self.len.store(0, Ordering::Release);
+    }
+}

@@ -1,0 +1,357 @@
+//! A window of executable memory within a direct jump's reach of an object.
+//!
+//! ```text
+//! base                    + 16 MiB             + map             + data
+//! | code, r-x: 256 banks  | cell map, r--      | counters, rw-   |
+//! ```
+//!
+//! Code and cell map are one memfd, mapped twice: here, without write permission, and at a *writable alias*
+//! elsewhere, which forked children do not get. Once both mappings exist the file is sealed and its
+//! descriptor closed: nobody, not even a child that still runs as the same user, can make the executable
+//! mapping writable (rule 6). The counters are ordinary private memory, so a forked child counts for itself.
+//!
+//! # After fork
+//! The child still executes its parent's pages. [`Arena::privatise`] gives it a file of its own: first its
+//! gate pages are replaced by private copies (under running threads: a page's content is the same before
+//! and after); from then on nothing the parent publishes is entered, so what the parent has taken *then* is
+//! left alone for ever, and new cells come from pages that were free.
+
+use crate::cells::{BANKS, CELL, CODE_BYTES, CODE_PAGES, Cell, CellMap, End, PAGE};
+use core::ffi::c_void;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use rustix::fd::OwnedFd;
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+/// Bytes of the mapped cell map.
+const MAP_BYTES: usize = core::mem::size_of::<CellMap>().next_multiple_of(PAGE);
+const FILE_BYTES: usize = CODE_BYTES + MAP_BYTES;
+/// Sites an arena has counters for.
+pub const SITES: usize = 128 * 1024;
+const DATA_BYTES: usize = SITES * core::mem::size_of::<Counters>();
+/// Bytes of address space an arena reserves.
+pub const ARENA_BYTES: usize = FILE_BYTES + DATA_BYTES;
+/// How far a direct branch reaches, less a margin for the instruction itself.
+const REACH: u64 = (1 << 31) - PAGE as u64;
+
+/// What a site's generated code counts. Private to the process; plain memory that several threads may
+/// count in at once: a lost count is a late judgement, nothing more.
+#[repr(C)]
+pub struct Counters {
+    /// Where the next observed target goes.
+    pub cursor: AtomicU64,
+    /// Calls through the tree, when exact counting is on.
+    pub calls: AtomicU64,
+    /// Counts down calls that reach the counting stub: all of them while the site is cold, misses later.
+    pub misses: AtomicU32,
+    /// Counts down walks past the hot chain.
+    pub exits: AtomicU32,
+    /// Counts down calls through the gate until the site is linked.
+    pub settle: AtomicU32,
+    /// Times the counting stub's countdown was restarted, for exact counts.
+    pub rounds: AtomicU32,
+}
+
+/// Why an arena could not be made or taken over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum ArenaError {
+    /// No free address space within reach of the object.
+    NoRoom = 1,
+    /// `memfd_create` was refused.
+    Memfd = 2,
+    /// A mapping was refused.
+    Map = 3,
+    /// The file could not be sealed, so others could make the code writable.
+    Seal = 4,
+}
+
+impl core::fmt::Display for ArenaError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            ArenaError::NoRoom => "no free address space within 2 GiB of the object",
+            ArenaError::Memfd => "memfd_create is refused",
+            ArenaError::Map => "executable memory is refused",
+            ArenaError::Seal => "the arena cannot be sealed against writing (Linux 5.1 or later is needed)",
+        })
+    }
+}
+
+/// Sealed, doubly mapped code memory beside one or more objects. See the module's text.
+pub struct Arena {
+    base: u64,
+    alias: *mut u8,
+    sites: u32,
+}
+
+// SAFETY: the alias is memory that belongs to the arena for ever; every access to it goes through atomics
+// or to cells that one caller took.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+fn memfd() -> Result<OwnedFd, Errno> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // vm.memfd_noexec wants to be told (Linux 6.3); older kernels do not know the flag.
+    rustix::fs::memfd_create(c"relpoline", flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create(c"relpoline", flags))
+}
+
+/// A new file with its writable alias.
+fn new_file() -> Result<(OwnedFd, *mut u8), ArenaError> {
+    let fd = memfd().map_err(|_| ArenaError::Memfd)?;
+    rustix::fs::ftruncate(&fd, FILE_BYTES as u64).map_err(|_| ArenaError::Memfd)?;
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a fresh mapping at an address of the kernel's choice.
+    let alias = unsafe { rustix::mm::mmap(core::ptr::null_mut(), FILE_BYTES, prot, MapFlags::SHARED, &fd, 0) };
+    let alias = alias.map_err(|_| ArenaError::Map)?;
+    // SAFETY: `alias` is ours; children shall not inherit it.
+    let hidden = unsafe { rustix::mm::madvise(alias, FILE_BYTES, Advice::LinuxDontFork) };
+    let sealed = rustix::fs::fcntl_add_seals(
+        &fd,
+        SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    );
+    if hidden.is_err() || sealed.is_err() {
+        // SAFETY: nothing refers to the mapping yet.
+        let _ = unsafe { rustix::mm::munmap(alias, FILE_BYTES) };
+        return Err(ArenaError::Seal);
+    }
+    Ok((fd, alias.cast()))
+}
+
+/// Maps `bytes` of `fd` from `offset` at exactly `at`, replacing what is there.
+///
+/// # Safety
+/// What is there must be ours to replace.
+unsafe fn map_at(at: u64, bytes: usize, prot: ProtFlags, fd: &OwnedFd, offset: usize) -> Result<(), ArenaError> {
+    let flags = MapFlags::SHARED | MapFlags::FIXED;
+    // SAFETY: passed on to the caller.
+    let mapped = unsafe { rustix::mm::mmap(at as *mut c_void, bytes, prot, flags, fd, offset as u64) };
+    mapped.map(|_| ()).map_err(|_| ArenaError::Map)
+}
+
+/// Reserves address space at exactly `at`; false when something lies there.
+fn reserve(at: u64) -> bool {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
+    // SAFETY: FIXED_NOREPLACE replaces nothing.
+    let got = unsafe { rustix::mm::mmap_anonymous(at as *mut c_void, ARENA_BYTES, ProtFlags::empty(), flags) };
+    match got {
+        Ok(p) if p as u64 == at => true,
+        Ok(p) => {
+            // A kernel that does not know the flag took the address as a hint.
+            // SAFETY: the mapping was made a moment ago and nobody knows it.
+            let _ = unsafe { rustix::mm::munmap(p, ARENA_BYTES) };
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Address space for an arena that reaches all of `near` both ways: below it if that is possible, since a
+/// heap grows above a program; else as high above as reach allows.
+fn reserve_near(near: &Range<u64>) -> Option<u64> {
+    const STEP: u64 = 1 << 22;
+    let size = ARENA_BYTES as u64;
+    let lowest = near.end.saturating_sub(REACH).max(1 << 20);
+    let mut at = near.start.saturating_sub(size) & !(STEP - 1);
+    while at > lowest && at + size <= near.start {
+        if reserve(at) {
+            return Some(at);
+        }
+        at = at.checked_sub(STEP)?;
+    }
+    let mut at = (near.start + REACH - size) & !(STEP - 1);
+    while at > near.end {
+        if reserve(at) {
+            return Some(at);
+        }
+        at -= STEP;
+    }
+    None
+}
+
+impl Arena {
+    /// An arena whose every cell reaches, and is reached from, all of `near`.
+    ///
+    /// # Errors
+    /// Why the kernel does not let us have one; nothing is left behind but reserved address space.
+    pub fn create(near: &Range<u64>) -> Result<Arena, ArenaError> {
+        let base = reserve_near(near).ok_or(ArenaError::NoRoom)?;
+        let made = Arena::fill(base);
+        if made.is_err() {
+            // SAFETY: the reservation is ours and nothing refers to it.
+            let _ = unsafe { rustix::mm::munmap(base as *mut c_void, ARENA_BYTES) };
+        }
+        made
+    }
+
+    fn fill(base: u64) -> Result<Arena, ArenaError> {
+        let (fd, alias) = new_file()?;
+        let rx = ProtFlags::READ | ProtFlags::EXEC;
+        // SAFETY: all three ranges lie in the reservation that the caller just made.
+        unsafe {
+            map_at(base, CODE_BYTES, rx, &fd, 0)?;
+            map_at(base + CODE_BYTES as u64, MAP_BYTES, ProtFlags::READ, &fd, CODE_BYTES)?;
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+            let prot = ProtFlags::READ | ProtFlags::WRITE;
+            rustix::mm::mmap_anonymous((base + FILE_BYTES as u64) as *mut c_void, DATA_BYTES, prot, flags)
+                .map_err(|_| ArenaError::Map)?;
+        }
+        Ok(Arena { base, alias, sites: 0 })
+    }
+
+    /// Address of the first byte of code.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Address at which `cell` runs.
+    #[must_use]
+    pub fn address(&self, cell: Cell) -> u64 {
+        self.base + cell.offset() as u64
+    }
+
+    /// The cell in which `address` lies, if it lies in this arena's code.
+    #[must_use]
+    pub fn cell_at(&self, address: u64) -> Option<Cell> {
+        let offset = address.checked_sub(self.base)?;
+        (offset < CODE_BYTES as u64).then(|| Cell((offset / CELL as u64) as u32))
+    }
+
+    /// Whether every cell reaches `address` by a direct branch, and can be reached from it.
+    #[must_use]
+    pub fn reaches(&self, address: u64) -> bool {
+        address < self.base + REACH && address + REACH > self.base + ARENA_BYTES as u64
+    }
+
+    /// Which banks can be linked by one byte from the instruction whose displacement ends at `next`, given
+    /// that the gate lies at the better `End`.
+    #[must_use]
+    pub fn link_banks(&self, next: u64) -> (Range<u32>, End) {
+        // The displacement of bank 0, column 0. Adding a column (under 64 KiB) may carry into the third byte,
+        // so the bank in which the fourth byte changes is told by the column's end, and left out.
+        let rel = self.base.wrapping_sub(next);
+        let third = (rel >> 16) as u32 & 0xff;
+        let carry = BANKS as u32 - third;
+        if carry >= BANKS as u32 / 2 {
+            (0..carry - 1, End::Low)
+        } else {
+            (carry + 1..BANKS as u32, End::High)
+        }
+    }
+
+    fn map(&self) -> &CellMap {
+        // SAFETY: the alias covers code and map; the map is all atomics, and any bytes are a valid one.
+        unsafe { &*self.alias.add(CODE_BYTES).cast::<CellMap>() }
+    }
+
+    /// A cell for a gate.
+    pub fn take_gate(&self, end: End) -> Option<Cell> {
+        self.map().take_gate(end)
+    }
+
+    /// A tree cell in `column`, in one of `banks`.
+    pub fn take_in_column(&self, column: u32, banks: Range<u32>, end: End) -> Option<Cell> {
+        self.map().take_in_column(column, banks, end)
+    }
+
+    /// `count` neighbouring tree cells.
+    pub fn take_run(&self, count: u32) -> Option<Cell> {
+        self.map().take_run(count)
+    }
+
+    /// Counters for one more site; `None` when there are none left.
+    pub fn take_counters(&mut self) -> Option<u64> {
+        let n = self.sites;
+        (n < SITES as u32).then(|| {
+            self.sites += 1;
+            self.base + FILE_BYTES as u64 + u64::from(n) * core::mem::size_of::<Counters>() as u64
+        })
+    }
+
+    /// Bytes of code pages that this process populated.
+    #[must_use]
+    pub fn populated_bytes(&self) -> usize {
+        self.map().populated_bytes()
+    }
+
+    /// The word `index` of `cell`, to publish a gate by one aligned store.
+    ///
+    /// # Panics
+    /// Never: an index beyond the cell is brought into it.
+    #[must_use]
+    pub fn word(&self, cell: Cell, index: usize) -> &AtomicU64 {
+        let offset = cell.offset() + (index % (CELL / 8)) * 8;
+        // SAFETY: inside the alias, 8-byte aligned, accessed as an atomic by everybody.
+        unsafe { &*self.alias.add(offset).cast::<AtomicU64>() }
+    }
+
+    /// Fills fresh cells from `cell` on.
+    ///
+    /// # Safety
+    /// The cells must have been taken by the caller and not be published yet.
+    pub unsafe fn write(&self, cell: Cell, code: &[u8]) {
+        debug_assert!(cell.offset() + code.len() <= CODE_BYTES);
+        // SAFETY: the caller owns the cells; nobody executes or reads them before they are published.
+        unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), self.alias.add(cell.offset()), code.len()) }
+    }
+
+    /// The cells from `cell` on as bytes to emit code into.
+    ///
+    /// # Safety
+    /// As for [`Arena::write`], and for one caller at a time.
+    #[must_use]
+    #[expect(clippy::mut_from_ref, reason = "cells are handed out once; the bitmap guarantees exclusiveness")]
+    pub unsafe fn fresh(&self, cell: Cell, count: usize) -> &mut [u8] {
+        // SAFETY: the caller owns the cells.
+        unsafe { core::slice::from_raw_parts_mut(self.alias.add(cell.offset()), count * CELL) }
+    }
+
+    /// In a forked child: gives it an arena file of its own. `self` must be the child's copy of the parent's
+    /// struct, whose alias the child does not have.
+    ///
+    /// # Errors
+    /// As for [`Arena::create`]; the child then goes on with what its parent knew and must not learn.
+    ///
+    /// # Safety
+    /// To be called once in a child, under the engine's lock, before anything uses the alias.
+    pub unsafe fn privatise(&mut self) -> Result<(), ArenaError> {
+        let (fd, alias) = new_file()?;
+        // SAFETY: the read-only mapping of the parent's map is still in place.
+        let theirs = unsafe { &*((self.base + CODE_BYTES as u64) as *const CellMap) };
+        self.alias = alias;
+        let rx = ProtFlags::READ | ProtFlags::EXEC;
+        let base = self.base;
+        self.map().inherit_gates(theirs, |page, count| {
+            let (offset, bytes) = (page * PAGE, count * PAGE);
+            copy_words(base + offset as u64, alias, offset, bytes);
+            // SAFETY: these pages are ours; their content does not change by this.
+            unsafe { map_at(base + offset as u64, bytes, rx, &fd, offset) }
+        })?;
+        self.map().inherit_trees(theirs);
+        self.map().each_free_run(|page, count| {
+            let (offset, bytes) = (page * PAGE, count * PAGE);
+            // SAFETY: nothing in these pages can be entered in this process.
+            unsafe { map_at(base + offset as u64, bytes, rx, &fd, offset) }
+        })?;
+        // SAFETY: nobody holds a reference to the parent's map any more.
+        unsafe { map_at(base + CODE_BYTES as u64, MAP_BYTES, ProtFlags::READ, &fd, CODE_BYTES) }
+    }
+}
+
+/// Copies gate pages word by word: the parent may change a gate meanwhile, and each word must be whole.
+fn copy_words(from: u64, alias: *mut u8, offset: usize, bytes: usize) {
+    for i in (0..bytes).step_by(8) {
+        // SAFETY: both sides are mapped for all of `bytes` and 8-byte aligned.
+        unsafe {
+            let word = (*((from + i as u64) as *const AtomicU64)).load(Ordering::Acquire);
+            (*alias.add(offset + i).cast::<AtomicU64>()).store(word, Ordering::Release);
+        }
+    }
+}
+
+/// Pages of code, for those who account for them.
+pub const PAGES: usize = CODE_PAGES;

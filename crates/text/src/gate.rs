@@ -1,0 +1,157 @@
+//! The cell of a site, and what its words may hold.
+//!
+//! ```text
+//! + 0  gate word     jmp <learn | tree | counting stub>; int3 ×3     or the thunk's first 8 bytes
+//! + 8  thunk's rest  so that a thunk's first 8 bytes in the gate word make the gate a whole thunk
+//! +24  miss gate     jmp <counting stub>: where the site's trees lead when no target matched
+//! +32  counting stub decl misses(%rip); jle slow; jmp <the program's thunk>
+//! +48  slow entry    push $site; jmp <slow path of the register>
+//! ```
+//!
+//! The gate word and the miss gate are the only bytes that ever change, each by one aligned 8-byte store.
+//! In the *thunk* state the gate word is `call +7; pause; …`: of its 8 bytes only the call is ever
+//! executed architecturally, so switching between it and a jump is as clean as switching between two jumps,
+//! and a site that is left alone costs what its own thunk costs.
+
+use crate::arena::{Arena, Counters};
+use crate::cells::{CELL, Cell};
+use core::mem::offset_of;
+use core::sync::atomic::Ordering;
+use relpoline_core::arch::encode::{Code, CodeError, INT3, gate_target, gate_word};
+
+/// Word index of the miss gate.
+const MISS_WORD: usize = 3;
+const STUB: usize = 32;
+const SLOW: usize = 48;
+
+/// A site's cell. Cheap to copy: everything else about it is in the arena.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gate {
+    /// The cell.
+    pub cell: Cell,
+}
+
+/// What a gate cell is made of.
+pub struct GateSpec<'a> {
+    /// The site's number, which the slow path is told.
+    pub site: u32,
+    /// Address of its [`Counters`].
+    pub counters: u64,
+    /// The bytes of the program's thunk, at most 24.
+    pub thunk: &'a [u8],
+    /// Address of the program's thunk.
+    pub thunk_at: u64,
+    /// Address of the slow path for the thunk's register, in the same arena.
+    pub slow_at: u64,
+}
+
+impl Gate {
+    /// Fills a fresh cell: the gate leads to the counting stub.
+    ///
+    /// # Errors
+    /// When the thunk is too far away or too large.
+    pub fn build(arena: &Arena, cell: Cell, spec: &GateSpec<'_>) -> Result<Gate, CodeError> {
+        let at = arena.address(cell);
+        let mut bytes = [INT3; CELL];
+        if spec.thunk.len() > MISS_WORD * 8 {
+            return Err(CodeError::Overflow);
+        }
+        bytes[..spec.thunk.len()].copy_from_slice(spec.thunk);
+        let stub = at + STUB as u64;
+        let first = gate_word(at, stub).ok_or(CodeError::OutOfReach)?;
+        bytes[..8].copy_from_slice(&first.to_le_bytes());
+        let miss = gate_word(at + 24, stub).ok_or(CodeError::OutOfReach)?;
+        bytes[24..32].copy_from_slice(&miss.to_le_bytes());
+
+        let mut code = Code::new(&mut bytes[STUB..SLOW], stub);
+        code.dec_u32(spec.counters + offset_of!(Counters, misses) as u64);
+        code.bytes(&[0x7e, (SLOW - STUB - 8) as u8]); // jle slow
+        code.jmp(spec.thunk_at);
+        code.finish()?;
+        let mut code = Code::new(&mut bytes[SLOW..], at + SLOW as u64);
+        code.push_imm32(spec.site.cast_signed());
+        code.jmp(spec.slow_at);
+        code.finish()?;
+        // SAFETY: the caller took the cell and has not published it.
+        unsafe { arena.write(cell, &bytes) };
+        Ok(Gate { cell })
+    }
+
+    /// Where the site's displacement points while it is not linked.
+    #[must_use]
+    pub fn address(self, arena: &Arena) -> u64 {
+        arena.address(self.cell)
+    }
+
+    /// Where the site's trees lead when no target matched.
+    #[must_use]
+    pub fn miss_address(self, arena: &Arena) -> u64 {
+        arena.address(self.cell) + (MISS_WORD * 8) as u64
+    }
+
+    /// The counting stub.
+    #[must_use]
+    pub fn counting(self, arena: &Arena) -> u64 {
+        arena.address(self.cell) + STUB as u64
+    }
+
+    /// The slow entry, which tells the engine that a countdown or a window of this site ended.
+    #[must_use]
+    pub fn slow(self, arena: &Arena) -> u64 {
+        arena.address(self.cell) + SLOW as u64
+    }
+
+    /// Publishes `target` (a tree, a recording stub, the counting stub). False when it is out of reach.
+    pub fn point_to(self, arena: &Arena, target: u64) -> bool {
+        match gate_word(self.address(arena), target) {
+            Some(word) => {
+                self.store(arena, 0, word);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Makes the gate the thunk itself. `thunk` are its bytes, of which the first 8 are stored.
+    pub fn point_to_thunk(self, arena: &Arena, thunk: &[u8]) {
+        let mut first = [INT3; 8];
+        for (to, from) in first.iter_mut().zip(thunk) {
+            *to = *from;
+        }
+        self.store(arena, 0, u64::from_le_bytes(first));
+    }
+
+    /// Re-points what the site's trees do with calls to none of their targets.
+    pub fn point_misses_to(self, arena: &Arena, target: u64) -> bool {
+        match gate_word(self.miss_address(arena), target) {
+            Some(word) => {
+                self.store(arena, MISS_WORD, word);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Where the gate leads now; `None` in the thunk state.
+    #[must_use]
+    pub fn target(self, arena: &Arena) -> Option<u64> {
+        gate_target(self.address(arena), arena.word(self.cell, 0).load(Ordering::Acquire))
+    }
+
+    #[cfg(not(relpoline_broken = "two-byte-patch"))]
+    fn store(self, arena: &Arena, index: usize, word: u64) {
+        arena.word(self.cell, index).store(word, Ordering::Release);
+    }
+
+    /// The broken variant that the tests must catch: the word changes in two halves.
+    #[cfg(relpoline_broken = "two-byte-patch")]
+    fn store(self, arena: &Arena, index: usize, word: u64) {
+        let to = arena.word(self.cell, index);
+        let old = to.load(Ordering::Acquire);
+        to.store((old & !0xffff_0000) | (word & 0xffff_0000), Ordering::Release);
+        for _ in 0..64 {
+            core::hint::spin_loop();
+        }
+        to.store(word, Ordering::Release);
+    }
+}

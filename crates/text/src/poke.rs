@@ -1,0 +1,189 @@
+//! The program's own text.
+//!
+//! Two kinds of change, and no third: many displacements of an object that nobody is running yet
+//! ([`Repoint`]), and one byte of a displacement that everybody may be running ([`poke_byte`]).
+//!
+//! Both go through `/proc/self/mem`, opened anew each time: an inherited descriptor would write the parent's
+//! text, and a remembered number may have become one of the program's own files. Page protections stay as
+//! they are, so no page is ever writable and executable.
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mm::MprotectFlags;
+
+use crate::cells::PAGE;
+
+/// Why text could not be changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum PokeError {
+    /// `/proc/self/mem` cannot be opened for writing: no /proc, or the process is not dumpable.
+    NoMem = 1,
+    /// The write itself was refused.
+    Refused = 2,
+    /// The bytes there are not those that were expected; nothing was written.
+    Unexpected = 3,
+}
+
+impl core::fmt::Display for PokeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            PokeError::NoMem => "/proc/self/mem cannot be opened",
+            PokeError::Refused => "writing to the program's text is refused",
+            PokeError::Unexpected => "the program's text is not what was expected",
+        })
+    }
+}
+
+fn open_mem() -> Result<OwnedFd, PokeError> {
+    rustix::fs::open(c"/proc/self/mem", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|_| PokeError::NoMem)
+}
+
+fn write_all(mem: &OwnedFd, at: u64, bytes: &[u8]) -> Result<(), PokeError> {
+    match rustix::io::pwrite(mem, bytes, at) {
+        Ok(n) if n == bytes.len() => Ok(()),
+        Ok(_) | Err(Errno::INTR) => match rustix::io::pwrite(mem, bytes, at) {
+            Ok(n) if n == bytes.len() => Ok(()),
+            _ => Err(PokeError::Refused),
+        },
+        Err(_) => Err(PokeError::Refused),
+    }
+}
+
+/// Changes the byte at `at` from `old` to `new` while any number of threads may be executing it.
+///
+/// # Errors
+/// Nothing is changed then.
+pub fn poke_byte(at: u64, old: u8, new: u8) -> Result<(), PokeError> {
+    let mem = open_mem()?;
+    let mut seen = [0u8];
+    match rustix::io::pread(&mem, &mut seen, at) {
+        Ok(1) if seen[0] == old => write_all(&mem, at, &[new]),
+        Ok(1) => Err(PokeError::Unexpected),
+        _ => Err(PokeError::Refused),
+    }
+}
+
+/// Writes `bytes` at `at`, in text that no thread is executing.
+///
+/// # Errors
+/// Text is unchanged or, after a partial write that the kernel then refused to complete, partly changed.
+pub fn poke_idle(at: u64, bytes: &[u8]) -> Result<(), PokeError> {
+    write_all(&open_mem()?, at, bytes)
+}
+
+/// How the displacements of an idle object are written.
+enum Way {
+    Mem(OwnedFd),
+    /// The object's text is writable, and not executable, for the time being.
+    Unprotected { start: u64, len: usize },
+}
+
+/// Writes many displacements of one object's text while no thread runs it.
+pub struct Repoint {
+    way: Way,
+    /// The page being gathered, for [`Way::Mem`]: whole pages are written at once.
+    page: u64,
+    buf: [u8; PAGE],
+}
+
+impl Repoint {
+    /// Begins to change the text at `start..start + len` (page-aligned), which must be mapped readable and
+    /// executable and idle. Tries `/proc/self/mem`, then changing the protection, after a scratch page has
+    /// shown that the way back to executable is open.
+    ///
+    /// # Errors
+    /// When both are refused.
+    ///
+    /// # Safety
+    /// No thread may execute in that range, nor write to it, until the value is finished.
+    pub unsafe fn begin(start: u64, len: usize) -> Result<Repoint, PokeError> {
+        let way = match open_mem() {
+            Ok(mem) if Repoint::may_write(&mem, start) => Way::Mem(mem),
+            // SAFETY: passed on to the caller.
+            _ => unsafe { unprotect(start, len)? },
+        };
+        Ok(Repoint { way, page: 0, buf: [0; PAGE] })
+    }
+
+    /// Whether the kernel lets us force a write to `start` (`proc_mem.force_override` may not): its own byte
+    /// is written back.
+    fn may_write(mem: &OwnedFd, start: u64) -> bool {
+        // SAFETY: the caller of `begin` says that the text is readable.
+        let byte = unsafe { *(start as *const u8) };
+        rustix::io::pwrite(mem, &[byte], start) == Ok(1)
+    }
+
+    /// Sets the displacement at `field` to `rel`. Calls in ascending order of address are cheapest.
+    ///
+    /// # Errors
+    /// When the kernel stops accepting writes half-way; what was written stays, and is right.
+    pub fn set(&mut self, field: u64, rel: i32) -> Result<(), PokeError> {
+        for (i, byte) in rel.to_le_bytes().into_iter().enumerate() {
+            let at = field + i as u64;
+            if let Way::Unprotected { .. } = self.way {
+                // SAFETY: the range is writable and idle.
+                unsafe { *(at as *mut u8) = byte };
+                continue;
+            }
+            let page = at & !(PAGE as u64 - 1);
+            if page != self.page {
+                self.flush()?;
+                // SAFETY: text is readable.
+                self.buf.copy_from_slice(unsafe { core::slice::from_raw_parts(page as *const u8, PAGE) });
+                self.page = page;
+            }
+            self.buf[(at - page) as usize] = byte;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), PokeError> {
+        match &self.way {
+            Way::Mem(mem) if self.page != 0 => write_all(mem, self.page, &self.buf),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the change: everything is written, protections are what they were.
+    ///
+    /// # Errors
+    /// As for [`Repoint::set`].
+    pub fn finish(mut self) -> Result<(), PokeError> {
+        self.flush()?;
+        if let Way::Unprotected { start, len } = self.way {
+            // SAFETY: restores what `unprotect` changed.
+            unsafe { protect(start, len, MprotectFlags::READ | MprotectFlags::EXEC) }?;
+        }
+        Ok(())
+    }
+}
+
+/// # Safety
+/// The range must be the text that the caller of [`Repoint::begin`] vouches for.
+unsafe fn protect(start: u64, len: usize, flags: MprotectFlags) -> Result<(), PokeError> {
+    // SAFETY: passed on to the caller.
+    unsafe { rustix::mm::mprotect(start as *mut core::ffi::c_void, len, flags) }.map_err(|_| PokeError::Refused)
+}
+
+/// Makes text writable in place of executable, if a scratch page shows that it can become executable again.
+///
+/// # Safety
+/// As for [`Repoint::begin`].
+unsafe fn unprotect(start: u64, len: usize) -> Result<Way, PokeError> {
+    use rustix::mm::{MapFlags, ProtFlags};
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a scratch page of our own, gone again below.
+    unsafe {
+        let page = rustix::mm::mmap_anonymous(core::ptr::null_mut(), PAGE, prot, MapFlags::PRIVATE)
+            .map_err(|_| PokeError::Refused)?;
+        let back = rustix::mm::mprotect(page, PAGE, MprotectFlags::READ | MprotectFlags::EXEC);
+        let _ = rustix::mm::munmap(page, PAGE);
+        if back.is_err() {
+            return Err(PokeError::Refused);
+        }
+        protect(start, len, MprotectFlags::READ | MprotectFlags::WRITE)?;
+    }
+    Ok(Way::Unprotected { start, len })
+}

@@ -1,0 +1,167 @@
+//! Code that counts and learns: the slow path of a register, and the recording and settling stubs of a site.
+//!
+//! All of it runs between a caller and its callee, where every register but the flags is live (sites at
+//! which flags are live get no gate at all). Stubs are written once and never change.
+
+use crate::arena::Counters;
+use crate::cells::CELL;
+use core::mem::offset_of;
+use relpoline_core::arch::Reg;
+use relpoline_core::arch::encode::{Code, CodeError, Cond};
+
+/// Cells of a slow path.
+pub const SLOW_CELLS: usize = 7;
+
+/// log2 of the bytes of a recording ring: its cursor wraps in 16 bits.
+pub const RING_BITS: u32 = 16;
+
+/// Bytes of records after which the slow path is entered: 256 records.
+pub const WINDOW_BYTES: u64 = 2048;
+
+/// What the slow path calls: the site's number, and the target of the call that got here.
+pub type SlowHandler = unsafe extern "C" fn(site: u32, target: u64);
+
+const XMM_BYTES: u32 = 256;
+/// Caller-saved registers in the order in which they are pushed; rbp is pushed before them.
+const SAVED: [u8; 9] = [0, 1, 2, 6, 7, 8, 9, 10, 11];
+
+/// `movups` between xmm registers and the stack's top: opcode 0x11 stores, 0x10 loads.
+fn move_vectors(code: &mut Code<'_>, opcode: u8) {
+    for i in 0..16u32 {
+        if i >= 8 {
+            code.bytes(&[0x44]);
+        }
+        let modrm = (i as u8 & 7) << 3 | 0x84;
+        code.bytes(&[0x0f, opcode, modrm, 0x24]);
+        code.bytes(&(i * 16).to_le_bytes());
+    }
+}
+
+/// `mov %reg, %rsi`, where rbp's value was saved at `(%rbp)`.
+fn target_to_rsi(code: &mut Code<'_>, reg: Reg) {
+    match reg.number() {
+        5 => code.bytes(&[0x48, 0x8b, 0x75, 0x00]),
+        6 => {}
+        _ => code.bytes(&[0x48 | (u8::from(reg.is_extended()) << 2), 0x89, 0xc6 | (reg.low3() << 3)]),
+    }
+}
+
+/// Calls the address in rax through a retpoline, since the handler may be farther than a direct call
+/// reaches and an indirect one would be unprotected.
+fn call_rax_protected(code: &mut Code<'_>) {
+    code.bytes(&[0xe8, 3, 0, 0, 0]); // call over
+    code.bytes(&[0xeb, 19, 0xcc]); // back: jmp restore; int3
+    code.bytes(&[0xe8, 7, 0, 0, 0]); // over: call set
+    code.bytes(&[0xf3, 0x90, 0x0f, 0xae, 0xe8, 0xeb, 0xf9]); // capture: pause; lfence; jmp capture
+    code.bytes(&[0x48, 0x89, 0x04, 0x24, 0xc3]); // set: mov %rax,(%rsp); ret
+    code.bytes(&[0xcc]);
+}
+
+/// The slow path for sites whose target travels in `reg`: entered with the site's number pushed, it saves
+/// everything, calls `handler`, restores everything, drops the number and goes on as `thunk`.
+///
+/// Vector registers are saved by their lower 128 bits: the handler is compiled without AVX, whose absence
+/// leaves the upper bits alone. It needs 352 bytes of stack besides the handler's own.
+///
+/// # Errors
+/// When `buf` is smaller than [`SLOW_CELLS`] cells.
+pub fn emit_slow(buf: &mut [u8], at: u64, reg: Reg, handler: SlowHandler, thunk: &[u8]) -> Result<usize, CodeError> {
+    let mut code = Code::new(buf, at);
+    code.bytes(&[0x55, 0x48, 0x89, 0xe5]); // push %rbp; mov %rsp,%rbp
+    for n in SAVED {
+        push_pop(&mut code, 0x50, n);
+    }
+    code.bytes(&[0x48, 0x83, 0xe4, 0xf0]); // and $-16,%rsp
+    code.bytes(&[0x48, 0x81, 0xec]); // sub $256,%rsp
+    code.bytes(&XMM_BYTES.to_le_bytes());
+    move_vectors(&mut code, 0x11);
+    target_to_rsi(&mut code, reg);
+    code.bytes(&[0x8b, 0x7d, 0x08]); // mov 8(%rbp),%edi
+    code.mov_imm64(Reg::RAX, handler as usize as u64);
+    call_rax_protected(&mut code);
+    move_vectors(&mut code, 0x10);
+    code.bytes(&[0x48, 0x8d, 0x65, (-8 * SAVED.len() as i8).cast_unsigned()]); // lea -72(%rbp),%rsp
+    for n in SAVED.into_iter().rev() {
+        push_pop(&mut code, 0x58, n);
+    }
+    code.bytes(&[0x5d]); // pop %rbp
+    code.bytes(&[0x48, 0x8d, 0x64, 0x24, 0x08]); // lea 8(%rsp),%rsp
+    code.bytes(thunk);
+    code.align(CELL);
+    code.finish()
+}
+
+fn push_pop(code: &mut Code<'_>, opcode: u8, n: u8) {
+    if n >= 8 {
+        code.bytes(&[0x41]);
+    }
+    code.bytes(&[opcode | (n & 7)]);
+}
+
+/// Two registers that are not `reg`, without a REX prefix.
+fn scratch(reg: Reg) -> (Reg, Reg) {
+    match reg {
+        Reg::RAX => (Reg::RCX, Reg::RDX),
+        Reg::RCX => (Reg::RAX, Reg::RDX),
+        _ => (Reg::RAX, Reg::RCX),
+    }
+}
+
+/// Where a site's recording stub sends its calls.
+pub struct Recording {
+    /// The register that holds the target.
+    pub reg: Reg,
+    /// Address of the site's [`Counters`], whose cursor points into a ring of 2^[`RING_BITS`] bytes,
+    /// aligned to its size.
+    pub counters: u64,
+    /// The program's thunk.
+    pub thunk_at: u64,
+    /// The site's slow entry.
+    pub slow_at: u64,
+}
+
+/// The recording stub of a site, one cell: appends `target | stack bits << 48` at the cursor and goes on as
+/// the thunk, or through the slow path after every [`WINDOW_BYTES`].
+///
+/// The cursor wraps within its ring by 16-bit arithmetic, so however threads race for it, nothing is
+/// written elsewhere. Bits 20 to 35 of the stack pointer tell threads apart without touching memory.
+///
+/// # Errors
+/// When `buf` is smaller than a cell, or something is out of reach.
+pub fn emit_recording(buf: &mut [u8], at: u64, to: &Recording) -> Result<usize, CodeError> {
+    let (ring, tag) = scratch(to.reg);
+    let cursor = to.counters + offset_of!(Counters, cursor) as u64;
+    let mut code = Code::new(buf, at);
+    code.push(ring);
+    code.push(tag);
+    code.bytes(&[0x48, 0x89, 0xe0 | tag.low3()]); // mov %rsp,%tag
+    code.bytes(&[0x48, 0xc1, 0xe8 | tag.low3(), 20]); // shr $20,%tag
+    code.load_u64(ring, cursor);
+    // mov %reg,(%ring)
+    code.bytes(&[0x48 | (u8::from(to.reg.is_extended()) << 2), 0x89, (to.reg.low3() << 3) | ring.low3()]);
+    code.bytes(&[0x66, 0x89, 0x40 | (tag.low3() << 3) | ring.low3(), 6]); // mov %tag16,6(%ring)
+    code.bytes(&[0x66, 0x83, 0xc0 | ring.low3(), 8]); // add $8,%ring16
+    code.store_u64(cursor, ring);
+    code.bytes(&[0xf7, 0xc0 | ring.low3()]); // test $(WINDOW_BYTES - 1),%ring32
+    code.bytes(&(WINDOW_BYTES as u32 - 1).to_le_bytes());
+    code.pop(tag);
+    code.pop(ring);
+    code.jcc(Cond::E, to.slow_at);
+    code.jmp(to.thunk_at);
+    code.align(CELL);
+    code.finish()
+}
+
+/// The settling stub of a tree, one cell: counts calls through the gate down, then asks for the site to be
+/// linked to `head`.
+///
+/// # Errors
+/// When `buf` is smaller than a cell, or something is out of reach.
+pub fn emit_settling(buf: &mut [u8], at: u64, counters: u64, slow_at: u64, head: u64) -> Result<usize, CodeError> {
+    let mut code = Code::new(buf, at);
+    code.dec_u32(counters + offset_of!(Counters, settle) as u64);
+    code.jcc(Cond::Le, slow_at);
+    code.jmp(head);
+    code.align(CELL);
+    code.finish()
+}
