@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::children;
 use crate::place::Place;
 use crate::programs::Program;
 use crate::source;
@@ -62,7 +63,10 @@ impl Tree {
         ] {
             command.env_remove(name);
         }
-        let status = command.stdout(log.try_clone()?).stderr(log).status()?;
+        command.stdout(log.try_clone()?).stderr(log);
+        // Held until the step is over: a driver that is interrupted takes its compilers along.
+        let (mut child, _group) = children::spawn(&mut command, libc::SIGTERM)?;
+        let status = child.wait()?;
         if !status.success() {
             let (line, end) = (arguments.join(" "), last_lines(&self.log, 15)?);
             bail!(
@@ -109,7 +113,11 @@ impl<'a> Builder<'a> {
             self.variant(program, variant.binaries(), &version)?;
             self.announce(program, variant.binaries())?;
         }
-        self.variant(program, Variant::Retpoline, &version)
+        self.variant(program, Variant::Retpoline, &version)?;
+        let setting = Setting::direct(self.place, program.name(), Variant::Retpoline)?;
+        program
+            .prepare(&setting)
+            .context("making the data of its workloads")
     }
 
     fn variant(&self, program: &dyn Program, variant: Variant, version: &str) -> Result<()> {

@@ -57,7 +57,7 @@ fn opening(width: f64, height: f64, report: &Report) -> String {
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"12\" y=\"20\" font-size=\"14\">Ratio to the retpoline build = 1.00 (median, interval of at least 95 %)</text>\n\
+         <text x=\"12\" y=\"20\" font-size=\"14\">Ratio to the retpoline build = 1.00 (median and its interval: 95 % from 6 rounds on)</text>\n\
          <text x=\"12\" y=\"36\" fill=\"#555\">{}, {}</text>\n",
         escaped(&report.machine.cpu),
         report.date,

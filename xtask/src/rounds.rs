@@ -60,9 +60,6 @@ pub fn measure_program(
     protocol: &Protocol,
     report: &mut Report,
 ) -> Result<usize> {
-    let prepared = Setting::direct(place, program.name(), Variant::Retpoline)
-        .and_then(|at| program.prepare(&at));
-    prepared.with_context(|| format!("preparing {}", program.name()))?;
     let mut failures = 0;
     for load in program.workloads() {
         let mut series = Series::new(place, program, load.as_ref(), protocol)?;

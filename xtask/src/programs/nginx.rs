@@ -47,6 +47,9 @@ impl Program for Nginx {
     fn prepare(&self, setting: &Setting) -> Result<()> {
         fs::create_dir_all(setting.run.join("html"))?;
         fs::create_dir_all(setting.run.join("logs"))?;
+        // Every run writes its own; this one is for starting nginx by hand.
+        let by_hand = configured(7781, &setting.run);
+        fs::write(setting.run.join("nginx.conf"), by_hand)?;
         let line = "A page of four kilobytes, served again and again over loopback.\n";
         Ok(fs::write(
             setting.run.join("html/page.html"),
@@ -106,8 +109,7 @@ impl Workload for StaticFile {
         let binary = place.built(program, variant).join("objs/nginx");
         let run = place.work.join("run").join(program);
         format!(
-            "{} -p {run} -g 'daemon off; worker_processes 1;' -c {run}/nginx.conf  # after one `cargo xtask bench nginx`; \
-             load: wrk -t1 -c16 -d3s http://127.0.0.1:PORT/page.html",
+            "{} -p {run} -c {run}/nginx.conf  # load: wrk -t1 -c16 -d3s http://127.0.0.1:PORT/page.html, PORT as in nginx.conf",
             binary.display(),
             run = run.display(),
         )

@@ -324,7 +324,7 @@ fn example(place: &Place, program: &str, variant: Variant, load: &str) -> String
     let data = place.work.join("run").join(program).join("data");
     format!(
         "setpriv --reuid 65534 --regid 65534 --clear-groups {bin}/postgres -D {data} -k /tmp -h ''  \
-         # after one `cargo xtask bench postgresql`; load: {bin}/{load} -h /tmp -U bench postgres",
+         # load: {bin}/{load} -h /tmp -U bench postgres",
         bin = binaries.display(),
         data = data.display(),
     )
