@@ -23,15 +23,7 @@ fn main() {
         println!("cargo::rustc-cfg=relpoline_inspect");
     }
     watch(&crates);
-    let under_construction = fs::read_to_string(crates.join("engine/src/lib.rs"))
-        .is_ok_and(|text| text.starts_with("//! Under construction."));
-    let built = if under_construction {
-        println!("cargo::warning=the engine is under construction: an empty one is embedded");
-        fs::write(out.join("empty"), "").expect("cannot write to OUT_DIR");
-        out.join("empty")
-    } else {
-        build_engine(&crates.join("engine"), &out.join("engine"))
-    };
+    let built = build_engine(&crates.join("engine"), &out.join("engine"));
     let embedded = out.join(LIBRARY);
     replace(&built, &embedded).expect("cannot copy the engine into OUT_DIR");
     if let Some(profile) = out.ancestors().nth(3) {
@@ -85,6 +77,10 @@ fn build_engine(manifest: &Path, target: &Path) -> PathBuf {
         .arg(manifest.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(target)
+        // `initfirst`: its constructor runs before every other one, while the process has a single thread.
+        // `nostartfiles`: it is loaded by the dynamic loader and needs nothing of the C start-up files.
+        .args(["--", "-Clink-arg=-nostartfiles"])
+        .arg("-Clink-arg=-Wl,-z,initfirst,-z,now,-z,relro,-soname,librelpoline_engine.so")
         // Flags meant for the command (coverage, sanitizers, another CPU) would break or unportably change a
         // library that lives in other people's processes. Set to nothing, it also overrides config files.
         .env("CARGO_ENCODED_RUSTFLAGS", "")
@@ -96,11 +92,13 @@ fn build_engine(manifest: &Path, target: &Path) -> PathBuf {
         .env_remove("CLIPPY_ARGS")
         .output()
         .expect("cannot start cargo for the engine");
-    assert!(
-        output.status.success(),
-        "the engine could not be built:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    if !output.status.success() {
+        eprintln!(
+            "the engine could not be built:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        std::process::exit(1);
+    }
     target.join(triple).join("preload").join(LIBRARY)
 }
 

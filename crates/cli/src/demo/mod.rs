@@ -1,7 +1,90 @@
-//! demo
-use crate::arguments::DemoArgs;
+//! `relpoline demo`: what retpolines cost on this machine, and how much of it promotion wins back.
+//!
+//! ```text
+//! compiler   find one, and the flags by which it makes retpolines
+//! build      the bundled program in variants
+//! measure    user CPU time of each, in interleaved rounds
+//! figures    medians, spread, the share won back
+//! table      for people; or JSON
+//! ```
+//! The variants: *plain*, *retpoline*, *relpoline* (the retpoline build under `relpoline run`, started cold
+//! each time) and *unprotected*: the retpoline build whose thunks are plain jumps. Promotion cannot know a
+//! better layout of the code than it was compiled to, so the fair bound is *unprotected*; *plain* is what the
+//! user gave up.
+
+mod build;
+mod compiler;
+mod figures;
+mod machine;
+mod measure;
+mod table;
+
+use std::path::Path;
 use std::process::ExitCode;
-/// run
-pub fn run(_arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("soon")
+
+use anyhow::Context;
+
+use crate::arguments::DemoArgs;
+use crate::report::Report;
+use build::Programs;
+use compiler::Compiler;
+use figures::Figures;
+use measure::Rounds;
+
+/// Builds, measures, prints.
+///
+/// # Errors
+/// Without a compiler that makes retpolines, or when something cannot be started.
+pub fn run(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let scratch = tempfile::Builder::new()
+        .prefix("relpoline-demo-")
+        .tempdir()?;
+    let directory = arguments.keep.as_deref().unwrap_or(scratch.path());
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("the directory {} cannot be made", directory.display()))?;
+    let compiler = Compiler::find(arguments.cc.as_deref(), scratch.path())?;
+    let programs = build::build(&compiler, directory)?;
+    let rounds = measure::rounds(&programs, arguments.rounds)?;
+    let report = observe(&programs, scratch.path())?;
+    let figures = Figures::new(&rounds, report, machine::describe(&compiler));
+    print(arguments, &figures)?;
+    Ok(verdict(&rounds))
+}
+
+/// One more run, with hits counted: the figures stay free of what counting costs.
+fn observe(programs: &Programs, scratch: &Path) -> anyhow::Result<Report> {
+    let file = scratch.join("report.json");
+    let mut command = measure::relpoline(
+        &programs.retpoline,
+        &["--count".as_ref(), "--report".as_ref(), file.as_ref()],
+    )?;
+    let status = command.stdout(std::process::Stdio::null()).status()?;
+    anyhow::ensure!(
+        status.success(),
+        "the program failed under relpoline ({status})"
+    );
+    let text = std::fs::read_to_string(&file).context("the report was not written")?;
+    serde_json::from_str(&text).context("the report cannot be read")
+}
+
+fn print(arguments: &DemoArgs, figures: &Figures) -> anyhow::Result<()> {
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(figures)?);
+    } else {
+        print!("{}", table::render(figures));
+    }
+    Ok(())
+}
+
+/// Failure when a variant did not give the output of the others.
+fn verdict(rounds: &Rounds) -> ExitCode {
+    match rounds.different() {
+        None => ExitCode::SUCCESS,
+        Some(variant) => {
+            eprintln!(
+                "relpoline: the {variant} variant gave another output than the plain one; this is a bug, please report it"
+            );
+            ExitCode::FAILURE
+        }
+    }
 }

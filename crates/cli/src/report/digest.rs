@@ -2,7 +2,7 @@
 
 use relpoline_core::policy::Reason;
 use relpoline_stats::codes::flag;
-use relpoline_stats::file::text;
+use relpoline_stats::file::{set_text, text};
 use relpoline_stats::{Header, Kind, ObjectRecord, Refusal, SiteRecord, State, Stats, record};
 
 use super::schema::{Costs, Engine, NotFollowed, Object, Report, Site, Target};
@@ -11,7 +11,7 @@ use super::symbols::{Mapped, Symbols};
 /// The report on one process.
 pub fn report(stats: &Stats<'_>, symbols: &mut Symbols) -> Report {
     let header = stats.header();
-    let records: Vec<ObjectRecord> = stats.objects().collect();
+    let records: Vec<ObjectRecord> = objects(stats);
     let mapped: Vec<Mapped> = records.iter().map(|record| symbols.map(record)).collect();
     let mut objects: Vec<Object> = records.iter().map(object).collect();
     let mut report = head(header);
@@ -31,6 +31,18 @@ pub fn report(stats: &Stats<'_>, symbols: &mut Symbols) -> Report {
     report.coverage = coverage(header, &report.sites);
     report.objects = objects;
     report
+}
+
+/// The object records. The loader has no name for the executable, which comes first: it is the program.
+fn objects(stats: &Stats<'_>) -> Vec<ObjectRecord> {
+    let mut records: Vec<ObjectRecord> = stats.objects().collect();
+    if let Some(first) = records
+        .first_mut()
+        .filter(|first| text(&first.path).is_empty())
+    {
+        set_text(&mut first.path, text(&stats.header().program));
+    }
+    records
 }
 
 /// What the header says.

@@ -10,7 +10,7 @@ mod digest;
 mod place;
 pub mod schema;
 mod symbols;
-mod text;
+pub mod text;
 
 use std::fs;
 use std::path::Path;

@@ -79,7 +79,8 @@ impl Table {
         fs::metadata(path).ok().filter(|meta| meta.is_file())?;
         let bytes = fs::read(path).ok()?;
         let file = object::File::parse(&*bytes).ok()?;
-        if file.build_id().ok()?.unwrap_or_default() != build_id {
+        // Without one in memory there is nothing to compare.
+        if !build_id.is_empty() && file.build_id().ok()?.unwrap_or_default() != build_id {
             return None;
         }
         let end = file
