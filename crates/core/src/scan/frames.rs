@@ -1,0 +1,193 @@
+//! Function ranges from `.eh_frame_hdr`.
+//!
+//! The header is a table of (function start, unwind entry) pairs, sorted, both as four-byte offsets from
+//! the header itself, so a look-up is one binary search in read-only memory. A function's length stands in
+//! its unwind entry (FDE) in `.eh_frame`, in an encoding that the entry's parent (CIE) names under the
+//! letter `R` of its augmentation string. (Linux Standard Base, "Exception Frames".)
+//!
+//! Nothing here trusts the bytes: every read is bounded, and what does not fit is "no function known".
+
+use super::{Function, Functions, Region};
+
+/// Table entries with two four-byte offsets from the header: the only form linkers write.
+const DATAREL_SDATA4: u8 = 0x3b;
+/// One table entry.
+const ENTRY: usize = 8;
+
+/// The look-up table of a mapped or loaded `.eh_frame_hdr`.
+#[derive(Clone, Copy, Debug)]
+pub struct EhFrameHdr<'a> {
+    address: u64,
+    table: &'a [u8],
+    frames: Region<'a>,
+}
+
+impl<'a> EhFrameHdr<'a> {
+    /// Reads the header's first bytes. `frames` is any region that holds `.eh_frame`; usually the segment
+    /// that holds the header does.
+    #[must_use]
+    pub fn parse(header: Region<'a>, frames: Region<'a>) -> Option<EhFrameHdr<'a>> {
+        let mut reader = Reader { bytes: header.bytes };
+        let [1, frame_encoding, count_encoding, DATAREL_SDATA4] = reader.array()? else { return None };
+        reader.encoded(frame_encoding)?;
+        let count = usize::try_from(reader.encoded(count_encoding)?).ok()?;
+        let table = reader.bytes.get(..count.checked_mul(ENTRY)?)?;
+        Some(EhFrameHdr { address: header.address, table, frames })
+    }
+
+    /// The number of functions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.len() / ENTRY
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The function number `index` by ascending start, `None` past the end or where its entry is broken.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<Function> {
+        let at = index.checked_mul(ENTRY)?;
+        let mut reader = Reader { bytes: self.table.get(at..)? };
+        let start = self.absolute(reader.i32()?);
+        let frame = self.absolute(reader.i32()?);
+        let function = range(&self.frames, frame)?;
+        (function.start == start && function.end > start).then_some(function)
+    }
+
+    fn absolute(&self, offset: i32) -> u64 {
+        self.address.wrapping_add_signed(i64::from(offset))
+    }
+
+    /// The number of functions that start at or before the address `offset` from the header.
+    fn starting_by(&self, offset: i32) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let mut reader = Reader { bytes: &self.table[middle * ENTRY..] };
+            if reader.i32().is_some_and(|start| start <= offset) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+}
+
+impl Functions for EhFrameHdr<'_> {
+    fn containing(&self, address: u64) -> Option<Function> {
+        let offset = i32::try_from(address.wrapping_sub(self.address).cast_signed()).ok()?;
+        let function = self.get(self.starting_by(offset).checked_sub(1)?)?;
+        function.contains(address).then_some(function)
+    }
+}
+
+/// The range of the FDE at `frame`.
+fn range(frames: &Region<'_>, frame: u64) -> Option<Function> {
+    let mut reader = Reader { bytes: frames.from(frame)? };
+    let length = reader.u32()?;
+    // The 64-bit form (length ffffffff) is for entries beyond 4 GiB; nobody writes it.
+    if length == 0 || length == u32::MAX {
+        return None;
+    }
+    let back = u64::from(reader.u32()?);
+    let cie = frame.wrapping_add(4).wrapping_sub(back);
+    let encoding = pointer_encoding(frames, cie)?;
+    let field = frame.wrapping_add(8);
+    let start = match encoding & 0x70 {
+        0x00 => reader.encoded(encoding)?.cast_unsigned(),
+        0x10 => field.wrapping_add_signed(reader.encoded(encoding)?),
+        _ => return None,
+    };
+    let length = reader.encoded(encoding & 7)?;
+    Some(Function { start, end: start.checked_add(length.cast_unsigned())? })
+}
+
+/// How the FDEs of the CIE at `cie` hold addresses.
+fn pointer_encoding(frames: &Region<'_>, cie: u64) -> Option<u8> {
+    let mut reader = Reader { bytes: frames.from(cie)? };
+    let [_, 0] = [reader.u32()?, reader.u32()?] else { return None };
+    let version = reader.u8()?;
+    let augmentation = reader.string()?;
+    let Some((b'z', letters)) = augmentation.split_first() else { return augmentation.is_empty().then_some(0) };
+    reader.leb128()?; // code alignment
+    reader.leb128()?; // data alignment
+    if version == 1 {
+        reader.u8()?; // return address register
+    } else {
+        reader.leb128()?;
+    }
+    reader.leb128()?; // length of what follows
+    for letter in letters {
+        match letter {
+            b'R' => return reader.u8(),
+            b'L' => _ = reader.u8()?,
+            b'P' => {
+                let encoding = reader.u8()?;
+                reader.encoded(encoding)?;
+            }
+            b'S' | b'B' => {}
+            _ => return None,
+        }
+    }
+    Some(0)
+}
+
+/// Bounded reading.
+struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.bytes.split_first_chunk()?;
+        self.bytes = rest;
+        Some(*array)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(|[byte]| byte)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn i32(&mut self) -> Option<i32> {
+        self.array().map(i32::from_le_bytes)
+    }
+
+    /// The value of a pointer encoding's format (its low four bits), not yet made absolute.
+    fn encoded(&mut self, encoding: u8) -> Option<i64> {
+        match encoding & 0x0f {
+            0x00 | 0x04 | 0x0c => self.array().map(i64::from_le_bytes),
+            0x02 => self.array().map(u16::from_le_bytes).map(i64::from),
+            0x0a => self.array().map(i16::from_le_bytes).map(i64::from),
+            0x03 => self.u32().map(i64::from),
+            0x0b => self.i32().map(i64::from),
+            _ => None,
+        }
+    }
+
+    /// Skips a number in LEB128, which is at most ten bytes long.
+    fn leb128(&mut self) -> Option<()> {
+        for _ in 0..10 {
+            if self.u8()? & 0x80 == 0 {
+                return Some(());
+            }
+        }
+        None
+    }
+
+    /// A string up to its zero byte. Augmentation strings are a few letters.
+    fn string(&mut self) -> Option<&'a [u8]> {
+        let end = self.bytes.iter().take(16).position(|&byte| byte == 0)?;
+        let string = &self.bytes[..end];
+        self.bytes = &self.bytes[end + 1..];
+        Some(string)
+    }
+}

@@ -1,0 +1,198 @@
+//! The search for sites.
+//!
+//! The four bytes before every address that a direct branch can return to are read as a displacement; where
+//! they lead to a thunk and a branch opcode stands before them, there is a candidate. That costs a load, an
+//! addition and a compare per byte of text and needs no decoding. Real code has next to no candidates that
+//! are not branches, but next to none is not none: so the function around a candidate is decoded from its
+//! start. The decoder's place is kept, and a function with many sites is read once.
+
+use super::{Function, Functions, Refusal, Region};
+use crate::arch::decode::{decode, Flow};
+
+/// What kind of instruction a site is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum SiteKind {
+    /// `call thunk`.
+    Call,
+    /// `jmp thunk`: a tail call, unless the analysis of gotos says otherwise.
+    Jump,
+    /// `jcc thunk`: a conditional tail call, likewise.
+    Cond,
+    /// A jump of either kind to labels inside its function, all of which leave the flags dead.
+    Goto,
+}
+
+/// A call or jump whose displacement names a thunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Site {
+    /// The instruction's first byte, its prefix included.
+    pub address: u64,
+    /// The four bytes of its displacement.
+    pub field: u64,
+    /// What it is.
+    pub kind: SiteKind,
+    /// Whether a `cs` prefix (2e) pads it.
+    pub cs_prefix: bool,
+    /// Which of the given thunks it names.
+    pub thunk: usize,
+    /// The function it stands in.
+    pub function: Function,
+}
+
+/// A candidate that is not a site.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// The address of its opcode.
+    pub address: u64,
+    /// Which of the given thunks it names.
+    pub thunk: usize,
+    /// Why not.
+    pub reason: Refusal,
+}
+
+/// The sites in a text, ascending by address.
+#[derive(Clone, Debug)]
+pub struct Sites<'a, F> {
+    text: Region<'a>,
+    thunks: &'a [u64],
+    functions: F,
+    /// The offset in the text where the next displacement is looked for.
+    next: usize,
+    place: Option<Place>,
+}
+
+/// How far a function has been decoded.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    function: Function,
+    /// The start of an instruction, or `None` once one could not be read.
+    at: Option<u64>,
+}
+
+/// A branch opcode whose displacement names a thunk.
+#[derive(Clone, Copy)]
+struct Candidate {
+    opcode: u64,
+    field: u64,
+    kind: SiteKind,
+    thunk: usize,
+}
+
+const CS: u8 = 0x2e;
+
+impl<'a, F: Functions> Sites<'a, F> {
+    /// Searches `text` for branches to `thunks`, a sorted list of addresses (not necessarily in the text).
+    pub fn new(text: Region<'a>, thunks: &'a [u64], functions: F) -> Sites<'a, F> {
+        Sites { text, thunks, functions, next: 0, place: None }
+    }
+
+    /// Holds a candidate against instruction boundaries.
+    fn verify(&mut self, candidate: Candidate) -> Result<Site, Refusal> {
+        let mut place = match self.place {
+            Some(place) if place.function.contains(candidate.opcode) => place,
+            _ => {
+                let function = self.functions.containing(candidate.opcode).ok_or(Refusal::NoFunction)?;
+                Place { function, at: Some(function.start) }
+            }
+        };
+        place.at = place.at.and_then(|at| self.instruction_at(at, candidate.opcode));
+        self.place = Some(place);
+        let start = place.at.ok_or(Refusal::Unreadable)?;
+        self.site(candidate, start, place.function)
+    }
+
+    /// The start of the instruction that holds the byte at `address`, read from `at` on.
+    fn instruction_at(&self, mut at: u64, address: u64) -> Option<u64> {
+        let mut bytes = self.text.from(at)?;
+        loop {
+            let len = decode(bytes)?.len;
+            let next = at.wrapping_add(u64::from(len));
+            if next > address {
+                return Some(at);
+            }
+            at = next;
+            bytes = &bytes[usize::from(len)..];
+        }
+    }
+
+    fn site(&self, candidate: Candidate, start: u64, function: Function) -> Result<Site, Refusal> {
+        let bytes = self.text.from(start).ok_or(Refusal::Unreadable)?;
+        let insn = decode(bytes).ok_or(Refusal::Unreadable)?;
+        let is_branch = match insn.flow {
+            Flow::Call { .. } => candidate.kind == SiteKind::Call,
+            Flow::Jump { .. } => candidate.kind == SiteKind::Jump,
+            Flow::Cond { .. } => candidate.kind == SiteKind::Cond,
+            _ => false,
+        };
+        let end = insn.next(start);
+        if !is_branch || end != candidate.field.wrapping_add(4) {
+            return Err(Refusal::NotBoundary);
+        }
+        if end > function.end {
+            return Err(Refusal::CutOff);
+        }
+        let cs_prefix = match candidate.opcode.wrapping_sub(start) {
+            0 => false,
+            1 if bytes.first() == Some(&CS) => true,
+            _ => return Err(Refusal::Prefix),
+        };
+        let Candidate { field, kind, thunk, .. } = candidate;
+        Ok(Site { address: start, field, kind, cs_prefix, thunk, function })
+    }
+
+    /// The next branch opcode whose displacement names a thunk.
+    fn candidate(&mut self) -> Option<Candidate> {
+        let (low, high) = (*self.thunks.first()?, *self.thunks.last()?);
+        // Modulo 2^32, as offsets from the text's start: a filter, made exact by `thunk_index`.
+        let first = low.wrapping_sub(self.text.address) as u32;
+        let span = u32::try_from(high.saturating_sub(low)).unwrap_or(u32::MAX);
+        while let Some(field) = next_displacement(self.text.bytes, self.next, first, span) {
+            self.next = field + 1;
+            if let Some(candidate) = self.candidate_at(field) {
+                return Some(candidate);
+            }
+        }
+        self.next = self.text.bytes.len();
+        None
+    }
+
+    fn candidate_at(&self, field: usize) -> Option<Candidate> {
+        let bytes = self.text.bytes;
+        let (kind, opcode) = match (field.checked_sub(2).map(|at| bytes[at]), *bytes.get(field.checked_sub(1)?)?) {
+            (_, 0xe8) => (SiteKind::Call, field - 1),
+            (_, 0xe9) => (SiteKind::Jump, field - 1),
+            (Some(0x0f), 0x80..=0x8f) => (SiteKind::Cond, field - 2),
+            _ => return None,
+        };
+        let rel = i32::from_le_bytes(*bytes.get(field..)?.first_chunk()?);
+        let field = self.text.address.wrapping_add(field as u64);
+        let target = field.wrapping_add(4).wrapping_add_signed(i64::from(rel));
+        let thunk = self.thunks.binary_search(&target).ok()?;
+        Some(Candidate { opcode: self.text.address.wrapping_add(opcode as u64), field, kind, thunk })
+    }
+}
+
+/// The offset, `from` or more, of the next four bytes that lead, as a displacement, to between `first` and
+/// `first + span`, all counted from the start of `bytes` modulo 2^32.
+fn next_displacement(bytes: &[u8], from: usize, first: u32, span: u32) -> Option<usize> {
+    let rest = bytes.get(from..)?;
+    let mut end = (from as u32).wrapping_add(4).wrapping_sub(first);
+    for (i, window) in rest.windows(4).enumerate() {
+        let rel = u32::from_le_bytes([window[0], window[1], window[2], window[3]]);
+        if end.wrapping_add(rel) <= span {
+            return Some(from + i);
+        }
+        end = end.wrapping_add(1);
+    }
+    None
+}
+
+impl<F: Functions> Iterator for Sites<'_, F> {
+    type Item = Result<Site, Refused>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let candidate = self.candidate()?;
+        let Candidate { opcode: address, thunk, .. } = candidate;
+        Some(self.verify(candidate).map_err(|reason| Refused { address, thunk, reason }))
+    }
+}
