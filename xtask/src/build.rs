@@ -188,10 +188,7 @@ impl<'a> Builder<'a> {
         let flags = variant.flags(&self.thunks.to_string_lossy());
         let compiler = |suffix: &str, name: &str| -> Result<PathBuf> {
             let path = self.place.beside(program.name(), variant, suffix);
-            fs::write(
-                &path,
-                format!("#!/bin/sh\nexec {name} \"$@\" {flags} {more}\n"),
-            )?;
+            fs::write(&path, compiler_script(name, &format!("{flags} {more}")))?;
             fs::set_permissions(&path, Permissions::from_mode(0o755))?;
             Ok(path)
         };
@@ -225,4 +222,35 @@ fn replace(path: &Path, text: &str) -> Result<()> {
     let fresh = path.with_extension("new");
     fs::write(&fresh, text)?;
     Ok(fs::rename(&fresh, path)?)
+}
+
+/// A compiler that is gcc with flags added last. Not where it only preprocesses: configure scripts parse that
+/// output, and an included header would be in their way.
+fn compiler_script(name: &str, flags: &str) -> String {
+    format!(
+        "#!/bin/sh\nfor word; do\n  case \"$word\" in -E|-M|-MM) exec {name} \"$@\" ;; esac\ndone\n\
+         exec {name} \"$@\" {flags}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_come_last_and_stay_away_from_the_preprocessor() {
+        let path = std::env::temp_dir().join(format!("xtask-compiler-{}", std::process::id()));
+        fs::write(&path, compiler_script("echo", "-O2 -g0")).expect("written");
+        let said = |words: &[&str]| {
+            let output = Command::new("sh")
+                .arg(&path)
+                .args(words)
+                .output()
+                .expect("it runs");
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        assert_eq!(said(&["-O3", "-c", "a b.c"]), "-O3 -c a b.c -O2 -g0");
+        assert_eq!(said(&["-MM", "a.c"]), "-MM a.c");
+        fs::remove_file(path).expect("removed");
+    }
 }
