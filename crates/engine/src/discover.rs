@@ -1,4 +1,12 @@
-//! Thunks, sites, gates: looking at objects, and re-pointing their sites while nobody runs them.
+//! Looking at objects: their thunks, their sites, a gate for each, and the re-pointing of their text while
+//! nobody runs it.
+//!
+//! ```text
+//! object → thunks (by bytes) → sites (verified, gotos checked) → gates in an arena within reach → text
+//! ```
+//!
+//! Text is touched last, and only for sites whose gates are complete: whatever fails before leaves the
+//! object as it was, with a reason in its record.
 
 use crate::judge::slow;
 use crate::object::{self, Object, Segment};
@@ -6,128 +14,330 @@ use crate::report;
 use crate::site::{NO_RING, NONE, Site};
 use crate::state::{Engine, Group, Known};
 use core::sync::atomic::Ordering;
-use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::rel32;
-use relpoline_core::policy::SiteState;
-use relpoline_stats::Kind;
+use relpoline_core::arch::thunk::{self, Thunk};
+use relpoline_core::policy::{Reason, SiteState};
+use relpoline_core::scan::{self, EhFrameHdr, Region, SiteKind, Sites};
+use relpoline_stats::{Kind, State};
 use relpoline_text::arena::Arena;
 use relpoline_text::gate::{Gate, GateSpec};
 use relpoline_text::poke::Repoint;
 use relpoline_text::stub::{self, SLOW_CELLS};
 
-fn proto_match(b: &[u8]) -> Option<(Reg, usize)> {
-    const HEAD: [u8; 12] = [0xe8, 7, 0, 0, 0, 0xf3, 0x90, 0x0f, 0xae, 0xe8, 0xeb, 0xf9];
-    let b = b.get(..17)?;
-    if b[..12] != HEAD || b[15] != 0x24 || b[16] != 0xc3 || b[13] != 0x89 { return None; }
-    let reg = (b[14] >> 3 & 7) | if b[12] == 0x4c { 8 } else { 0 };
-    Some((Reg::new(reg)?, 17))
-}
+const PAGE: u64 = relpoline_text::cells::PAGE as u64;
 
-/// Brings what is known of objects up to date with the loader's list.
+/// Brings what is known of objects up to date with the loader's list. The caller holds the lock and sees to
+/// it that no thread runs objects that are new.
 pub fn sweep(engine: &mut Engine) {
     for known in engine.objects.as_mut_slice() {
         known.seen = false;
     }
     object::each(&mut |object| {
         let span = object.span();
-        let known = engine.objects.as_mut_slice().iter_mut().find(|k| k.loaded && k.base == object.base && k.start == span.start && k.end == span.end);
-        if let Some(known) = known {
-            known.seen = true;
-            return;
+        let is_same = |known: &&mut Known| {
+            known.loaded && known.base == object.base && known.start == span.start && known.end == span.end
+        };
+        match engine.objects.as_mut_slice().iter_mut().find(is_same) {
+            Some(known) => known.seen = true,
+            None => meet(engine, object),
         }
-        let first_site = engine.sites.len() as u32;
-        let index = engine.objects.len();
-        engine.objects.push(Known { base: object.base, start: span.start, end: span.end, first_site, sites: 0, loaded: true, seen: true });
-        look_at(engine, index, object);
-        let sites = engine.sites.len() as u32 - first_site;
-        if let Some(k) = engine.objects.get_mut(index) { k.sites = sites; }
     });
-}
-
-fn look_at(engine: &mut Engine, index: usize, object: &Object<'_>) {
-    let here = look_at as *const () as u64;
-    if object.span().contains(&here) || object.name.starts_with(b"linux-vdso") { return; }
-    let mut pairs: [(u64, Reg); 64] = [(0, Reg::RAX); 64];
-    let mut n = 0;
-    for text in object.texts() {
-        let bytes = object.segment_bytes(text);
-        for i in 0..bytes.len().saturating_sub(17) {
-            if bytes[i] == 0xe8 { if let Some((reg, _)) = proto_match(&bytes[i..]) { if n < 64 { pairs[n] = (text.start + i as u64, reg); n += 1; } } }
+    for index in 0..engine.objects.len() {
+        let left = engine.objects.as_slice().get(index).is_some_and(|known| known.loaded && !known.seen);
+        if left {
+            forget(engine, index);
         }
     }
-    if n == 0 { return; }
-    let Some(g) = group_for(engine, object) else { return };
-    let options = engine.options();
-    for text in object.texts() {
-        let bytes = object.segment_bytes(text);
-        let first = engine.sites.len();
-        let mut i = 0;
-        while i + 5 <= bytes.len() {
-            if bytes[i] == 0xe8 || bytes[i] == 0xe9 {
-                let rel = i32::from_le_bytes([bytes[i+1], bytes[i+2], bytes[i+3], bytes[i+4]]);
-                let to = (text.start + i as u64 + 5).wrapping_add_signed(i64::from(rel));
-                if let Some(&(at, reg)) = pairs[..n].iter().find(|p| p.0 == to) {
-                    let kind = if bytes[i] == 0xe8 { Kind::Call } else { Kind::Goto };
-                    add_site(engine, index, g, text.start + i as u64, text.start + i as u64 + 1, at, reg, kind);
-                    i += 5; continue;
-                }
-            }
-            i += 1;
-        }
-        if !options.dry_run { repoint(engine, first, text); }
-    }
-    let thunks = n as u32; let sites = engine.sites.len() as u32;
-    if let Some(r) = engine.share.object(index) { r.base = object.base; r.thunks = thunks; r.sites = sites; r.loaded = 1; relpoline_stats::file::set_text(&mut r.path, object.name); }
-    engine.share.header().object_count = index as u32 + 1;
-    report::header(engine);
 }
 
-fn group_for(engine: &mut Engine, object: &Object<'_>) -> Option<usize> {
+/// An object that was not there before.
+fn meet(engine: &mut Engine, object: &Object<'_>) {
+    let first_site = engine.sites.len() as u32;
     let span = object.span();
-    let found = engine.groups.iter().position(|g| g.as_ref().is_some_and(|g| g.arena.reaches(span.start) && g.arena.reaches(span.end)));
-    found.or_else(|| {
-        let free = engine.groups.iter().position(Option::is_none)?;
-        let arena = Arena::create(&span).ok()?;
-        engine.groups[free] = Some(Group { arena, slow: [None; 16] });
-        Some(free)
-    })
+    let known =
+        Known { base: object.base, start: span.start, end: span.end, first_site, sites: 0, loaded: true, seen: true };
+    let Some(index) = engine.objects.push(known) else { return };
+    let outcome = look_at(engine, index, object);
+    let sites = engine.sites.len() as u32 - first_site;
+    if let Some(known) = engine.objects.get_mut(index) {
+        known.sites = sites;
+    }
+    record(engine, index, object, &outcome);
 }
 
-fn slow_at(engine: &mut Engine, g: usize, reg: Reg, thunk: &[u8]) -> Option<u64> {
-    let group = engine.groups[g].as_mut()?;
-    let n = usize::from(reg.number());
-    if group.slow[n].is_none() {
+/// An object that is gone: its sites will never be called again. Targets in it may remain in trees: they
+/// are compared with, and never equal to anything, until something else is mapped there.
+fn forget(engine: &mut Engine, index: usize) {
+    let Some(known) = engine.objects.get_mut(index) else { return };
+    known.loaded = false;
+    let (first, end) = (known.first_site, known.first_site + known.sites);
+    for id in first..end {
+        engine.stop_recording(id);
+        if let Some(site) = engine.sites.get_mut(id as usize) {
+            site.gone = true;
+        }
+        if engine.sites.as_slice().get(id as usize).is_some_and(|site| site.record != NONE) {
+            report::site(engine, id);
+        }
+    }
+    if let Some(record) = engine.share.object(index) {
+        record.loaded = 0;
+    }
+}
+
+/// What looking at an object came to.
+#[derive(Clone, Copy, Default)]
+struct Outcome {
+    thunks: u32,
+    sites: u32,
+    refused: u32,
+    reason: Option<Reason>,
+}
+
+fn record(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &Outcome) {
+    let Some(record) = engine.share.object(index) else { return };
+    record.base = object.base;
+    record.loaded = 1;
+    record.thunks = outcome.thunks;
+    record.sites = outcome.sites;
+    record.refused = outcome.refused;
+    record.reason = outcome.reason.map_or(0, Reason::number);
+    relpoline_stats::file::set_text(&mut record.path, object.name);
+    if let Some(id) = object.build_id() {
+        let len = id.len().min(record.build_id.len());
+        record.build_id[..len].copy_from_slice(&id[..len]);
+        record.build_id_len = len as u8;
+    }
+    engine.share.header().object_count = index as u32 + 1;
+}
+
+/// Whether an object is none of our business: the engine itself, and the kernel's.
+fn is_special(object: &Object<'_>) -> bool {
+    object.span().contains(&(is_special as *const () as u64)) || object.name.starts_with(b"linux-vdso")
+}
+
+fn look_at(engine: &mut Engine, index: usize, object: &Object<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    if is_special(object) {
+        return outcome;
+    }
+    gather_thunks(engine, object);
+    outcome.thunks = engine.thunks.len() as u32;
+    if outcome.thunks == 0 {
+        return outcome;
+    }
+    let first = engine.found.len();
+    find_sites(engine, index, object, &mut outcome);
+    debug_assert_eq!(first, 0);
+    outcome.sites = engine.found.len() as u32 + outcome.refused;
+    outcome.reason = promote_all(engine, index, object).err();
+    if let Some(reason) = outcome.reason {
+        refuse_found(engine, index, reason, &mut outcome);
+    }
+    engine.found.clear();
+    outcome
+}
+
+/// Fills the engine's list of thunks with those of `object`, ascending.
+fn gather_thunks(engine: &mut Engine, object: &Object<'_>) {
+    engine.thunks.clear();
+    engine.thunk_addresses.clear();
+    for text in object.texts() {
+        let bytes = object.segment_bytes(text);
+        for (offset, thunk) in thunk::find(bytes).filter(|(_, thunk)| thunk.shape.takes_sites()) {
+            let kept = engine.thunk_addresses.push(text.start + offset as u64);
+            if kept.is_none() || engine.thunks.push(thunk).is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// A site that may be promoted, before it has a gate.
+#[derive(Clone, Copy)]
+pub struct Found {
+    /// The site as the scan found it.
+    pub site: scan::Site,
+}
+
+/// Fills the engine's list of sites found in `object`; those that are refused get a record.
+fn find_sites(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &mut Outcome) {
+    let wanted = engine.options().selects(full_name(engine, object.name));
+    let functions = functions(object);
+    for text in object.texts() {
+        let region = Region { address: text.start, bytes: object.segment_bytes(text) };
+        // SAFETY: the table of addresses neither moves nor changes until the next object is looked at.
+        let thunks = unsafe { &*core::ptr::from_ref(engine.thunk_addresses.as_slice()) };
+        let Some(functions) = functions else {
+            outcome.reason = Some(Reason::NotAnInstruction);
+            return;
+        };
+        for site in Sites::new(region, thunks, functions) {
+            match site {
+                Ok(site) if wanted => _ = engine.found.push(Found { site }),
+                Ok(site) => refuse(engine, index, &site, Reason::Excluded, outcome),
+                // A stretch of bytes that is no instruction is no site: nothing to report.
+                Err(_) => {}
+            }
+        }
+    }
+    check_gotos(engine, index, object, functions, outcome);
+}
+
+/// The executable's own path instead of the loader's empty name.
+fn full_name<'a>(engine: &'a mut Engine, name: &'a [u8]) -> &'a [u8] {
+    if name.is_empty() { relpoline_stats::file::text(&engine.share.header().program) } else { name }
+}
+
+fn functions<'a>(object: &Object<'a>) -> Option<EhFrameHdr<'a>> {
+    let (address, bytes) = object.eh_frame_hdr()?;
+    let segment = object.segments().iter().find(|s| address >= s.start && address < s.start + s.len)?;
+    let frames = Region { address: segment.start, bytes: object.segment_bytes(segment) };
+    EhFrameHdr::parse(Region { address, bytes }, frames)
+}
+
+/// Gives every found site a gate, then re-points them.
+///
+/// Sites without a gate stay as they are. An error is a reason that holds for the whole object.
+fn promote_all(engine: &mut Engine, index: usize, object: &Object<'_>) -> Result<(), Reason> {
+    if engine.found.is_empty() || engine.options().dry_run {
+        return Ok(());
+    }
+    let first = engine.sites.len();
+    for text in object.texts() {
+        let group = group_for(engine, object)?;
+        let begun = engine.sites.len();
+        for n in 0..engine.found.len() {
+            let Some(&Found { site }) = engine.found.as_slice().get(n) else { break };
+            if site.address >= text.start && site.address < text.start + text.len {
+                add_site(engine, index, group, &site)?;
+            }
+        }
+        if engine.sites.len() > begun && repoint(engine, begun, text).is_err() {
+            // Nothing leads to these gates; text that was changed half-way leads to those that are complete.
+            return if begun == first { Err(Reason::TextLocked) } else { Ok(()) };
+        }
+    }
+    Ok(())
+}
+
+/// Gives every found site a record that says why it is left alone.
+fn refuse_found(engine: &mut Engine, index: usize, reason: Reason, outcome: &mut Outcome) {
+    for n in 0..engine.found.len() {
+        if let Some(&Found { site }) = engine.found.as_slice().get(n) {
+            refuse(engine, index, &site, reason, outcome);
+        }
+    }
+}
+
+/// Records that a site is left as it is.
+fn refuse(engine: &mut Engine, index: usize, site: &scan::Site, reason: Reason, outcome: &mut Outcome) {
+    outcome.refused += 1;
+    let reg = engine.thunks.as_slice().get(site.thunk).map_or(relpoline_stats::record::NO_REG, |t| t.reg.number());
+    let Some(record) = engine.share.new_site().and_then(|n| engine.share.site(n)) else { return };
+    record.address = site.address;
+    record.object = index as u16;
+    record.kind = kind(site.kind) as u8;
+    record.state = State::Refused as u8;
+    record.reason = reason.number();
+    record.reg = reg;
+}
+
+fn kind(kind: SiteKind) -> Kind {
+    match kind {
+        SiteKind::Call => Kind::Call,
+        SiteKind::Jump => Kind::Jump,
+        SiteKind::Cond => Kind::Cond,
+        SiteKind::Goto => Kind::Goto,
+    }
+}
+
+/// An arena within reach of all of `object`: one that is there, or a new one.
+fn group_for(engine: &mut Engine, object: &Object<'_>) -> Result<usize, Reason> {
+    let span = object.span();
+    let reaches = |group: &Group| group.arena.reaches(span.start) && group.arena.reaches(span.end);
+    if let Some(found) = engine.groups.iter().position(|group| group.as_ref().is_some_and(reaches)) {
+        return Ok(found);
+    }
+    let free = engine.groups.iter().position(Option::is_none).ok_or(Reason::NoArena)?;
+    let arena = Arena::create(&span).map_err(|_| Reason::NoArena)?;
+    engine.groups[free] = Some(Group { arena, slow: [None; 16] });
+    Ok(free)
+}
+
+/// The slow path for sites that use `thunk`'s register, built at its first use.
+fn slow_path(group: &mut Group, thunk: Thunk) -> Option<u64> {
+    let built = group.slow.get_mut(usize::from(thunk.reg.number()))?;
+    if built.is_none() {
         let cell = group.arena.take_run(SLOW_CELLS as u32)?;
+        // SAFETY: the cells were taken just now.
         let buf = unsafe { group.arena.fresh(cell, SLOW_CELLS) };
-        stub::emit_slow(buf, group.arena.address(cell), reg, slow, thunk).ok()?;
-        group.slow[n] = Some(cell);
+        stub::emit_slow(buf, group.arena.address(cell), thunk.reg, slow, &thunk::body(thunk)?).ok()?;
+        *built = Some(cell);
     }
-    group.slow[n].map(|c| group.arena.address(c))
+    built.map(|cell| group.arena.address(cell))
 }
 
-fn add_site(engine: &mut Engine, object: usize, g: usize, address: u64, field: u64, thunk_at: u64, reg: Reg, kind: Kind) -> Option<()> {
-    let thunk = unsafe { core::slice::from_raw_parts(thunk_at as *const u8, 17) };
-    let slow_at = slow_at(engine, g, reg, thunk)?;
+/// Builds the gate of a site, which leads to its counting stub; nothing leads to the gate yet.
+fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &scan::Site) -> Result<(), Reason> {
     let id = engine.sites.len() as u32;
-    let arena = &mut engine.groups[g].as_mut()?.arena;
-    let (_, end) = arena.link_banks(field + 4);
-    let cell = arena.take_gate(end)?;
-    let counters = arena.take_counters()?;
-    let gate = Gate::build(arena, cell, &GateSpec { site: id, counters, thunk, thunk_at, slow_at }).ok()?;
     let cold = engine.policy.config.cold_calls;
-    let site = Site { address, field, thunk_at, counters, gate, state: SiteState::new(), tree: NONE, newest_tree: NONE, recording: NONE, record: NONE, window: 0, misses: cold, exits: 0, relearned: 0, patches: 0, calls_seen: 0, missed: 0, object: object as u16, ring: NO_RING, arena: g as u8, reg, kind, stuck: false, linked: false, gone: false };
+    let thunk = *engine.thunks.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
+    let thunk_at = *engine.thunk_addresses.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
+    let group = engine.groups.get_mut(group_index).and_then(Option::as_mut).ok_or(Reason::NoArena)?;
+    let slow_at = slow_path(group, thunk).ok_or(Reason::ArenaFull)?;
+    let arena = &mut group.arena;
+    let (_, end) = arena.link_banks(found.field + 4);
+    let cell = arena.take_gate(end).ok_or(Reason::ArenaFull)?;
+    let counters = arena.take_counters().ok_or(Reason::ArenaFull)?;
+    let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
+    let spec = GateSpec { site: id, counters, thunk: &body, thunk_at, slow_at };
+    let gate = Gate::build(arena, cell, &spec).map_err(|_| Reason::NoArena)?;
+    let site = Site {
+        address: found.address,
+        field: found.field,
+        thunk_at,
+        counters,
+        gate,
+        state: SiteState::new(),
+        tree: NONE,
+        newest_tree: NONE,
+        recording: NONE,
+        record: NONE,
+        window: 0,
+        misses: cold,
+        exits: 0,
+        relearned: 0,
+        patches: 0,
+        calls_seen: 0,
+        missed: 0,
+        object: index as u16,
+        ring: NO_RING,
+        arena: group_index as u8,
+        reg: thunk.reg,
+        kind: kind(found.kind),
+        stuck: false,
+        linked: false,
+        gone: false,
+    };
     site.counters().misses.store(cold, Ordering::Relaxed);
-    engine.sites.push(site)?;
-    Some(())
+    engine.sites.push(site).map(|_| ()).ok_or(Reason::ArenaFull)
 }
 
-fn repoint(engine: &mut Engine, first: usize, text: &Segment) {
-    let Ok(mut r) = (unsafe { Repoint::begin(text.start, text.len as usize) }) else { return };
-    for i in first..engine.sites.len() {
-        let site = engine.sites.as_slice()[i];
-        let to = site.gate.address(engine.arena(&site).unwrap());
-        let Some(rel) = rel32(site.field + 4, to) else { continue };
-        if r.set(site.field, rel).is_err() { return; }
+/// Points the sites from number `first` on, all in `text`, at their gates.
+fn repoint(engine: &Engine, first: usize, text: &Segment) -> Result<(), relpoline_text::poke::PokeError> {
+    let start = text.start & !(PAGE - 1);
+    let len = (text.start + text.len).next_multiple_of(PAGE) - start;
+    // SAFETY: the object is new: the process has one thread, or is inside dlopen before the object's
+    // constructors, on the thread that holds the loader's lock.
+    let mut writer = unsafe { Repoint::begin(start, len as usize) }?;
+    for site in engine.sites.as_slice().iter().skip(first) {
+        let gate = engine.arena(site).map(|arena| site.gate.address(arena));
+        if let Some(rel) = gate.and_then(|gate| rel32(site.field + 4, gate)) {
+            writer.set(site.field, rel)?;
+        }
     }
-    let _ = r.finish();
+    writer.finish()
 }
+
+fn check_gotos(_e: &mut Engine, _i: usize, _o: &Object<'_>, _f: Option<EhFrameHdr<'_>>, _out: &mut Outcome) {}

@@ -124,7 +124,7 @@ fn judge(path: &CStr) -> Verdict {
     if !COMPANION.follow.load(Ordering::Acquire) {
         return Verdict::Exclude(Refusal::Off);
     }
-    let mut line = [0; SCRIPT_LINE + 1];
+    let mut line;
     let mut at = path;
     // A script's interpreter may be a script; Linux follows four of them.
     for _ in 0..5 {

@@ -12,7 +12,7 @@
 //! | [`object`] | executables and libraries as they lie in memory |
 //! | [`discover`] | thunks, sites, gates; re-pointing idle text |
 //! | [`judge`] | the slow path: asks the policy and does what it says |
-//! | [`site`], [`state`], [`table`], [`rings`] | what is remembered, and where |
+//! | [`site`], [`state`], [`table`], [`rings`], [`memory`] | what is remembered, and where |
 //! | [`calibrate`] | what calls cost here |
 //! | [`fork`], [`loader`], [`exec`], [`sandbox`] | children, libraries, new programs, seccomp |
 //! | [`share`], [`report`] | the statistics |
@@ -30,6 +30,7 @@ pub mod exec;
 pub mod fork;
 pub mod judge;
 pub mod loader;
+pub mod memory;
 pub mod object;
 #[cfg(feature = "preload")]
 pub mod preload;

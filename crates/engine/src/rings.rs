@@ -5,9 +5,8 @@
 //! was preempted inside a recording stub may still write one record into a ring that was lent on: the policy
 //! therefore never believes a target that was seen only once.
 
-use core::ffi::c_void;
+use crate::memory;
 use relpoline_text::stub::RING_BITS;
-use rustix::mm::{MapFlags, ProtFlags};
 
 /// Bytes of a ring.
 pub const RING_BYTES: usize = 1 << RING_BITS;
@@ -31,12 +30,8 @@ impl Rings {
     #[must_use]
     pub fn reserve() -> Option<Rings> {
         let bytes = (RINGS + 1) * RING_BYTES;
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(core::ptr::null_mut::<c_void>(), bytes, prot, MapFlags::PRIVATE | MapFlags::NORESERVE)
-        };
-        let start = (start.ok()? as u64).next_multiple_of(RING_BYTES as u64);
+        let start = memory::reserve(bytes)? as u64;
+        let start = start.next_multiple_of(RING_BYTES as u64);
         Some(Rings { start, free: [u64::MAX; RINGS / 64] })
     }
 

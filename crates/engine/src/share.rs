@@ -82,7 +82,10 @@ fn map(at: *mut u8, directory: &[u8]) -> Option<*mut u8> {
             ),
         }
     };
-    mapped.ok().map(<*mut c_void>::cast)
+    let mapped = mapped.ok()?;
+    // SAFETY: the mapping made above; a kernel without huge pages refuses the advice.
+    let _ = unsafe { rustix::mm::madvise(mapped, LAYOUT.file_size(), rustix::mm::Advice::LinuxNoHugepage) };
+    Some(mapped.cast())
 }
 
 impl Share {

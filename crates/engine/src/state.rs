@@ -1,10 +1,12 @@
 //! All that the engine knows, in one place, behind one lock.
 
+use crate::discover::Found;
 use crate::rings::Rings;
 use crate::share::Share;
 use crate::site::{Site, Tree};
 use crate::table::Table;
 use core::cell::UnsafeCell;
+use relpoline_core::arch::thunk::Thunk;
 use relpoline_core::policy::Policy;
 use relpoline_core::tree::Target;
 use relpoline_stats::options::Options;
@@ -15,6 +17,8 @@ use relpoline_text::lock::TryLock;
 /// Arenas there can be: groups of objects that are more than 2 GiB apart, or more sites than fit one.
 pub const ARENAS: usize = 16;
 const SITES: usize = 1 << 18;
+const THUNKS: usize = 1 << 16;
+const LABELS: usize = 1 << 20;
 const TREES: usize = 1 << 18;
 const TARGETS: usize = 1 << 21;
 const OBJECTS: usize = 2048;
@@ -73,6 +77,14 @@ pub struct Engine {
     pub groups: [Option<Group>; ARENAS],
     /// Objects looked at.
     pub objects: Table<Known>,
+    /// While an object is looked at: its thunks, their addresses (ascending), its sites.
+    pub thunks: Table<Thunk>,
+    /// See `thunks`.
+    pub thunk_addresses: Table<u64>,
+    /// See `thunks`.
+    pub found: Table<Found>,
+    /// Labels, while gotos are checked.
+    pub labels: Table<u64>,
     /// Sites.
     pub sites: Table<Site>,
     /// Trees.
@@ -102,6 +114,10 @@ impl Engine {
             calibrated: false,
             groups: [const { None }; ARENAS],
             objects: Table::none(),
+            thunks: Table::none(),
+            thunk_addresses: Table::none(),
+            found: Table::none(),
+            labels: Table::none(),
             sites: Table::none(),
             trees: Table::none(),
             targets: Table::none(),
@@ -116,6 +132,10 @@ impl Engine {
     /// Reserves what the tables need; `None` when the process may not have that much address space.
     pub fn reserve(&mut self) -> Option<()> {
         self.objects = Table::reserve(OBJECTS)?;
+        self.thunks = Table::reserve(THUNKS)?;
+        self.thunk_addresses = Table::reserve(THUNKS)?;
+        self.found = Table::reserve(SITES)?;
+        self.labels = Table::reserve(LABELS)?;
         self.sites = Table::reserve(SITES)?;
         self.trees = Table::reserve(TREES)?;
         self.targets = Table::reserve(TARGETS)?;

@@ -1,9 +1,8 @@
 //! A growing array at a fixed address: reserved address space of which only what is used is populated.
 
-use core::ffi::c_void;
+use crate::memory;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use rustix::mm::{MapFlags, ProtFlags};
 
 /// Up to `capacity` values of `T`, all zero bytes to begin with. Values never move and are never dropped.
 pub struct Table<T> {
@@ -29,12 +28,7 @@ impl<T: Copy> Table<T> {
     #[must_use]
     pub fn reserve(capacity: usize) -> Option<Table<T>> {
         let bytes = capacity.checked_mul(size_of::<T>())?;
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(core::ptr::null_mut::<c_void>(), bytes, prot, MapFlags::PRIVATE | MapFlags::NORESERVE)
-        };
-        Some(Table { start: start.ok()?.cast(), capacity, len: AtomicUsize::new(0), _owns: PhantomData })
+        Some(Table { start: memory::reserve(bytes)?.cast(), capacity, len: AtomicUsize::new(0), _owns: PhantomData })
     }
 
     /// Values pushed so far.

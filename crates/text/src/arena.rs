@@ -196,8 +196,10 @@ impl Arena {
             map_at(base + CODE_BYTES as u64, MAP_BYTES, ProtFlags::READ, &fd, CODE_BYTES)?;
             let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
             let prot = ProtFlags::READ | ProtFlags::WRITE;
-            rustix::mm::mmap_anonymous((base + FILE_BYTES as u64) as *mut c_void, DATA_BYTES, prot, flags)
-                .map_err(|_| ArenaError::Map)?;
+            let data = (base + FILE_BYTES as u64) as *mut c_void;
+            rustix::mm::mmap_anonymous(data, DATA_BYTES, prot, flags).map_err(|_| ArenaError::Map)?;
+            // Counters are sparse; a kernel without huge pages refuses this.
+            let _ = rustix::mm::madvise(data, DATA_BYTES, Advice::LinuxNoHugepage);
         }
         Ok(Arena { base, alias, sites: 0 })
     }

@@ -31,11 +31,19 @@ pub enum Reason {
     ArenaFull = 11,
     /// A tree would not beat the retpoline by the margin.
     NoGain = 12,
+    /// Its bytes look like a branch to a thunk, but are not known to be an instruction.
+    NotAnInstruction = 13,
+    /// It is, or may be, a computed goto whose labels cannot all be known.
+    LabelsUnknown = 14,
+    /// No executable memory can be had within reach of it.
+    NoArena = 15,
+    /// The text it lies in cannot be changed.
+    TextLocked = 16,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Reason; 13] = [
+    pub const ALL: [Reason; 17] = [
         Reason::Cold,
         Reason::Learning,
         Reason::Promoted,
@@ -49,6 +57,10 @@ impl Reason {
         Reason::BackingOff,
         Reason::ArenaFull,
         Reason::NoGain,
+        Reason::NotAnInstruction,
+        Reason::LabelsUnknown,
+        Reason::NoArena,
+        Reason::TextLocked,
     ];
 
     /// The reason with number `n`.
@@ -80,6 +92,10 @@ impl Reason {
             Reason::BackingOff => "backing off",
             Reason::ArenaFull => "arena full",
             Reason::NoGain => "no gain",
+            Reason::NotAnInstruction => "not an instruction",
+            Reason::LabelsUnknown => "labels unknown",
+            Reason::NoArena => "no arena within reach",
+            Reason::TextLocked => "text cannot be changed",
         }
     }
 }
