@@ -12,10 +12,14 @@
 //! Where functions start and end is asked of [`Functions`]. [`EhFrameHdr`] answers from the unwind tables,
 //! which even stripped programs carry; a sorted slice of [`Function`]s answers from anything else.
 
+mod flags;
 mod frames;
+mod gotos;
 mod sites;
+mod sources;
 
 pub use frames::EhFrameHdr;
+pub use gotos::{Gotos, Object, Verdicts};
 pub use sites::{Refused, Site, SiteKind, Sites};
 
 /// Bytes and the address at which they are (or will be) mapped.
@@ -50,9 +54,24 @@ pub struct Function {
     pub start: u64,
     /// The byte after its last.
     pub end: u64,
+    /// Whether it is a part of another function, such as gcc's cold parts: it is entered by jumps, with
+    /// the frame set up, and so its first byte is a label rather than an entry. `false` means unknown.
+    pub is_part: bool,
 }
 
 impl Function {
+    /// The range from `start` up to `end`, as a function by itself.
+    #[must_use]
+    pub const fn new(start: u64, end: u64) -> Function {
+        Function { start, end, is_part: false }
+    }
+
+    /// Whether `address` is a place in it that no call leads to.
+    #[must_use]
+    pub const fn is_interior(&self, address: u64) -> bool {
+        self.contains(address) && (self.is_part || address != self.start)
+    }
+
     /// Whether `address` lies in it.
     #[must_use]
     pub const fn contains(&self, address: u64) -> bool {

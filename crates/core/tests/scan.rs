@@ -125,7 +125,7 @@ fn unwind_tables_know_every_function() {
     assert!(!table.is_empty());
     for name in ["main", "walk", "tail", "maybe", "compare"] {
         let (start, size) = compiled::symbol(&file, name).unwrap();
-        let function = Function { start, end: start + size };
+        let function = Function::new(start, start + size);
         assert_eq!(table.containing(start), Some(function), "{name}");
         assert_eq!(table.containing(start + size - 1), Some(function), "{name}");
         assert_ne!(table.containing(start + size), Some(function), "{name}");
@@ -160,7 +160,7 @@ fn reasons(code: &[u8], functions: &[Function]) -> Vec<Result<SiteKind, Refusal>
     scan_bytes(&with_thunk(code), functions).into_iter().map(answer).collect()
 }
 
-const WHOLE: [Function; 1] = [Function { start: BASE, end: BASE + 256 }];
+const WHOLE: [Function; 1] = [Function::new(BASE, BASE + 256)];
 
 #[test]
 fn all_kinds_are_told_apart() {
@@ -175,7 +175,7 @@ fn all_kinds_are_told_apart() {
 fn what_is_no_site_says_why() {
     let call = branch(0, &[0xe8]);
     assert_eq!(reasons(&call, &[]), [Err(Refusal::NoFunction)]);
-    assert_eq!(reasons(&call, &[Function { start: BASE, end: BASE + 3 }]), [Err(Refusal::CutOff)]);
+    assert_eq!(reasons(&call, &[Function::new(BASE, BASE + 3)]), [Err(Refusal::CutOff)]);
     assert_eq!(reasons(&branch(0, &[0x66, 0xe8]), &WHOLE), [Err(Refusal::Prefix)]);
     // Inside a movabs immediate.
     let hidden = [&[0x48, 0xb8][..], &branch(2, &[0xe8]), &[0, 0, 0]].concat();
@@ -210,7 +210,7 @@ proptest! {
     ) {
         thunks.push(address.wrapping_add(100));
         thunks.sort_unstable();
-        let functions = [Function { start, end: start.saturating_add(1000) }, Function { start: address, end: u64::MAX }];
+        let functions = [Function::new(start, start.saturating_add(1000)), Function::new(address, u64::MAX)];
         let _ = Sites::new(Region { address, bytes: &bytes }, &thunks, &functions[..]).count();
     }
 

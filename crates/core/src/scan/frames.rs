@@ -86,17 +86,26 @@ impl Functions for EhFrameHdr<'_> {
     }
 }
 
+/// What a CIE says about its FDEs.
+#[derive(Clone, Copy)]
+struct Parent {
+    /// How they hold addresses.
+    encoding: u8,
+    /// Whether augmentation data, led by its length, follows the range.
+    augmented: bool,
+}
+
 /// The range of the FDE at `frame`.
 fn range(frames: &Region<'_>, frame: u64) -> Option<Function> {
     let mut reader = Reader { bytes: frames.from(frame)? };
-    let length = reader.u32()?;
+    let size = reader.u32()?;
     // The 64-bit form (length ffffffff) is for entries beyond 4 GiB; nobody writes it.
-    if length == 0 || length == u32::MAX {
+    if size == 0 || size == u32::MAX {
         return None;
     }
     let back = u64::from(reader.u32()?);
     let cie = frame.wrapping_add(4).wrapping_sub(back);
-    let encoding = pointer_encoding(frames, cie)?;
+    let Parent { encoding, augmented } = parent(frames, cie)?;
     let field = frame.wrapping_add(8);
     let start = match encoding & 0x70 {
         0x00 => reader.encoded(encoding)?.cast_unsigned(),
@@ -104,27 +113,52 @@ fn range(frames: &Region<'_>, frame: u64) -> Option<Function> {
         _ => return None,
     };
     let length = reader.encoded(encoding & 7)?;
-    Some(Function { start, end: start.checked_add(length.cast_unsigned())? })
+    if augmented {
+        let data = usize::try_from(reader.uleb128()?).ok()?;
+        reader.bytes = reader.bytes.get(data..)?;
+    }
+    let read = frames.from(frame)?.len() - reader.bytes.len();
+    let rules = (size as usize + 4).checked_sub(read).and_then(|left| reader.bytes.get(..left));
+    let end = start.checked_add(length.cast_unsigned())?;
+    Some(Function { start, end, is_part: rules.is_some_and(sets_up_frame) })
 }
 
-/// How the FDEs of the CIE at `cie` hold addresses.
-fn pointer_encoding(frames: &Region<'_>, cie: u64) -> Option<u8> {
+/// Whether unwind rules change something before the first instruction: then a frame exists on entry.
+///
+/// A function's rules begin with an advance to behind its first `push`, or are empty (padding is 0). A cold
+/// part's begin with the offset of a frame that stands already.
+fn sets_up_frame(rules: &[u8]) -> bool {
+    const DEF_CFA: u8 = 0x0c;
+    const DEF_CFA_OFFSET: u8 = 0x0e;
+    const ENTRY_OFFSET: u8 = 8;
+    match *rules {
+        [DEF_CFA_OFFSET, offset, ..] => offset != ENTRY_OFFSET,
+        [DEF_CFA, _, offset, ..] => offset != ENTRY_OFFSET,
+        // A saved register (DW_CFA_offset).
+        [0x80..=0xbf, ..] => true,
+        _ => false,
+    }
+}
+
+fn parent(frames: &Region<'_>, cie: u64) -> Option<Parent> {
     let mut reader = Reader { bytes: frames.from(cie)? };
     let [_, 0] = [reader.u32()?, reader.u32()?] else { return None };
     let version = reader.u8()?;
     let augmentation = reader.string()?;
-    let Some((b'z', letters)) = augmentation.split_first() else { return augmentation.is_empty().then_some(0) };
-    reader.leb128()?; // code alignment
-    reader.leb128()?; // data alignment
+    let Some((b'z', letters)) = augmentation.split_first() else {
+        return augmentation.is_empty().then_some(Parent { encoding: 0, augmented: false });
+    };
+    reader.uleb128()?; // code alignment
+    reader.uleb128()?; // data alignment
     if version == 1 {
         reader.u8()?; // return address register
     } else {
-        reader.leb128()?;
+        reader.uleb128()?;
     }
-    reader.leb128()?; // length of what follows
+    reader.uleb128()?; // length of what follows
     for letter in letters {
         match letter {
-            b'R' => return reader.u8(),
+            b'R' => return reader.u8().map(|encoding| Parent { encoding, augmented: true }),
             b'L' => _ = reader.u8()?,
             b'P' => {
                 let encoding = reader.u8()?;
@@ -134,7 +168,7 @@ fn pointer_encoding(frames: &Region<'_>, cie: u64) -> Option<u8> {
             _ => return None,
         }
     }
-    Some(0)
+    Some(Parent { encoding: 0, augmented: true })
 }
 
 /// Bounded reading.
@@ -173,11 +207,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips a number in LEB128, which is at most ten bytes long.
-    fn leb128(&mut self) -> Option<()> {
-        for _ in 0..10 {
-            if self.u8()? & 0x80 == 0 {
-                return Some(());
+    /// A number in LEB128, which is at most ten bytes long. (The signed form has the same length.)
+    fn uleb128(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..70).step_by(7) {
+            let byte = self.u8()?;
+            value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
+            if byte & 0x80 == 0 {
+                return Some(value);
             }
         }
         None

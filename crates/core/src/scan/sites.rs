@@ -14,7 +14,7 @@ use crate::arch::decode::{decode, Flow};
 pub enum SiteKind {
     /// `call thunk`.
     Call,
-    /// `jmp thunk`: a tail call, unless the analysis of gotos says otherwise.
+    /// `jmp thunk`: a tail call, unless [`Verdicts`](super::Verdicts) says otherwise.
     Jump,
     /// `jcc thunk`: a conditional tail call, likewise.
     Cond,
