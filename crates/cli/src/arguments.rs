@@ -115,12 +115,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", hide = true)]
     pub window: Option<u32>,
     /// The program and its arguments.
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "PROG"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROG")]
     pub command: Vec<OsString>,
 }
 

@@ -29,7 +29,11 @@ pub fn report(stats: &Stats<'_>, symbols: &mut Symbols) -> Report {
         .sort_by_key(|site| std::cmp::Reverse(site.calls()));
     report.sites_total = objects.iter().map(|object| u64::from(object.sites)).sum();
     report.coverage = coverage(header, &report.sites);
-    report.objects = objects;
+    // What the kernel maps (the vDSO) has no file, and nothing for us.
+    report.objects = objects
+        .into_iter()
+        .filter(|object| !object.path.is_empty() || object.sites > 0)
+        .collect();
     report
 }
 
@@ -178,4 +182,41 @@ fn refusal(number: u32) -> String {
 
 fn string(field: &[u8]) -> String {
     String::from_utf8_lossy(text(field)).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use relpoline_stats::record::MAGIC;
+    use relpoline_stats::{Layout, Plain};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn hostile_records_never_panic(noise in prop::collection::vec(any::<u8>(), 8192)) {
+            let layout = Layout { objects: 3, sites: 8 };
+            let mut bytes = noise;
+            let hostile = Header::load(&bytes).unwrap();
+            // Just enough is right for the reader to go on.
+            let header = Header {
+                magic: MAGIC,
+                object_count: 3,
+                site_count: 8,
+                program: hostile.program,
+                refused_children: hostile.refused_children,
+                refusals: hostile.refusals,
+                cost_direct: hostile.cost_direct,
+                flags: hostile.flags,
+                learn_cycles: hostile.learn_cycles,
+                ..layout.header()
+            };
+            header.store(&mut bytes).unwrap();
+            let report = report(&Stats::parse(&bytes).unwrap(), &mut Symbols::default());
+            prop_assert_eq!(report.sites.len(), 8);
+            prop_assert!(report.coverage.is_none_or(|share| (0.0..=1.0).contains(&share)));
+            let _ = crate::report::text::render(&report);
+            let _ = serde_json::to_string(&report).unwrap();
+        }
+    }
 }

@@ -12,7 +12,9 @@ pub mod schema;
 mod symbols;
 pub mod text;
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Context;
@@ -23,7 +25,7 @@ pub use schema::Report;
 use symbols::Symbols;
 
 /// More than a file of the engine's can have; a hostile program might write more into its own.
-const MOST_BYTES: u64 = 1 << 30;
+const MOST_BYTES: u64 = 1 << 28;
 
 /// Turns the statistics in `directory` into reports: that of process `main`, which ran `program`, and one for
 /// each other process. Without a destination, the main one goes to stderr as text.
@@ -65,9 +67,7 @@ fn read_all(directory: &Path, symbols: &mut Symbols) -> anyhow::Result<Vec<(u32,
         let pid = path
             .file_name()
             .and_then(|name| name.to_str()?.strip_suffix(".stats")?.parse().ok());
-        let small = fs::symlink_metadata(&path)
-            .is_ok_and(|meta| meta.is_file() && meta.len() <= MOST_BYTES);
-        let (Some(pid), true, Ok(bytes)) = (pid, small, fs::read(&path)) else {
+        let (Some(pid), Some(bytes)) = (pid, read(&path)) else {
             continue;
         };
         if let Ok(stats) = Stats::parse(&bytes) {
@@ -76,6 +76,20 @@ fn read_all(directory: &Path, symbols: &mut Symbols) -> anyhow::Result<Vec<(u32,
     }
     reports.sort_by_key(|(pid, _)| *pid);
     Ok(reports)
+}
+
+/// A file's bytes. The program could have put anything there: a link, a fifo, a file that never ends.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let careful = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(careful)
+        .open(path)
+        .ok()?;
+    file.metadata().ok().filter(fs::Metadata::is_file)?;
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 impl Report {

@@ -15,6 +15,9 @@ use relpoline_stats::file::text;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+/// Larger files are not read.
+const MOST_BYTES: u64 = 1 << 32;
+
 /// The files read so far.
 #[derive(Default)]
 pub struct Symbols {
@@ -75,8 +78,10 @@ impl Symbols {
 
 impl Table {
     fn read(path: &Path, build_id: &[u8]) -> Option<Self> {
-        // Not a fifo or a device, which the path in a hostile record might name.
-        fs::metadata(path).ok().filter(|meta| meta.is_file())?;
+        // Not a fifo or something endless (/proc/kcore), which the path in a hostile record might name.
+        fs::metadata(path)
+            .ok()
+            .filter(|meta| meta.is_file() && meta.len() <= MOST_BYTES)?;
         let bytes = fs::read(path).ok()?;
         let file = object::File::parse(&*bytes).ok()?;
         // Without one in memory there is nothing to compare.
