@@ -17,6 +17,8 @@
 //!   against the tree that is in place. A change must win by a margin.
 //! - *Longer windows*: while many targets are still new, or when only the lack of a foreseeable order speaks
 //!   against a tree, the window is extended before deciding.
+//! - *Trials* (`trial`): a long loop looks random in a short trace. Before a hot site is given up as
+//!   unpredictable, its tree is tried against the clock.
 //! - *Thinking again*: a tree counts its misses, and exits from its chain. When a window of them costs more
 //!   than 1/1000 of the time it took, the site learns again. A learning that changed nothing doubles the window.
 //! - *Flapping*: targets normally make way for new ones, as a tree that holds everything has a stale order.
@@ -33,9 +35,11 @@ mod costs;
 mod decide;
 mod judge;
 mod model;
+mod outcome;
 mod plan;
 mod reason;
 mod site;
+mod trial;
 pub mod workload;
 
 pub use budget::Budget;

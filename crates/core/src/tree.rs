@@ -61,7 +61,7 @@ pub struct Target {
 pub struct TreeSpec<'a> {
     /// The register that holds the call's target.
     pub reg: Reg,
-    /// The targets, by descending share. At most [`MAX_TARGETS`].
+    /// The targets, in the order of comparing: usually by descending share. At most [`MAX_TARGETS`].
     pub targets: &'a [Target],
     /// How many of the first targets are compared one after the other; the rest becomes a search tree.
     /// Larger values than there are targets mean "all".

@@ -2,15 +2,14 @@
 
 use super::Policy;
 use super::costs::cycles;
-use super::judge::{CHAIN_MAX, Choice, Terms};
+use super::judge::CHAIN_MAX;
 use super::reason::Reason;
-use super::site::{Action, Cause, Counters, Current, Event, Phase, SiteState};
-use crate::trace::{ONE, Predictability, Trace, WINDOW_MAX};
+use super::site::{Action, Cause, Counters, Event, Phase, SiteState};
+use super::trial::{Trial, UNWATCHED};
+use crate::trace::WINDOW_MAX;
 
 /// Longest window of a cold site.
 const COLD_MAX: u32 = 1 << 14;
-/// A longer window is worth its cost while more than 1/this of the calls is expected to be new.
-const NEW_TARGETS: u32 = 50;
 /// Settling windows grow by this factor until the site is linked or left alone.
 const SETTLE_GROWTH: u32 = 4;
 /// Settling windows until a site is left alone.
@@ -31,7 +30,9 @@ impl Policy {
                 self.window_full(site, &trace, current, now, reach)
             }
             (Event::MissWindow { misses }, Phase::Promoted | Phase::Linked) => self.missed(site, misses, now),
-            (Event::ExitWindow { exits }, Phase::Promoted | Phase::Linked) => self.exited(site, exits, now),
+            (Event::ExitWindow { exits }, Phase::Promoted | Phase::Linked) if site.counts_exits => {
+                self.exited(site, exits, now)
+            }
             (Event::Settled, Phase::Promoted) => self.settled(site, now),
             (Event::Due, Phase::Retpolined | Phase::Promoted | Phase::Linked) if site.is_due(now) => {
                 self.due(site, now)
@@ -50,7 +51,7 @@ impl Policy {
                 site.phase = Phase::Promoted;
                 Action::StopCounting
             }
-            _ if site.had_tree => {
+            _ if site.had_tree && !site.trial.is_running() => {
                 site.miss_backoff = self.doubled(site.miss_backoff);
                 self.resume(site, now, reason)
             }
@@ -59,6 +60,9 @@ impl Policy {
     }
 
     fn cold_expired(&mut self, site: &mut SiteState, now: u64) -> Action {
+        if site.trial.is_running() {
+            return self.retpoline_timed(site, now);
+        }
         let calls = if site.window == 0 { self.config.cold_calls } else { site.window };
         let elapsed = if site.since == 0 { self.budget.age(now) } else { now.saturating_sub(site.since) };
         let lost = cycles(calls, self.costs.retpoline.saturating_sub(self.costs.direct));
@@ -79,7 +83,8 @@ impl Policy {
     /// Starts learning if the budget allows.
     fn learn(&mut self, site: &mut SiteState, cause: Cause, now: u64) -> Option<Action> {
         let window = self.config.window_first.clamp(1, self.window_max());
-        let price = self.learning_price(window, window) + u64::from(self.costs.patch);
+        let unlink = if site.phase == Phase::Linked { self.costs.link } else { 0 };
+        let price = self.learning_price(window, window) + u64::from(self.costs.patch) + u64::from(unlink);
         if !self.budget.may_patch(now, &self.config, &self.costs)
             || !self.budget.spend(price, now, &self.config, &self.costs)
         {
@@ -93,200 +98,26 @@ impl Policy {
         Some(Action::Learn { window })
     }
 
-    fn window_max(&self) -> u32 {
+    pub(super) fn window_max(&self) -> u32 {
         self.config.window_max.clamp(1, WINDOW_MAX as u32)
     }
 
     /// Cycles for tracing `more` calls and judging a window of `whole`.
-    fn learning_price(&self, more: u32, whole: u32) -> u64 {
+    pub(super) fn learning_price(&self, more: u32, whole: u32) -> u64 {
         let counting = cycles(more, self.costs.counted_call.saturating_sub(self.costs.direct));
         counting + u64::from(self.costs.judge) + cycles(whole, self.costs.judge_call)
     }
 
-    fn window_full(
-        &mut self,
-        site: &mut SiteState,
-        trace: &Trace<'_>,
-        current: Option<Current<'_>>,
-        now: u64,
-        reach: &dyn Fn(u64) -> bool,
-    ) -> Action {
-        let order = self.scratch.read(trace);
-        let max = usize::from(self.config.max_targets);
-        self.candidates.gather(&self.scratch.histogram, max, reach);
-        let choice = self.candidates.choose(&self.terms(order.randomness()));
-        if let Some(action) = self.extend(trace.len() as u32, &choice, order, now) {
-            return action;
-        }
-        match current {
-            Some(tree) if site.had_tree => self.compare(site, &tree, choice, order, now, reach),
-            _ => self.adopt(site, choice, order, now),
-        }
-    }
-
-    fn terms(&self, randomness: u32) -> Terms<'_> {
-        Terms { costs: &self.costs, config: &self.config, randomness }
-    }
-
-    /// Goes on with the window when that may change the outcome.
-    fn extend(&mut self, window: u32, choice: &Choice, order: Predictability, now: u64) -> Option<Action> {
-        let longer = window.saturating_mul(4).min(self.window_max());
-        if longer <= window || !(self.many_new() || self.order_decides(choice, order)) {
-            return None;
-        }
-        let price = self.learning_price(longer - window, longer);
-        let affordable = self.budget.spend(price, now, &self.config, &self.costs);
-        affordable.then_some(Action::ContinueLearning { window: longer })
-    }
-
-    fn many_new(&self) -> bool {
-        self.candidates.unseen > ONE / NEW_TARGETS
-    }
-
-    /// Whether a larger tree would be chosen if the order of targets were known.
-    fn order_decides(&self, choice: &Choice, order: Predictability) -> bool {
-        choice.size < self.candidates.len()
-            && order.randomness() > 0
-            && self.candidates.choose(&self.terms(0)).size > choice.size
-    }
-
-    /// Decides for a site without a tree.
-    fn adopt(&mut self, site: &mut SiteState, choice: Choice, order: Predictability, now: u64) -> Action {
-        if choice.size == 0 || !self.beats(choice.cost, self.costs.retpoline) {
-            let reason = self.why_not(order);
-            return self.retpoline(site, reason, now);
-        }
-        self.promote(site, choice, order, now)
-    }
-
-    /// Whether cost `a` is below cost `b` by the margin.
-    fn beats(&self, a: u32, b: u32) -> bool {
-        u64::from(a) * u64::from(100 + self.config.margin) < u64::from(b) * 100
-    }
-
-    fn why_not(&self, order: Predictability) -> Reason {
-        let foreseen = self.candidates.choose(&self.terms(0));
-        if self.candidates.unreachable >= ONE / 2 {
-            Reason::OutOfRange
-        } else if order.randomness() > 0 && foreseen.size > 0 && self.beats(foreseen.cost, self.costs.retpoline) {
-            Reason::Unpredictable
-        } else if self.candidates.unreachable >= ONE / 8 {
-            Reason::OutOfRange
-        } else if self.candidates.covered(self.candidates.len()) < ONE / 2 {
-            Reason::Megamorphic
-        } else {
-            Reason::NoGain
-        }
-    }
-
-    /// Decides for a site with a tree.
-    fn compare(
-        &mut self,
-        site: &mut SiteState,
-        tree: &Current<'_>,
-        choice: Choice,
-        order: Predictability,
-        now: u64,
-        reach: &dyn Fn(u64) -> bool,
-    ) -> Action {
-        self.standing.adopt(tree, &self.scratch.histogram, self.candidates.unseen);
-        let terms = Terms { costs: &self.costs, config: &self.config, randomness: order.randomness() };
-        let standing = self.standing.price(self.standing.len(), tree.chain, &terms);
-        if !self.beats(choice.cost, standing.cost) {
-            self.back_off(site);
-            let reason = if site.miss_backoff > 2 { Reason::BackingOff } else { Reason::Promoted };
-            return self.resume(site, now, reason);
-        }
-        if choice.size == 0 {
-            let reason = self.why_not(order);
-            return self.retpoline(site, reason, now);
-        }
-        self.calm_down(site);
-        let choice = if self.came_back(site, choice.size) {
-            self.merged(choice, order, reach)
-        } else {
-            self.remember_dropped(site, choice.size);
-            choice
-        };
-        self.promote(site, choice, order, now)
-    }
-
-    fn doubled(&self, backoff: u8) -> u8 {
+    pub(super) fn doubled(&self, backoff: u8) -> u8 {
         (backoff + 1).min(self.config.max_backoff)
     }
 
-    fn back_off(&self, site: &mut SiteState) {
-        match site.cause {
-            Cause::Misses | Cause::Calls => site.miss_backoff = self.doubled(site.miss_backoff),
-            Cause::Exits => site.exit_backoff = self.doubled(site.exit_backoff),
-            Cause::Due => site.retry_backoff = (site.retry_backoff + 1).min(self.config.max_retry_backoff),
-        }
-    }
-
-    fn calm_down(&self, site: &mut SiteState) {
-        site.miss_backoff /= 2;
-        site.exit_backoff /= 2;
-        site.retry_backoff /= 2;
-    }
-
-    /// Whether a hot target of the new tree was dropped before.
-    fn came_back(&self, site: &SiteState, size: usize) -> bool {
-        let standing = self.standing.targets();
-        self.candidates.targets()[..size.min(CHAIN_MAX)]
-            .iter()
-            .any(|t| site.dropped & trait_of(t.address) != 0 && standing.iter().all(|s| s.address != t.address))
-    }
-
-    /// Notes which hot targets of the standing tree the new one leaves out.
-    fn remember_dropped(&self, site: &mut SiteState, size: usize) {
-        // A filter that is half full says yes too often to be of use.
-        if site.dropped.count_ones() > 24 {
-            site.dropped = 0;
-        }
-        let kept = &self.candidates.targets()[..size];
-        for target in self.standing.targets().iter().take(CHAIN_MAX) {
-            if kept.iter().all(|k| k.address != target.address) {
-                site.dropped |= trait_of(target.address);
-            }
-        }
-    }
-
-    /// Merges the chosen targets with the standing tree's, unless that costs too much.
-    fn merged(&mut self, choice: Choice, order: Predictability, reach: &dyn Fn(u64) -> bool) -> Choice {
-        let max = usize::from(self.config.max_targets);
-        self.standing.merge(&self.candidates, choice.size, max, reach);
-        let terms = Terms { costs: &self.costs, config: &self.config, randomness: order.randomness() };
-        let chain = self.standing.best_chain_by_weight(&terms);
-        let merged = self.standing.price(self.standing.len(), chain, &terms);
-        if !self.beats(merged.cost, self.costs.retpoline) {
-            return choice;
-        }
-        core::mem::swap(&mut self.standing, &mut self.candidates);
-        merged
-    }
-
-    fn promote(&mut self, site: &mut SiteState, choice: Choice, order: Predictability, now: u64) -> Action {
-        let plan = &mut self.plan;
-        plan.len = choice.size;
-        plan.targets[..choice.size].copy_from_slice(&self.candidates.targets()[..choice.size]);
-        plan.chain = choice.chain;
-        plan.count_exits = self.candidates.counts_exits(&choice, &self.config);
-        plan.covered = self.candidates.covered(choice.size);
-        plan.accuracy = order.accuracy;
-        plan.tree_cost = choice.cost;
-        plan.retpoline_cost = self.costs.retpoline;
-        site.targets = choice.size as u8;
-        site.counts_exits = plan.count_exits;
-        site.promotions = site.promotions.saturating_add(1);
-        Action::Promote(self.in_place(site, Reason::Promoted, now))
-    }
-
-    fn resume(&self, site: &mut SiteState, now: u64, reason: Reason) -> Action {
+    pub(super) fn resume(&self, site: &mut SiteState, now: u64, reason: Reason) -> Action {
         Action::Resume(self.in_place(site, reason, now))
     }
 
     /// A tree is in place from now on: the counters it starts with.
-    fn in_place(&self, site: &mut SiteState, reason: Reason, now: u64) -> Counters {
+    pub(super) fn in_place(&self, site: &mut SiteState, reason: Reason, now: u64) -> Counters {
         (site.phase, site.reason, site.since) = (Phase::Promoted, reason, now);
         // What cannot be noticed by counting is looked at from time to time.
         let unwatched = usize::from(site.targets) > CHAIN_MAX && !site.counts_exits;
@@ -310,20 +141,23 @@ impl Policy {
         }
     }
 
-    fn retry_at(&self, site: &SiteState, now: u64) -> u64 {
+    pub(super) fn retry_at(&self, site: &SiteState, now: u64) -> u64 {
         let wait = u64::from(self.config.retry_ms) * u64::from(self.costs.cycles_per_ms);
         now.saturating_add((wait << site.retry_backoff.min(20)).max(1))
     }
 
-    fn retpoline(&mut self, site: &mut SiteState, reason: Reason, now: u64) -> Action {
+    pub(super) fn retpoline(&mut self, site: &mut SiteState, reason: Reason, now: u64) -> Action {
         (site.phase, site.reason, site.since) = (Phase::Retpolined, reason, now);
-        (site.targets, site.counts_exits, site.had_tree) = (0, false, false);
+        (site.targets, site.counts_exits, site.had_tree, site.trial) = (0, false, false, Trial::NONE);
         site.due = self.retry_at(site, now);
         site.retry_backoff = (site.retry_backoff + 1).min(self.config.max_retry_backoff);
         Action::Retpoline(reason)
     }
 
     fn missed(&mut self, site: &mut SiteState, misses: u32, now: u64) -> Action {
+        if site.trial.is_running() {
+            return Action::CountMisses { window: UNWATCHED };
+        }
         let lost = cycles(misses, self.costs.retpoline.saturating_sub(self.costs.direct));
         if self.matters(site, lost, now)
             && let Some(action) = self.learn(site, Cause::Misses, now)
@@ -335,6 +169,9 @@ impl Policy {
     }
 
     fn exited(&mut self, site: &mut SiteState, exits: u32, now: u64) -> Action {
+        if site.trial.is_running() {
+            return Action::CountExits { window: UNWATCHED };
+        }
         let lost = cycles(exits, self.costs.exit + 2 * self.costs.node);
         if self.matters(site, lost, now)
             && let Some(action) = self.learn(site, Cause::Exits, now)
@@ -350,6 +187,9 @@ impl Policy {
     }
 
     fn settled(&mut self, site: &mut SiteState, now: u64) -> Action {
+        if site.trial.is_running() {
+            return self.tree_timed(site, now);
+        }
         if self.link_pays(site, now) && self.may_link(now) {
             site.phase = Phase::Linked;
             return Action::Link;
@@ -390,9 +230,4 @@ impl Policy {
             }
         }
     }
-}
-
-/// The bit that stands for a target in [`SiteState`]'s filter of dropped ones.
-fn trait_of(address: u64) -> u64 {
-    1 << (address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
 }

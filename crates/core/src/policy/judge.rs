@@ -2,7 +2,8 @@
 //!
 //! Pricing all combinations of targets and chain lengths would cost more than they differ by. Two families
 //! are enough: the chain of the hottest one to four alone (which wins when order is random, as every further
-//! branch may mispredict), and everything in chain and search tree, for a few sizes.
+//! branch may mispredict), and everything in chain and search tree, for a few sizes. When order is random, a
+//! third form is tried: a chain of up to eight that ends with the hottest.
 
 use super::costs::{Config, Costs};
 use super::model::Priced;
@@ -13,6 +14,9 @@ use crate::tree::{MAX_TARGETS, Target};
 
 /// Longest chain.
 pub(super) const CHAIN_MAX: usize = 4;
+
+/// Longest chain that ends with the hottest target.
+const ROTATED_MAX: usize = 8;
 
 /// Sizes at which the search tree is tried besides "all".
 const SIZES: [usize; 4] = [8, 16, 32, 64];
@@ -35,6 +39,8 @@ pub(super) struct Candidates {
 pub(super) struct Choice {
     pub size: usize,
     pub chain: usize,
+    /// Compare with the hottest target after the rest of the chain.
+    pub hottest_last: bool,
     /// Modelled cost of a call [1/16 cycle].
     pub cost: u32,
 }
@@ -111,17 +117,17 @@ impl Candidates {
         }
     }
 
-    /// Mixes the first `size` of `fresh` half and half into the list, and drops what weighs less than
-    /// 1/1024: targets that stay away through ten merges are forgotten.
-    pub fn merge(&mut self, fresh: &Candidates, size: usize, max: usize, reach: &dyn Fn(u64) -> bool) {
+    /// Mixes the first `size` of `fresh` into the list, with 1/`parts` of the weight, and drops what then weighs
+    /// less than 1/1024.
+    pub fn merge(&mut self, fresh: &Candidates, size: usize, parts: u32, max: usize, reach: &dyn Fn(u64) -> bool) {
         for target in &mut self.targets[..self.len] {
-            target.share /= 2;
+            target.share -= target.share / parts;
         }
         for (&target, &seen) in fresh.targets[..size].iter().zip(&fresh.seen) {
-            let half = target.share / 2;
+            let share = target.share / parts;
             match self.targets[..self.len].iter_mut().find(|t| t.address == target.address) {
-                Some(known) => known.share += half,
-                None => self.push(Target { address: target.address, share: half }, seen),
+                Some(known) => known.share += share,
+                None => self.push(Target { share, ..target }, seen),
             }
         }
         self.prune(max, reach);
@@ -161,14 +167,39 @@ impl Candidates {
     }
 
     fn priced(&self, size: usize, chain: usize, randomness: u32) -> Priced<'_> {
-        Priced { targets: &self.targets[..size], seen: &self.seen[..size], chain, randomness }
+        let (targets, seen) = (&self.targets[..size], &self.seen[..size]);
+        Priced { targets, seen, chain, hottest_last: false, randomness }
     }
 
     /// The tree of the first `size` with a chain of `chain`.
     pub fn price(&self, size: usize, chain: usize, terms: &Terms<'_>) -> Choice {
         let (size, chain) = (size.min(self.len), chain.min(size).min(self.len));
         let cost = self.priced(size, chain, terms.randomness).price(terms.costs, terms.config);
-        Choice { size, chain, cost }
+        Choice { size, chain, hottest_last: false, cost }
+    }
+
+    /// The chain of the first `size` that ends with the hottest.
+    fn price_rotated(&self, size: usize, terms: &Terms<'_>) -> Choice {
+        let priced = Priced { hottest_last: true, ..self.priced(size, size, terms.randomness) };
+        Choice { size, chain: size, hottest_last: true, cost: priced.price(terms.costs, terms.config) }
+    }
+
+    /// Price again under other terms.
+    pub fn reprice(&self, choice: &Choice, terms: &Terms<'_>) -> Choice {
+        if choice.hottest_last {
+            self.price_rotated(choice.size, terms)
+        } else {
+            self.price(choice.size, choice.chain, terms)
+        }
+    }
+
+    /// Writes the targets of `choice` to `list`, in the order of comparing.
+    pub fn write(&self, choice: &Choice, list: &mut [Target; MAX_TARGETS]) {
+        let chosen = &self.targets[..choice.size];
+        let (last, first) = chosen.split_at(usize::from(choice.hottest_last).min(chosen.len()));
+        for (slot, target) in list.iter_mut().zip(first.iter().chain(last)) {
+            *slot = *target;
+        }
     }
 
     /// Whether the tree of `choice` counts exits from its chain.
@@ -183,7 +214,7 @@ impl Candidates {
 
     /// The cheapest tree, or size 0 when leaving the retpoline alone is cheaper.
     pub fn choose(&self, terms: &Terms<'_>) -> Choice {
-        let mut best = Choice { size: 0, chain: 0, cost: terms.costs.retpoline };
+        let mut best = Choice { size: 0, chain: 0, hottest_last: false, cost: terms.costs.retpoline };
         let mut consider = |choice: Choice| {
             if choice.cost < best.cost {
                 best = choice;
@@ -197,6 +228,11 @@ impl Candidates {
             consider(all);
             for size in SIZES.into_iter().filter(|&s| s < self.len) {
                 consider(self.price(size, all.chain, terms));
+            }
+        }
+        if terms.randomness > ONE / 8 {
+            for size in 3..=self.len.min(ROTATED_MAX) {
+                consider(self.price_rotated(size, terms));
             }
         }
         best

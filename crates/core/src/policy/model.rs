@@ -10,7 +10,9 @@
 //! Mispredicts are counted branch by branch, in the tree as it will be built. Without any history, a branch
 //! that is taken with probability `q` is mispredicted with probability `min(q, 1-q)`. In a chain these add up
 //! to one mispredict per call at most; in a search tree every level can add half a mispredict, which is why
-//! random streams over many targets are better left to the retpoline. Of those mistakes the part
+//! random streams over many targets are better left to the retpoline. And when the hottest target takes less
+//! than half of the calls, comparing with it first makes each of its calls a mispredict; comparing with it last
+//! makes it what a blind predictor expects, and only the others are mispredicted. Of those mistakes the part
 //! `randomness` remains when history is known: none in a repeating order, all in a random one.
 
 use super::costs::{Config, Costs};
@@ -27,6 +29,8 @@ pub(super) struct Priced<'a> {
     pub seen: &'a [u32],
     /// How many of them form the chain.
     pub chain: usize,
+    /// Compare with the first target after the rest of the chain.
+    pub hottest_last: bool,
     /// Which part of the mistakes of a branch predictor without history remains [1/65536].
     pub randomness: u32,
 }
@@ -75,7 +79,9 @@ impl Priced<'_> {
     /// The share of calls that leaves the chain.
     fn walk_chain(&self, effort: &mut Effort) -> u64 {
         let mut left = u64::from(ONE);
-        for &seen in self.seen.iter().take(self.chain) {
+        let chain = &self.seen[..self.chain.min(self.seen.len())];
+        let (last, first) = chain.split_at(usize::from(self.hottest_last).min(chain.len()));
+        for &seen in first.iter().chain(last) {
             effort.compares += left;
             effort.branch(u64::from(seen), left);
             left = left.saturating_sub(u64::from(seen));

@@ -31,13 +31,14 @@ impl Plan {
         }
     }
 
-    /// The targets, by descending share.
+    /// The targets in the order of comparing: by descending share, except that a chain for a random order may end
+    /// with the hottest.
     #[must_use]
     pub fn targets(&self) -> &[Target] {
         &self.targets[..self.len]
     }
 
-    /// How many of them form the chain, 0 to 4.
+    /// How many of them form the chain: 0 to 4, or all of up to 8.
     #[must_use]
     pub fn chain(&self) -> usize {
         self.chain
@@ -55,7 +56,8 @@ impl Plan {
         self.covered
     }
 
-    /// Share of calls whose target a branch predictor foresees, in 1/65536.
+    /// Share of calls whose target a branch predictor foresees at least, in 1/65536: that of the hottest target
+    /// where a closer look would not have changed the outcome.
     #[must_use]
     pub fn accuracy(&self) -> u32 {
         self.accuracy

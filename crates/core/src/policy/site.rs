@@ -1,6 +1,7 @@
 //! What is remembered of a site between decisions, what is asked, and what is answered.
 
 use super::reason::Reason;
+use super::trial::Trial;
 use crate::trace::Trace;
 use crate::tree::Target;
 
@@ -44,7 +45,7 @@ pub struct SiteState {
     /// Which hot targets were dropped before, one bit each (a Bloom filter with one hash): a target that
     /// comes back shows that the site flaps.
     pub(super) dropped: u64,
-    /// Calls of the current cold or settling window.
+    /// Calls of the current cold or settling window; during a trial, what the tree's turn took [cycles].
     pub(super) window: u32,
     pub(super) phase: Phase,
     pub(super) reason: Reason,
@@ -55,12 +56,16 @@ pub struct SiteState {
     pub(super) miss_backoff: u8,
     pub(super) exit_backoff: u8,
     pub(super) retry_backoff: u8,
+    /// Mergers in a row.
+    pub(super) merges: u8,
     /// Promotions so far, saturating.
     pub(super) promotions: u8,
     /// Targets of the current tree.
     pub(super) targets: u8,
     /// Whether the current tree counts exits.
     pub(super) counts_exits: bool,
+    /// The state of a trial.
+    pub(super) trial: Trial,
 }
 
 impl SiteState {
@@ -79,9 +84,11 @@ impl SiteState {
             miss_backoff: 0,
             exit_backoff: 0,
             retry_backoff: 0,
+            merges: 0,
             promotions: 0,
             targets: 0,
             counts_exits: false,
+            trial: Trial::NONE,
         }
     }
 
@@ -187,7 +194,8 @@ pub struct Counters {
 pub enum Action {
     /// Nothing.
     None,
-    /// Count this many more calls before asking again; retpoline meanwhile.
+    /// Count this many more calls before asking again; retpoline meanwhile. A tree that was in place is kept
+    /// for an [`Action::Resume`]: the two take turns while they are timed.
     CountCold {
         /// Calls until [`Event::ColdExpired`].
         calls: u32,

@@ -112,6 +112,11 @@ const fn dense(name: &'static str, pattern: Pattern) -> Workload {
     Workload { name, pattern, work: 20, cycles_per_ms: RATE }
 }
 
+/// Phases of so many ms, by a clock that is slower than usual by a factor.
+const fn sparse(name: &'static str, ms: u32, sets: u32, slower: u32) -> Workload {
+    Workload { name, pattern: Pattern::Phases { ms, sets }, work: 2000, cycles_per_ms: RATE / slower }
+}
+
 /// The traces of the design, in its order, and some more.
 pub const STANDARD: &[Workload] = &[
     dense("mono", Pattern::Mono),
@@ -130,11 +135,12 @@ pub const STANDARD: &[Workload] = &[
     dense("geometric", Pattern::Geometric),
     dense("interpreter 12/60", Pattern::Interpreter { targets: 12, length: 60 }),
     dense("interpreter 40/300", Pattern::Interpreter { targets: 40, length: 300 }),
-    Workload { work: 700, ..dense("phases 10 ms", Pattern::Phases { ms: 10, sets: 2 }) },
-    Workload { work: 700, ..dense("phases 10 ms, 8 sets", Pattern::Phases { ms: 10, sets: 8 }) },
-    Workload { work: 700, ..dense("phases 10 ms, all new", Pattern::Phases { ms: 10, sets: 0 }) },
-    Workload { work: 700, cycles_per_ms: RATE / 10, ..dense("phases 100 ms", Pattern::Phases { ms: 100, sets: 4 }) },
-    Workload { work: 700, cycles_per_ms: RATE / 100, ..dense("phases 1 s", Pattern::Phases { ms: 1000, sets: 4 }) },
+    dense("interpreter 60/1500", Pattern::Interpreter { targets: 60, length: 1500 }),
+    sparse("phases 10 ms", 10, 2, 1),
+    sparse("phases 10 ms, 8 sets", 10, 8, 1),
+    sparse("phases 10 ms, all new", 10, 0, 1),
+    sparse("phases 100 ms", 100, 4, 10),
+    sparse("phases 1 s", 1000, 4, 100),
     dense("opposite threads", Pattern::Opposite),
     dense("flapping 100", Pattern::Flapping(100)),
     dense("flapping 1000", Pattern::Flapping(1000)),
@@ -151,7 +157,7 @@ impl Workload {
 }
 
 /// The calls of a [`Workload`], without end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Calls {
     workload: Workload,
     rng: Rng,

@@ -20,7 +20,7 @@ const TABLE: usize = 2048;
 const WARM_UP: usize = 512;
 const THREADS: usize = 16;
 /// Confidence at which a prediction is as sure as it gets.
-const SURE: u8 = 3;
+const SURE: u32 = 3;
 
 /// How predictable a window was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,16 +49,46 @@ impl Predictability {
     }
 }
 
-/// What followed a history.
+/// What followed a history: which history, as far as 16 bits tell (0 for none), the target, and how sure it
+/// is. One word, so that an update is one load and one store.
 #[derive(Clone, Copy, Debug)]
-struct Slot {
-    /// Which history, as far as 16 bits tell; 0 for none.
-    check: u16,
-    target: u8,
-    confidence: u8,
-}
+struct Slot(u32);
 
-const VACANT: Slot = Slot { check: 0, target: 0, confidence: 0 };
+const VACANT: Slot = Slot(0);
+
+/// A prediction that is never right.
+const NO_GUESS: u32 = 256;
+
+impl Slot {
+    fn new(check: u32, target: u32, confidence: u32) -> Slot {
+        Slot(check << 16 | target << 8 | confidence)
+    }
+
+    fn check(self) -> u32 {
+        self.0 >> 16
+    }
+
+    fn target(self) -> u32 {
+        self.0 >> 8 & 0xff
+    }
+
+    fn confidence(self) -> u32 {
+        self.0 & 0xff
+    }
+
+    /// Knowing that `target` followed the history with this check.
+    fn trained(self, check: u32, target: u32) -> Slot {
+        if self.check() != check {
+            return Slot::new(check, target, 1);
+        }
+        match (self.target() == target, self.confidence()) {
+            (true, SURE..) => self,
+            (true, _) => Slot(self.0 + 1),
+            (false, 0) => Slot::new(check, target, 1),
+            (false, _) => Slot(self.0 - 1),
+        }
+    }
+}
 
 /// The replayed predictor's tables.
 #[derive(Debug)]
@@ -116,15 +146,16 @@ impl Predictor {
     fn step(&mut self, target: u8, thread: usize) -> [bool; ORDERS.len()] {
         let history = self.history[thread];
         let mut hits = [false; ORDERS.len()];
-        let mut best: Option<Slot> = None;
+        let (mut guess, mut confidence) = (NO_GUESS, 0);
         for (table, (order, hit)) in self.tables.iter_mut().zip(ORDERS.into_iter().zip(&mut hits)) {
             let (index, check) = place(history, order);
-            let slot = &mut table[index & self.mask];
-            if slot.check == check {
-                best = Some(prefer(*slot, best));
+            let slot = &mut table[index & self.mask & (TABLE - 1)];
+            // A longer history wins unless it was wrong last time while a shorter one is surer.
+            if slot.check() == check && (slot.confidence() > 0 || confidence == 0) {
+                (guess, confidence) = (slot.target(), slot.confidence());
             }
-            *hit = best.is_some_and(|b| b.target == target);
-            train(slot, check, target);
+            *hit = guess == u32::from(target);
+            *slot = slot.trained(check, u32::from(target));
         }
         // 0 stands for "no call yet", so targets count from 1; the 255th wraps to 0, which is harmless.
         self.history[thread] = (history << 8) | u128::from(target.wrapping_add(1));
@@ -138,30 +169,15 @@ impl Default for Predictor {
     }
 }
 
-/// A longer history wins unless it was wrong last time while the shorter one is surer.
-fn prefer(longer: Slot, shorter: Option<Slot>) -> Slot {
-    match shorter {
-        Some(s) if longer.confidence == 0 && s.confidence > 0 => s,
-        _ => longer,
-    }
-}
-
-fn train(slot: &mut Slot, check: u16, target: u8) {
-    if slot.check != check {
-        *slot = Slot { check, target, confidence: 1 };
-    } else if slot.target == target {
-        slot.confidence = (slot.confidence + 1).min(SURE);
-    } else if slot.confidence > 0 {
-        slot.confidence -= 1;
-    } else {
-        (slot.target, slot.confidence) = (target, 1);
-    }
-}
-
 /// Table index and check of the last `order` targets.
-fn place(history: u128, order: u32) -> (usize, u16) {
-    let kept = if order >= 16 { history } else { history & ((1 << (8 * order)) - 1) };
-    let folded = (kept as u64) ^ ((kept >> 64) as u64).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
-    let h = (folded ^ (folded >> 29) ^ u64::from(order)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((h >> 40) as usize, ((h >> 24) as u16).max(1))
+#[inline]
+fn place(history: u128, order: u32) -> (usize, u32) {
+    let (recent, older) = (history as u64, (history >> 64) as u64);
+    let kept = match order {
+        16 => recent ^ older.wrapping_mul(0xc2b2_ae3d_27d4_eb4f).rotate_left(23),
+        8 => recent,
+        _ => recent & ((1 << (8 * order)) - 1),
+    };
+    let h = (kept ^ (kept >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((h >> 40) as usize, ((h >> 20) as u32 & 0xffff).max(1))
 }

@@ -1,0 +1,257 @@
+//! The verdict on a full window: longer, a tree, the tree that was there, or the retpoline.
+
+use super::Policy;
+use super::judge::{CHAIN_MAX, Choice, Terms};
+use super::reason::Reason;
+use super::site::{Action, Cause, Current, SiteState};
+use super::trial::Trial;
+use crate::trace::{ONE, Predictability, Trace};
+
+/// A longer window is worth its cost while more than 1/this of the calls is expected to be new.
+const NEW_TARGETS: u32 = 50;
+/// Hottest targets of earlier trees that are remembered before the filter is emptied.
+const DROPPED_MAX: u32 = 16;
+/// After so many mergers in a row, newcomers no longer get less weight: what stays away is forgotten slowly.
+const MERGES_MAX: u8 = 7;
+
+impl Policy {
+    pub(super) fn window_full(
+        &mut self,
+        site: &mut SiteState,
+        trace: &Trace<'_>,
+        current: Option<Current<'_>>,
+        now: u64,
+        reach: &dyn Fn(u64) -> bool,
+    ) -> Action {
+        self.scratch.histogram.observe(trace);
+        let max = usize::from(self.config.max_targets);
+        self.candidates.gather(&self.scratch.histogram, max, reach);
+        let order = match self.order_is_beside_the_point(site) {
+            Some(order) => order,
+            None => trusted(site, self.scratch.predictor.replay(&self.scratch.histogram)),
+        };
+        let choice = self.candidates.choose(&self.terms(order.randomness()));
+        if let Some(action) = self.extend(site, trace.len() as u32, &choice, order, now) {
+            return action;
+        }
+        match current {
+            Some(tree) if site.had_tree => self.compare(site, &tree, choice, order, now, reach),
+            _ => self.adopt(site, choice, order, now),
+        }
+    }
+
+    /// For a new site with a few targets, when the same tree wins in a random and in a repeating order: what is
+    /// certain without a replay, which takes most of the time of judging.
+    fn order_is_beside_the_point(&self, site: &SiteState) -> Option<Predictability> {
+        let histogram = &self.scratch.histogram;
+        if site.had_tree || histogram.distinct() > CHAIN_MAX {
+            return None;
+        }
+        let (blind, known) = (self.candidates.choose(&self.terms(ONE)), self.candidates.choose(&self.terms(0)));
+        let same = Choice { cost: known.cost, ..blind } == known;
+        let (_, hottest) = histogram.ranked(0)?;
+        let share = (hottest << 16) / histogram.calls().max(1);
+        let order = Predictability { accuracy: share, baseline: share };
+        (same && blind.size > 0 && self.beats(blind.cost, self.costs.retpoline)).then_some(order)
+    }
+
+    pub(super) fn terms(&self, randomness: u32) -> Terms<'_> {
+        Terms { costs: &self.costs, config: &self.config, randomness }
+    }
+
+    /// Goes on with the window when that may change the outcome.
+    fn extend(
+        &mut self,
+        site: &SiteState,
+        window: u32,
+        choice: &Choice,
+        order: Predictability,
+        now: u64,
+    ) -> Option<Action> {
+        let longer = window.saturating_mul(4).min(self.window_max());
+        if longer <= window || !(self.many_new() || self.order_matters(site, choice, order)) {
+            return None;
+        }
+        let price = self.learning_price(longer - window, longer);
+        let affordable = self.budget.spend(price, now, &self.config, &self.costs);
+        affordable.then_some(Action::ContinueLearning { window: longer })
+    }
+
+    fn many_new(&self) -> bool {
+        self.candidates.unseen > ONE / NEW_TARGETS
+    }
+
+    /// A site with a tree learns again because of its misses; a better idea of its order is worth a longer
+    /// window only when the tree is to go.
+    fn order_matters(&self, site: &SiteState, choice: &Choice, order: Predictability) -> bool {
+        (choice.size == 0 || !site.had_tree) && self.order_decides(choice, order)
+    }
+
+    /// Whether another tree would be better by the margin if the order of targets were known.
+    fn order_decides(&self, choice: &Choice, order: Predictability) -> bool {
+        if choice.size == self.candidates.len() || order.randomness() == 0 {
+            return false;
+        }
+        let known = self.terms(0);
+        let same = self.candidates.reprice(choice, &known);
+        self.beats(self.candidates.choose(&known).cost, same.cost)
+    }
+
+    /// Decides for a site without a tree.
+    fn adopt(&mut self, site: &mut SiteState, choice: Choice, order: Predictability, now: u64) -> Action {
+        if choice.size == 0 || !self.beats(choice.cost, self.costs.retpoline) {
+            return self.reject(site, order, now);
+        }
+        self.promote(site, choice, order, now)
+    }
+
+    /// No tree is worth having, as far as can be told from the trace.
+    fn reject(&mut self, site: &mut SiteState, order: Predictability, now: u64) -> Action {
+        let reason = self.why_not(order);
+        if reason == Reason::Unpredictable
+            && let Some(action) = self.try_out(site, order, now)
+        {
+            return action;
+        }
+        self.retpoline(site, reason, now)
+    }
+
+    /// Whether cost `a` is below cost `b` by the margin.
+    fn beats(&self, a: u32, b: u32) -> bool {
+        u64::from(a) * u64::from(100 + self.config.margin) < u64::from(b) * 100
+    }
+
+    fn why_not(&self, order: Predictability) -> Reason {
+        let foreseen = self.candidates.choose(&self.terms(0));
+        if self.candidates.unreachable >= ONE / 2 {
+            Reason::OutOfRange
+        } else if order.randomness() > 0 && foreseen.size > 0 && self.beats(foreseen.cost, self.costs.retpoline) {
+            Reason::Unpredictable
+        } else if self.candidates.unreachable >= ONE / 8 {
+            Reason::OutOfRange
+        } else if self.candidates.covered(self.candidates.len()) < ONE / 2 {
+            Reason::Megamorphic
+        } else {
+            Reason::NoGain
+        }
+    }
+
+    /// Decides for a site with a tree.
+    fn compare(
+        &mut self,
+        site: &mut SiteState,
+        tree: &Current<'_>,
+        choice: Choice,
+        order: Predictability,
+        now: u64,
+        reach: &dyn Fn(u64) -> bool,
+    ) -> Action {
+        self.standing.adopt(tree, &self.scratch.histogram, self.candidates.unseen);
+        let terms = Terms { costs: &self.costs, config: &self.config, randomness: order.randomness() };
+        let standing = self.standing.price(self.standing.len(), tree.chain, &terms);
+        if !self.beats(choice.cost, standing.cost) {
+            self.back_off(site);
+            let reason = if site.miss_backoff > 2 { Reason::BackingOff } else { Reason::Promoted };
+            return self.resume(site, now, reason);
+        }
+        if choice.size == 0 {
+            return self.reject(site, order, now);
+        }
+        self.calm_down(site);
+        let choice = if self.came_back(site) {
+            site.merges = (site.merges + 1).min(MERGES_MAX);
+            self.merged(site.merges, choice, order, reach)
+        } else {
+            site.merges = 0;
+            self.remember_dropped(site, choice.size);
+            choice
+        };
+        self.promote(site, choice, order, now)
+    }
+
+    fn back_off(&self, site: &mut SiteState) {
+        match site.cause {
+            Cause::Misses | Cause::Calls => site.miss_backoff = self.doubled(site.miss_backoff),
+            Cause::Exits => site.exit_backoff = self.doubled(site.exit_backoff),
+            Cause::Due => site.retry_backoff = (site.retry_backoff + 1).min(self.config.max_retry_backoff),
+        }
+    }
+
+    fn calm_down(&self, site: &mut SiteState) {
+        site.miss_backoff /= 2;
+        site.exit_backoff /= 2;
+        site.retry_backoff /= 2;
+    }
+
+    /// Whether the site flaps: its hottest target is one that an earlier tree was built around and the standing
+    /// one lacks, or one of a merged tree.
+    fn came_back(&self, site: &SiteState) -> bool {
+        self.candidates.targets().first().is_some_and(|hottest| {
+            let known = self.standing.targets().iter().any(|t| t.address == hottest.address);
+            if known { site.merges > 0 } else { site.dropped & bit_of(hottest.address) != 0 }
+        })
+    }
+
+    /// Notes the hottest target of the standing tree if the new one leaves it out.
+    fn remember_dropped(&self, site: &mut SiteState, size: usize) {
+        // A fuller filter would say yes too often to be of use.
+        if site.dropped.count_ones() >= DROPPED_MAX {
+            site.dropped = 0;
+        }
+        let kept = &self.candidates.targets()[..size];
+        if let Some(hottest) = self.standing.targets().iter().max_by_key(|t| t.share)
+            && kept.iter().all(|k| k.address != hottest.address)
+        {
+            site.dropped |= bit_of(hottest.address);
+        }
+    }
+
+    /// Merges the chosen targets with the standing tree's, unless that costs too much.
+    fn merged(&mut self, merges: u8, choice: Choice, order: Predictability, reach: &dyn Fn(u64) -> bool) -> Choice {
+        let max = usize::from(self.config.max_targets);
+        self.standing.merge(&self.candidates, choice.size, u32::from(merges) + 1, max, reach);
+        let terms = Terms { costs: &self.costs, config: &self.config, randomness: order.randomness() };
+        let chain = self.standing.best_chain_by_weight(&terms);
+        let merged = self.standing.price(self.standing.len(), chain, &terms);
+        if !self.beats(merged.cost, self.costs.retpoline) {
+            return choice;
+        }
+        core::mem::swap(&mut self.standing, &mut self.candidates);
+        merged
+    }
+
+    fn promote(&mut self, site: &mut SiteState, choice: Choice, order: Predictability, now: u64) -> Action {
+        self.plan_for(site, choice, order);
+        Action::Promote(self.in_place(site, Reason::Promoted, now))
+    }
+
+    /// Leaves the chosen tree in [`Policy::plan`].
+    pub(super) fn plan_for(&mut self, site: &mut SiteState, choice: Choice, order: Predictability) {
+        let plan = &mut self.plan;
+        plan.len = choice.size;
+        self.candidates.write(&choice, &mut plan.targets);
+        plan.chain = choice.chain;
+        plan.count_exits = self.candidates.counts_exits(&choice, &self.config);
+        plan.covered = self.candidates.covered(choice.size);
+        plan.accuracy = order.accuracy;
+        plan.tree_cost = choice.cost;
+        plan.retpoline_cost = self.costs.retpoline;
+        site.targets = choice.size as u8;
+        site.counts_exits = plan.count_exits;
+        site.promotions = site.promotions.saturating_add(1);
+    }
+}
+
+/// What a trace says of a site whose tree won a trial: its order is known to be better than it looks.
+fn trusted(site: &SiteState, seen: Predictability) -> Predictability {
+    if site.trial != Trial::WON {
+        return seen;
+    }
+    let mistakes = (ONE - seen.accuracy) / 8;
+    Predictability { accuracy: ONE - mistakes, ..seen }
+}
+
+/// The bit that stands for a target in [`SiteState`]'s filter of dropped ones.
+fn bit_of(address: u64) -> u64 {
+    1 << (address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
+}

@@ -1,0 +1,164 @@
+//! The state machine under arbitrary events: no panic, no nonsense.
+
+use proptest::prelude::*;
+use relpoline_core::policy::{Action, Config, Costs, Current, Event, Phase, Policy, Reason, SiteState};
+use relpoline_core::trace::{Trace, WINDOW_MAX, entry};
+use relpoline_core::tree::{MAX_TARGETS, Target};
+
+#[derive(Debug, Clone)]
+enum Happening {
+    Cold,
+    Full { entries: Vec<u64>, knows_tree: bool },
+    Misses(u32),
+    Exits(u32),
+    Settled,
+    Due,
+    Refused,
+}
+
+fn entries() -> impl Strategy<Value = Vec<u64>> {
+    let few =
+        (1u64..120).prop_flat_map(|n| prop::collection::vec((0..n).prop_map(|t| entry(0x1000 + t * 32, 7)), 0..600));
+    let any = prop::collection::vec(any::<u64>(), 0..WINDOW_MAX + 9);
+    prop_oneof![4 => few, 1 => any, 1 => (1usize..2048).prop_map(|n| vec![0x5000; n])]
+}
+
+fn happenings() -> impl Strategy<Value = Vec<(Happening, u64)>> {
+    let one = prop_oneof![
+        3 => Just(Happening::Cold),
+        4 => (entries(), any::<bool>()).prop_map(|(entries, knows_tree)| Happening::Full { entries, knows_tree }),
+        2 => any::<u32>().prop_map(Happening::Misses),
+        1 => any::<u32>().prop_map(Happening::Exits),
+        2 => Just(Happening::Settled),
+        1 => Just(Happening::Due),
+        1 => Just(Happening::Refused),
+    ];
+    // Mostly forward, sometimes far, rarely to the end of time.
+    let step = prop_oneof![5 => 0u64..1_000_000, 2 => 0u64..10_000_000_000, 1 => Just(u64::MAX / 3)];
+    prop::collection::vec((one, step), 1..60)
+}
+
+/// What the engine must be able to rely on.
+fn check(before: SiteState, after: SiteState, event: &Happening, action: Action, policy: &Policy, had: bool) {
+    match action {
+        Action::None => assert_eq!(before.phase(), after.phase()),
+        Action::CountCold { calls } => assert!(calls > 0 && after.phase() == Phase::Cold),
+        Action::Learn { window } => {
+            assert!(window > 0 && window as usize <= WINDOW_MAX);
+            assert_eq!((after.phase(), after.reason()), (Phase::Learning, Reason::Learning));
+        }
+        Action::ContinueLearning { window } => {
+            let Happening::Full { entries, .. } = event else { panic!("only a full window is continued") };
+            assert!(window as usize > entries.len() && window as usize <= WINDOW_MAX);
+            assert_eq!(after.phase(), Phase::Learning);
+        }
+        Action::Promote(counters) => {
+            let plan = policy.plan();
+            assert!((1..=MAX_TARGETS).contains(&plan.targets().len()) && plan.chain() <= plan.targets().len());
+            assert_eq!(usize::from(after.targets()), plan.targets().len());
+            assert!(plan.targets().iter().all(|t| reachable(t.address)), "an unreachable target");
+            assert!(counters.misses > 0 && counters.misses < 1 << 31 && counters.exits < 1 << 31);
+            assert_eq!(counters.exits > 0, plan.count_exits());
+            assert_eq!(after.phase(), Phase::Promoted);
+        }
+        Action::Resume(counters) => {
+            assert!(had, "resumed without a tree");
+            assert!(counters.misses > 0 && after.phase() == Phase::Promoted);
+        }
+        Action::Retpoline(reason) => {
+            assert!(matches!(after.phase(), Phase::Retpolined | Phase::Barred) && after.reason() == reason);
+            assert!(!matches!(reason, Reason::Cold | Reason::Learning | Reason::Promoted));
+        }
+        Action::CountMisses { window } | Action::CountExits { window } => assert!(window > 0 && window < 1 << 31),
+        Action::CountSettle { calls } => assert!(calls > 0),
+        Action::StopCounting => assert_eq!(after.phase(), Phase::Promoted),
+        Action::Link => assert_eq!(after.phase(), Phase::Linked),
+    }
+}
+
+fn reachable(address: u64) -> bool {
+    !address.is_multiple_of(5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 300 }, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_of_events_makes_sense(events in happenings(), allowance in 0u32..50, burst in 0u32..4, max in 0u8..=120) {
+        let mut policy = Box::new(Policy::new());
+        policy.config = Config { allowance_ms: allowance, patch_burst: burst, max_targets: max, ..Config::DEFAULT };
+        let (mut site, mut now) = (SiteState::new(), 1u64);
+        let (mut tree, mut chain): (Vec<Target>, usize) = (Vec::new(), 0);
+        for (event, step) in events {
+            now = now.saturating_add(step);
+            let before = site;
+            let reach: &dyn Fn(u64) -> bool = &reachable;
+            let action = match &event {
+                Happening::Cold => policy.on(&mut site, Event::ColdExpired, now, reach),
+                Happening::Full { entries, knows_tree } => {
+                    let current = (*knows_tree && !tree.is_empty()).then_some(Current { targets: &tree, chain });
+                    policy.on(&mut site, Event::WindowFull { trace: Trace::new(entries), current }, now, reach)
+                }
+                Happening::Misses(misses) => policy.on(&mut site, Event::MissWindow { misses: *misses }, now, reach),
+                Happening::Exits(exits) => policy.on(&mut site, Event::ExitWindow { exits: *exits }, now, reach),
+                Happening::Settled => policy.on(&mut site, Event::Settled, now, reach),
+                Happening::Due => policy.on(&mut site, Event::Due, now, reach),
+                Happening::Refused => policy.refused(&mut site, Reason::ArenaFull, now),
+            };
+            check(before, site, &event, action, &policy, !tree.is_empty());
+            if matches!(action, Action::Promote(_)) {
+                (tree, chain) = (policy.plan().targets().to_vec(), policy.plan().chain());
+            }
+            let limit = policy.budget.limit(now, &policy.config, &policy.costs);
+            prop_assert!(policy.budget.spent() <= limit, "overspent");
+        }
+    }
+}
+
+#[test]
+fn a_site_is_small() {
+    assert!(size_of::<SiteState>() <= 40, "{}", size_of::<SiteState>());
+    assert!(size_of::<Policy>() <= 64 << 10, "{}", size_of::<Policy>());
+}
+
+#[test]
+fn barred_sites_stay_retpolined() {
+    let mut policy = Box::new(Policy::new());
+    for reason in [Reason::FlagsLive, Reason::Excluded, Reason::Disabled] {
+        let mut site = SiteState::barred(reason);
+        for event in [Event::ColdExpired, Event::Settled, Event::Due, Event::MissWindow { misses: 9 }] {
+            assert_eq!(policy.on(&mut site, event, 5, &|_| true), Action::Retpoline(reason));
+        }
+        assert!(!site.is_due(u64::MAX));
+    }
+}
+
+#[test]
+fn reasons_keep_their_numbers() {
+    for (n, reason) in Reason::ALL.into_iter().enumerate() {
+        assert_eq!(usize::from(reason.number()), n);
+        assert_eq!(Reason::from_number(n as u8), Some(reason));
+        assert!(!reason.to_string().is_empty());
+    }
+    assert_eq!(Reason::from_number(Reason::ALL.len() as u8), None);
+}
+
+#[test]
+fn nothing_is_promoted_when_nothing_may_be() {
+    let mut policy = Box::new(Policy::new());
+    policy.config.max_targets = 0;
+    let mut site = SiteState::new();
+    assert_eq!(policy.on(&mut site, Event::ColdExpired, 1000, &|_| true), Action::Retpoline(Reason::Disabled));
+}
+
+#[test]
+fn without_budget_a_site_waits_retpolined() {
+    let mut policy = Box::new(Policy::new());
+    policy.config.allowance_ms = 0;
+    policy.budget.start(1, &policy.config.clone());
+    let mut site = SiteState::new();
+    assert_eq!(policy.on(&mut site, Event::ColdExpired, 1000, &|_| true), Action::Retpoline(Reason::BudgetSpent));
+    let later = 1000 + 20 * u64::from(Costs::TYPICAL.cycles_per_ms);
+    assert!(site.is_due(later));
+    assert!(matches!(policy.on(&mut site, Event::Due, later, &|_| true), Action::Learn { .. }));
+}
