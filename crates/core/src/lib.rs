@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`arch`] | how instructions look: the one seam behind which x86-64 lives |
 //! | [`scan`] | which bytes of a text section are sites, and may each of them be re-pointed |
+//! | [`tailcall`] | in which order the patch sites of tail calls change |
 //! | [`trace`] | what a window of observed calls says: shares, order, predictability |
 //! | [`policy`] | what a site's gate should point to, when, and why |
 //! | [`tree`] | the machine code of a branch tree |
@@ -19,5 +20,6 @@ extern crate std;
 pub mod arch;
 pub mod policy;
 pub mod scan;
+pub mod tailcall;
 pub mod trace;
 pub mod tree;
