@@ -12,6 +12,7 @@
 //! Where functions start and end is asked of [`Functions`]. [`EhFrameHdr`] answers from the unwind tables,
 //! which even stripped programs carry; a sorted slice of [`Function`]s answers from anything else.
 
+mod displacements;
 mod flags;
 mod frames;
 mod gotos;

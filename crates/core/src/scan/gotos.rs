@@ -16,7 +16,9 @@
 //!                                   in a function with labels it is checked like one
 //! ```
 //!
-//! Labels in parts count for every function with labels, since a part may be entered by a goto alone.
+//! Labels in parts count for every function with labels, since a part may be entered by a goto alone. A
+//! part shows itself in its unwind rules, which begin with a frame that stands already, or by a jump out of
+//! it into the middle of a function ([`Gotos::mark_parts`]); then its first byte counts as a label too.
 //!
 //! A label whose address is only ever computed is invisible to this. Two signs of it are refused: code that
 //! takes the address of a label, as the base of such a computation, and a jump through a register that was
@@ -25,7 +27,7 @@
 //! Everything is kept in scratch memory that the caller brings, one word per function with thunked jumps and
 //! one per label.
 
-use super::{flags, sources::Sums, Function, Functions, Refusal, Region, Site, SiteKind};
+use super::{displacements::Displacements, flags, sources::Sums, Function, Functions, Refusal, Region, Site, SiteKind};
 use crate::arch::{
     decode::{decode, Flow, Insn},
     Reg,
@@ -130,9 +132,7 @@ impl<'a, F: Functions> Gotos<'a, F> {
     ///
     /// This is a search for bytes, which needs no instruction boundaries and so misses nothing.
     pub fn collect_leas(&mut self) {
-        let (Some(&first), Some(last)) = (self.scratch.first(), self.functions.checked_sub(1)) else { return };
-        let low = first >> 32;
-        let span = (self.scratch[last] & 0xffff_ffff).saturating_sub(low);
+        let Some((low, span)) = self.listed_span() else { return };
         let bytes = self.object.text.bytes;
         for (at, window) in bytes.windows(6).enumerate() {
             if window[0] != 0x8d || window[1] & 0xc7 != 0x05 {
@@ -147,11 +147,8 @@ impl<'a, F: Functions> Gotos<'a, F> {
     }
 
     fn add_lea(&mut self, offset: u64) {
-        let listed = &self.scratch[..self.functions];
-        let before = listed.partition_point(|packed| packed >> 32 <= offset);
-        let Some(packed) = before.checked_sub(1).map(|i| listed[i]) else { return };
         let address = self.object.text.address.wrapping_add(offset);
-        if offset < packed & 0xffff_ffff
+        if self.listed(offset).is_some()
             && let Some(function) = self.object.functions.containing(address)
             && function.is_interior(address)
         {
@@ -161,11 +158,62 @@ impl<'a, F: Functions> Gotos<'a, F> {
 
     /// Ends collecting.
     #[must_use]
-    pub fn finish(self) -> Verdicts<'a, F> {
+    pub fn finish(mut self) -> Verdicts<'a, F> {
+        if self.labels > 0 {
+            self.mark_parts();
+        }
         let Gotos { object, scratch, functions, labels, overflow } = self;
-        let labels = &mut scratch[functions..functions + labels];
+        Verdicts { object, labels: &scratch[functions..functions + labels], overflow, last: None }
+    }
+
+    /// Finds the parts that unwind rules do not give away: something in them jumps into the middle of a
+    /// function with jump sites. Their starts become labels, and the labels in them those of a part.
+    fn mark_parts(&mut self) {
+        self.collect_part_starts();
+        let labels = &mut self.scratch[self.functions..self.functions + self.labels];
         labels.sort_unstable();
-        Verdicts { object, labels, overflow, last: None }
+        let text = self.object.text;
+        let mut part = Function::new(0, 0);
+        for i in 0..labels.len() {
+            let label = Label(labels[i]);
+            if label.in_part() && !part.contains(label.address(text)) {
+                part = self.object.functions.containing(label.address(text)).unwrap_or(part);
+                // The start of a part sorts before the other labels in it.
+                for other in &mut labels[i..] {
+                    let is_inside = part.contains(Label(*other).address(text));
+                    *other |= if is_inside { Label::IN_PART } else { 0 };
+                }
+            }
+        }
+    }
+
+    fn collect_part_starts(&mut self) {
+        let Some((low, span)) = self.listed_span() else { return };
+        let text = self.object.text;
+        for field in Displacements::new(text.bytes, low as u32, span as u32) {
+            let Some((opcode, target)) = jump(text.bytes, field) else { continue };
+            let Some(packed) = self.listed(target) else { continue };
+            let is_crossing = target > packed >> 32 && !is_in(packed, opcode);
+            let source = text.address.wrapping_add(opcode);
+            if is_crossing && let Some(function) = self.object.functions.containing(source) {
+                self.push(function.start, false, Function { is_part: true, ..function });
+            }
+        }
+    }
+
+    /// The lowest offset of a function with jump sites, and how far it is from there to the highest.
+    fn listed_span(&self) -> Option<(u64, u64)> {
+        let listed = &self.scratch[..self.functions];
+        let low = listed.first()? >> 32;
+        Some((low, (listed.last()? & 0xffff_ffff).saturating_sub(low)))
+    }
+
+    /// The function with jump sites that holds the byte at `offset`, packed.
+    fn listed(&self, offset: u64) -> Option<u64> {
+        let listed = &self.scratch[..self.functions];
+        let before = listed.partition_point(|packed| packed >> 32 <= offset);
+        let packed = *listed.get(before.checked_sub(1)?)?;
+        is_in(packed, offset).then_some(packed)
     }
 
     fn push(&mut self, address: u64, is_taken: bool, function: Function) {
@@ -191,6 +239,22 @@ impl<'a, F: Functions> Gotos<'a, F> {
         let offset = |address: u64| address.wrapping_sub(text.address).min(text.bytes.len() as u64);
         offset(function.start) << 32 | offset(function.end)
     }
+}
+
+/// Whether `offset` lies in a packed range.
+fn is_in(packed: u64, offset: u64) -> bool {
+    packed >> 32 <= offset && offset < packed & 0xffff_ffff
+}
+
+/// The opcode's offset and the target's, where a direct jump's displacement stands at `field`.
+fn jump(bytes: &[u8], field: usize) -> Option<(u64, u64)> {
+    let opcode = match (field.checked_sub(2).map(|at| bytes[at]), *bytes.get(field.checked_sub(1)?)?) {
+        (_, 0xe9) => field - 1,
+        (Some(0x0f), 0x80..=0x8f) => field - 2,
+        _ => return None,
+    };
+    let rel = i32::from_le_bytes(*bytes.get(field..)?.first_chunk()?);
+    Some((opcode as u64, (field as u64 + 4).checked_add_signed(i64::from(rel))?))
 }
 
 /// Tells what a jump site is.

@@ -1,12 +1,11 @@
 //! The search for sites.
 //!
-//! The four bytes before every address that a direct branch can return to are read as a displacement; where
-//! they lead to a thunk and a branch opcode stands before them, there is a candidate. That costs a load, an
-//! addition and a compare per byte of text and needs no decoding. Real code has next to no candidates that
+//! Any four bytes that lead, read as a displacement, to a thunk (module `displacements`), with a branch
+//! opcode before them, are a candidate. Real code has next to no candidates that
 //! are not branches, but next to none is not none: so the function around a candidate is decoded from its
 //! start. The decoder's place is kept, and a function with many sites is read once.
 
-use super::{Function, Functions, Refusal, Region};
+use super::{displacements::Displacements, Function, Functions, Refusal, Region};
 use crate::arch::decode::{decode, Flow};
 
 /// What kind of instruction a site is.
@@ -56,8 +55,7 @@ pub struct Sites<'a, F> {
     text: Region<'a>,
     thunks: &'a [u64],
     functions: F,
-    /// The offset in the text where the next displacement is looked for.
-    next: usize,
+    fields: Displacements<'a>,
     place: Option<Place>,
 }
 
@@ -83,7 +81,11 @@ const CS: u8 = 0x2e;
 impl<'a, F: Functions> Sites<'a, F> {
     /// Searches `text` for branches to `thunks`, a sorted list of addresses (not necessarily in the text).
     pub fn new(text: Region<'a>, thunks: &'a [u64], functions: F) -> Sites<'a, F> {
-        Sites { text, thunks, functions, next: 0, place: None }
+        let [low, high] = [thunks.first(), thunks.last()].map(|thunk| thunk.copied().unwrap_or(0));
+        let span = u32::try_from(high.saturating_sub(low)).unwrap_or(u32::MAX);
+        let bytes = if thunks.is_empty() { &[] } else { text.bytes };
+        let fields = Displacements::new(bytes, low.wrapping_sub(text.address) as u32, span);
+        Sites { text, thunks, functions, fields, place: None }
     }
 
     /// Holds a candidate against instruction boundaries.
@@ -142,17 +144,11 @@ impl<'a, F: Functions> Sites<'a, F> {
 
     /// The next branch opcode whose displacement names a thunk.
     fn candidate(&mut self) -> Option<Candidate> {
-        let (low, high) = (*self.thunks.first()?, *self.thunks.last()?);
-        // Modulo 2^32, as offsets from the text's start: a filter, made exact by `thunk_index`.
-        let first = low.wrapping_sub(self.text.address) as u32;
-        let span = u32::try_from(high.saturating_sub(low)).unwrap_or(u32::MAX);
-        while let Some(field) = next_displacement(self.text.bytes, self.next, first, span) {
-            self.next = field + 1;
+        while let Some(field) = self.fields.next() {
             if let Some(candidate) = self.candidate_at(field) {
                 return Some(candidate);
             }
         }
-        self.next = self.text.bytes.len();
         None
     }
 
@@ -170,21 +166,6 @@ impl<'a, F: Functions> Sites<'a, F> {
         let thunk = self.thunks.binary_search(&target).ok()?;
         Some(Candidate { opcode: self.text.address.wrapping_add(opcode as u64), field, kind, thunk })
     }
-}
-
-/// The offset, `from` or more, of the next four bytes that lead, as a displacement, to between `first` and
-/// `first + span`, all counted from the start of `bytes` modulo 2^32.
-fn next_displacement(bytes: &[u8], from: usize, first: u32, span: u32) -> Option<usize> {
-    let rest = bytes.get(from..)?;
-    let mut end = (from as u32).wrapping_add(4).wrapping_sub(first);
-    for (i, window) in rest.windows(4).enumerate() {
-        let rel = u32::from_le_bytes([window[0], window[1], window[2], window[3]]);
-        if end.wrapping_add(rel) <= span {
-            return Some(from + i);
-        }
-        end = end.wrapping_add(1);
-    }
-    None
 }
 
 impl<F: Functions> Iterator for Sites<'_, F> {
