@@ -7,6 +7,8 @@
 //! | [`gate`] | the cell of a site: gate word, miss gate, counting stub |
 //! | [`stub`] | code that many sites or one site's learning share: record a target, enter the slow path |
 //! | [`poke`] | the program's own text: many words while nobody runs it, one byte while everybody does |
+//! | [`memory`] | code memory for generated programs that are freed again |
+//! | [`grace`] | grace periods: when what was unpublished is no longer used; synchronising cores |
 //! | [`lock`] | the try-lock under which sites are judged; survives fork, longjmp and death |
 //!
 //! Nothing here allocates, takes a blocking lock or calls libc: system calls are made directly, so all of it
@@ -19,6 +21,8 @@ extern crate std;
 pub mod arena;
 pub mod cells;
 pub mod gate;
+pub mod grace;
 pub mod lock;
+pub mod memory;
 pub mod poke;
 pub mod stub;

@@ -1,0 +1,242 @@
+//! Grace periods: waiting until everybody who might still use what was unpublished has let go of it.
+//!
+//! A *reader* brackets its use of shared things by [`Reader::enter`] and [`Reader::leave`]; a *writer*
+//! unpublishes something and calls [`Domain::wait`], after which no reader holds it. Readers never wait and,
+//! where `membarrier` exists, pay two plain stores: the writer's expedited barrier makes every running thread
+//! order its own store against its later loads, which is the fence that readers leave out.
+//!
+//! ```text
+//! reader   own phase = current phase   (compiler fence)   load published things, use them   own phase = 0
+//! writer   unpublish · current phase += 1 · membarrier · for each reader: until phase == 0 or ≥ current
+//! ```
+//!
+//! A reader that has loaded the current phase but not yet stored it when the barrier passes is not waited
+//! for. It need not be: what it loads after its store, it loads after the barrier, and so finds it gone.
+//!
+//! The barrier is `PRIVATE_EXPEDITED_SYNC_CORE`, which also makes every core execute a serialising
+//! instruction before it returns to the program: code written before the wait is what is fetched after it.
+//!
+//! Readers are registered for ever (a static list that only grows); a thread that ends leaves its reader to
+//! the next one.
+
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering, compiler_fence, fence};
+use rustix::thread::MembarrierCommand;
+
+/// One thread's mark. Its owner alone writes the phase.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Reader {
+    /// 0 outside, else the phase in which the thread entered.
+    phase: AtomicU64,
+    taken: AtomicBool,
+    next: AtomicPtr<Reader>,
+}
+
+/// All readers of a kind of thing, and the phase they are in.
+#[derive(Debug)]
+pub struct Domain {
+    phase: AtomicU64,
+    readers: AtomicPtr<Reader>,
+}
+
+/// Whether expedited barriers can be had: 0 not asked yet, 1 yes, 2 no.
+static EXPEDITED: AtomicU8 = AtomicU8::new(0);
+
+fn expedited() -> bool {
+    match EXPEDITED.load(Ordering::Relaxed) {
+        0 => {
+            let asked = rustix::thread::membarrier(MembarrierCommand::RegisterPrivateExpeditedSyncCore);
+            EXPEDITED.store(if asked.is_ok() { 1 } else { 2 }, Ordering::SeqCst);
+            asked.is_ok()
+        }
+        known => known == 1,
+    }
+}
+
+/// Makes every thread of the process execute a serialising instruction: what was written to code before is
+/// what each of them fetches afterwards. Without kernel support it orders memory only; x86-64 then still
+/// sees single aligned words whole, and new code soon.
+pub fn sync_cores() {
+    fence(Ordering::SeqCst);
+    if expedited() {
+        // The registration succeeded, so the kernel has no reason left to refuse.
+        let _ = rustix::thread::membarrier(MembarrierCommand::PrivateExpeditedSyncCore);
+    }
+}
+
+impl Reader {
+    /// A reader nobody has taken yet.
+    #[must_use]
+    pub const fn new() -> Reader {
+        Reader { phase: AtomicU64::new(0), taken: AtomicBool::new(false), next: AtomicPtr::new(core::ptr::null_mut()) }
+    }
+
+    /// Marks the beginning of use. Must not be called again before [`Reader::leave`].
+    #[inline]
+    pub fn enter(&self, domain: &Domain) {
+        self.phase.store(domain.phase.load(Ordering::Acquire), Ordering::Relaxed);
+        if EXPEDITED.load(Ordering::Relaxed) == 1 {
+            // The writer's barrier does the rest.
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Marks the end of use.
+    #[inline]
+    pub fn leave(&self) {
+        self.phase.store(0, Ordering::Release);
+    }
+
+    /// Whether its thread is inside.
+    #[inline]
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) != 0
+    }
+
+    /// Lets another thread have this reader.
+    pub fn give_back(&self) {
+        self.leave();
+        self.taken.store(false, Ordering::Release);
+    }
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Domain {
+    /// A domain without readers.
+    #[must_use]
+    pub const fn new() -> Domain {
+        Domain { phase: AtomicU64::new(1), readers: AtomicPtr::new(core::ptr::null_mut()) }
+    }
+
+    fn readers(&self) -> impl Iterator<Item = &Reader> {
+        let mut at = self.readers.load(Ordering::Acquire);
+        core::iter::from_fn(move || {
+            // SAFETY: `register` takes references that live for ever, and nothing is ever taken out.
+            let reader = unsafe { at.as_ref() }?;
+            at = reader.next.load(Ordering::Acquire);
+            Some(reader)
+        })
+    }
+
+    /// A reader that an ended thread gave back.
+    pub fn take_idle(&'static self) -> Option<&'static Reader> {
+        expedited();
+        self.readers()
+            .find(|r| r.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok())
+    }
+
+    /// Adds `reader`, taken by the caller. To be called once per reader.
+    pub fn register(&self, reader: &'static Reader) {
+        expedited();
+        reader.taken.store(true, Ordering::Relaxed);
+        let mut head = self.readers.load(Ordering::Acquire);
+        loop {
+            reader.next.store(head, Ordering::Release);
+            let new = core::ptr::from_ref(reader).cast_mut();
+            match self.readers.compare_exchange(head, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return,
+                Err(seen) => head = seen,
+            }
+        }
+    }
+
+    /// Begins a grace period: the ticket is to be given to [`Domain::has_passed`].
+    pub fn begin(&self) -> u64 {
+        let ticket = self.phase.fetch_add(1, Ordering::SeqCst) + 1;
+        sync_cores();
+        ticket
+    }
+
+    /// Whether everybody who was inside at [`Domain::begin`] has left.
+    #[must_use]
+    pub fn has_passed(&self, ticket: u64) -> bool {
+        self.readers().all(|r| {
+            let phase = r.phase.load(Ordering::Acquire);
+            phase == 0 || phase >= ticket
+        })
+    }
+
+    /// Waits for one grace period. The caller must not be inside itself, or it waits for ever.
+    pub fn wait(&self) {
+        let ticket = self.begin();
+        let mut rounds = 0u32;
+        while !self.has_passed(ticket) {
+            rounds += 1;
+            match rounds {
+                0..200 => core::hint::spin_loop(),
+                200..2000 => rustix::thread::sched_yield(),
+                // A reader is off its core, or runs for long.
+                _ => pause(),
+            }
+        }
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Fifty microseconds' sleep.
+fn pause() {
+    let time = rustix::thread::Timespec { tv_sec: 0, tv_nsec: 50_000 };
+    // An early return only makes the caller look again sooner.
+    let _ = rustix::thread::nanosleep(&time);
+}
+
+impl Default for Domain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::boxed::Box;
+    use std::sync::Arc;
+
+    /// Values are poisoned one grace period after they were replaced; no reader may ever see the poison.
+    #[test]
+    fn nothing_is_seen_after_its_grace_period() {
+        static DOMAIN: Domain = Domain::new();
+        let value = Arc::new(AtomicPtr::new(Box::into_raw(Box::new(AtomicU64::new(1)))));
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads: std::vec::Vec<_> = (0..3)
+            .map(|_| {
+                let (value, stop) = (value.clone(), stop.clone());
+                std::thread::spawn(move || {
+                    let reader = DOMAIN.take_idle().unwrap_or_else(|| {
+                        let reader = Box::leak(Box::new(Reader::new()));
+                        DOMAIN.register(reader);
+                        reader
+                    });
+                    while !stop.load(Ordering::Relaxed) {
+                        reader.enter(&DOMAIN);
+                        // SAFETY: the value is leaked, not freed: poison stands for freeing.
+                        let seen = unsafe { &*value.load(Ordering::Acquire) };
+                        for _ in 0..20 {
+                            assert_eq!(seen.load(Ordering::Relaxed), 1);
+                        }
+                        reader.leave();
+                    }
+                    reader.give_back();
+                })
+            })
+            .collect();
+        for _ in 0..60 {
+            let old = value.swap(Box::into_raw(Box::new(AtomicU64::new(1))), Ordering::AcqRel);
+            DOMAIN.wait();
+            // SAFETY: as above.
+            unsafe { &*old }.store(0xdead, Ordering::Relaxed);
+        }
+        stop.store(true, Ordering::Relaxed);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+}
