@@ -86,7 +86,7 @@ impl Program for PostgreSql {
                 .args(["-i", "-q", "-s", "10", "postgres"]),
             LIMIT,
         )?;
-        cluster.query(setting, FACTS)?;
+        cluster.query(setting, &[FACTS, "vacuum (analyze, freeze) facts"])?;
         cluster.server.stop()?;
         Ok(fs::write(done, "")?)
     }
@@ -99,8 +99,7 @@ impl Program for PostgreSql {
 const LIMIT: Duration = Duration::from_secs(180);
 
 const FACTS: &str = "create table facts as select i as id, i % 97 as kind, (i * 7919::bigint % 10007)::int as amount,
-    (i % 1000) / 8.0::float8 as price, 'item ' || i % 211 as name from generate_series(1, 400000) i;
-    vacuum (analyze, freeze) facts;";
+    (i % 1000) / 8.0::float8 as price, 'item ' || i % 211 as name from generate_series(1, 400000) i;";
 
 /// Scans, hash aggregation, expressions, text functions, a join, a sort and a window.
 const AGGREGATES: &str = "
@@ -177,21 +176,12 @@ impl Cluster {
         command
     }
 
-    /// Runs SQL in one session and returns what it printed.
-    fn query(&self, setting: &Setting, sql: &str) -> Result<String> {
+    /// Runs commands in one session, each in its own transaction, and returns what they printed.
+    fn query(&self, setting: &Setting, commands: &[&str]) -> Result<String> {
         let mut command = self.client(setting, "psql");
-        command.args([
-            "-X",
-            "-q",
-            "-A",
-            "-t",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-d",
-            "postgres",
-            "-c",
-            sql,
-        ]);
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
+        command.args(["-d", "postgres"]);
+        command.args(commands.iter().flat_map(|sql| ["-c", sql]));
         Ok(String::from_utf8_lossy(&measure::run(&mut command, LIMIT)?.stdout).into_owned())
     }
 
@@ -240,8 +230,8 @@ impl Workload for Aggregates {
     fn run(&self, setting: &Setting) -> Result<Sample> {
         let cluster = Cluster::start(setting)?;
         // The backend reads its own accounting at the end: all it has used since it was forked.
-        let sql = format!("{AGGREGATES} select pg_read_file('/proc/self/schedstat');");
-        let text = cluster.query(setting, &sql)?;
+        let own_time = "select pg_read_file('/proc/self/schedstat')";
+        let text = cluster.query(setting, &[AGGREGATES, own_time])?;
         cluster.server.stop()?;
         let (answer, used) = text
             .trim_end()
@@ -277,7 +267,7 @@ impl Workload for Selects {
         let postmaster = cluster.postmaster()?;
         let answer = cluster.query(
             setting,
-            "select sum(aid), sum(abalance) from pgbench_accounts where aid % 7 = 3",
+            &["select sum(aid), sum(abalance) from pgbench_accounts where aid % 7 = 3"],
         )?;
         let before = procfs::waited_children_ticks(postmaster)?;
         let each = setting.count(25_000);

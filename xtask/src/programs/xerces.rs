@@ -37,7 +37,7 @@ impl Program for Xerces {
     }
 
     fn prepare(&self, setting: &Setting) -> Result<()> {
-        Ok(fs::write(setting.run.join("orders.xml"), document(12_000))?)
+        Ok(fs::write(setting.run.join("orders.xml"), document(32_000))?)
     }
 
     fn workloads(&self) -> Vec<Box<dyn Workload>> {
