@@ -8,21 +8,19 @@
 //! Text is touched last, and only for sites whose gates are complete: whatever fails before leaves the
 //! object as it was, with a reason in its record.
 
-use crate::judge::slow;
 use crate::object::{self, Object, Segment};
 use crate::report;
 use crate::site::{NO_RING, NONE, Site};
 use crate::state::{Engine, Group, Known};
 use core::sync::atomic::Ordering;
 use relpoline_core::arch::encode::rel32;
-use relpoline_core::arch::thunk::{self, Thunk};
+use relpoline_core::arch::thunk;
 use relpoline_core::policy::{Reason, SiteState};
 use relpoline_core::scan::{self, EhFrameHdr, Region, SiteKind, Sites};
 use relpoline_stats::{Kind, State};
 use relpoline_text::arena::Arena;
 use relpoline_text::gate::{Gate, GateSpec};
 use relpoline_text::poke::Repoint;
-use relpoline_text::stub::{self, SLOW_CELLS};
 
 const PAGE: u64 = relpoline_text::cells::PAGE as u64;
 
@@ -261,21 +259,8 @@ fn group_for(engine: &mut Engine, object: &Object<'_>) -> Result<usize, Reason> 
     }
     let free = engine.groups.iter().position(Option::is_none).ok_or(Reason::NoArena)?;
     let arena = Arena::create(&span).map_err(|_| Reason::NoArena)?;
-    engine.groups[free] = Some(Group { arena, slow: [None; 16] });
+    engine.groups[free] = Some(Group::new(arena).ok_or(Reason::NoArena)?);
     Ok(free)
-}
-
-/// The slow path for sites that use `thunk`'s register, built at its first use.
-fn slow_path(group: &mut Group, thunk: Thunk) -> Option<u64> {
-    let built = group.slow.get_mut(usize::from(thunk.reg.number()))?;
-    if built.is_none() {
-        let cell = group.arena.take_run(SLOW_CELLS as u32)?;
-        // SAFETY: the cells were taken just now.
-        let buf = unsafe { group.arena.fresh(cell, SLOW_CELLS) };
-        stub::emit_slow(buf, group.arena.address(cell), thunk.reg, slow, &thunk::body(thunk)?).ok()?;
-        *built = Some(cell);
-    }
-    built.map(|cell| group.arena.address(cell))
 }
 
 /// Builds the gate of a site, which leads to its counting stub; nothing leads to the gate yet.
@@ -285,7 +270,7 @@ fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &scan:
     let thunk = *engine.thunks.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
     let thunk_at = *engine.thunk_addresses.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
     let group = engine.groups.get_mut(group_index).and_then(Option::as_mut).ok_or(Reason::NoArena)?;
-    let slow_at = slow_path(group, thunk).ok_or(Reason::ArenaFull)?;
+    let slow_at = group.slow_path(thunk).ok_or(Reason::ArenaFull)?;
     let arena = &mut group.arena;
     let (_, end) = arena.link_banks(found.field + 4);
     let cell = arena.take_gate(end).ok_or(Reason::ArenaFull)?;

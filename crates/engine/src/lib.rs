@@ -16,6 +16,7 @@
 //! | [`calibrate`] | what calls cost here |
 //! | [`fork`], [`loader`], [`exec`], [`sandbox`] | children, libraries, new programs, seccomp |
 //! | [`share`], [`report`] | the statistics |
+//! | [`unwind`] | what debuggers are told |
 //! | `preload` | constructor and exported functions, with the feature of that name |
 #![no_std]
 
@@ -41,3 +42,4 @@ pub mod share;
 pub mod site;
 pub mod state;
 pub mod table;
+pub mod unwind;

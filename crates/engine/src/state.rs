@@ -1,18 +1,21 @@
 //! All that the engine knows, in one place, behind one lock.
 
 use crate::discover::Found;
+use crate::judge::slow;
 use crate::rings::Rings;
 use crate::share::Share;
 use crate::site::{Site, Tree};
 use crate::table::Table;
+use crate::unwind;
 use core::cell::UnsafeCell;
-use relpoline_core::arch::thunk::Thunk;
+use relpoline_core::arch::thunk::{self, Thunk};
 use relpoline_core::policy::Policy;
 use relpoline_core::tree::Target;
 use relpoline_stats::options::Options;
 use relpoline_text::arena::Arena;
 use relpoline_text::cells::Cell;
 use relpoline_text::lock::TryLock;
+use relpoline_text::stub::{self, SLOW_CELLS};
 
 /// Arenas there can be: groups of objects that are more than 2 GiB apart, or more sites than fit one.
 pub const ARENAS: usize = 16;
@@ -27,8 +30,38 @@ const OBJECTS: usize = 2048;
 pub struct Group {
     /// The arena.
     pub arena: Arena,
-    /// The slow path of each register, once somebody needs it.
-    pub slow: [Option<Cell>; 16],
+    /// The first cell of the slow paths: one after the other, by register number.
+    slow: Cell,
+    built: u16,
+}
+
+/// Registers that can hold a target.
+const REGISTERS: usize = 16;
+
+impl Group {
+    /// Takes an arena into use: sets room for its slow paths aside and tells debuggers. `None` when the arena
+    /// is full, which a new one is not.
+    #[must_use]
+    pub fn new(arena: Arena) -> Option<Group> {
+        let cells = REGISTERS * SLOW_CELLS;
+        let slow = arena.take_run(cells as u32)?;
+        unwind::announce(&arena, (slow, cells));
+        Some(Group { arena, slow, built: 0 })
+    }
+
+    /// The slow path for sites that use `thunk`'s register, built at its first use.
+    pub fn slow_path(&mut self, thunk: Thunk) -> Option<u64> {
+        let n = u32::from(thunk.reg.number());
+        let cell = Cell(self.slow.0 + n * SLOW_CELLS as u32);
+        let at = self.arena.address(cell);
+        if self.built >> n & 1 == 0 {
+            // SAFETY: the cells were set aside for this, and nothing leads to them yet.
+            let buf = unsafe { self.arena.fresh(cell, SLOW_CELLS) };
+            stub::emit_slow(buf, at, thunk.reg, slow, &thunk::body(thunk)?).ok()?;
+            self.built |= 1 << n;
+        }
+        Some(at)
+    }
 }
 
 /// An object that was looked at.
