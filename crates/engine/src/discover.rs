@@ -10,13 +10,17 @@
 
 use crate::object::{self, Object, Segment};
 use crate::report;
+use crate::share::Share;
 use crate::site::{NO_RING, NONE, Site};
 use crate::state::{Engine, Group, Known};
+use crate::table::Table;
 use core::sync::atomic::Ordering;
+use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::rel32;
 use relpoline_core::arch::thunk;
 use relpoline_core::policy::{Reason, SiteState};
-use relpoline_core::scan::{self, EhFrameHdr, Region, SiteKind, Sites};
+use relpoline_core::scan::{self, EhFrameHdr, Gotos, Refusal, Region, SiteKind, Sites};
+use relpoline_stats::record::NO_REG;
 use relpoline_stats::{Kind, State};
 use relpoline_text::arena::Arena;
 use relpoline_text::gate::{Gate, GateSpec};
@@ -124,15 +128,13 @@ fn look_at(engine: &mut Engine, index: usize, object: &Object<'_>) -> Outcome {
     if outcome.thunks == 0 {
         return outcome;
     }
-    let first = engine.found.len();
+    engine.found.clear();
     find_sites(engine, index, object, &mut outcome);
-    debug_assert_eq!(first, 0);
     outcome.sites = engine.found.len() as u32 + outcome.refused;
     outcome.reason = promote_all(engine, index, object).err();
     if let Some(reason) = outcome.reason {
         refuse_found(engine, index, reason, &mut outcome);
     }
-    engine.found.clear();
     outcome
 }
 
@@ -140,46 +142,87 @@ fn look_at(engine: &mut Engine, index: usize, object: &Object<'_>) -> Outcome {
 fn gather_thunks(engine: &mut Engine, object: &Object<'_>) {
     engine.thunks.clear();
     engine.thunk_addresses.clear();
+    engine.thunk_registers.clear();
     for text in object.texts() {
         let bytes = object.segment_bytes(text);
         for (offset, thunk) in thunk::find(bytes).filter(|(_, thunk)| thunk.shape.takes_sites()) {
             let kept = engine.thunk_addresses.push(text.start + offset as u64);
-            if kept.is_none() || engine.thunks.push(thunk).is_none() {
+            if kept.and(engine.thunk_registers.push(thunk.reg)).and(engine.thunks.push(thunk)).is_none() {
                 return;
             }
         }
     }
 }
 
-/// A site that may be promoted, before it has a gate.
-#[derive(Clone, Copy)]
-pub struct Found {
-    /// The site as the scan found it.
-    pub site: scan::Site,
-}
-
-/// Fills the engine's list of sites found in `object`; those that are refused get a record.
+/// Fills the engine's list of sites with those of `object` that can be promoted; the others get a record.
 fn find_sites(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &mut Outcome) {
+    let Some(functions) = functions(object) else {
+        outcome.reason = Some(Reason::NotAnInstruction);
+        return;
+    };
     let wanted = engine.options().selects(full_name(engine, object.name));
-    let functions = functions(object);
     for text in object.texts() {
         let region = Region { address: text.start, bytes: object.segment_bytes(text) };
-        // SAFETY: the table of addresses neither moves nor changes until the next object is looked at.
-        let thunks = unsafe { &*core::ptr::from_ref(engine.thunk_addresses.as_slice()) };
-        let Some(functions) = functions else {
-            outcome.reason = Some(Reason::NotAnInstruction);
-            return;
+        let begun = engine.found.len();
+        // SAFETY: thunks and their registers neither move nor change until the next object is looked at.
+        let (thunks, registers) = unsafe {
+            (&*core::ptr::from_ref(engine.thunk_addresses.as_slice()), &*core::ptr::from_ref(engine.thunk_registers.as_slice()))
         };
-        for site in Sites::new(region, thunks, functions) {
-            match site {
-                Ok(site) if wanted => _ = engine.found.push(Found { site }),
-                Ok(site) => refuse(engine, index, &site, Reason::Excluded, outcome),
-                // A stretch of bytes that is no instruction is no site: nothing to report.
-                Err(_) => {}
+        // Bytes that only look like a branch to a thunk are no site: there is nothing to report.
+        for site in Sites::new(region, thunks, functions).flatten() {
+            if wanted {
+                engine.found.push(site);
+            } else {
+                refuse(engine, index, &site, Reason::Excluded, outcome);
             }
         }
+        let is_position_dependent = object.base == 0;
+        let code = scan::Object { text: region, thunks, registers, functions, is_position_dependent };
+        check_gotos(engine, index, object, code, begun, outcome);
     }
-    check_gotos(engine, index, object, functions, outcome);
+}
+
+/// Takes the jumps at which flags may be live out of the sites found from number `begun` on.
+fn check_gotos(
+    engine: &mut Engine,
+    index: usize,
+    object: &Object<'_>,
+    code: scan::Object<'_, EhFrameHdr<'_>>,
+    begun: usize,
+    outcome: &mut Outcome,
+) {
+    let mut gotos = Gotos::new(code, engine.labels.scratch());
+    let found = engine.found.as_slice().get(begun..).unwrap_or_default();
+    found.iter().for_each(|site| gotos.add_site(site));
+    if gotos.is_empty() {
+        return;
+    }
+    object.each_code_address(|address| gotos.add_data_word(address));
+    gotos.collect_leas();
+    let mut verdicts = gotos.finish();
+    // Accepted sites move up over refused ones.
+    let mut kept = begun;
+    for n in begun..engine.found.len() {
+        let Some(&site) = engine.found.as_slice().get(n) else { break };
+        match verdicts.verdict(&site) {
+            Ok(kind) => {
+                if let Some(slot) = engine.found.get_mut(kept) {
+                    *slot = scan::Site { kind, ..site };
+                }
+                kept += 1;
+            }
+            Err(refusal) => refuse_in(&mut engine.share, &engine.thunk_registers, index, &site, reason(refusal), outcome),
+        }
+    }
+    engine.found.truncate(kept);
+}
+
+fn reason(refusal: Refusal) -> Reason {
+    match refusal {
+        Refusal::FlagsLive { .. } => Reason::FlagsLive,
+        Refusal::LabelTaken { .. } | Refusal::ComputedTarget | Refusal::TooManyLabels => Reason::LabelsUnknown,
+        _ => Reason::NotAnInstruction,
+    }
 }
 
 /// The executable's own path instead of the loader's empty name.
@@ -206,7 +249,7 @@ fn promote_all(engine: &mut Engine, index: usize, object: &Object<'_>) -> Result
         let group = group_for(engine, object)?;
         let begun = engine.sites.len();
         for n in 0..engine.found.len() {
-            let Some(&Found { site }) = engine.found.as_slice().get(n) else { break };
+            let Some(&site) = engine.found.as_slice().get(n) else { break };
             if site.address >= text.start && site.address < text.start + text.len {
                 add_site(engine, index, group, &site)?;
             }
@@ -222,7 +265,7 @@ fn promote_all(engine: &mut Engine, index: usize, object: &Object<'_>) -> Result
 /// Gives every found site a record that says why it is left alone.
 fn refuse_found(engine: &mut Engine, index: usize, reason: Reason, outcome: &mut Outcome) {
     for n in 0..engine.found.len() {
-        if let Some(&Found { site }) = engine.found.as_slice().get(n) {
+        if let Some(&site) = engine.found.as_slice().get(n) {
             refuse(engine, index, &site, reason, outcome);
         }
     }
@@ -230,9 +273,21 @@ fn refuse_found(engine: &mut Engine, index: usize, reason: Reason, outcome: &mut
 
 /// Records that a site is left as it is.
 fn refuse(engine: &mut Engine, index: usize, site: &scan::Site, reason: Reason, outcome: &mut Outcome) {
+    refuse_in(&mut engine.share, &engine.thunk_registers, index, site, reason, outcome);
+}
+
+fn refuse_in(
+    share: &mut Share,
+    registers: &Table<Reg>,
+    index: usize,
+    site: &scan::Site,
+    reason: Reason,
+    outcome: &mut Outcome,
+) {
     outcome.refused += 1;
-    let reg = engine.thunks.as_slice().get(site.thunk).map_or(relpoline_stats::record::NO_REG, |t| t.reg.number());
-    let Some(record) = engine.share.new_site().and_then(|n| engine.share.site(n)) else { return };
+    let reg = registers.as_slice().get(site.thunk).map_or(NO_REG, |reg| reg.number());
+    let Some(record) = share.new_site() else { return };
+    let Some(record) = share.site(record) else { return };
     record.address = site.address;
     record.object = index as u16;
     record.kind = kind(site.kind) as u8;
@@ -324,5 +379,3 @@ fn repoint(engine: &Engine, first: usize, text: &Segment) -> Result<(), relpolin
     }
     writer.finish()
 }
-
-fn check_gotos(_e: &mut Engine, _i: usize, _o: &Object<'_>, _f: Option<EhFrameHdr<'_>>, _out: &mut Outcome) {}

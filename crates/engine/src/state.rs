@@ -1,6 +1,5 @@
 //! All that the engine knows, in one place, behind one lock.
 
-use crate::discover::Found;
 use crate::judge::slow;
 use crate::rings::Rings;
 use crate::share::Share;
@@ -9,7 +8,9 @@ use crate::table::Table;
 use crate::unwind;
 use core::cell::UnsafeCell;
 use relpoline_core::arch::thunk::{self, Thunk};
+use relpoline_core::arch::Reg;
 use relpoline_core::policy::Policy;
+use relpoline_core::scan;
 use relpoline_core::tree::Target;
 use relpoline_stats::options::Options;
 use relpoline_text::arena::Arena;
@@ -115,7 +116,9 @@ pub struct Engine {
     /// See `thunks`.
     pub thunk_addresses: Table<u64>,
     /// See `thunks`.
-    pub found: Table<Found>,
+    pub thunk_registers: Table<Reg>,
+    /// See `thunks`.
+    pub found: Table<scan::Site>,
     /// Labels, while gotos are checked.
     pub labels: Table<u64>,
     /// Sites.
@@ -149,6 +152,7 @@ impl Engine {
             objects: Table::none(),
             thunks: Table::none(),
             thunk_addresses: Table::none(),
+            thunk_registers: Table::none(),
             found: Table::none(),
             labels: Table::none(),
             sites: Table::none(),
@@ -167,6 +171,7 @@ impl Engine {
         self.objects = Table::reserve(OBJECTS)?;
         self.thunks = Table::reserve(THUNKS)?;
         self.thunk_addresses = Table::reserve(THUNKS)?;
+        self.thunk_registers = Table::reserve(THUNKS)?;
         self.found = Table::reserve(SITES)?;
         self.labels = Table::reserve(LABELS)?;
         self.sites = Table::reserve(SITES)?;
