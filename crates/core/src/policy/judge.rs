@@ -4,12 +4,16 @@
 //! are enough: the chain of the hottest one to four alone (which wins when order is random, as every further
 //! branch may mispredict), and everything in chain and search tree, for a few sizes. When order is random, a
 //! third form is tried: a chain of up to eight that ends with the hottest.
+//!
+//! The slow path may have as little as 1 KiB of stack for all of judging. So lists live in the policy's own
+//! memory, and functions that call each other are kept apart (`inline(never)`): inlined into one, their
+//! variables would all take room at the deepest point.
 
 use super::costs::{Config, Costs};
 use super::model::Priced;
 use super::site::Current;
 use crate::trace::{Histogram, ONE};
-use crate::tree::shape::sort;
+use crate::tree::shape::{sort, sort_by_address};
 use crate::tree::{MAX_TARGETS, Target};
 
 /// Longest chain.
@@ -28,6 +32,9 @@ pub(super) struct Candidates {
     /// Share of each in the window at hand [1/65536]. Differs from the target's own share in merged lists.
     seen: [u32; MAX_TARGETS],
     len: usize,
+    /// Positions by ascending address; and those of them that are behind the chain of the tree being priced.
+    sorted: [u8; MAX_TARGETS],
+    searched: [u8; MAX_TARGETS],
     /// Expected share of calls to targets that were never seen [1/65536].
     pub unseen: u32,
     /// Share of calls to targets that no tree may jump to [1/65536].
@@ -37,12 +44,37 @@ pub(super) struct Candidates {
 /// A tree out of [`Candidates`]: the first `size`, of which `chain` form the chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Choice {
-    pub size: usize,
-    pub chain: usize,
+    size: u8,
+    chain: u8,
     /// Compare with the hottest target after the rest of the chain.
-    pub hottest_last: bool,
+    hottest_last: bool,
     /// Modelled cost of a call [1/16 cycle].
     pub cost: u32,
+}
+
+impl Choice {
+    /// Small enough for a register: the slow path has little stack.
+    fn new(size: usize, chain: usize, hottest_last: bool, cost: u32) -> Choice {
+        Choice { size: size as u8, chain: chain as u8, hottest_last, cost }
+    }
+
+    pub fn size(self) -> usize {
+        usize::from(self.size)
+    }
+
+    pub fn chain(self) -> usize {
+        usize::from(self.chain)
+    }
+
+    /// Whether it is the same tree, at whatever cost.
+    pub fn is_same_tree(self, other: Choice) -> bool {
+        Choice { cost: 0, ..self } == Choice { cost: 0, ..other }
+    }
+
+    /// The cheaper of two; the first if they cost the same.
+    fn or(self, other: Choice) -> Choice {
+        if other.cost < self.cost { other } else { self }
+    }
 }
 
 /// What choosing depends on.
@@ -60,6 +92,8 @@ impl Candidates {
             targets: [Target { address: 0, share: 0 }; MAX_TARGETS],
             seen: [0; MAX_TARGETS],
             len: 0,
+            sorted: [0; MAX_TARGETS],
+            searched: [0; MAX_TARGETS],
             unseen: 0,
             unreachable: 0,
         }
@@ -77,6 +111,7 @@ impl Candidates {
     ///
     /// Shares are scaled down to leave room for targets not seen yet (Good and Turing's estimate): a set
     /// would otherwise seem to cover the very window it was taken from better than it covers the next.
+    #[inline(never)]
     pub fn gather(&mut self, histogram: &Histogram, max: usize, reach: &dyn Fn(u64) -> bool) {
         let calls = histogram.calls().max(1);
         self.unseen = (histogram.singletons() << 16) / calls;
@@ -93,6 +128,11 @@ impl Candidates {
                 self.unreachable += share;
             }
         }
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        sort_by_address(&self.targets[..self.len], &mut self.sorted);
     }
 
     fn share(&self, count: u32, calls: u32) -> u32 {
@@ -115,10 +155,12 @@ impl Candidates {
             let seen = self.share(histogram.count(target.address), histogram.calls());
             self.push(target, seen);
         }
+        self.sort();
     }
 
     /// Mixes the first `size` of `fresh` into the list, with 1/`parts` of the weight, and drops what then weighs
     /// less than 1/1024.
+    #[inline(never)]
     pub fn merge(&mut self, fresh: &Candidates, size: usize, parts: u32, max: usize, reach: &dyn Fn(u64) -> bool) {
         for target in &mut self.targets[..self.len] {
             target.share -= target.share / parts;
@@ -134,13 +176,12 @@ impl Candidates {
     }
 
     fn prune(&mut self, max: usize, reach: &dyn Fn(u64) -> bool) {
-        let mut order = [0u8; MAX_TARGETS];
+        let (targets, order) = (&self.targets, &mut self.sorted[..self.len]);
         for (i, slot) in order.iter_mut().enumerate() {
             *slot = i as u8;
         }
-        let targets = &self.targets;
-        sort(&mut order[..self.len], |&a, &b| targets[usize::from(a)].share > targets[usize::from(b)].share);
-        self.arrange(&order);
+        sort(order, |&a, &b| targets[usize::from(a)].share > targets[usize::from(b)].share);
+        self.arrange();
         let keep = |t: &Target| t.share >= ONE / 1024 && reach(t.address);
         let mut kept = 0;
         for i in 0..self.len {
@@ -151,51 +192,70 @@ impl Candidates {
             }
         }
         self.len = kept;
+        self.sort();
     }
 
-    /// Puts element `order[i]` at position `i`, in place, by following cycles.
-    fn arrange(&mut self, order: &[u8; MAX_TARGETS]) {
+    /// Puts the element at `sorted[i]` at position `i`, in place, by following cycles.
+    fn arrange(&mut self) {
         for i in 0..self.len {
-            // Where element `order[i]` has been moved to by the swaps so far.
-            let mut from = usize::from(order[i]);
+            // Where that element has been moved to by the swaps so far.
+            let mut from = usize::from(self.sorted[i]);
             while from < i {
-                from = usize::from(order[from]);
+                from = usize::from(self.sorted[from]);
             }
             self.targets.swap(i, from);
             self.seen.swap(i, from);
         }
     }
 
-    fn priced(&self, size: usize, chain: usize, randomness: u32) -> Priced<'_> {
-        let (targets, seen) = (&self.targets[..size], &self.seen[..size]);
-        Priced { targets, seen, chain, hottest_last: false, randomness }
+    /// What is to be priced for the tree of the first `size` with a chain of `chain`.
+    fn priced(&mut self, size: usize, chain: usize, randomness: u32) -> Priced<'_> {
+        let mut searched = 0;
+        for &position in &self.sorted[..self.len] {
+            if (chain..size).contains(&usize::from(position)) {
+                self.searched[searched] = position;
+                searched += 1;
+            }
+        }
+        Priced {
+            targets: &self.targets[..size],
+            seen: &self.seen[..size],
+            order: &self.searched[..searched],
+            chain,
+            hottest_last: false,
+            randomness,
+        }
     }
 
     /// The tree of the first `size` with a chain of `chain`.
-    pub fn price(&self, size: usize, chain: usize, terms: &Terms<'_>) -> Choice {
-        let (size, chain) = (size.min(self.len), chain.min(size).min(self.len));
+    #[inline(never)]
+    pub fn price(&mut self, size: usize, chain: usize, terms: &Terms<'_>) -> Choice {
+        let size = size.min(self.len);
+        let chain = chain.min(size);
         let cost = self.priced(size, chain, terms.randomness).price(terms.costs, terms.config);
-        Choice { size, chain, hottest_last: false, cost }
+        Choice::new(size, chain, false, cost)
     }
 
     /// The chain of the first `size` that ends with the hottest.
-    fn price_rotated(&self, size: usize, terms: &Terms<'_>) -> Choice {
+    #[inline(never)]
+    fn price_rotated(&mut self, size: usize, terms: &Terms<'_>) -> Choice {
         let priced = Priced { hottest_last: true, ..self.priced(size, size, terms.randomness) };
-        Choice { size, chain: size, hottest_last: true, cost: priced.price(terms.costs, terms.config) }
+        let cost = priced.price(terms.costs, terms.config);
+        Choice::new(size, size, true, cost)
     }
 
     /// Price again under other terms.
-    pub fn reprice(&self, choice: &Choice, terms: &Terms<'_>) -> Choice {
+    pub fn reprice(&mut self, choice: &Choice, terms: &Terms<'_>) -> Choice {
         if choice.hottest_last {
-            self.price_rotated(choice.size, terms)
+            self.price_rotated(choice.size(), terms)
         } else {
-            self.price(choice.size, choice.chain, terms)
+            self.price(choice.size(), choice.chain(), terms)
         }
     }
 
     /// Writes the targets of `choice` to `list`, in the order of comparing.
     pub fn write(&self, choice: &Choice, list: &mut [Target; MAX_TARGETS]) {
-        let chosen = &self.targets[..choice.size];
+        let chosen = &self.targets[..choice.size()];
         let (last, first) = chosen.split_at(usize::from(choice.hottest_last).min(chosen.len()));
         for (slot, target) in list.iter_mut().zip(first.iter().chain(last)) {
             *slot = *target;
@@ -203,8 +263,8 @@ impl Candidates {
     }
 
     /// Whether the tree of `choice` counts exits from its chain.
-    pub fn counts_exits(&self, choice: &Choice, config: &Config) -> bool {
-        self.priced(choice.size, choice.chain, 0).counts_exits(config)
+    pub fn counts_exits(&mut self, choice: &Choice, config: &Config) -> bool {
+        self.priced(choice.size(), choice.chain(), 0).counts_exits(config)
     }
 
     /// Share of the window's calls that go to the first `size` [1/65536].
@@ -213,52 +273,48 @@ impl Candidates {
     }
 
     /// The cheapest tree, or size 0 when leaving the retpoline alone is cheaper.
-    pub fn choose(&self, terms: &Terms<'_>) -> Choice {
-        let mut best = Choice { size: 0, chain: 0, hottest_last: false, cost: terms.costs.retpoline };
-        let mut consider = |choice: Choice| {
-            if choice.cost < best.cost {
-                best = choice;
-            }
-        };
+    #[inline(never)]
+    pub fn choose(&mut self, terms: &Terms<'_>) -> Choice {
+        let mut best = Choice::new(0, 0, false, terms.costs.retpoline);
         for size in 1..=self.len.min(CHAIN_MAX) {
-            consider(self.price(size, size, terms));
+            best = best.or(self.price(size, size, terms));
         }
         if self.len > 1 {
             let all = self.best_chain(self.len, terms);
-            consider(all);
-            for size in SIZES.into_iter().filter(|&s| s < self.len) {
-                consider(self.price(size, all.chain, terms));
+            best = best.or(all);
+            let len = self.len;
+            for size in SIZES.into_iter().filter(|&s| s < len) {
+                best = best.or(self.price(size, all.chain(), terms));
             }
         }
         if terms.randomness > ONE / 8 {
             for size in 3..=self.len.min(ROTATED_MAX) {
-                consider(self.price_rotated(size, terms));
+                best = best.or(self.price_rotated(size, terms));
             }
         }
         best
     }
 
     /// The cheapest chain length for a tree of the first `size`.
-    pub fn best_chain(&self, size: usize, terms: &Terms<'_>) -> Choice {
+    fn best_chain(&mut self, size: usize, terms: &Terms<'_>) -> Choice {
         let mut best = self.price(size, 0, terms);
         for chain in 1..=size.min(CHAIN_MAX) {
-            let choice = self.price(size, chain, terms);
-            if choice.cost < best.cost {
-                best = choice;
-            }
+            best = best.or(self.price(size, chain, terms));
         }
         best
     }
 
     /// The cheapest chain length for all, were calls distributed as the targets' own shares say, in an order
     /// that can be foreseen.
-    pub fn best_chain_by_weight(&mut self, terms: &Terms<'_>) -> usize {
-        let seen = self.seen;
+    #[inline(never)]
+    pub fn best_chain_by_weight(&mut self, histogram: &Histogram, terms: &Terms<'_>) -> usize {
         for (seen, target) in self.seen.iter_mut().zip(&self.targets) {
             *seen = target.share;
         }
-        let chain = self.best_chain(self.len, &Terms { randomness: 0, ..*terms }).chain;
-        self.seen = seen;
+        let chain = self.best_chain(self.len, &Terms { randomness: 0, ..*terms }).chain();
+        for i in 0..self.len {
+            self.seen[i] = self.share(histogram.count(self.targets[i].address), histogram.calls());
+        }
         chain
     }
 }

@@ -18,7 +18,7 @@
 use super::costs::{Config, Costs};
 use crate::trace::ONE;
 use crate::tree::Target;
-use crate::tree::shape::{Fork, Node, Walk, by_address};
+use crate::tree::shape::{Fork, Node, Walk};
 
 /// A tree to be priced, and the calls it is priced for.
 #[derive(Clone, Copy)]
@@ -27,6 +27,8 @@ pub(super) struct Priced<'a> {
     pub targets: &'a [Target],
     /// Share of calls that go to each of them [1/65536].
     pub seen: &'a [u32],
+    /// Positions in `targets` of those behind the chain, by ascending address.
+    pub order: &'a [u8],
     /// How many of them form the chain.
     pub chain: usize,
     /// Compare with the first target after the rest of the chain.
@@ -89,19 +91,17 @@ impl Priced<'_> {
         left
     }
 
+    #[inline(never)]
     fn walk_search(&self, misses: u64, effort: &mut Effort) {
-        let chain = self.chain.min(self.targets.len());
-        let (targets, seen) = (&self.targets[chain..], &self.seen[chain..]);
-        let order = by_address(targets);
-        let at = |i: usize| usize::from(order[i]);
-        let gaps = targets.len() as u64 + 1;
+        let at = |i: usize| usize::from(self.order[i]);
+        let gaps = self.order.len() as u64 + 1;
         // Misses are taken to fall into all gaps between targets alike.
         let arriving = |from: usize, to: usize| {
-            let hits: u64 = (from..to).map(|i| u64::from(seen[at(i)])).sum();
+            let hits: u64 = (from..to).map(|i| u64::from(self.seen[at(i)])).sum();
             hits + misses * (to - from + 1) as u64 / gaps
         };
-        for Node { root, from, to, fork, .. } in Walk::new(targets.len(), |i| targets[at(i)].share) {
-            let (own, here) = (u64::from(seen[at(root)]), arriving(from, to));
+        for Node { root, from, to, fork, .. } in Walk::new(self.order.len(), |i| self.targets[at(i)].share) {
+            let (own, here) = (u64::from(self.seen[at(root)]), arriving(from, to));
             effort.nodes += here;
             effort.branch(own, here);
             if matches!(fork, Fork::AboveFirst | Fork::BelowFirst) {

@@ -15,6 +15,7 @@ const DROPPED_MAX: u32 = 16;
 const MERGES_MAX: u8 = 7;
 
 impl Policy {
+    #[inline(never)]
     pub(super) fn window_full(
         &mut self,
         site: &mut SiteState,
@@ -30,36 +31,41 @@ impl Policy {
             Some(order) => order,
             None => trusted(site, self.scratch.predictor.replay(&self.scratch.histogram)),
         };
-        let choice = self.candidates.choose(&self.terms(order.randomness()));
+        let choice = self.choose(order.randomness());
         if let Some(action) = self.extend(site, trace.len() as u32, &choice, order, now) {
             return action;
         }
-        match current {
+        let action = match current {
             Some(tree) if site.had_tree => self.compare(site, &tree, choice, order, now, reach),
             _ => self.adopt(site, choice, order, now),
-        }
+        };
+        // Not from within those: here the stack is flatter.
+        action.unwrap_or_else(|| self.reject(site, order, now))
     }
 
     /// For a new site with a few targets, when the same tree wins in a random and in a repeating order: what is
     /// certain without a replay, which takes most of the time of judging.
-    fn order_is_beside_the_point(&self, site: &SiteState) -> Option<Predictability> {
-        let histogram = &self.scratch.histogram;
-        if site.had_tree || histogram.distinct() > CHAIN_MAX {
+    #[inline(never)]
+    fn order_is_beside_the_point(&mut self, site: &SiteState) -> Option<Predictability> {
+        if site.had_tree || self.scratch.histogram.distinct() > CHAIN_MAX {
             return None;
         }
-        let (blind, known) = (self.candidates.choose(&self.terms(ONE)), self.candidates.choose(&self.terms(0)));
-        let same = Choice { cost: known.cost, ..blind } == known;
+        let (blind, known) = (self.choose(ONE), self.choose(0));
+        let same = blind.is_same_tree(known);
+        let histogram = &self.scratch.histogram;
         let (_, hottest) = histogram.ranked(0)?;
         let share = (hottest << 16) / histogram.calls().max(1);
         let order = Predictability { accuracy: share, baseline: share };
-        (same && blind.size > 0 && self.beats(blind.cost, self.costs.retpoline)).then_some(order)
+        (same && blind.size() > 0 && self.beats(blind.cost, self.costs.retpoline)).then_some(order)
     }
 
-    pub(super) fn terms(&self, randomness: u32) -> Terms<'_> {
-        Terms { costs: &self.costs, config: &self.config, randomness }
+    /// The cheapest tree for the window at hand.
+    pub(super) fn choose(&mut self, randomness: u32) -> Choice {
+        self.candidates.choose(&Terms { costs: &self.costs, config: &self.config, randomness })
     }
 
     /// Goes on with the window when that may change the outcome.
+    #[inline(never)]
     fn extend(
         &mut self,
         site: &SiteState,
@@ -83,29 +89,31 @@ impl Policy {
 
     /// A site with a tree learns again because of its misses; a better idea of its order is worth a longer
     /// window only when the tree is to go.
-    fn order_matters(&self, site: &SiteState, choice: &Choice, order: Predictability) -> bool {
-        (choice.size == 0 || !site.had_tree) && self.order_decides(choice, order)
+    fn order_matters(&mut self, site: &SiteState, choice: &Choice, order: Predictability) -> bool {
+        (choice.size() == 0 || !site.had_tree) && self.order_decides(choice, order)
     }
 
     /// Whether another tree would be better by the margin if the order of targets were known.
-    fn order_decides(&self, choice: &Choice, order: Predictability) -> bool {
-        if choice.size == self.candidates.len() || order.randomness() == 0 {
+    fn order_decides(&mut self, choice: &Choice, order: Predictability) -> bool {
+        if choice.size() == self.candidates.len() || order.randomness() == 0 {
             return false;
         }
-        let known = self.terms(0);
+        let known = Terms { costs: &self.costs, config: &self.config, randomness: 0 };
         let same = self.candidates.reprice(choice, &known);
-        self.beats(self.candidates.choose(&known).cost, same.cost)
+        let best = self.choose(0);
+        self.beats(best.cost, same.cost)
     }
 
-    /// Decides for a site without a tree.
-    fn adopt(&mut self, site: &mut SiteState, choice: Choice, order: Predictability, now: u64) -> Action {
-        if choice.size == 0 || !self.beats(choice.cost, self.costs.retpoline) {
-            return self.reject(site, order, now);
+    /// Decides for a site without a tree; `None` for no tree.
+    fn adopt(&mut self, site: &mut SiteState, choice: Choice, order: Predictability, now: u64) -> Option<Action> {
+        if choice.size() == 0 || !self.beats(choice.cost, self.costs.retpoline) {
+            return None;
         }
-        self.promote(site, choice, order, now)
+        Some(self.promote(site, choice, order, now))
     }
 
     /// No tree is worth having, as far as can be told from the trace.
+    #[inline(never)]
     fn reject(&mut self, site: &mut SiteState, order: Predictability, now: u64) -> Action {
         let reason = self.why_not(order);
         if reason == Reason::Unpredictable
@@ -121,11 +129,11 @@ impl Policy {
         u64::from(a) * u64::from(100 + self.config.margin) < u64::from(b) * 100
     }
 
-    fn why_not(&self, order: Predictability) -> Reason {
-        let foreseen = self.candidates.choose(&self.terms(0));
+    fn why_not(&mut self, order: Predictability) -> Reason {
+        let foreseen = self.choose(0);
         if self.candidates.unreachable >= ONE / 2 {
             Reason::OutOfRange
-        } else if order.randomness() > 0 && foreseen.size > 0 && self.beats(foreseen.cost, self.costs.retpoline) {
+        } else if order.randomness() > 0 && foreseen.size() > 0 && self.beats(foreseen.cost, self.costs.retpoline) {
             Reason::Unpredictable
         } else if self.candidates.unreachable >= ONE / 8 {
             Reason::OutOfRange
@@ -136,7 +144,8 @@ impl Policy {
         }
     }
 
-    /// Decides for a site with a tree.
+    /// Decides for a site with a tree; `None` for no tree any more.
+    #[inline(never)]
     fn compare(
         &mut self,
         site: &mut SiteState,
@@ -145,17 +154,17 @@ impl Policy {
         order: Predictability,
         now: u64,
         reach: &dyn Fn(u64) -> bool,
-    ) -> Action {
+    ) -> Option<Action> {
         self.standing.adopt(tree, &self.scratch.histogram, self.candidates.unseen);
         let terms = Terms { costs: &self.costs, config: &self.config, randomness: order.randomness() };
         let standing = self.standing.price(self.standing.len(), tree.chain, &terms);
         if !self.beats(choice.cost, standing.cost) {
             self.back_off(site);
             let reason = if site.miss_backoff > 2 { Reason::BackingOff } else { Reason::Promoted };
-            return self.resume(site, now, reason);
+            return Some(self.resume(site, now, reason));
         }
-        if choice.size == 0 {
-            return self.reject(site, order, now);
+        if choice.size() == 0 {
+            return None;
         }
         self.calm_down(site);
         let choice = if self.came_back(site) {
@@ -163,10 +172,10 @@ impl Policy {
             self.merged(site.merges, choice, order, reach)
         } else {
             site.merges = 0;
-            self.remember_dropped(site, choice.size);
+            self.remember_dropped(site, choice.size());
             choice
         };
-        self.promote(site, choice, order, now)
+        Some(self.promote(site, choice, order, now))
     }
 
     fn back_off(&self, site: &mut SiteState) {
@@ -207,11 +216,12 @@ impl Policy {
     }
 
     /// Merges the chosen targets with the standing tree's, unless that costs too much.
+    #[inline(never)]
     fn merged(&mut self, merges: u8, choice: Choice, order: Predictability, reach: &dyn Fn(u64) -> bool) -> Choice {
         let max = usize::from(self.config.max_targets);
-        self.standing.merge(&self.candidates, choice.size, u32::from(merges) + 1, max, reach);
+        self.standing.merge(&self.candidates, choice.size(), u32::from(merges) + 1, max, reach);
         let terms = Terms { costs: &self.costs, config: &self.config, randomness: order.randomness() };
-        let chain = self.standing.best_chain_by_weight(&terms);
+        let chain = self.standing.best_chain_by_weight(&self.scratch.histogram, &terms);
         let merged = self.standing.price(self.standing.len(), chain, &terms);
         if !self.beats(merged.cost, self.costs.retpoline) {
             return choice;
@@ -226,17 +236,18 @@ impl Policy {
     }
 
     /// Leaves the chosen tree in [`Policy::plan`].
+    #[inline(never)]
     pub(super) fn plan_for(&mut self, site: &mut SiteState, choice: Choice, order: Predictability) {
         let plan = &mut self.plan;
-        plan.len = choice.size;
+        plan.len = choice.size();
         self.candidates.write(&choice, &mut plan.targets);
-        plan.chain = choice.chain;
+        plan.chain = choice.chain();
         plan.count_exits = self.candidates.counts_exits(&choice, &self.config);
-        plan.covered = self.candidates.covered(choice.size);
+        plan.covered = self.candidates.covered(choice.size());
         plan.accuracy = order.accuracy;
         plan.tree_cost = choice.cost;
         plan.retpoline_cost = self.costs.retpoline;
-        site.targets = choice.size as u8;
+        site.targets = choice.size() as u8;
         site.counts_exits = plan.count_exits;
         site.promotions = site.promotions.saturating_add(1);
     }

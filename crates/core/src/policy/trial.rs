@@ -60,10 +60,10 @@ impl Trial {
 impl Policy {
     /// Starts a trial of the tree that would be best if order were known, when the budget allows.
     pub(super) fn try_out(&mut self, site: &mut SiteState, order: Predictability, now: u64) -> Option<Action> {
-        let choice = self.candidates.choose(&self.terms(0));
+        let choice = self.choose(0);
         // Mispredicting twice a call is about as bad as it gets.
         let price = cycles(TRAINING + u32::from(PAIRS) * TURN, 2 * self.costs.mispredict);
-        if choice.size == 0 || !self.budget.spend(price, now, &self.config, &self.costs) {
+        if choice.size() == 0 || !self.budget.spend(price, now, &self.config, &self.costs) {
             return None;
         }
         self.plan_for(site, choice, order);

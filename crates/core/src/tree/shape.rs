@@ -141,12 +141,17 @@ fn split(weight: &impl Fn(usize) -> u32, from: usize, to: usize, levels: usize) 
 #[must_use]
 pub fn by_address(targets: &[Target]) -> [u8; MAX_TARGETS] {
     let mut order = [0u8; MAX_TARGETS];
-    let n = targets.len().min(MAX_TARGETS);
-    for (i, slot) in order[..n].iter_mut().enumerate() {
+    sort_by_address(targets, &mut order);
+    order
+}
+
+/// [`by_address`] in place.
+pub(crate) fn sort_by_address(targets: &[Target], order: &mut [u8; MAX_TARGETS]) {
+    let order = &mut order[..targets.len().min(MAX_TARGETS)];
+    for (i, slot) in order.iter_mut().enumerate() {
         *slot = i as u8;
     }
-    sort(&mut order[..n], |&a, &b| targets[usize::from(a)].address < targets[usize::from(b)].address);
-    order
+    sort(order, |&a, &b| targets[usize::from(a)].address < targets[usize::from(b)].address);
 }
 
 /// Shellsort: in place, no recursion, a few bytes of stack. The standard sorts use far more of it than the

@@ -11,7 +11,7 @@ use crate::cpu::Cpu;
 use crate::tree::Tree;
 
 /// Sizes and chain lengths that are tried.
-const SIZES: [usize; 9] = [1, 2, 3, 4, 8, 16, 32, 64, MAX_TARGETS];
+const SIZES: [usize; 7] = [1, 2, 4, 8, 16, 40, MAX_TARGETS];
 
 /// What the best of them costs per call [1/16 cycle], and what it is.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub fn best(calls: &[Call], truth: Costs, skip: usize) -> Best {
     let mut sizes: Vec<usize> = SIZES.iter().map(|&s| s.min(all.len())).collect();
     sizes.dedup();
     for size in sizes {
-        for chain in [0, 1, 2, 4] {
+        for chain in [0, 2, 4] {
             let (chain, kept) = (if size <= 4 { size } else { chain }, &all[..size]);
             let cost = cost_of(&Tree::new(999, kept, chain), calls, truth, skip);
             if cost < best.cost {
