@@ -72,8 +72,12 @@ impl Label {
         Label(offset << 2 | if is_taken { Label::TAKEN } else { 0 } | if in_part { Label::IN_PART } else { 0 })
     }
 
+    fn offset(self) -> u64 {
+        self.0 >> 2
+    }
+
     fn address(self, text: Region<'_>) -> u64 {
-        text.address.wrapping_add(self.0 >> 2)
+        text.address.wrapping_add(self.offset())
     }
 
     fn is_taken(self) -> bool {
@@ -134,19 +138,20 @@ impl<'a, F: Functions> Gotos<'a, F> {
     pub fn collect_leas(&mut self) {
         let Some((low, span)) = self.listed_span() else { return };
         let bytes = self.object.text.bytes;
-        for (at, window) in bytes.windows(6).enumerate() {
-            if window[0] != 0x8d || window[1] & 0xc7 != 0x05 {
-                continue;
+        let mut at = 0;
+        while let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<{ BLOCK + 1 }>) {
+            if may_hold_lea(block) {
+                (at..at + BLOCK).filter_map(|at| lea(bytes, at)).for_each(|target| self.add_lea(target, low, span));
             }
-            let disp = i32::from_le_bytes([window[2], window[3], window[4], window[5]]);
-            let target = (at as u64 + 6).wrapping_add_signed(i64::from(disp));
-            if target.wrapping_sub(low) < span {
-                self.add_lea(target);
-            }
+            at += BLOCK;
         }
+        (at..bytes.len()).filter_map(|at| lea(bytes, at)).for_each(|target| self.add_lea(target, low, span));
     }
 
-    fn add_lea(&mut self, offset: u64) {
+    fn add_lea(&mut self, offset: u64, low: u64, span: u64) {
+        if offset.wrapping_sub(low) >= span {
+            return;
+        }
         let address = self.object.text.address.wrapping_add(offset);
         if self.listed(offset).is_some()
             && let Some(function) = self.object.functions.containing(address)
@@ -188,7 +193,7 @@ impl<'a, F: Functions> Gotos<'a, F> {
     }
 
     fn collect_part_starts(&mut self) {
-        let Some((low, span)) = self.listed_span() else { return };
+        let Some((low, span)) = self.labelled_span() else { return };
         let text = self.object.text;
         for field in Displacements::new(text.bytes, low as u32, span as u32) {
             let Some((opcode, target)) = jump(text.bytes, field) else { continue };
@@ -206,6 +211,14 @@ impl<'a, F: Functions> Gotos<'a, F> {
         let listed = &self.scratch[..self.functions];
         let low = listed.first()? >> 32;
         Some((low, (listed.last()? & 0xffff_ffff).saturating_sub(low)))
+    }
+
+    /// The same for those that hold labels.
+    fn labelled_span(&self) -> Option<(u64, u64)> {
+        let labels = &self.scratch[self.functions..self.functions + self.labels];
+        let ranges = || labels.iter().filter_map(|&word| self.listed(Label(word).offset()));
+        let low = ranges().min()? >> 32;
+        Some((low, (ranges().max()? & 0xffff_ffff).saturating_sub(low)))
     }
 
     /// The function with jump sites that holds the byte at `offset`, packed.
@@ -239,6 +252,26 @@ impl<'a, F: Functions> Gotos<'a, F> {
         let offset = |address: u64| address.wrapping_sub(text.address).min(text.bytes.len() as u64);
         offset(function.start) << 32 | offset(function.end)
     }
+}
+
+/// Bytes looked at in one go in the search for `lea`.
+const BLOCK: usize = 16;
+
+/// Whether a `lea` with a rip-relative operand may begin in the block (its REX prefix apart).
+#[inline]
+fn may_hold_lea(block: &[u8; BLOCK + 1]) -> bool {
+    let mut any = 0;
+    for i in 0..BLOCK {
+        any |= u8::from(block[i] == 0x8d) & u8::from(block[i + 1] & 0xc7 == 0x05);
+    }
+    any != 0
+}
+
+/// The target's offset of the rip-relative `lea` whose opcode stands at `at`.
+fn lea(bytes: &[u8], at: usize) -> Option<u64> {
+    let [0x8d, modrm, disp @ ..] = *bytes.get(at..)?.first_chunk::<6>()? else { return None };
+    let next = at as u64 + 6;
+    (modrm & 0xc7 == 0x05).then(|| next.wrapping_add_signed(i64::from(i32::from_le_bytes(disp))))
 }
 
 /// Whether `offset` lies in a packed range.

@@ -6,7 +6,7 @@
 //! start. The decoder's place is kept, and a function with many sites is read once.
 
 use super::{displacements::Displacements, Function, Functions, Refusal, Region};
-use crate::arch::decode::{decode, Flow};
+use crate::arch::decode::{decode, length, Flow};
 
 /// What kind of instruction a site is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -107,7 +107,7 @@ impl<'a, F: Functions> Sites<'a, F> {
     fn instruction_at(&self, mut at: u64, address: u64) -> Option<u64> {
         let mut bytes = self.text.from(at)?;
         loop {
-            let len = decode(bytes)?.len;
+            let len = length(bytes)?;
             let next = at.wrapping_add(u64::from(len));
             if next > address {
                 return Some(at);

@@ -17,37 +17,67 @@ pub(super) enum Immediate {
     Operand,
     /// The same, or eight with REX.W (`mov $imm, %reg` alone).
     Wide,
+    /// Four bytes whatever the prefixes.
+    Rel32,
     /// The absolute address of `mov %al, moffs` and its kin.
     Offset,
-    Rel32,
+    /// As `Byte` or `Operand`, but only for `test` among the instructions of f6 and f7.
+    TestByte,
+    TestOperand,
+    /// Two bytes, where a prefix makes vmread one of SSE4a's instructions.
+    Sse4a,
 }
 
-impl Immediate {
-    const ALL: [Immediate; 8] = [
-        Immediate::None,
-        Immediate::Byte,
-        Immediate::TwoBytes,
-        Immediate::ThreeBytes,
-        Immediate::Operand,
-        Immediate::Wide,
-        Immediate::Offset,
-        Immediate::Rel32,
-    ];
+/// Lengths of immediates, by kind, in three columns: as they are, with an operand-size prefix that counts,
+/// with REX.W.
+pub(super) static IMMEDIATE_LEN: [[u8; 3]; 16] = [
+    [0, 0, 0],
+    [1, 1, 1],
+    [2, 2, 2],
+    [3, 3, 3],
+    [4, 2, 4],
+    [4, 2, 8],
+    [4, 4, 4],
+    [8, 8, 8],
+    [1, 1, 1],
+    [4, 2, 4],
+    [0, 2, 0],
+    [0; 3],
+    [0; 3],
+    [0; 3],
+    [0; 3],
+    [0; 3],
+];
 
-    /// The length of those whose value nobody asks for.
-    pub(super) fn bytes(self, address32: bool) -> usize {
-        match self {
-            Immediate::ThreeBytes => 3,
-            Immediate::Offset if !address32 => 8,
-            _ => 4,
-        }
+/// What follows a ModRM byte: in the low bits the number of bytes, SIB included, and [`NO_BASE`].
+pub(super) static MODRM: [u8; 256] = modrm();
+
+/// Set where a SIB byte with base 5 has four bytes of displacement behind it.
+pub(super) const NO_BASE: u8 = 0x80;
+
+const fn modrm() -> [u8; 256] {
+    let mut t = [0; 256];
+    let mut i = 0;
+    while i < 0xc0 {
+        let sib = if i & 7 == 4 { 1 } else { 0 };
+        t[i] = match i >> 6 {
+            0 if i & 7 == 5 => 4,
+            0 if sib == 1 => 1 | NO_BASE,
+            0 => 0,
+            1 => 1 + sib,
+            _ => 4 + sib,
+        };
+        i += 1;
     }
+    t
 }
 
 /// What kind of instruction it is, as far as control flow goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     Plain,
+    /// A prefix, or the first byte of a longer opcode.
+    Escape,
     Invalid,
     Jump,
     Cond,
@@ -61,8 +91,9 @@ pub(super) enum Class {
 }
 
 impl Class {
-    const ALL: [Class; 9] = [
+    const ALL: [Class; 16] = [
         Class::Plain,
+        Class::Escape,
         Class::Invalid,
         Class::Jump,
         Class::Cond,
@@ -71,28 +102,48 @@ impl Class {
         Class::Trap,
         Class::String,
         Class::Refined,
+        // Never stored.
+        Class::Invalid,
+        Class::Invalid,
+        Class::Invalid,
+        Class::Invalid,
+        Class::Invalid,
+        Class::Invalid,
     ];
+
+    /// Whether its immediate is a displacement.
+    pub(super) fn is_direct(self) -> bool {
+        matches!(self, Class::Jump | Class::Cond | Class::Call)
+    }
 }
 
-/// The word of one opcode: bit 0 ModRM, bits 1 to 3 [`Immediate`], 4 and 5 [`FlagUse`], 6 to 9 [`Class`].
+/// The word of one opcode: bit 0 ModRM, bits 1 to 4 [`Immediate`], 5 and 6 [`FlagUse`], 7 to 10 [`Class`],
+/// 11 a ModRM that never names memory.
 #[derive(Clone, Copy)]
 pub(super) struct Attributes(u16);
 
 impl Attributes {
+    const HAS_MODRM: u16 = 1;
+    const REGISTERS_ONLY: u16 = 1 << 11;
+
     const fn new() -> Attributes {
-        Attributes(0).flag_use(FlagUse::Neither)
+        Attributes(0).with(Immediate::None).flag_use(FlagUse::Neither)
     }
 
     const fn modrm(self) -> Attributes {
-        Attributes(self.0 | 1)
+        Attributes(self.0 | Attributes::HAS_MODRM)
+    }
+
+    const fn registers_only(self) -> Attributes {
+        Attributes(self.0 | Attributes::REGISTERS_ONLY)
     }
 
     const fn with(self, immediate: Immediate) -> Attributes {
-        Attributes(self.0 & !0b1110 | (immediate as u16) << 1)
+        Attributes(self.0 & !(15 << 1) | (immediate as u16) << 1)
     }
 
     const fn flag_use(self, flags: FlagUse) -> Attributes {
-        Attributes(self.0 & !0x30 | (flags as u16) << 4)
+        Attributes(self.0 & !(3 << 5) | (flags as u16) << 5)
     }
 
     const fn reads(self) -> Attributes {
@@ -104,40 +155,42 @@ impl Attributes {
     }
 
     const fn class_of(self, class: Class) -> Attributes {
-        Attributes(self.0 & !0x3c0 | (class as u16) << 6)
+        Attributes(self.0 & !(15 << 7) | (class as u16) << 7)
     }
 
     #[inline]
     pub(super) fn has_modrm(self) -> bool {
-        self.0 & 1 != 0
+        self.0 & Attributes::HAS_MODRM != 0
     }
 
     #[inline]
-    pub(super) fn immediate(self) -> Immediate {
-        Immediate::ALL[(self.0 >> 1 & 7) as usize]
+    pub(super) fn is_registers_only(self) -> bool {
+        self.0 & Attributes::REGISTERS_ONLY != 0
+    }
+
+    /// The row of [`IMMEDIATE_LEN`].
+    #[inline]
+    pub(super) fn immediate(self) -> usize {
+        (self.0 >> 1 & 15) as usize
     }
 
     #[inline]
     pub(super) fn flags(self) -> FlagUse {
-        match self.0 >> 4 & 3 {
-            1 => FlagUse::Overwrites,
-            2 => FlagUse::Neither,
-            _ => FlagUse::Reads,
-        }
+        const ALL: [FlagUse; 4] = [FlagUse::Reads, FlagUse::Overwrites, FlagUse::Neither, FlagUse::Reads];
+        ALL[(self.0 >> 5 & 3) as usize]
     }
 
     #[inline]
     pub(super) fn class(self) -> Class {
-        // Only the nine discriminants are ever stored.
-        Class::ALL.get((self.0 >> 6 & 15) as usize).copied().unwrap_or(Class::Invalid)
+        Class::ALL[(self.0 >> 7 & 15) as usize]
     }
 }
 
 type Table = [Attributes; 256];
 
 const BARE: Attributes = Attributes::new();
-const MODRM: Attributes = BARE.modrm();
-const MODRM_BYTE: Attributes = MODRM.with(Immediate::Byte);
+const MODRM_ONLY: Attributes = BARE.modrm();
+const MODRM_BYTE: Attributes = MODRM_ONLY.with(Immediate::Byte);
 const BYTE: Attributes = BARE.with(Immediate::Byte);
 const OPERAND: Attributes = BARE.with(Immediate::Operand);
 const INVALID: Attributes = BARE.class_of(Class::Invalid);
@@ -162,7 +215,25 @@ const fn one_byte() -> Table {
     stack_and_moves(&mut t);
     branches(&mut t);
     groups(&mut t);
+    escapes(&mut t);
     t
+}
+
+/// Prefixes and what begins a longer opcode (8f too: `pop`, unless it is XOP).
+const fn escapes(t: &mut Table) {
+    const ESCAPE: Attributes = BARE.class_of(Class::Escape);
+    let mut op = 0x26;
+    while op <= 0x3e {
+        fill(t, op, op, ESCAPE); // segments
+        op += 8;
+    }
+    fill(t, 0x0f, 0x0f, ESCAPE);
+    fill(t, 0x40, 0x4f, ESCAPE); // REX
+    fill(t, 0x62, 0x62, ESCAPE); // EVEX
+    fill(t, 0x64, 0x67, ESCAPE); // segments, sizes
+    fill(t, 0xc4, 0xc5, ESCAPE); // VEX
+    fill(t, 0xf0, 0xf0, ESCAPE); // lock
+    fill(t, 0xf2, 0xf3, ESCAPE); // repeat
 }
 
 /// 00 to 3f: eight operations in six forms each; `adc` and `sbb` (10, 18) read the carry.
@@ -170,25 +241,25 @@ const fn arithmetic(t: &mut Table) {
     let mut op = 0u8;
     while op < 0x40 {
         let flags = if op == 0x10 || op == 0x18 { FlagUse::Reads } else { FlagUse::Overwrites };
-        fill(t, op, op + 3, MODRM.flag_use(flags));
+        fill(t, op, op + 3, MODRM_ONLY.flag_use(flags));
         fill(t, op + 4, op + 4, BYTE.flag_use(flags));
         fill(t, op + 5, op + 5, OPERAND.flag_use(flags));
         op += 8;
     }
-    fill(t, 0x69, 0x69, MODRM.with(Immediate::Operand)); // imul
+    fill(t, 0x69, 0x69, MODRM_ONLY.with(Immediate::Operand)); // imul
     fill(t, 0x6b, 0x6b, MODRM_BYTE);
-    fill(t, 0x84, 0x85, MODRM.overwrites()); // test
+    fill(t, 0x84, 0x85, MODRM_ONLY.overwrites()); // test
     fill(t, 0xa8, 0xa8, BYTE.overwrites());
     fill(t, 0xa9, 0xa9, OPERAND.overwrites());
 }
 
 const fn stack_and_moves(t: &mut Table) {
     fill(t, 0x50, 0x5f, BARE); // push, pop
-    fill(t, 0x63, 0x63, MODRM); // movslq
+    fill(t, 0x63, 0x63, MODRM_ONLY); // movslq
     fill(t, 0x68, 0x68, OPERAND); // push
     fill(t, 0x6a, 0x6a, BYTE);
     fill(t, 0x6c, 0x6f, BARE); // ins, outs
-    fill(t, 0x86, 0x8f, MODRM); // xchg, mov, lea, pop
+    fill(t, 0x86, 0x8f, MODRM_ONLY); // xchg, mov, lea, pop
     fill(t, 0x90, 0x99, BARE); // nop, xchg, cltq, cqto
     fill(t, 0x9b, 0x9b, BARE); // fwait
     fill(t, 0x9c, 0x9c, BARE.reads()); // pushf
@@ -232,58 +303,60 @@ const fn branches(t: &mut Table) {
 }
 
 const fn groups(t: &mut Table) {
-    const REFINED: Attributes = MODRM.class_of(Class::Refined);
+    const REFINED: Attributes = MODRM_ONLY.class_of(Class::Refined);
     fill(t, 0x80, 0x80, REFINED.with(Immediate::Byte));
     fill(t, 0x81, 0x81, REFINED.with(Immediate::Operand));
     fill(t, 0x83, 0x83, REFINED.with(Immediate::Byte));
     fill(t, 0xc0, 0xc1, REFINED.with(Immediate::Byte));
     fill(t, 0xc7, 0xc7, REFINED.with(Immediate::Operand));
     fill(t, 0xd0, 0xd3, REFINED);
-    fill(t, 0xd8, 0xdf, MODRM); // x87
+    fill(t, 0xd8, 0xdf, MODRM_ONLY); // x87
     fill(t, 0xda, 0xdb, REFINED);
-    fill(t, 0xf6, 0xf6, REFINED.with(Immediate::Byte));
-    fill(t, 0xf7, 0xf7, REFINED.with(Immediate::Operand));
-    fill(t, 0xfe, 0xfe, MODRM); // inc and dec leave the carry
+    fill(t, 0xf6, 0xf6, REFINED.with(Immediate::TestByte));
+    fill(t, 0xf7, 0xf7, REFINED.with(Immediate::TestOperand));
+    fill(t, 0xfe, 0xfe, MODRM_ONLY); // inc and dec leave the carry
     fill(t, 0xff, 0xff, REFINED);
 }
 
 /// The `0f` map. Most of it is SSE: ModRM, no flags.
 const fn two_byte() -> Table {
-    let mut t = [MODRM; 256];
+    let mut t = [MODRM_ONLY; 256];
     system(&mut t);
-    fill(&mut t, 0x2e, 0x2f, MODRM.overwrites()); // ucomis, comis
-    fill(&mut t, 0x40, 0x4f, MODRM.reads()); // cmov
+    fill(&mut t, 0x2e, 0x2f, MODRM_ONLY.overwrites()); // ucomis, comis
+    fill(&mut t, 0x40, 0x4f, MODRM_ONLY.reads()); // cmov
     fill(&mut t, 0x70, 0x73, MODRM_BYTE); // shuffles and shifts
     fill(&mut t, 0x77, 0x77, BARE); // emms
+    fill(&mut t, 0x78, 0x78, MODRM_ONLY.with(Immediate::Sse4a)); // vmread, or extrq and insertq
     fill(&mut t, 0x80, 0x8f, BARE.reads().with(Immediate::Rel32).class_of(Class::Cond));
-    fill(&mut t, 0x90, 0x9f, MODRM.reads()); // set
+    fill(&mut t, 0x90, 0x9f, MODRM_ONLY.reads()); // set
     fill(&mut t, 0xa0, 0xa2, BARE); // push and pop fs, cpuid
     fill(&mut t, 0xa4, 0xa4, MODRM_BYTE); // shld
     fill(&mut t, 0xa8, 0xa9, BARE); // push and pop gs
     fill(&mut t, 0xaa, 0xaa, RETURN.reads()); // rsm
     fill(&mut t, 0xac, 0xac, MODRM_BYTE); // shrd
-    fill(&mut t, 0xb0, 0xb1, MODRM.overwrites()); // cmpxchg
-    fill(&mut t, 0xb9, 0xb9, MODRM.class_of(Class::Trap)); // ud1
+    fill(&mut t, 0xb0, 0xb1, MODRM_ONLY.overwrites()); // cmpxchg
+    fill(&mut t, 0xb9, 0xb9, MODRM_ONLY.class_of(Class::Trap)); // ud1
     fill(&mut t, 0xba, 0xba, MODRM_BYTE); // bt
-    fill(&mut t, 0xc0, 0xc1, MODRM.overwrites()); // xadd
+    fill(&mut t, 0xc0, 0xc1, MODRM_ONLY.overwrites()); // xadd
     fill(&mut t, 0xc2, 0xc2, MODRM_BYTE); // cmpps
     fill(&mut t, 0xc4, 0xc6, MODRM_BYTE); // pinsrw, pextrw, shufps
     fill(&mut t, 0xc8, 0xcf, BARE); // bswap
-    fill(&mut t, 0xff, 0xff, MODRM.class_of(Class::Trap)); // ud0
+    fill(&mut t, 0xff, 0xff, MODRM_ONLY.class_of(Class::Trap)); // ud0
     t
 }
 
 const fn system(t: &mut Table) {
-    fill(t, 0x00, 0x03, MODRM.reads()); // sldt …, lgdt …, lar, lsl
+    fill(t, 0x00, 0x03, MODRM_ONLY.reads()); // sldt …, lgdt …, lar, lsl
     fill(t, 0x04, 0x0f, INVALID);
     fill(t, 0x05, 0x05, BARE.reads()); // syscall keeps the flags in r11
     fill(t, 0x06, 0x06, BARE); // clts
     fill(t, 0x07, 0x07, RETURN.reads()); // sysret
     fill(t, 0x08, 0x09, BARE); // invd, wbinvd
     fill(t, 0x0b, 0x0b, TRAP); // ud2
-    fill(t, 0x0d, 0x0d, MODRM); // prefetch
+    fill(t, 0x0d, 0x0d, MODRM_ONLY); // prefetch
     fill(t, 0x0e, 0x0e, BARE); // femms
     fill(t, 0x0f, 0x0f, MODRM_BYTE); // 3DNow!
+    fill(t, 0x20, 0x23, MODRM_ONLY.registers_only()); // control and debug registers
     fill(t, 0x24, 0x27, INVALID);
     fill(t, 0x30, 0x33, BARE); // wrmsr rdtsc rdmsr rdpmc
     fill(t, 0x34, 0x34, BARE.reads()); // sysenter
@@ -297,9 +370,9 @@ const fn system(t: &mut Table) {
 pub(super) const fn long(opcode: u8, immediate: bool) -> Attributes {
     match opcode {
         _ if immediate => MODRM_BYTE,
-        0x17 => MODRM.overwrites(), // ptest
-        0xf6 => MODRM.reads(),      // adcx, adox
-        _ => MODRM,
+        0x17 => MODRM_ONLY.overwrites(), // ptest
+        0xf6 => MODRM_ONLY.reads(),      // adcx, adox
+        _ => MODRM_ONLY,
     }
 }
 
@@ -307,12 +380,12 @@ pub(super) const fn long(opcode: u8, immediate: bool) -> Attributes {
 #[inline]
 pub(super) const fn vector(map: u8, evex: bool, opcode: u8) -> Attributes {
     match (map, opcode) {
-        (1, 0x77) if !evex => BARE,             // vzeroupper
-        (1, 0x2e | 0x2f) => MODRM.overwrites(), // vucomis, vcomis
+        (1, 0x77) if !evex => BARE,                  // vzeroupper
+        (1, 0x2e | 0x2f) => MODRM_ONLY.overwrites(), // vucomis, vcomis
         (1, 0x70..=0x73 | 0xc2 | 0xc4..=0xc6) => MODRM_BYTE,
-        (1 | 2, _) => MODRM,
+        (1 | 2, _) => MODRM_ONLY,
         (3, _) => MODRM_BYTE,
-        (5 | 6, _) if evex => MODRM,
+        (5 | 6, _) if evex => MODRM_ONLY,
         _ => INVALID,
     }
 }
@@ -322,8 +395,8 @@ pub(super) const fn vector(map: u8, evex: bool, opcode: u8) -> Attributes {
 pub(super) const fn xop(map: u8) -> Attributes {
     match map {
         8 => MODRM_BYTE,
-        9 => MODRM,
-        10 => MODRM.with(Immediate::Operand),
+        9 => MODRM_ONLY,
+        10 => MODRM_ONLY.with(Immediate::Operand),
         _ => INVALID,
     }
 }
