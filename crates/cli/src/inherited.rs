@@ -34,6 +34,12 @@ pub fn hand_on() {
     }
 }
 
+/// Lets SIGPIPE end this process, as it ends any filter whose reader (`| head`) goes away.
+pub fn end_with_the_reader() {
+    // SAFETY: the default action is no function.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Whether `signal` is ignored.
 fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: a sigaction of zeros is a valid one, and a null new action only asks.

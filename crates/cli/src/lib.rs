@@ -37,6 +37,8 @@ pub mod report;
 pub mod run;
 pub mod shell;
 
+use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use arguments::{Arguments, Verb};
@@ -56,7 +58,11 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),
     };
-    let failure = if matches!(arguments.verb, Verb::Run(_)) { OWN_FAILURE } else { 1 };
+    let is_run = matches!(arguments.verb, Verb::Run(_));
+    if !is_run {
+        inherited::end_with_the_reader();
+    }
+    let failure = if is_run { OWN_FAILURE } else { 1 };
     let outcome = match arguments.verb {
         Verb::Run(run) => run::run(&run),
         Verb::Inspect(inspect) => inspect::run(inspect),
@@ -65,9 +71,14 @@ pub fn main() -> ExitCode {
         Verb::Man(man) => shell::man(&man),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("relpoline: {error:#}");
+        complain(format_args!("{error:#}"));
         ExitCode::from(failure)
     })
+}
+
+/// Says something on stderr. When that is closed or full, nothing can be done, and nothing may end for it.
+fn complain(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "relpoline: {line}");
 }
 
 /// A wrong command line: 2 as usual, 125 where the exit code otherwise belongs to the program.

@@ -81,9 +81,9 @@ fn verdict(rounds: &Rounds) -> ExitCode {
     match rounds.different() {
         None => ExitCode::SUCCESS,
         Some(variant) => {
-            eprintln!(
-                "relpoline: the {variant} variant gave another output than the plain one; this is a bug, please report it"
-            );
+            crate::complain(format_args!(
+                "the {variant} variant gave another output than the plain one; this is a bug, please report it"
+            ));
             ExitCode::FAILURE
         }
     }

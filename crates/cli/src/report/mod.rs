@@ -13,7 +13,7 @@ mod symbols;
 pub mod text;
 
 use std::fs::{self, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -52,7 +52,8 @@ pub fn collect(
     match to {
         Some(to) => outcome.and(to.write(&main_report, None)),
         None => {
-            eprint!("{}", text::render(&main_report));
+            // A closed stderr is no failure of the report.
+            let _ = std::io::stderr().write_all(text::render(&main_report).as_bytes());
             outcome
         }
     }

@@ -14,6 +14,7 @@ use relpoline_stats::options::{OFF, SWITCH};
 use relpoline_stats::program::{Program, examine, tunables_enable_shadow_stack};
 
 use super::environment::Environment;
+use super::kernel;
 
 /// Interpreters of interpreters that Linux follows (`bprm` recursion limit).
 const SCRIPTS_DEEP: u32 = 5;
@@ -59,7 +60,7 @@ fn of_fit(path: &Path, shadow_stack: bool, environment: &Environment) -> Option<
     } else if shadow_stack && tunables_enable_shadow_stack(tunables) {
         Some(Refusal::ShadowStack)
     } else {
-        None
+        (!kernel::serves()).then_some(Refusal::Kernel)
     }
 }
 

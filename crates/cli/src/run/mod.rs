@@ -13,12 +13,12 @@
 mod environment;
 mod exec;
 mod fitness;
+mod kernel;
 mod options;
 mod resolve;
 mod signals;
 mod supervise;
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -114,7 +114,7 @@ fn with_engine(
     };
     // The program has ended and its exit code counts more than our report.
     if let Err(error) = crate::report::collect(scratch.path(), pid, path, report) {
-        eprintln!("relpoline: the report is not complete: {error:#}");
+        crate::complain(format_args!("the report is not complete: {error:#}"));
     }
     drop(scratch);
     Ok(ending.imitate())
@@ -149,7 +149,7 @@ fn cannot_execute(arguments: &RunArgs, error: &std::io::Error) -> ExitCode {
 }
 
 fn failure(name: &Path, what: &str, code: u8) -> ExitCode {
-    eprintln!("relpoline: {} {what}", name.display());
+    crate::complain(format_args!("{} {what}", name.display()));
     ExitCode::from(code)
 }
 
@@ -168,7 +168,6 @@ fn mention_stale(arguments: &RunArgs, engine: &Engine) {
 /// One line on stderr, unless it was asked not to.
 fn say(arguments: &RunArgs, line: std::fmt::Arguments<'_>) {
     if !arguments.quiet {
-        // A closed stderr must not keep the program from running.
-        let _ = writeln!(std::io::stderr(), "relpoline: {line}");
+        crate::complain(line);
     }
 }

@@ -1,6 +1,9 @@
 //! Signals and job control while we stand between the program and its parent.
 
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -79,4 +82,45 @@ fn a_stopped_program_stops_us_and_goes_on_with_us() {
     job.reaches('T');
     job.send(libc::SIGCONT);
     assert_eq!(job.end(), ("on\n".into(), Some(4)));
+}
+
+/// A new terminal: its keyboard, and what programs see of it.
+fn terminal() -> (File, OwnedFd) {
+    let (mut keyboard, mut screen) = (-1, -1);
+    let (name, mode, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
+    // SAFETY: the numbers are live, and the rest may be null.
+    let result = unsafe { libc::openpty(&raw mut keyboard, &raw mut screen, name, mode, size) };
+    assert_eq!(result, 0);
+    // SAFETY: both are new and nobody else's.
+    unsafe { (File::from_raw_fd(keyboard), OwnedFd::from_raw_fd(screen)) }
+}
+
+/// In a child: makes its stdin the terminal of a new session.
+fn take_terminal() -> std::io::Result<()> {
+    // SAFETY: two system calls on the calling process alone.
+    let result = unsafe { libc::setsid().min(libc::ioctl(0, libc::TIOCSCTTY, 0)) };
+    if result == -1 {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_key_on_the_terminal_reaches_the_program_once() {
+    let script = "trap 'echo interrupted' INT; echo ready; for i in 1 2 3 4 5 6 7 8; do sleep 0.1; done; exit 6";
+    let (mut keyboard, screen) = terminal();
+    let mut start = run_shell(&["--report", "/dev/null"], script);
+    start.stdin(screen).stdout(Stdio::piped());
+    // SAFETY: `take_terminal` makes system calls only.
+    let mut relpoline = unsafe { start.pre_exec(take_terminal) }.spawn().unwrap();
+    let mut output = BufReader::new(relpoline.stdout.take().unwrap());
+    let mut said = String::new();
+    output.read_line(&mut said).unwrap();
+    keyboard.write_all(b"\x03").unwrap();
+    output.read_to_string(&mut said).unwrap();
+    assert_eq!(
+        (said.as_str(), relpoline.wait().unwrap().code()),
+        ("ready\ninterrupted\n", Some(6))
+    );
 }

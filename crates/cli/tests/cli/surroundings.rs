@@ -1,6 +1,8 @@
 //! Help, completions, manual pages.
 
-use crate::started::{relpoline, stderr, stdout};
+use std::process::Command;
+
+use crate::started::{RELPOLINE, output, relpoline, stderr, stdout};
 
 #[test]
 fn every_verb_has_help_with_examples_and_its_environment() {
@@ -39,4 +41,18 @@ fn manual_pages() {
     for page in ["relpoline.1", "relpoline-run.1", "relpoline-demo.1"] {
         assert!(directory.path().join(page).exists(), "{page}");
     }
+}
+
+#[test]
+fn a_full_stderr_and_a_reader_that_goes_away_are_no_crashes() {
+    let script = format!(
+        "{RELPOLINE} run -- no-such 2>/dev/full; echo $?; {RELPOLINE} completions zsh | head -1"
+    );
+    let said = output(Command::new("bash").args(["-o", "pipefail", "-c", &script]));
+    assert!(
+        String::from_utf8(said.stdout)
+            .unwrap()
+            .starts_with("127\n#compdef")
+    );
+    assert_eq!(String::from_utf8(said.stderr).unwrap(), "");
 }
