@@ -1,0 +1,244 @@
+/* Children of every kind. Each one checks its own calls; the parent checks that nothing of it was changed. */
+#include "arena.h"
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#define ENOUGH 400000
+
+DISPATCHER(worker_site)
+DISPATCHER(parent_site)
+DISPATCHER(storm_site)
+
+extern char **environ;
+static char *self;
+
+static pid_t checked_fork(void) {
+    fflush(stdout);
+    pid_t pid = fork();
+    CHECK(pid >= 0, "fork");
+    return pid;
+}
+
+/* The work of a worker process, with phases of its own. */
+static void work(word number) {
+    worker_site(number * 3, 2, ENOUGH);
+    worker_site(40 + number, 4, ENOUGH);
+    parent_site(60 - number, 1 + number, ENOUGH);
+}
+
+static void start_workers(pid_t *pids, int count) {
+    for (int i = 0; i < count; i++)
+        if ((pids[i] = checked_fork()) == 0) {
+            work(i);
+            exit(0);
+        }
+}
+
+/* A pre-forking server: the parent has learned nothing, its workers do it all. */
+static void prefork(void) {
+    pid_t pids[4];
+    start_workers(pids, 4);
+    for (int i = 0; i < 4; i++) reap(pids[i], "worker");
+}
+
+/* The parent knows something, which is wrong for the workers, and goes on meanwhile. */
+static void learned(void) {
+    worker_site(1, 2, ENOUGH);
+    parent_site(10, 2, ENOUGH);
+    pid_t pids[4];
+    start_workers(pids, 4);
+    for (word phase = 0; phase < 20; phase++) {
+        parent_site(phase * 4, 2, ENOUGH / 10);
+        worker_site(phase * 3, 3, ENOUGH / 10);
+    }
+    for (int i = 0; i < 4; i++) reap(pids[i], "worker");
+    parent_site(7, 2, ENOUGH);
+}
+
+/* Children of children, the generations all learning at one time. */
+static void generations(int depth) {
+    parent_site(depth, 2, ENOUGH / 2);
+    if (depth < 5) {
+        pid_t pid = checked_fork();
+        if (pid == 0) {
+            worker_site(depth * 8, 2, ENOUGH / 2);
+            generations(depth + 1);
+            exit(0);
+        }
+        for (word phase = 0; phase < 5; phase++) worker_site(phase * 9, 2, ENOUGH / 10);
+        reap(pid, "a generation");
+    }
+    worker_site(depth + 30, 3, ENOUGH / 2);
+}
+
+static const unsigned char *first_site(void *function) {
+    const unsigned char *site;
+    return find_sites(function, 256, &site, 1) ? site : NULL;
+}
+
+/* A worker that gives up its rights and learns all the same. */
+static void unprivileged(void) {
+    worker_site(1, 2, ENOUGH);
+    pid_t pid = checked_fork();
+    if (pid == 0) {
+        worker_site(20, 2, 100);
+        CHECK(setgid(65534) == 0 && setuid(65534) == 0, "setuid");
+        const unsigned char *site = first_site(parent_site), *old = first_site(worker_site);
+        parent_site(50, 2, ENOUGH);
+        worker_site(50, 2, ENOUGH);
+        CHECK(!site || is_promoted(site), "an unprivileged child does not learn");
+        CHECK(!old || is_promoted(old), "an unprivileged child does not learn anew");
+        exit(0);
+    }
+    reap(pid, "the unprivileged child");
+    worker_site(2, 2, ENOUGH);
+}
+
+/* Children that hardly live: they exec or leave at once, some after a few calls. */
+static void storm(void) {
+    for (int i = 0; i < 300; i++) {
+        storm_site(i % 50, 2, 3000);
+        pid_t pid = checked_fork();
+        if (pid == 0) {
+            if (i % 3 == 0) {
+                execl(self, self, "nothing", NULL);
+                _exit(1);
+            }
+            if (i % 3 == 1) storm_site(i % 40, 3, i);
+            _exit(0);
+        }
+        reap(pid, "a child of the storm");
+    }
+    storm_site(1, 2, ENOUGH);
+}
+
+static volatile int stop;
+
+static void *keep_calling(void *number) {
+    for (word round = 0; !stop; round++) worker_site((word)number * 8 + round / 20 % 6, 2, 5000);
+    return NULL;
+}
+
+/* Forks while other threads are anywhere: in trees, in stubs, holding the engine's lock. */
+static void from_threads(void) {
+    pthread_t threads[3];
+    for (word i = 0; i < 3; i++) pthread_create(&threads[i], NULL, keep_calling, (void *)i);
+    for (volatile int i = 0; i < 60; i++) {
+        parent_site(i, 2, 2000);
+        pid_t pid = checked_fork();
+        if (pid == 0) {
+            worker_site(i % 30, 2, 50000);
+            parent_site(i % 30 + 30, 3, 50000);
+            _exit(0);
+        }
+        reap(pid, "a child of a thread");
+    }
+    stop = 1;
+    for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+}
+
+/* Children that share our memory, and must not be taken for children that do not. */
+static void shared_memory(void) {
+    for (volatile int i = 0; i < 200; i++) {
+        storm_site(i % 60, 2, 2000);
+        pid_t pid = vfork();
+        if (pid == 0) {
+            if (i % 2) storm_site(i % 30, 2, 2000);
+            if (i % 4 == 3) _exit(0);
+            execl(self, self, "nothing", NULL);
+            _exit(1);
+        }
+        reap(pid, "a vfork child");
+        char *arguments[] = { self, "nothing", NULL };
+        CHECK(posix_spawn(&pid, self, NULL, NULL, arguments, environ) == 0, "posix_spawn");
+        reap(pid, "a spawned child");
+    }
+    storm_site(4, 2, ENOUGH);
+}
+
+/* A vfork child that is killed while it may hold the engine's lock. */
+static void killed_vfork(void) {
+    for (volatile int i = 0; i < 60; i++) {
+        pid_t pid = vfork();
+        if (pid == 0) {
+            struct timespec soon = { 0, 200000 + i * 10000 };
+            struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL };
+            timer_t timer;
+            if (timer_create(CLOCK_MONOTONIC, &event, &timer) || timer_settime(timer, 0, &(struct itimerspec){ { 0, 0 }, soon }, NULL)) _exit(1);
+            for (word round = 0;; round++) storm_site(round % 90, 1 + round % 5, 500);
+        }
+        int status;
+        CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status), "status %x", status);
+    }
+    worker_site(1, 2, ENOUGH);
+    storm_site(1, 2, ENOUGH);
+}
+
+/* fork without libc's knowledge. */
+static void raw_clone(void) {
+    worker_site(1, 2, ENOUGH);
+    fflush(stdout);
+    pid_t pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    CHECK(pid >= 0, "clone");
+    if (pid == 0) {
+        work(2);
+        _exit(0);
+    }
+    worker_site(30, 3, ENOUGH);
+    reap(pid, "a cloned child");
+    worker_site(20, 3, ENOUGH);
+}
+
+/* What this process executes, word by word: its own text and the engine's pages. */
+static word sum_of_text(void) {
+    static struct range maps[1024];
+    word sum = 0;
+    int count = read_maps(maps, 1024);
+    for (int i = 0; i < count; i++)
+        if (maps[i].permissions[2] == 'x' && (is_arena(&maps[i]) || strcmp(maps[i].path, self) == 0))
+            for (word *at = (word *)maps[i].start; at < (word *)maps[i].end; at++) sum = sum * 1099511628211UL + *at;
+    return sum;
+}
+
+/* No child changes one byte of what its parent executes, which stands still meanwhile. */
+static void bytes(void) {
+    worker_site(1, 2, ENOUGH);
+    parent_site(10, 4, ENOUGH);
+    word before = sum_of_text();
+    for (word i = 0; i < 3; i++) {
+        pid_t pid = checked_fork();
+        if (pid == 0) {
+            work(i);
+            for (word phase = 0; phase < 20; phase++) worker_site(phase * 4, 3, ENOUGH / 10);
+            generations(4);
+            exit(0);
+        }
+        reap(pid, "a child");
+        CHECK(sum_of_text() == before, "child %lu changed what its parent executes", i);
+    }
+    worker_site(1, 2, ENOUGH);
+}
+
+int main(int argc, char **argv) {
+    self = realpath("/proc/self/exe", NULL);
+    const char *mode = argc > 1 ? argv[1] : "nothing";
+    if (strcmp(mode, "prefork") == 0) prefork();
+    else if (strcmp(mode, "learned") == 0) learned();
+    else if (strcmp(mode, "generations") == 0) generations(0);
+    else if (strcmp(mode, "unprivileged") == 0) unprivileged();
+    else if (strcmp(mode, "storm") == 0) storm();
+    else if (strcmp(mode, "threads") == 0) from_threads();
+    else if (strcmp(mode, "vfork") == 0) shared_memory();
+    else if (strcmp(mode, "killed") == 0) killed_vfork();
+    else if (strcmp(mode, "clone") == 0) raw_clone();
+    else if (strcmp(mode, "bytes") == 0) bytes();
+    else CHECK(strcmp(mode, "nothing") == 0, "no such mode: %s", mode);
+    if (strcmp(mode, "nothing")) printf("%s done\n", mode);
+    return 0;
+}

@@ -1,0 +1,65 @@
+/* Little of everything: address space, descriptors, stack, no /proc, no memfd. The limit is set by the first image,
+ * which then starts itself: so the engine starts under it too. */
+#include "check.h"
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stddef.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#define ENOUGH 400000
+
+DISPATCHER(limited_site)
+
+static void limit(int resource, word value) {
+    struct rlimit wanted = { value, value };
+    CHECK(setrlimit(resource, &wanted) == 0, "setrlimit");
+}
+
+static void hide_proc(void) {
+    if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("none", "/proc", "tmpfs", 0, NULL)) {
+        puts("skipped: no rights to hide /proc");
+        exit(0);
+    }
+}
+
+/* One system call is refused with an error from now on. */
+static void refuse(unsigned number) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0, "seccomp");
+}
+
+static void take_away(const char *what, word value) {
+    if (strcmp(what, "space") == 0) limit(RLIMIT_AS, value << 20);
+    else if (strcmp(what, "files") == 0) limit(RLIMIT_NOFILE, value);
+    else if (strcmp(what, "stack") == 0) limit(RLIMIT_STACK, value << 10);
+    else if (strcmp(what, "size") == 0) limit(RLIMIT_FSIZE, value);
+    else if (strcmp(what, "locked") == 0) limit(RLIMIT_MEMLOCK, value);
+    else if (strcmp(what, "proc") == 0) hide_proc();
+    else if (strcmp(what, "memfd") == 0) refuse(SYS_memfd_create);
+    else if (strcmp(what, "pwrite") == 0) refuse(SYS_pwrite64);
+    else if (strcmp(what, "nothing")) CHECK(0, "no such limit: %s", what);
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "limited")) {
+        take_away(argv[1], argc > 2 ? strtoul(argv[2], NULL, 10) : 0);
+        execl(argc > 3 ? argv[3] : argv[0], "limits", "limited", NULL);
+        CHECK(0, "exec: %d", errno);
+    }
+    limited_site(1, 2, ENOUGH);
+    for (word phase = 0; phase < 20; phase++) limited_site(phase * 4, 1 + phase % 4, ENOUGH / 20);
+    limited_site(5, 2, ENOUGH);
+    puts("limits done");
+    return 0;
+}

@@ -1,0 +1,144 @@
+//! Children learn for themselves and never change what their parent executes; daemons go on.
+
+use relpoline_tests::{Outcome, Program, Report, Run};
+
+fn run(mode: &str) -> Outcome {
+    Run::new(Program::retpolined("fork.c").build())
+        .args(&[mode])
+        .same()
+}
+
+/// Reports of forked children, not of programs that were started by exec.
+fn forked(outcome: &Outcome) -> Vec<&Report> {
+    outcome
+        .children
+        .iter()
+        .filter(|report| report.forked_from.is_some())
+        .collect()
+}
+
+#[test]
+fn workers_learn_what_their_parent_does_not_know() {
+    let outcome = run("prefork");
+    assert_eq!(
+        outcome.report().sites_promoted,
+        0,
+        "the parent called nothing"
+    );
+    assert_eq!(forked(&outcome).len(), 4);
+    for child in forked(&outcome) {
+        child.assert_promoted(&["worker_site", "parent_site"]);
+    }
+}
+
+#[test]
+fn workers_learn_something_else_than_their_parent() {
+    let outcome = run("learned");
+    outcome.report().assert_promoted(&["parent_site"]);
+    assert_eq!(forked(&outcome).len(), 4);
+    for child in forked(&outcome) {
+        child.assert_promoted(&["worker_site", "parent_site"]);
+        assert!(
+            child.sites_in("worker_site").any(|site| site.relearned > 0),
+            "{}",
+            child.summary()
+        );
+    }
+}
+
+#[test]
+fn children_of_children() {
+    let outcome = run("generations");
+    assert_eq!(forked(&outcome).len(), 5);
+    for child in forked(&outcome) {
+        child.assert_promoted(&["worker_site"]);
+    }
+}
+
+#[test]
+fn a_child_that_gave_up_its_rights() {
+    // It checks by itself that it is promoted: it may not write a report.
+    run("unprivileged")
+        .report()
+        .assert_promoted(&["worker_site"]);
+}
+
+#[test]
+fn children_that_hardly_live() {
+    run("storm").report().assert_promoted(&["storm_site"]);
+}
+
+#[test]
+fn children_of_a_process_with_threads() {
+    let outcome = run("threads");
+    assert!(
+        forked(&outcome)
+            .iter()
+            .any(|child| child.sites_promoted > 0)
+    );
+}
+
+#[test]
+fn vfork_and_posix_spawn() {
+    run("vfork").report().assert_promoted(&["storm_site"]);
+}
+
+#[test]
+fn vfork_children_that_are_killed() {
+    run("killed").report().assert_promoted(&["worker_site"]);
+}
+
+#[test]
+fn clone_without_libc() {
+    let outcome = run("clone");
+    outcome.report().assert_promoted(&["worker_site"]);
+    assert_eq!(forked(&outcome).len(), 1);
+    forked(&outcome)[0].assert_promoted(&["worker_site", "parent_site"]);
+}
+
+#[test]
+fn no_byte_of_the_parents_code_changes() {
+    let outcome = run("bytes");
+    outcome
+        .report()
+        .assert_promoted(&["worker_site", "parent_site"]);
+    assert!(
+        forked(&outcome)
+            .iter()
+            .all(|child| child.sites_promoted > 0)
+    );
+}
+
+#[test]
+fn a_daemon_that_closes_everything() {
+    let outcome = Run::new(Program::retpolined("daemon.c").build())
+        .args(&["close"])
+        .same();
+    outcome
+        .report()
+        .assert_promoted(&["before_site", "after_site"]);
+}
+
+#[test]
+fn a_daemon_that_detaches() {
+    let outcome = Run::new(Program::retpolined("daemon.c").build())
+        .args(&["detach"])
+        .same();
+    // The report on a process that outlives the one that was started may be cut short.
+    outcome.report().assert_promoted(&["before_site"]);
+}
+
+#[test]
+fn a_daemon_that_locks_itself_in() {
+    let empty = tempfile::tempdir().expect("no temporary directory");
+    let run = Run::new(Program::retpolined("daemon.c").build())
+        .arg("chroot")
+        .arg(empty.path());
+    if run.plain().failed() {
+        println!("skipped: no right to chroot");
+        return;
+    }
+    run.same()
+        .report()
+        .assert_promoted(&["before_site", "after_site"]);
+}

@@ -1,0 +1,99 @@
+//! Little of everything. The engine may decline; the program must not notice.
+
+use relpoline_tests::{Outcome, Program, Run};
+
+fn run(args: &[&str]) -> Outcome {
+    let run = Run::new(Program::retpolined("limits.c").build()).args(args);
+    let (plain, promoted) = (run.plain(), run.promoted());
+    promoted.assert_like(&plain);
+    promoted
+}
+
+fn promotes(args: &[&str]) {
+    let outcome = run(args);
+    outcome.assert_success();
+    outcome.report().assert_promoted(&["limited_site"]);
+}
+
+#[test]
+fn address_space() {
+    for megabytes in [
+        "16", "32", "48", "64", "80", "100", "128", "160", "200", "250", "300", "400", "600",
+    ] {
+        run(&["space", megabytes]).assert_success();
+    }
+    promotes(&["space", "2000"]);
+}
+
+#[test]
+fn descriptors() {
+    // With three, libc itself cannot be loaded.
+    let _ = run(&["files", "3"]);
+    for files in ["4", "5", "6", "8"] {
+        promotes(&["files", files]);
+    }
+}
+
+#[test]
+fn stack() {
+    promotes(&["stack", "256"]);
+    promotes(&["stack", "1024"]);
+}
+
+#[test]
+fn file_size() {
+    // The arena is a file in memory, and larger than this.
+    run(&["size", "1000000"]).assert_success();
+}
+
+#[test]
+fn locked_memory() {
+    promotes(&["locked", "0"]);
+}
+
+#[test]
+fn no_proc() {
+    let outcome = run(&["proc"]);
+    outcome.assert_success();
+    if outcome.text().contains("skipped") {
+        println!("{}", outcome.text());
+        return;
+    }
+    // Nobody can be asked for the names of functions.
+    assert_eq!(
+        outcome.report().sites_promoted,
+        1,
+        "{}",
+        outcome.report().summary()
+    );
+    assert_eq!(outcome.report().engine.links, 0);
+}
+
+#[test]
+fn no_memfd() {
+    assert_eq!(run(&["memfd"]).report().sites_promoted, 0);
+}
+
+#[test]
+fn text_that_cannot_be_written_through_proc() {
+    promotes(&["pwrite"]);
+}
+
+#[test]
+fn no_page_is_writable_and_executable() {
+    let program = Program::retpolined("pages.c").build();
+    Run::new(&program).plain().assert_success();
+    let outcome = Run::new(&program).args(&["engine"]).promoted();
+    outcome.assert_success();
+    outcome.report().assert_promoted(&["page_site"]);
+}
+
+#[test]
+fn a_huge_environment() {
+    let mut run = Run::new(Program::retpolined("limits.c").build()).args(&["nothing"]);
+    for number in 0..3000 {
+        run = run.env(&format!("VARIABLE_{number}"), "x".repeat(200));
+    }
+    let outcome = run.same();
+    outcome.report().assert_promoted(&["limited_site"]);
+}
