@@ -51,7 +51,11 @@ fn shown(report: &Report) -> Vec<(Variant, &'static str)> {
 
 fn heading(report: &Report) -> String {
     let machine = &report.machine;
-    let load = report.rows.iter().map(|row| row.load_average).fold(0.0, f64::max);
+    let load = report
+        .rows
+        .iter()
+        .map(|row| row.load_average)
+        .fold(0.0, f64::max);
     format!(
         "Measured {} on {} ({} processors{}), Linux {}, {}.\n\n\
          Medians of paired ratios to the retpoline build of the same round; in brackets the interval that holds the true median\n\
