@@ -71,13 +71,12 @@ impl Layout {
     #[inline]
     pub(super) fn read(window: &Window) -> Option<Layout> {
         let head = head(window)?;
-        let Head { prefixes, attributes, opcode, mut at, is_one_byte } = head;
-        let (mut modrm, mut operand_at) = (0, at);
-        if attributes.has_modrm() {
-            modrm = window[at % WINDOW];
-            operand_at = at + 1;
-            at = operand_at + memory_len(window, attributes, modrm, operand_at);
-        }
+        let Head { prefixes, attributes, opcode, at, is_one_byte } = head;
+        // Without ModRM this is 0, behind which nothing follows. A mask, since half of all instructions have
+        // one, in no order that a processor could predict.
+        let modrm = window[at % WINDOW] & attributes.has_modrm().wrapping_neg();
+        let operand_at = at + usize::from(attributes.has_modrm());
+        let at = operand_at + memory_len(window, attributes, modrm, operand_at);
         let len = at + immediate_len(prefixes, attributes, modrm);
         if len > MAX_LEN || attributes.class() == Class::Invalid {
             return None;
@@ -173,23 +172,18 @@ fn prefixes(window: &Window) -> Option<(Prefixes, usize)> {
 /// Bytes of SIB and displacement, which stand at `at`.
 #[inline]
 fn memory_len(window: &Window, attributes: Attributes, modrm: u8, at: usize) -> usize {
-    if attributes.is_registers_only() {
-        return 0;
-    }
+    // Where memory is never meant, the byte is looked up as if it said so.
+    let modrm = if attributes.is_registers_only() { 0xc0 } else { modrm };
     let follows = tables::MODRM[usize::from(modrm)];
-    let no_base = follows & tables::NO_BASE != 0 && window[at % WINDOW] & 7 == 5;
-    usize::from(follows & !tables::NO_BASE) + if no_base { 4 } else { 0 }
+    let no_base = (follows & tables::NO_BASE != 0) & (window[at % WINDOW] & 7 == 5);
+    usize::from(follows & !tables::NO_BASE) + 4 * usize::from(no_base)
 }
 
 /// Bytes of the immediate.
 #[inline]
 fn immediate_len(prefixes: Prefixes, attributes: Attributes, modrm: u8) -> usize {
     let kind = attributes.immediate();
-    let column = match prefixes {
-        _ if prefixes.is_wide() => 2,
-        _ if prefixes.operand16 => 1,
-        _ => 0,
-    };
+    let column = 2 * usize::from(prefixes.is_wide()) + usize::from(prefixes.operand16 & !prefixes.is_wide());
     if kind >= Immediate::Offset as usize {
         let is_test = modrm & 0x38 <= 8;
         let is_sse4a = prefixes.operand16 || prefixes.repeat;

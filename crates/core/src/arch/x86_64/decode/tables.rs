@@ -158,9 +158,10 @@ impl Attributes {
         Attributes(self.0 & !(15 << 7) | (class as u16) << 7)
     }
 
+    /// 1 where a ModRM byte follows, else 0.
     #[inline]
-    pub(super) fn has_modrm(self) -> bool {
-        self.0 & Attributes::HAS_MODRM != 0
+    pub(super) fn has_modrm(self) -> u8 {
+        (self.0 & Attributes::HAS_MODRM) as u8
     }
 
     #[inline]
