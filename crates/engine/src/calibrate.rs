@@ -92,6 +92,7 @@ fn seed() -> u64 {
 
 /// Measures the costs. Implausible values (a virtual machine that stopped us) are replaced by typical ones.
 #[must_use]
+#[inline(never)]
 pub fn measure() -> Costs {
     let typical = Costs::default();
     let plausible = |measured: u32, usual: u32| {

@@ -97,14 +97,16 @@ struct Outcome {
 }
 
 fn record(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &Outcome) {
+    let mut name = [0; 232];
+    relpoline_stats::file::set_text(&mut name, full_name(engine, object.name));
     let Some(record) = engine.share.object(index) else { return };
+    record.path = name;
     record.base = object.base;
     record.loaded = 1;
     record.thunks = outcome.thunks;
     record.sites = outcome.sites;
     record.refused = outcome.refused;
     record.reason = outcome.reason.map_or(0, Reason::number);
-    relpoline_stats::file::set_text(&mut record.path, object.name);
     if let Some(id) = object.build_id() {
         let len = id.len().min(record.build_id.len());
         record.build_id[..len].copy_from_slice(&id[..len]);
@@ -241,8 +243,8 @@ fn functions<'a>(object: &Object<'a>) -> Option<EhFrameHdr<'a>> {
 ///
 /// Sites without a gate stay as they are. An error is a reason that holds for the whole object.
 fn promote_all(engine: &mut Engine, index: usize, object: &Object<'_>) -> Result<(), Reason> {
-    if engine.found.is_empty() || engine.options().dry_run {
-        return Ok(());
+    if engine.options().dry_run {
+        return Err(Reason::DryRun);
     }
     let first = engine.sites.len();
     for text in object.texts() {

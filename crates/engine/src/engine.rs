@@ -10,6 +10,7 @@ use crate::judge::PATIENCE;
 use crate::loader::{self, Change};
 use crate::object;
 use crate::report;
+use crate::sandbox;
 use crate::share::Share;
 use crate::state::{Engine, Frozen, LOCK, engine};
 use core::ffi::c_char;
@@ -124,9 +125,14 @@ fn take() -> Held<'static> {
     }
 }
 
+/// Whether the engine was started and can still read the clock, without which it does nothing.
+fn is_running() -> bool {
+    STARTED.load(Ordering::Acquire) && sandbox::may_read_clock()
+}
+
 /// Whether the engine may be used by this process, in which `fork` may have happened.
 fn usable(engine: &mut Engine) -> bool {
-    STARTED.load(Ordering::Acquire)
+    is_running()
         && engine.frozen == Frozen::No
         && (!engine.inherited || {
             // What is asked for explicitly is worth an arena at once.
@@ -139,10 +145,12 @@ fn usable(engine: &mut Engine) -> bool {
 ///
 /// While objects are being unmapped the lock stays taken, so that nobody writes to text that is going.
 pub fn loader_changed(change: Change) {
-    if !STARTED.load(Ordering::Acquire) || !fork::settle_epoch() {
+    if !is_running() || !fork::settle_epoch() {
         return;
     }
-    let held = LOCK.resume(REMOVING.swap(0, Ordering::AcqRel)).unwrap_or_else(take);
+    let mut held = LOCK.resume(REMOVING.swap(0, Ordering::AcqRel)).unwrap_or_else(take);
+    // Looking at a large library takes longer than a judgement may.
+    held.pin();
     // SAFETY: the lock is held.
     let engine = unsafe { engine() };
     match change {
@@ -160,15 +168,16 @@ pub fn loader_changed(change: Change) {
     }
 }
 
-/// The program is about to restrict itself.
-pub fn entering_sandbox() {
-    if !STARTED.load(Ordering::Acquire) || !fork::settle_epoch() {
+/// The program is about to restrict itself; `without_clock` when the time-stamp counter goes too, without
+/// which nothing can be learnt.
+pub fn entering_sandbox(without_clock: bool) {
+    if !is_running() || !fork::settle_epoch() {
         return;
     }
     let _held = take();
     // SAFETY: the lock is held.
     let engine = unsafe { engine() };
-    if engine.options().off_in_sandbox && usable(engine) {
+    if (without_clock || engine.options().off_in_sandbox) && usable(engine) {
         switch(engine, false);
         engine.share.header().refusal = Refusal::Sandbox as u32;
     }
@@ -179,7 +188,7 @@ pub fn entering_sandbox() {
 
 /// A program that was started by exec goes without the engine.
 pub fn child_refused(refusal: Refusal, program: &[u8]) {
-    if !STARTED.load(Ordering::Acquire) || refusal == Refusal::Off {
+    if !is_running() || refusal == Refusal::Off {
         return;
     }
     let Some(_held) = LOCK.try_take(calibrate::now(), PATIENCE) else { return };
@@ -200,7 +209,7 @@ pub fn child_refused(refusal: Refusal, program: &[u8]) {
 /// Switches promotion in this process off (every site back to its retpoline) or on again (every site starts
 /// anew). False when the engine is not in this process, or cannot change anything in it.
 pub fn set_enabled(on: bool) -> bool {
-    if !STARTED.load(Ordering::Acquire) || !fork::settle_epoch() {
+    if !is_running() || !fork::settle_epoch() {
         return false;
     }
     let _held = take();
@@ -227,7 +236,7 @@ fn switch(engine: &mut Engine, on: bool) {
 
 /// Writes the last figures down.
 pub fn finish() {
-    if !STARTED.load(Ordering::Acquire) || !fork::settle_epoch() {
+    if !is_running() || !fork::settle_epoch() {
         return;
     }
     let Some(_held) = LOCK.try_take(calibrate::now(), PATIENCE) else { return };
@@ -243,6 +252,9 @@ pub fn finish() {
 impl Engine {
     /// Leaves a site to its thunk, whatever it was doing.
     pub fn retire(&mut self, id: u32) {
+        if self.sites.as_slice().get(id as usize).is_none_or(|site| site.gone) {
+            return;
+        }
         self.stop_recording(id);
         self.unlink(id);
         self.publish_thunk(id);

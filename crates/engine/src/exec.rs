@@ -8,7 +8,7 @@
 //! These functions run in vfork children too: what they need lies on the stack.
 
 use crate::config;
-use crate::sandbox::{as_libc, may_call, raw};
+use crate::sandbox::{as_libc, fail, may_call, raw};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int, c_long, c_ulong, c_void};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -390,6 +390,11 @@ pub unsafe extern "C" fn execvp(file: *const c_char, argv: Strings) -> c_int {
 #[cfg_attr(feature = "preload", unsafe(no_mangle))]
 pub unsafe extern "C" fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_int {
     const AT_EMPTY_PATH: c_ulong = 0x1000;
+    const EINVAL: c_long = 22;
+    if fd < 0 || argv.is_null() || envp.is_null() {
+        // As libc has it.
+        return fail(-EINVAL) as c_int;
+    }
     // SAFETY: passed on.
     unsafe {
         let path = c"".as_ptr();

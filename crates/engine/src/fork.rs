@@ -59,6 +59,7 @@ pub fn settle_epoch() -> bool {
 /// is frozen.
 ///
 /// The caller holds the lock.
+#[inline(never)]
 pub fn become_own(engine: &mut Engine) -> bool {
     engine.entries += 1;
     if engine.entries < PATIENCE {

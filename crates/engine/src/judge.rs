@@ -9,7 +9,7 @@ use crate::report;
 use crate::sandbox;
 use crate::site::{NO_RING, NONE, Site, Tree};
 use crate::state::{Engine, Frozen, LOCK, engine};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 use relpoline_core::policy::{Action, Current, Event, Phase, Reason};
 use relpoline_core::trace::{Trace, WINDOW_MAX};
 use relpoline_core::tree::{self, CELL, TreeSpec};
@@ -29,12 +29,17 @@ const LATER: u32 = 64;
 /// Retpolined sites that one slow path looks at.
 const DUE_STEPS: u32 = 16;
 
+/// The site that is being judged. The next holder of the lock finds it set when the last one never came to an
+/// end: a `siglongjmp` took it out of the middle, it was a vfork child that got killed, or another thread of
+/// the process that this one was forked from.
+static BUSY: AtomicU32 = AtomicU32::new(NONE);
+
 /// What generated code calls.
 pub unsafe extern "C" fn slow(site: u32, _target: u64) {
-    let now = calibrate::now();
-    if !fork::settle_epoch() {
+    if !sandbox::may_read_clock() || !fork::settle_epoch() {
         return;
     }
+    let now = calibrate::now();
     let Some(_held) = LOCK.try_take(now, PATIENCE) else {
         // SAFETY: the table of sites never moves, and only atomics of one site are touched.
         unsafe { postpone(site, LATER) };
@@ -48,7 +53,8 @@ pub unsafe extern "C" fn slow(site: u32, _target: u64) {
         unsafe { postpone(site, later) };
         return;
     }
-    engine.judge(site, now);
+    engine.recover();
+    engine.while_busy(site, |engine| engine.judge(site, now));
     engine.look_around(now);
     engine.spent(calibrate::now().wrapping_sub(now));
 }
@@ -74,7 +80,43 @@ fn is_over(counter: &core::sync::atomic::AtomicU32) -> bool {
 }
 
 impl Engine {
+    /// Does to a site what must not be left half-done.
+    fn while_busy(&mut self, id: u32, work: impl FnOnce(&mut Engine)) {
+        BUSY.store(id, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        work(self);
+        BUSY.store(NONE, Ordering::Release);
+    }
+
+    /// Lets the site begin anew that the last holder of the lock left half-done.
+    fn recover(&mut self) {
+        let id = BUSY.load(Ordering::Relaxed);
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        self.rings.recount(self.sites.as_slice().iter().map(|site| site.ring));
+        if !site.gone {
+            self.stop_recording(id);
+            self.lead_to_gate(&site, id);
+            self.restart(id);
+        }
+        BUSY.store(NONE, Ordering::Release);
+    }
+
+    /// Undoes a site's link whether or not it was noted.
+    fn lead_to_gate(&mut self, site: &Site, id: u32) {
+        let Some(arena) = self.arena(site).filter(|_| !site.stuck) else { return };
+        let gate = (site.gate.address(arena).wrapping_sub(site.field + 4) as u32).to_le_bytes();
+        let at = site.field + 2;
+        // SAFETY: the text of an object that is mapped.
+        let found = unsafe { (at as *const u8).read_volatile() };
+        let undone = found == gate[2] || (sandbox::may_call() && poke::poke_byte(at, found, gate[2]).is_ok());
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            site.linked = !undone;
+            site.stuck = !undone;
+        }
+    }
+
     /// Lets the policy look at whatever ended at site number `id`.
+    #[inline(never)]
     pub fn judge(&mut self, id: u32, now: u64) {
         if !self.calibrated {
             self.calibrated = true;
@@ -122,6 +164,7 @@ impl Engine {
     }
 
     /// The recording stub has filled another part of its ring.
+    #[inline(never)]
     fn window_ended(&mut self, id: u32, now: u64) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         if site.ring == NO_RING {
@@ -153,6 +196,7 @@ impl Engine {
     }
 
     /// Asks the policy and does what it says; when that fails, tells it so and does what it says then.
+    #[inline(never)]
     pub fn decide(&mut self, id: u32, event: Event<'_>, now: u64) {
         let Some(site) = self.sites.as_slice().get(id as usize) else { return };
         let Some(group) = self.groups.get(usize::from(site.arena)).and_then(Option::as_ref) else { return };
@@ -175,6 +219,7 @@ impl Engine {
         }
     }
 
+    #[inline(never)]
     fn act(&mut self, id: u32, action: Action) -> Result<(), Reason> {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return Ok(()) };
         let counters = site.counters();
@@ -220,6 +265,7 @@ impl Engine {
     }
 
     /// Ends a site's recording and gives its ring back.
+    #[inline(never)]
     pub fn stop_recording(&mut self, id: u32) {
         if let Some(site) = self.sites.get_mut(id as usize) {
             if site.ring != NO_RING {
@@ -232,6 +278,7 @@ impl Engine {
     }
 
     /// Points the site at its recording stub, with a fresh ring.
+    #[inline(never)]
     fn learn(&mut self, id: u32, window: u32) -> Result<(), Reason> {
         let Some(&before) = self.sites.as_slice().get(id as usize) else { return Ok(()) };
         if before.recording == NONE {
@@ -259,6 +306,7 @@ impl Engine {
         Ok(())
     }
 
+    #[inline(never)]
     fn build_recording(&self, site: &Site) -> Option<Cell> {
         let arena = self.arena(site)?;
         let cell = arena.take_run(1)?;
@@ -275,6 +323,7 @@ impl Engine {
     }
 
     /// The tree for the policy's plan: an equal one from before, or a new one.
+    #[inline(never)]
     fn tree_for_plan(&mut self, id: u32) -> Result<u32, Reason> {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return Err(Reason::ArenaFull) };
         let arena = self.groups.get(usize::from(site.arena)).and_then(Option::as_ref).map(|g| &g.arena);
@@ -340,6 +389,7 @@ impl Engine {
     }
 
     /// Lets the site go to `to`: by its gate, or, when a link cannot be undone, by its miss gate.
+    #[inline(never)]
     fn publish(&mut self, id: u32, to: u64) {
         let Some(site) = self.sites.get_mut(id as usize) else { return };
         site.patches += 1;
@@ -364,6 +414,7 @@ impl Engine {
     }
 
     /// Leaves the site to its thunk.
+    #[inline(never)]
     pub fn publish_thunk(&mut self, id: u32) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         if site.stuck {
@@ -380,6 +431,7 @@ impl Engine {
         }
     }
 
+    #[inline(never)]
     fn publish_tree(&mut self, id: u32, tree: u32, start: relpoline_core::policy::Counters) {
         let Some(&Tree { head, settling, .. }) = self.trees.as_slice().get(tree as usize) else { return };
         let Some(site) = self.sites.get_mut(id as usize) else { return };
@@ -406,6 +458,7 @@ impl Engine {
     }
 
     /// Links the site to its tree by one byte.
+    #[inline(never)]
     fn link(&mut self, id: u32) -> Result<(), Reason> {
         self.publish_head(id);
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return Ok(()) };
@@ -440,6 +493,7 @@ impl Engine {
     }
 
     /// Leads a linked site back to its gate. When that is refused the site is stuck with its tree.
+    #[inline(never)]
     pub fn unlink(&mut self, id: u32) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         if !site.linked || site.stuck {
@@ -466,6 +520,7 @@ impl Engine {
     }
 
     /// Gives retpolined sites whose time has come another chance.
+    #[inline(never)]
     fn look_around(&mut self, now: u64) {
         let count = self.sites.len() as u32;
         for _ in 0..DUE_STEPS.min(count) {
@@ -473,7 +528,7 @@ impl Engine {
             let id = self.next_due;
             let due = self.sites.as_slice().get(id as usize).is_some_and(|s| !s.gone && s.state.is_due(now));
             if due {
-                self.decide(id, Event::Due, now);
+                self.while_busy(id, |engine| engine.decide(id, Event::Due, now));
                 report::site(self, id);
                 return;
             }
@@ -492,6 +547,7 @@ fn site_tree(engine: &Engine, id: u32) -> u32 {
 }
 
 /// Builds a tree in fresh cells: its head in the column of the site's gate, so that it can be linked.
+#[inline(never)]
 fn build_tree(arena: &Arena, site: &Site, spec: &TreeSpec<'_>) -> Result<(Cell, Cell), Reason> {
     let (banks, end) = arena.link_banks(site.field + 4);
     let head = arena.take_in_column(site.gate.cell.column(), banks, end).or_else(|| arena.take_run(1));

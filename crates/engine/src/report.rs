@@ -20,6 +20,7 @@ fn state_of(engine: &Engine, site: &Site) -> State {
 }
 
 /// Writes the record of site number `id`, which gets one if it has none yet.
+#[inline(never)]
 pub fn site(engine: &mut Engine, id: u32) {
     let Some(&site) = engine.sites.as_slice().get(id as usize) else { return };
     let record = if site.record == NONE { engine.share.new_site() } else { Some(site.record) };
@@ -74,6 +75,7 @@ pub fn site(engine: &mut Engine, id: u32) {
 }
 
 /// Brings the header up to date.
+#[inline(never)]
 pub fn header(engine: &mut Engine) {
     let bytes: usize = engine.groups.iter().flatten().map(|group| group.arena.populated_bytes()).sum();
     let costs = engine.policy.costs;

@@ -50,6 +50,16 @@ impl Rings {
         }
     }
 
+    /// Frees every ring that is not among those `in_use`.
+    pub fn recount(&mut self, in_use: impl Iterator<Item = u16>) {
+        self.free = [u64::MAX; RINGS / 64];
+        for ring in in_use {
+            if let Some(word) = self.free.get_mut(usize::from(ring) / 64) {
+                *word &= !(1 << (ring % 64));
+            }
+        }
+    }
+
     /// Address of a ring's first record.
     #[must_use]
     pub fn address(&self, ring: u16) -> u64 {

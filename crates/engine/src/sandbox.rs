@@ -5,17 +5,25 @@
 //! From the moment a filter is asked for, the engine makes no system call any more: learning and promoting by
 //! gates goes on, links stay as they are.
 //!
+//! Strict mode (and `PR_SET_TSC`) also forbids reading the time-stamp counter. Promotion is switched off
+//! before that: every site goes back to its retpoline.
+//!
 //! A filter installed by an inline system call is not seen: a documented limit.
 
 use core::ffi::{c_int, c_long, c_ulong};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 const PR_SET_SECCOMP: c_long = 22;
+const PR_SET_TSC: c_long = 26;
 const PR_SET_SPECULATION_CTRL: c_long = 53;
+const PR_TSC_SIGSEGV: c_long = 2;
+const SECCOMP_MODE_STRICT: c_long = 1;
+const SECCOMP_SET_MODE_STRICT: c_long = 0;
 const SYS_PRCTL: c_long = 157;
 const SYS_SECCOMP: c_long = 317;
 
 static SEALED: AtomicBool = AtomicBool::new(false);
+static TIMELESS: AtomicBool = AtomicBool::new(false);
 
 /// Whether the engine may make system calls.
 #[must_use]
@@ -23,15 +31,49 @@ pub fn may_call() -> bool {
     !SEALED.load(Ordering::Acquire)
 }
 
-/// To be called before a request that may restrict the process: latches what has to be latched.
-extern "C" fn before(number: c_long, first: c_long) {
-    let filter = number == SYS_SECCOMP || (number == SYS_PRCTL && first == PR_SET_SECCOMP);
-    let careful = number == SYS_PRCTL && first == PR_SET_SPECULATION_CTRL;
-    if filter || careful {
-        crate::engine::entering_sandbox();
+/// Whether the engine may read the time-stamp counter.
+#[must_use]
+pub fn may_read_clock() -> bool {
+    !TIMELESS.load(Ordering::Acquire)
+}
+
+/// A request that matters here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Request {
+    /// A seccomp filter.
+    Filter,
+    /// Seccomp's strict mode, which also takes the time-stamp counter away; or that alone.
+    Timeless { strict: bool },
+    /// Control of speculation.
+    Careful,
+    /// None of these.
+    Other,
+}
+
+fn classify(number: c_long, first: c_long, second: c_long) -> Request {
+    match (number, first, second) {
+        (SYS_SECCOMP, SECCOMP_SET_MODE_STRICT, _) | (SYS_PRCTL, PR_SET_SECCOMP, SECCOMP_MODE_STRICT) => {
+            Request::Timeless { strict: true }
+        }
+        (SYS_PRCTL, PR_SET_TSC, PR_TSC_SIGSEGV) => Request::Timeless { strict: false },
+        (SYS_SECCOMP, ..) | (SYS_PRCTL, PR_SET_SECCOMP, _) => Request::Filter,
+        (SYS_PRCTL, PR_SET_SPECULATION_CTRL, _) => Request::Careful,
+        _ => Request::Other,
     }
-    if filter {
+}
+
+/// To be called before a request that may restrict the process: latches what has to be latched.
+extern "C" fn before(number: c_long, first: c_long, second: c_long) {
+    let request = classify(number, first, second);
+    if request == Request::Other {
+        return;
+    }
+    crate::engine::entering_sandbox(matches!(request, Request::Timeless { .. }));
+    if matches!(request, Request::Filter | Request::Timeless { strict: true }) {
         SEALED.store(true, Ordering::Release);
+    }
+    if matches!(request, Request::Timeless { .. }) {
+        TIMELESS.store(true, Ordering::Release);
     }
 }
 
@@ -76,7 +118,7 @@ pub(crate) fn as_libc(answer: c_long) -> c_long {
 /// As for the call.
 #[cfg_attr(feature = "preload", unsafe(no_mangle))]
 pub unsafe extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
-    before(SYS_PRCTL, c_long::from(option));
+    before(SYS_PRCTL, c_long::from(option), a as c_long);
     // SAFETY: passed on.
     as_libc(unsafe { raw(SYS_PRCTL, [option as c_ulong, a, b, c, d, 0]) }) as c_int
 }

@@ -6,6 +6,7 @@
 //! own; it never writes to its parent's.
 
 use crate::calibrate;
+use crate::memory;
 use core::ffi::{CStr, c_void};
 use relpoline_stats::options::Escaped;
 use relpoline_stats::record::{MAGIC, ObjectRecord, SiteRecord};
@@ -21,78 +22,37 @@ const PATH_MAX: usize = 512;
 /// The mapped records.
 pub struct Share {
     base: *mut u8,
-    /// Path of the directory, zero-terminated; empty without statistics.
-    directory: [u8; PATH_MAX],
+    /// Path of the directory, and room for a file's name in it: kept here, since a slow path's stack may be
+    /// small.
+    path: [u8; PATH_MAX],
+    /// Bytes of the directory's path; 0 without statistics.
+    directory: usize,
 }
 
 // SAFETY: used under the engine's lock only.
 unsafe impl Send for Share {}
 
-/// `directory/PID.stats` in `buffer`, as a C string.
-fn file_name<'a>(directory: &[u8], pid: u32, buffer: &'a mut [u8; PATH_MAX + 32]) -> Option<&'a CStr> {
-    let mut digits = [0u8; 10];
-    let mut n = pid;
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
-    let mut len = 0;
-    for part in [directory, b"/", &digits[at..], b".stats\0"] {
-        buffer.get_mut(len..len + part.len())?.copy_from_slice(part);
-        len += part.len();
-    }
-    CStr::from_bytes_with_nul(&buffer[..len]).ok()
+/// Appends `part` to `buffer` at `len`; the new length.
+fn append(buffer: &mut [u8], len: usize, part: &[u8]) -> Option<usize> {
+    buffer.get_mut(len..len + part.len())?.copy_from_slice(part);
+    Some(len + part.len())
 }
 
-fn trimmed(directory: &[u8; PATH_MAX]) -> &[u8] {
-    directory.split(|&b| b == 0).next().unwrap_or_default()
+/// Appends the decimal digits of `n`.
+fn append_number(buffer: &mut [u8], len: usize, n: u32) -> Option<usize> {
+    let len = if n < 10 { len } else { append_number(buffer, len, n / 10)? };
+    append(buffer, len, &[b'0' + (n % 10) as u8])
 }
 
-/// A new file for this process, sized; `None` when it cannot be made.
-fn create_file(directory: &[u8]) -> Option<rustix::fd::OwnedFd> {
-    let pid = rustix::process::getpid().as_raw_nonzero().get().cast_unsigned();
-    let mut buffer = [0; PATH_MAX + 32];
-    let path = file_name(directory, pid, &mut buffer)?;
-    let _ = rustix::fs::unlink(path);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok()?;
-    rustix::fs::ftruncate(&fd, LAYOUT.file_size() as u64).ok()?;
-    Some(fd)
-}
-
-/// Maps the records at `at` (or anywhere, when null): from a file if there is a directory for one.
-fn map(at: *mut u8, directory: &[u8]) -> Option<*mut u8> {
-    let prot = ProtFlags::READ | ProtFlags::WRITE;
-    let fixed = if at.is_null() { MapFlags::empty() } else { MapFlags::FIXED };
-    let file = if directory.is_empty() { None } else { create_file(directory) };
-    // SAFETY: `at` is null or the start of the mapping that is being replaced.
-    let mapped = unsafe {
-        match &file {
-            Some(fd) => rustix::mm::mmap(at.cast::<c_void>(), LAYOUT.file_size(), prot, MapFlags::SHARED | fixed, fd, 0),
-            None => rustix::mm::mmap_anonymous(
-                at.cast::<c_void>(),
-                LAYOUT.file_size(),
-                prot,
-                MapFlags::PRIVATE | MapFlags::NORESERVE | fixed,
-            ),
-        }
-    };
-    let mapped = mapped.ok()?;
-    // SAFETY: the mapping made above; a kernel without huge pages refuses the advice.
-    let _ = unsafe { rustix::mm::madvise(mapped, LAYOUT.file_size(), rustix::mm::Advice::LinuxNoHugepage) };
-    Some(mapped.cast())
+fn pid() -> u32 {
+    rustix::process::getpid().as_raw_nonzero().get().cast_unsigned()
 }
 
 impl Share {
     /// No records yet, for a static.
     #[must_use]
     pub const fn none() -> Share {
-        Share { base: core::ptr::null_mut(), directory: [0; PATH_MAX] }
+        Share { base: core::ptr::null_mut(), path: [0; PATH_MAX], directory: 0 }
     }
 
     /// Maps the records; without a directory, or when no file can be made there, in private memory.
@@ -100,12 +60,9 @@ impl Share {
     pub fn create(directory: Option<Escaped<'_>>) -> Option<Share> {
         let mut share = Share::none();
         if let Some(escaped) = directory {
-            let room = share.directory.len() - 1;
-            if escaped.copy_to(&mut share.directory[..room]).is_none() {
-                share.directory = [0; PATH_MAX];
-            }
+            share.directory = escaped.copy_to(&mut share.path).map_or(0, |path| path.len());
         }
-        share.base = map(core::ptr::null_mut(), trimmed(&share.directory))?;
+        share.base = share.map()?;
         share.write_header(0);
         Some(share)
     }
@@ -113,14 +70,37 @@ impl Share {
     /// Whether the records go to a file that somebody may read.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        self.directory[0] != 0
+        self.directory != 0
+    }
+
+    /// A new file for this process, sized; `None` when it cannot be made.
+    fn create_file(&mut self) -> Option<rustix::fd::OwnedFd> {
+        let mut len = append(&mut self.path, self.directory, b"/")?;
+        len = append_number(&mut self.path, len, pid())?;
+        len = append(&mut self.path, len, b".stats\0")?;
+        let path = CStr::from_bytes_with_nul(self.path.get(..len)?).ok()?;
+        let _ = rustix::fs::unlink(path);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok()?;
+        rustix::fs::ftruncate(&fd, LAYOUT.file_size() as u64).ok()?;
+        Some(fd)
+    }
+
+    /// Maps fresh records: from a file if there is a directory for one.
+    fn map(&mut self) -> Option<*mut u8> {
+        let file = if self.is_shared() { self.create_file() } else { None };
+        let Some(fd) = file else { return memory::reserve(LAYOUT.file_size()) };
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let mapped =
+            unsafe { rustix::mm::mmap(core::ptr::null_mut(), LAYOUT.file_size(), prot, MapFlags::SHARED, &fd, 0) };
+        mapped.ok().map(<*mut c_void>::cast)
     }
 
     fn write_header(&mut self, forked_from: u32) {
-        let pid = rustix::process::getpid().as_raw_nonzero().get().cast_unsigned();
         let mut header = LAYOUT.header();
         header.magic = MAGIC;
-        header.pid = pid;
+        header.pid = pid();
         header.forked_from = forked_from;
         header.start_tsc = calibrate::now();
         header.enabled = 1;
@@ -181,8 +161,7 @@ impl Share {
         let old_base = self.base;
         let parent = self.header().pid;
         // The parent's records are copied out of its mapping into a new one, which then replaces it.
-        let directory = self.directory;
-        let Some(copy) = map(core::ptr::null_mut(), trimmed(&directory)) else { return false };
+        let Some(copy) = self.map() else { return false };
         let used = LAYOUT.site_offset() + self.header().site_count as usize * size_of::<SiteRecord>();
         let used = used.min(LAYOUT.file_size());
         // SAFETY: both mappings are of the layout's size; the move puts the new one in place of the old one.
@@ -197,7 +176,7 @@ impl Share {
         }
         let header = self.header();
         header.forked_from = parent;
-        header.pid = rustix::process::getpid().as_raw_nonzero().get().cast_unsigned();
+        header.pid = pid();
         header.flags |= relpoline_stats::codes::flag::FORKED;
         header.learn_cycles = 0;
         header.judgements = 0;

@@ -99,9 +99,20 @@ fn memfd() -> Result<OwnedFd, Errno> {
         .or_else(|_| rustix::fs::memfd_create(c"relpoline", flags))
 }
 
+/// Whether a file may become that large: going beyond the limit is not refused but punished by a signal that
+/// ends the program, and files in memory count too.
+#[must_use]
+pub fn may_grow_to(bytes: u64) -> bool {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize);
+    limit.current.is_none_or(|most| bytes <= most)
+}
+
 /// A new file with its writable alias.
 fn new_file() -> Result<(OwnedFd, *mut u8), ArenaError> {
     let fd = memfd().map_err(|_| ArenaError::Memfd)?;
+    if !may_grow_to(FILE_BYTES as u64) {
+        return Err(ArenaError::Memfd);
+    }
     rustix::fs::ftruncate(&fd, FILE_BYTES as u64).map_err(|_| ArenaError::Memfd)?;
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a fresh mapping at an address of the kernel's choice.

@@ -10,6 +10,8 @@
 //! | [`memory`] | code memory for generated programs that are freed again |
 //! | [`grace`] | grace periods: when what was unpublished is no longer used; synchronising cores |
 //! | [`lock`] | the try-lock under which sites are judged; survives fork, longjmp and death |
+//! | [`membarrier`] | making every thread notice a change of code |
+//! | [`pokes`] | many one-byte changes of own text behind one open |
 //!
 //! Nothing here allocates, takes a blocking lock or calls libc: system calls are made directly, so all of it
 //! may run in a signal handler or in a forked child.
@@ -24,5 +26,7 @@ pub mod gate;
 pub mod grace;
 pub mod lock;
 pub mod memory;
+pub mod membarrier;
 pub mod poke;
+pub mod pokes;
 pub mod stub;

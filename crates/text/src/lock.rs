@@ -31,7 +31,7 @@ impl TryLock {
 
     /// Takes the lock if it is free, or was taken more than `patience` ticks before `now`.
     pub fn try_take(&self, now: u64, patience: u64) -> Option<Held<'_>> {
-        let stamp = now | 1;
+        let stamp = (now | 1) & !PINNED;
         let seen = self.taken_at.load(Ordering::Relaxed);
         if seen != 0 && now.saturating_sub(seen) < patience {
             return None;
@@ -61,7 +61,18 @@ impl Default for TryLock {
     }
 }
 
+/// Set in the stamp of a lock that must not be broken: its holder is known to be alive and takes its time.
+const PINNED: u64 = 1 << 63;
+
 impl Held<'_> {
+    /// Keeps others from breaking the lock, however long it is held from here on.
+    pub fn pin(&mut self) {
+        let pinned = self.stamp | PINNED;
+        if self.lock.taken_at.compare_exchange(self.stamp, pinned, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.stamp = pinned;
+        }
+    }
+
     /// Keeps the lock taken beyond this value's life: the stamp to [`TryLock::resume`] with.
     #[must_use]
     pub fn keep(self) -> u64 {
@@ -91,5 +102,18 @@ mod tests {
         assert!(lock.try_take(1210, 100).is_none());
         drop(second);
         assert!(lock.try_take(1211, 100).is_some());
+    }
+
+    #[test]
+    fn a_pinned_lock_is_never_broken_and_can_be_kept() {
+        let lock = TryLock::new();
+        let mut held = lock.try_take(1000, 100).unwrap();
+        held.pin();
+        assert!(lock.try_take(1 << 40, 100).is_none());
+        let stamp = held.keep();
+        assert!(lock.try_take(1 << 40, 100).is_none());
+        drop(lock.resume(stamp).unwrap());
+        assert!(lock.resume(stamp).is_none());
+        assert!(lock.try_take(1 << 40, 100).is_some());
     }
 }

@@ -39,11 +39,13 @@ pub enum Reason {
     NoArena = 15,
     /// The text it lies in cannot be changed.
     TextLocked = 16,
+    /// Nothing is patched because only a look was asked for.
+    DryRun = 17,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Reason; 17] = [
+    pub const ALL: [Reason; 18] = [
         Reason::Cold,
         Reason::Learning,
         Reason::Promoted,
@@ -61,6 +63,7 @@ impl Reason {
         Reason::LabelsUnknown,
         Reason::NoArena,
         Reason::TextLocked,
+        Reason::DryRun,
     ];
 
     /// The reason with number `n`.
@@ -96,6 +99,7 @@ impl Reason {
             Reason::LabelsUnknown => "labels unknown",
             Reason::NoArena => "no arena within reach",
             Reason::TextLocked => "text cannot be changed",
+            Reason::DryRun => "dry run",
         }
     }
 }

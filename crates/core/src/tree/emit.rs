@@ -107,6 +107,7 @@ fn fork_bytes(search: &[Target]) -> usize {
 
 /// Bytes of body that the tree needs: a multiple of [`CELL`], 0 when the head holds everything.
 #[must_use]
+#[inline(never)]
 pub fn body_size(spec: &TreeSpec<'_>) -> usize {
     Layout::of(spec).body_bytes()
 }
@@ -120,6 +121,7 @@ pub fn body_size(spec: &TreeSpec<'_>) -> usize {
 /// [`CodeError::Overflow`] when a buffer is too small or there are more than [`MAX_TARGETS`] targets;
 /// [`CodeError::OutOfReach`] when a target, a counter or the other part is more than 2 GiB away. The buffers
 /// then hold unfinished code.
+#[inline(never)]
 pub fn emit(
     spec: &TreeSpec<'_>,
     head_buf: &mut [u8],
