@@ -17,10 +17,11 @@ enum Happening {
 }
 
 fn entries() -> impl Strategy<Value = Vec<u64>> {
-    let few =
-        (1u64..120).prop_flat_map(|n| prop::collection::vec((0..n).prop_map(|t| entry(0x1000 + t * 32, 7)), 0..600));
-    let any = prop::collection::vec(any::<u64>(), 0..WINDOW_MAX + 9);
-    prop_oneof![4 => few, 1 => any, 1 => (1usize..2048).prop_map(|n| vec![0x5000; n])]
+    let few = (1u64..120).prop_flat_map(|n| {
+        prop::collection::vec((0..n).prop_map(|t| entry(0x1000 + t * 32, 7)), 0..if cfg!(miri) { 40 } else { 600 })
+    });
+    let any = prop::collection::vec(any::<u64>(), 0..if cfg!(miri) { 40 } else { WINDOW_MAX + 9 });
+    prop_oneof![4 => few, 1 => any, 1 => (1usize..if cfg!(miri) { 40 } else { WINDOW_MAX }).prop_map(|n| vec![0x5000; n])]
 }
 
 fn happenings() -> impl Strategy<Value = Vec<(Happening, u64)>> {
@@ -35,7 +36,7 @@ fn happenings() -> impl Strategy<Value = Vec<(Happening, u64)>> {
     ];
     // Mostly forward, sometimes far, rarely to the end of time.
     let step = prop_oneof![5 => 0u64..1_000_000, 2 => 0u64..10_000_000_000, 1 => Just(u64::MAX / 3)];
-    prop::collection::vec((one, step), 1..60)
+    prop::collection::vec((one, step), 1..if cfg!(miri) { 12 } else { 60 })
 }
 
 /// What the engine must be able to rely on.

@@ -43,9 +43,7 @@ fn replay(workload: &Workload, calls: &[Call], truth: Costs, belief: Costs) -> R
 
 fn calls(workload: &Workload, seed: u64) -> Vec<Call> {
     let changing = matches!(workload.pattern, Pattern::Phases { .. } | Pattern::Flapping(_));
-    // Without optimisation the simulator is slow.
-    let (long, short) = if cfg!(debug_assertions) { (240_000, 48_000) } else { (400_000, 120_000) };
-    workload.calls(seed).take(if changing { long } else { short }).collect()
+    workload.calls(seed).take(if changing { 400_000 } else { 120_000 }).collect()
 }
 
 fn named(name: &str) -> &'static Workload {
@@ -71,6 +69,7 @@ fn within_five_percent(workload: &Workload, seed: u64) {
 }
 
 #[test]
+#[cfg_attr(any(debug_assertions, miri), ignore = "too slow without optimisation: use --release")]
 fn stationary_traces_stay_within_five_percent() {
     for workload in STANDARD.iter().filter(|w| !matches!(w.pattern, Pattern::Phases { .. } | Pattern::Flapping(_))) {
         within_five_percent(workload, 1);
@@ -78,6 +77,7 @@ fn stationary_traces_stay_within_five_percent() {
 }
 
 #[test]
+#[cfg_attr(any(debug_assertions, miri), ignore = "too slow without optimisation: use --release")]
 fn changing_traces_stay_within_five_percent() {
     for workload in STANDARD.iter().filter(|w| matches!(w.pattern, Pattern::Phases { .. } | Pattern::Flapping(_))) {
         within_five_percent(workload, 2);
@@ -85,6 +85,7 @@ fn changing_traces_stay_within_five_percent() {
 }
 
 #[test]
+#[cfg_attr(any(debug_assertions, miri), ignore = "too slow without optimisation: use --release")]
 fn never_worse_than_the_retpoline_whatever_the_machine() {
     // The policy believes in typical costs; the machine is another one.
     let machines = [
@@ -94,7 +95,7 @@ fn never_worse_than_the_retpoline_whatever_the_machine() {
         Costs { retpoline: 700, ..Costs::TYPICAL },
     ];
     for workload in STANDARD.iter().filter(|w| !matches!(w.pattern, Pattern::Phases { .. })) {
-        let calls: Vec<Call> = workload.calls(3).take(if cfg!(debug_assertions) { 24_000 } else { 80_000 }).collect();
+        let calls: Vec<Call> = workload.calls(3).take(80_000).collect();
         for truth in machines {
             let belief = Costs { retpoline: truth.retpoline, ..costs(workload) };
             let replay = replay(workload, &calls, truth, belief);
@@ -105,6 +106,7 @@ fn never_worse_than_the_retpoline_whatever_the_machine() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
 fn learning_costs_a_bounded_share() {
     for workload in STANDARD {
         let truth = costs(workload);
@@ -121,6 +123,7 @@ fn learning_costs_a_bounded_share() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
 fn patches_are_bounded_under_flapping() {
     for calls in [300, 1000, 3000, 10_000] {
         let workload = Workload { name: "", pattern: Pattern::Flapping(calls), ..*named("flapping 1000") };
@@ -136,6 +139,7 @@ fn patches_are_bounded_under_flapping() {
 
 /// What happens to one site in a storm of new targets: nothing comes back, so nothing can be merged.
 #[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
 fn an_update_storm_is_bounded() {
     let truth = Costs::TYPICAL;
     let mut engine = Engine::new(truth, truth);
@@ -154,6 +158,7 @@ fn an_update_storm_is_bounded() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
 fn phase_changes_are_followed_soon() {
     for name in ["phases 10 ms", "phases 100 ms", "phases 1 s", "phases 10 ms, all new"] {
         let workload = named(name);
@@ -176,6 +181,7 @@ fn phase_changes_are_followed_soon() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
 fn every_retpolined_site_knows_why() {
     let reason = |name: &str, reach: fn(u64) -> bool| {
         let workload = named(name);
@@ -208,6 +214,7 @@ fn rare_calls_are_left_alone() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
 fn another_chance_comes_at_doubling_intervals() {
     let workload = Workload { work: 1_000, ..*named("random 64") };
     let mut engine = Engine::new(costs(&workload), costs(&workload));
@@ -226,6 +233,7 @@ fn another_chance_comes_at_doubling_intervals() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
 fn a_long_loop_is_found_by_trial() {
     let workload = named("interpreter 60/1500");
     let replay = replay(workload, &calls(workload, 1), costs(workload), costs(workload));
