@@ -2,48 +2,84 @@
 
 mod compiled;
 
-use compiled::{cc, clang, data_words, number, symbol, text, unwind, Compiler, Segment};
+use compiled::{Compiler, Segment, cc, clang, data_words, number, symbol, text, unwind};
 use proptest::prelude::*;
-use relpoline_core::arch::{thunk::find, Reg};
-use relpoline_core::scan::{EhFrameHdr, Function, Gotos, Object, Refusal, Region, Site, SiteKind, Sites};
+use relpoline_core::arch::{Reg, thunk::find};
+use relpoline_core::scan::{
+    EhFrameHdr, Function, Gotos, Object, Refusal, Region, Site, SiteKind, Sites,
+};
 
 const LEVELS: [&str; 5] = ["-O0", "-O1", "-O2", "-O3", "-Os"];
 const PLACES: [[&str; 2]; 2] = [["-pie", "-fPIE"], ["-no-pie", "-fno-pie"]];
-const GCC: [&str; 4] =
-    ["-fcf-protection=none", "-mindirect-branch=thunk", "-mindirect-branch-register", "-fno-crossjumping"];
+const GCC: [&str; 4] = [
+    "-fcf-protection=none",
+    "-mindirect-branch=thunk",
+    "-mindirect-branch-register",
+    "-fno-crossjumping",
+];
 
 fn region(segment: &Segment) -> Region<'_> {
-    Region { address: segment.address, bytes: &segment.bytes }
+    Region {
+        address: segment.address,
+        bytes: &segment.bytes,
+    }
 }
 
+type Verdict = Result<SiteKind, Refusal>;
+
 /// The jump sites of a program with what they are, and the number of labels.
-fn judge(file: &[u8], scratch: &mut [u64]) -> (Vec<(Site, Result<SiteKind, Refusal>)>, usize) {
+fn judge(file: &[u8], scratch: &mut [u64]) -> (Vec<(Site, Verdict)>, usize) {
     let text = text(file);
     let text = region(&text);
     let (header, frames) = unwind(file).unwrap();
     let functions = EhFrameHdr::parse(region(&header), region(&frames)).unwrap();
     let found = find(text.bytes).filter(|(_, thunk)| thunk.shape.takes_sites());
-    let (thunks, registers): (Vec<u64>, Vec<Reg>) =
-        found.map(|(offset, thunk)| (text.address + offset as u64, thunk.reg)).unzip();
-    let sites: Vec<Site> = Sites::new(text, &thunks, &functions).map(|site| site.unwrap()).collect();
+    let (thunks, registers): (Vec<u64>, Vec<Reg>) = found
+        .map(|(offset, thunk)| (text.address + offset as u64, thunk.reg))
+        .unzip();
+    let sites: Vec<Site> = Sites::new(text, &thunks, &functions)
+        .map(|site| site.unwrap())
+        .collect();
     let is_position_dependent = number(file, 16, 2) == 2;
-    let object = Object { text, thunks: &thunks, registers: &registers, functions: &functions, is_position_dependent };
+    let object = Object {
+        text,
+        thunks: &thunks,
+        registers: &registers,
+        functions: &functions,
+        is_position_dependent,
+    };
     let mut gotos = Gotos::new(object, scratch);
     sites.iter().for_each(|site| gotos.add_site(site));
     gotos.collect_leas();
-    data_words(file).into_iter().for_each(|word| gotos.add_data_word(word));
+    data_words(file)
+        .into_iter()
+        .for_each(|word| gotos.add_data_word(word));
     let mut verdicts = gotos.finish();
     let jumps = sites.into_iter().filter(|site| site.kind != SiteKind::Call);
-    (jumps.map(|site| (site, verdicts.verdict(&site))).collect(), verdicts.label_count())
+    (
+        jumps.map(|site| (site, verdicts.verdict(&site))).collect(),
+        verdicts.label_count(),
+    )
 }
 
 /// What the jump sites in the function `name`, or in its cold part, are.
-fn verdicts_in(file: &[u8], name: &str) -> Vec<Result<SiteKind, Refusal>> {
+fn verdicts_in(file: &[u8], name: &str) -> Vec<Verdict> {
     let (judged, _) = judge(file, &mut [0; 4096]);
     let cold = format!("{name}.cold");
-    let ranges: Vec<(u64, u64)> = [name, &cold].iter().filter_map(|name| symbol(file, name)).collect();
-    let inside = |site: &Site| ranges.iter().any(|&(start, size)| (start..start + size).contains(&site.address));
-    judged.into_iter().filter(|(site, _)| inside(site)).map(|(_, verdict)| verdict).collect()
+    let ranges: Vec<(u64, u64)> = [name, &cold]
+        .iter()
+        .filter_map(|name| symbol(file, name))
+        .collect();
+    let inside = |site: &Site| {
+        ranges
+            .iter()
+            .any(|&(start, size)| (start..start + size).contains(&site.address))
+    };
+    judged
+        .into_iter()
+        .filter(|(site, _)| inside(site))
+        .map(|(_, verdict)| verdict)
+        .collect()
 }
 
 fn for_all(compiler: Compiler, source: &str, check: impl Fn(&[u8], &[&str])) {
@@ -55,8 +91,11 @@ fn for_all(compiler: Compiler, source: &str, check: impl Fn(&[u8], &[&str])) {
     }
 }
 
-fn is_computed(verdict: &Result<SiteKind, Refusal>) -> bool {
-    matches!(verdict, Err(Refusal::LabelTaken { .. } | Refusal::ComputedTarget))
+fn is_computed(verdict: &Verdict) -> bool {
+    matches!(
+        verdict,
+        Err(Refusal::LabelTaken { .. } | Refusal::ComputedTarget)
+    )
 }
 
 /// An interpreter over a table that is in data, with a tail call beside it.
@@ -88,9 +127,15 @@ fn a_static_table_makes_gotos() {
     for_all(cc(), STATIC_TABLE, |file, flags| {
         let gotos = verdicts_in(file, "run");
         assert!(!gotos.is_empty(), "{flags:?}");
-        assert!(gotos.iter().all(|verdict| *verdict == Ok(SiteKind::Goto)), "{flags:?}: {gotos:x?}");
+        assert!(
+            gotos.iter().all(|verdict| *verdict == Ok(SiteKind::Goto)),
+            "{flags:?}: {gotos:x?}"
+        );
         let tails = verdicts_in(file, "tail");
-        assert!(tails.iter().all(|verdict| *verdict == Ok(SiteKind::Jump)), "{flags:?}: {tails:x?}");
+        assert!(
+            tails.iter().all(|verdict| *verdict == Ok(SiteKind::Jump)),
+            "{flags:?}: {tails:x?}"
+        );
         let (_, labels) = judge(file, &mut [0; 4096]);
         assert!(labels >= 7, "{flags:?}: {labels} labels");
     });
@@ -101,7 +146,12 @@ fn too_little_scratch_refuses_everything() {
     let file = cc().build(STATIC_TABLE, &[&GCC[..], &["-O2"]].concat());
     for size in 0..8 {
         let (judged, _) = judge(&file, &mut vec![0; size]);
-        assert!(judged.iter().all(|(_, verdict)| *verdict == Err(Refusal::TooManyLabels)), "{size}: {judged:x?}");
+        assert!(
+            judged
+                .iter()
+                .all(|(_, verdict)| *verdict == Err(Refusal::TooManyLabels)),
+            "{size}: {judged:x?}"
+        );
         assert!(!judged.is_empty());
     }
 }
@@ -122,7 +172,10 @@ int main(int argc, char **argv) { return (int)run((const unsigned char *)argv[0]
 ";
     for_all(cc(), source, |file, flags| {
         let verdicts = verdicts_in(file, "run");
-        assert!(!verdicts.is_empty() && verdicts.iter().all(is_computed), "{flags:?}: {verdicts:x?}");
+        assert!(
+            !verdicts.is_empty() && verdicts.iter().all(is_computed),
+            "{flags:?}: {verdicts:x?}"
+        );
     });
 }
 
@@ -144,8 +197,11 @@ int main(int argc, char **argv) { return (int)run((const unsigned char *)argv[0]
     .replace('`', "\"");
     for_all(cc(), &source, |file, flags| {
         let verdicts = verdicts_in(file, "run");
-        let is_seen = |verdict: &Result<SiteKind, Refusal>| *verdict == Ok(SiteKind::Goto) || is_computed(verdict);
-        assert!(!verdicts.is_empty() && verdicts.iter().all(is_seen), "{flags:?}: {verdicts:x?}");
+        let is_seen = |verdict: &Verdict| *verdict == Ok(SiteKind::Goto) || is_computed(verdict);
+        assert!(
+            !verdicts.is_empty() && verdicts.iter().all(is_seen),
+            "{flags:?}: {verdicts:x?}"
+        );
     });
 }
 
@@ -176,10 +232,18 @@ fn cold_labels_are_found() {
             let file = cc().build(&source, &flags);
             let (cold, _) = symbol(&file, "run.cold").expect("gcc splits off a cold part");
             let (judged, labels) = judge(&file, &mut [0; 4096]);
-            assert!(labels >= 5, "{flags:?}: {labels} labels, the part is at {cold:x}");
+            assert!(
+                labels >= 5,
+                "{flags:?}: {labels} labels, the part is at {cold:x}"
+            );
             let verdicts: Vec<_> = judged.iter().map(|(_, verdict)| *verdict).collect();
             assert!(verdicts.contains(&Ok(SiteKind::Goto)), "{flags:?}");
-            assert!(verdicts_in(&file, "run").iter().all(|verdict| *verdict == Ok(SiteKind::Goto)), "{judged:x?}");
+            assert!(
+                verdicts_in(&file, "run")
+                    .iter()
+                    .all(|verdict| *verdict == Ok(SiteKind::Goto)),
+                "{judged:x?}"
+            );
         }
     }
 }
@@ -200,8 +264,11 @@ int main(int argc, char **argv) { return (int)(pick(argc, 1, 2) + either(argc, 3
 ";
     let check = |file: &[u8], flags: &[&str]| {
         let (judged, labels) = judge(file, &mut [0; 4096]);
-        let is_tail = |verdict: &Result<SiteKind, Refusal>| matches!(verdict, Ok(SiteKind::Jump | SiteKind::Cond));
-        assert!(judged.iter().all(|(_, verdict)| is_tail(verdict)), "{flags:?}: {judged:x?}");
+        let is_tail = |verdict: &Verdict| matches!(verdict, Ok(SiteKind::Jump | SiteKind::Cond));
+        assert!(
+            judged.iter().all(|(_, verdict)| is_tail(verdict)),
+            "{flags:?}: {judged:x?}"
+        );
         assert_eq!(labels, 0, "{flags:?}");
     };
     for_all(cc(), source, check);
@@ -246,13 +313,16 @@ __x86_indirect_thunk_rax:
     .cfi_endproc
 "
     .replace("LABEL", label);
-    let lines: String = code.lines().map(|line| format!("\"{line}\\n\"\n")).collect();
+    let lines: String = code
+        .lines()
+        .map(|line| format!("\"{line}\\n\"\n"))
+        .collect();
     format!(
         "__asm__(\n{lines});\nlong run(long, long);\nint main(int argc, char **argv) {{ return (int)run(argc, 0); }}\n"
     )
 }
 
-fn verdict_of(label: &str) -> Result<SiteKind, Refusal> {
+fn verdict_of(label: &str) -> Verdict {
     let file = cc().build(&assembly(label), &["-no-pie"]);
     let verdicts = verdicts_in(&file, "run");
     assert_eq!(verdicts.len(), 1);
@@ -275,7 +345,10 @@ fn live_flags_refuse_a_goto() {
 #[test]
 fn dead_flags_allow_it() {
     assert_eq!(verdict_of("ret"), Ok(SiteKind::Goto));
-    assert_eq!(verdict_of("mov $7, %ecx; test %ecx, %ecx; je .Lyes; ret"), Ok(SiteKind::Goto));
+    assert_eq!(
+        verdict_of("mov $7, %ecx; test %ecx, %ecx; je .Lyes; ret"),
+        Ok(SiteKind::Goto)
+    );
     assert_eq!(verdict_of("jmp .Lyes"), Ok(SiteKind::Goto));
     assert_eq!(verdict_of("call main; je .Lyes; ret"), Ok(SiteKind::Goto));
 }
@@ -296,14 +369,14 @@ proptest! {
     /// Any code with any labels: an answer, in bounded time.
     #[test]
     fn any_code_is_fine(
-        mut bytes in prop::collection::vec(any::<u8>(), 64..400),
+        mut bytes in prop::collection::vec(any::<u8>(), 70..400),
         address in any::<u64>(),
         words in prop::collection::vec(0u64..500, 0..20),
         place in 0usize..60,
     ) {
         bytes[place] = 0xe9;
         let target = (bytes.len() as i32 - (place as i32 + 5)).to_le_bytes();
-        bytes.get_mut(place + 1..place + 5).map(|field| field.copy_from_slice(&target));
+        bytes[place + 1..place + 5].copy_from_slice(&target);
         let text = Region { address, bytes: &bytes };
         let thunks = [address.wrapping_add(bytes.len() as u64)];
         let function = Function::new(address, address.wrapping_add(200));
