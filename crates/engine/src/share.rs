@@ -82,6 +82,10 @@ impl Share {
         let _ = rustix::fs::unlink(path);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok()?;
+        if !relpoline_text::arena::may_grow_to(LAYOUT.file_size() as u64) {
+            let _ = rustix::fs::unlink(path);
+            return None;
+        }
         rustix::fs::ftruncate(&fd, LAYOUT.file_size() as u64).ok()?;
         Some(fd)
     }
