@@ -1,0 +1,32 @@
+//! placeholder
+#![warn(missing_docs)]
+
+mod call;
+mod error;
+mod key;
+mod sync;
+
+#[cfg(patched)]
+#[path = "patched/mod.rs"]
+mod imp;
+#[cfg(not(patched))]
+#[path = "plain.rs"]
+mod imp;
+
+pub use call::{Form, StaticCall};
+pub use error::UpdateError;
+pub use imp::prepare_for_sandbox;
+pub use key::{Sites, StaticKey, set_keys};
+
+/// What the macros need in the user's code.
+#[doc(hidden)]
+pub mod __private {
+    #[cfg(patched)]
+    pub use crate::imp::{register, unregister};
+
+    /// Reads a key, off the hot path.
+    #[inline(always)]
+    pub fn read(key: &crate::StaticKey) -> bool {
+        key.is_enabled()
+    }
+}

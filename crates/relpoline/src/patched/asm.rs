@@ -1,0 +1,126 @@
+//! The assembly that macros leave in the user's functions.
+//!
+//! Every site notes itself in a section of its module: its address and its owner. And every object file that
+//! has a site carries the same small registrar, in a COMDAT group, so that a module has one: it is called by
+//! the loader before the module's other code, and again when the module goes. Nobody has to call anything.
+//!
+//! The names carry the crate's version: two versions of this crate in one program do not see each other's
+//! sites. Two copies of the same version, in an executable and in a library, have a registrar each, since
+//! its symbols are hidden.
+
+/// The section of sites, and of symbols derived from it: a C identifier, for the linker's `__start_` symbols.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __sites {
+    () => {
+        "relpoline_sites_0_1_0"
+    };
+}
+
+/// Notes the instruction at label 2 down. Operands: `owner`, `register`, `unregister`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __site {
+    ($kind:literal) => {
+        ::core::concat!(
+            ".pushsection ", $crate::__sites!(), ",\"awR\",@progbits\n",
+            ".balign 8\n",
+            ".quad 2b\n",
+            ".quad {owner} + ", $kind, "\n",
+            ".popsection\n",
+            $crate::__registrar!(),
+        )
+    };
+}
+
+/// The module's registrar, unless this object file has it already.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __registrar {
+    () => {
+        ::core::concat!(
+            ".ifndef register_", $crate::__sites!(), "\n",
+            ".weak __start_", $crate::__sites!(), "\n.hidden __start_", $crate::__sites!(), "\n",
+            ".weak __stop_", $crate::__sites!(), "\n.hidden __stop_", $crate::__sites!(), "\n",
+            ".pushsection .text.register_", $crate::__sites!(), ",\"axG\",@progbits,register_", $crate::__sites!(), ",comdat\n",
+            ".weak register_", $crate::__sites!(), "\n.hidden register_", $crate::__sites!(), "\n",
+            ".type register_", $crate::__sites!(), ",@function\n",
+            "register_", $crate::__sites!(), ":\n",
+            "endbr64\n",
+            "lea rdi, [rip + __start_", $crate::__sites!(), "]\n",
+            "lea rsi, [rip + __stop_", $crate::__sites!(), "]\n",
+            "jmp {register}@PLT\n",
+            "unregister_", $crate::__sites!(), ":\n",
+            "endbr64\n",
+            "lea rdi, [rip + __start_", $crate::__sites!(), "]\n",
+            "jmp {unregister}@PLT\n",
+            ".popsection\n",
+            ".pushsection .init_array,\"awG\",@init_array,register_", $crate::__sites!(), ",comdat\n",
+            ".balign 8\n.quad register_", $crate::__sites!(), "\n",
+            ".popsection\n",
+            ".pushsection .fini_array,\"awG\",@fini_array,register_", $crate::__sites!(), ",comdat\n",
+            ".balign 8\n.quad unregister_", $crate::__sites!(), "\n",
+            ".popsection\n",
+            ".endif\n",
+        )
+    };
+}
+
+/// A branch on a key: `$kind` is the site's kind, `$ahead` what falling through means.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __branch {
+    ($key:path, $kind:literal, $ahead:literal) => {{
+        let _: &'static $crate::StaticKey = &$key;
+        'site: {
+            // SAFETY: the instruction changes flags alone, in either form, or jumps to the label; only the
+            // library changes it, one byte at a time (relpoline, module `patched::keys`).
+            #[allow(unused_unsafe)]
+            unsafe {
+                ::core::arch::asm!(
+                    "2: jmp {slow}",
+                    $crate::__site!($kind),
+                    slow = label {
+                        break 'site $crate::__private::read(&$key);
+                    },
+                    owner = sym $key,
+                    register = sym $crate::__private::register,
+                    unregister = sym $crate::__private::unregister,
+                    options(readonly, nostack),
+                );
+            }
+            $ahead
+        }
+    }};
+}
+
+/// The gate of a static call, as the address to call: see `patched/calls.rs` for what its slots are.
+///
+/// Slot 0's `jmp` skips 40 bytes: the eight slots behind it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __call_gate {
+    ($state:ident, $target:path) => {{
+        // SAFETY: called only through pointers of the call's own type, which the code passes on unchanged but
+        // for r11 and the flags, which no calling convention passes anything in.
+        #[unsafe(naked)]
+        unsafe extern "C-unwind" fn gate() {
+            ::core::arch::naked_asm!(
+                "2:",
+                ".byte 0xe9\n.long 3f - (. + 4)",
+                "jmp {target}@PLT",
+                ".rept 7\n.byte 0xe9\n.long 3f - (. + 4)\n.endr",
+                "3:",
+                "mov r11, qword ptr [rip + {owner}@GOTPCREL]",
+                "jmp qword ptr [r11]",
+                "int3",
+                $crate::__site!("2"),
+                target = sym $target,
+                owner = sym $state,
+                register = sym $crate::__private::register,
+                unregister = sym $crate::__private::unregister,
+            )
+        }
+        gate as *const ()
+    }};
+}

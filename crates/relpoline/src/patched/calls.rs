@@ -1,0 +1,162 @@
+//! Re-pointing the slots of a static call.
+//!
+//! A call goes to its gate, a function of the user's module that is a row of five-byte slots:
+//!
+//! ```text
+//! slot 0    jmp through the pointer          as shipped: right whatever the target is
+//! slot 1    jmp default
+//! slot 2 …  jmp target, filled in when a target is first needed; until then like slot 0
+//! slot 8
+//! ```
+//!
+//! A slot is passed over while its first byte is that of `test $imm32,%eax`, so the first slot that is still
+//! a `jmp` decides, and moving on or back is a matter of one-byte changes. A slot's displacement is
+//! written once, before the slot can be reached; a target that comes back finds its slot again. When the
+//! slots are used up, or a target is farther than a direct jump reaches, slot 0 takes over.
+//!
+//! The slots live in the program's own text, not in an arena: a forked child's text is its own, so that an
+//! update in the parent is none in the child.
+//!
+//! # Order
+//! A thread may be preempted between two slots and go on much later. So that it ends at a target that was
+//! current at some time since its call began, the slots between the old one and a later new one are switched
+//! over from the last to the first. Going back is a single byte.
+
+use super::sites::{Site, lock};
+use super::text::Text;
+use crate::UpdateError;
+use crate::call::{Form, StaticCall};
+use relpoline_core::arch::encode::rel32;
+
+const JMP: u8 = 0xe9;
+const TEST: u8 = 0xa9;
+const SLOT: u64 = 5;
+/// Slots of a gate; the assembly in [`__call_gate`](crate::__call_gate) has as many.
+pub const SLOTS: usize = 9;
+/// The slot that jumps through the pointer.
+const POINTER: usize = 0;
+/// The slot of the default target.
+const DEFAULT: usize = 1;
+
+/// The gate of a call: its slots in text. Only looked at and changed under the lock.
+#[derive(Clone, Copy)]
+struct Gate {
+    at: u64,
+}
+
+impl Gate {
+    fn slot(self, index: usize) -> u64 {
+        self.at + index as u64 * SLOT
+    }
+
+    fn opcode(self, index: usize) -> u8 {
+        // SAFETY: text of a registered module.
+        unsafe { (self.slot(index) as *const u8).read_volatile() }
+    }
+
+    /// Where slot `index` leads.
+    fn target(self, index: usize) -> u64 {
+        let next = self.slot(index) + SLOT;
+        // SAFETY: text of a registered module; four bytes that nobody else writes.
+        let rel = unsafe { ((next - 4) as *const i32).read_unaligned() };
+        next.wrapping_add_signed(i64::from(rel))
+    }
+
+    /// The slot that decides.
+    fn current(self) -> usize {
+        (0..SLOTS).find(|&i| self.opcode(i) != TEST).unwrap_or(POINTER)
+    }
+
+    /// The slot for `target`: an old one, or a free one that is filled now.
+    fn slot_for(self, text: &mut Text, target: u64) -> Result<usize, UpdateError> {
+        if let Some(old) = (DEFAULT..SLOTS).find(|&i| self.target(i) == target) {
+            return Ok(old);
+        }
+        // A slot that was never filled leads where slot 0 does.
+        let free = (DEFAULT + 1..SLOTS).find(|&i| self.target(i) == self.target(POINTER));
+        let Some(free) = free else { return Ok(POINTER) };
+        let Some(rel) = rel32(self.slot(free) + SLOT, target) else { return Ok(POINTER) };
+        text.idle(self.slot(free) + 1, &rel.to_le_bytes())?;
+        // Without a barrier a processor might have fetched the slot as it was.
+        if text.fence().is_err() { Ok(POINTER) } else { Ok(free) }
+    }
+
+    /// Lets slot `index` decide.
+    fn select(self, text: &mut Text, index: usize) -> Result<(), UpdateError> {
+        let current = self.current();
+        self.set(text, index, JMP)?;
+        for between in (current..index).rev() {
+            self.set(text, between, TEST)?;
+        }
+        Ok(())
+    }
+
+    fn set(self, text: &mut Text, index: usize, new: u8) -> Result<(), UpdateError> {
+        let old = self.opcode(index);
+        match old {
+            _ if old == new => Ok(()),
+            // SAFETY: text of a registered module.
+            JMP | TEST => unsafe { text.byte(self.slot(index), old, new) },
+            _ => Err(UpdateError::TextChanged),
+        }
+    }
+}
+
+/// The call that a site belongs to.
+///
+/// # Safety
+/// The site must be one of a registered module, and of a call.
+unsafe fn call_of(site: &Site) -> &'static StaticCall {
+    // SAFETY: the macro wrote the address of a `static` of this type.
+    unsafe { &*(site.owner() as *const StaticCall) }
+}
+
+fn aim(text: &mut Text, gate: Gate, target: u64) -> Result<(), UpdateError> {
+    let slot = gate.slot_for(text, target)?;
+    gate.select(text, slot)
+}
+
+/// Brings a new gate to the target its call has by now.
+pub fn arm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
+    // SAFETY: the caller looked at the kind.
+    let call = unsafe { call_of(site) };
+    aim(text, Gate { at: site.code }, call.target() as u64)
+}
+
+/// Lets a gate jump through the pointer.
+pub fn disarm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
+    Gate { at: site.code }.select(text, POINTER)
+}
+
+/// Re-points a call. On an error it goes where it went before.
+pub fn update_call(call: &StaticCall, target: *const ()) -> Result<(), UpdateError> {
+    let modules = lock();
+    let before = call.target();
+    call.store(target);
+    if modules.sealed {
+        return Ok(());
+    }
+    let mut text = Text::default();
+    for site in modules.of(core::ptr::from_ref(call) as u64) {
+        let gate = Gate { at: site.code };
+        match aim(&mut text, gate, target as u64) {
+            // Through the pointer the call goes to the new target already.
+            Err(_) if gate.current() == POINTER => {}
+            Err(refusal) => {
+                call.store(before);
+                return Err(refusal);
+            }
+            Ok(()) => {}
+        }
+    }
+    text.fence()
+}
+
+/// How calls reach the current target.
+pub fn call_form(call: &StaticCall) -> Form {
+    let modules = lock();
+    let through_pointer = modules
+        .of(core::ptr::from_ref(call) as u64)
+        .any(|site| Gate { at: site.code }.current() == POINTER);
+    if through_pointer { Form::Pointer } else { Form::Direct }
+}

@@ -1,0 +1,134 @@
+//! Toggling the sites of a key.
+//!
+//! One byte of a site changes, whatever its alignment, and only ever between two instructions of the same
+//! length: `jmp rel32` (E9) and `test $imm32,%eax` (A9), `jmp rel8` (EB) and `test $imm8,%al` (A8). Which of
+//! the two pairs it is was the assembler's choice.
+//!
+//! An error leaves all keys as they were: the values are put back, and sites that had been toggled to the
+//! jumping form may stay there, since that form reads the value.
+
+use super::sites::{Kind, Modules, Site, key_of, lock};
+use super::text::Text;
+use crate::key::{Change, Sites, StaticKey};
+use crate::UpdateError;
+
+const JMP_LONG: u8 = 0xe9;
+const TEST_LONG: u8 = 0xa9;
+const JMP_SHORT: u8 = 0xeb;
+const TEST_SHORT: u8 = 0xa8;
+
+/// The two forms of a site.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    Jumping,
+    FallingThrough,
+}
+
+/// The site's first byte.
+fn opcode(site: &Site) -> u8 {
+    // SAFETY: sites lie in text of a registered module; it may change meanwhile, but by the lock's owner alone.
+    unsafe { (site.code as *const u8).read_volatile() }
+}
+
+fn form(site: &Site) -> Option<Form> {
+    match opcode(site) {
+        JMP_LONG | JMP_SHORT => Some(Form::Jumping),
+        TEST_LONG | TEST_SHORT => Some(Form::FallingThrough),
+        _ => None,
+    }
+}
+
+fn toggled(opcode: u8) -> Option<u8> {
+    match opcode {
+        JMP_LONG => Some(TEST_LONG),
+        TEST_LONG => Some(JMP_LONG),
+        JMP_SHORT => Some(TEST_SHORT),
+        TEST_SHORT => Some(JMP_SHORT),
+        _ => None,
+    }
+}
+
+/// The form in which a site costs least while its key is `on`.
+fn best(site: &Site, on: bool) -> Form {
+    if on == (site.kind() == Some(Kind::Likely)) { Form::FallingThrough } else { Form::Jumping }
+}
+
+fn bring(text: &mut Text, site: &Site, wanted: Form) -> Result<(), UpdateError> {
+    let old = opcode(site);
+    if form(site) == Some(wanted) {
+        return Ok(());
+    }
+    let new = toggled(old).ok_or(UpdateError::TextChanged)?;
+    // SAFETY: a site of a registered module.
+    unsafe { text.byte(site.code, old, new) }
+}
+
+/// Brings a new site into the form that suits its key.
+pub fn arm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
+    // SAFETY: the caller looked at the kind.
+    let key = unsafe { key_of(site) };
+    bring(text, site, best(site, key.is_enabled()))
+}
+
+/// Brings a site into the form that reads its key.
+pub fn disarm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
+    bring(text, site, Form::Jumping)
+}
+
+/// Changes keys: all of them, or none and an error.
+pub fn change_keys(changes: &[(&StaticKey, Change)]) -> Result<(), UpdateError> {
+    let modules = lock();
+    let mut text = Text::default();
+    let mut counts = Vec::with_capacity(changes.len());
+    for &(key, change) in changes {
+        let before = key.count();
+        counts.push((key, before));
+        if let Err(refusal) = recount(&modules, &mut text, key, change.applied(before)) {
+            for &(key, before) in counts.iter().rev() {
+                let _ = recount(&modules, &mut text, key, before);
+            }
+            let _ = text.fence();
+            return Err(refusal);
+        }
+    }
+    text.fence()
+}
+
+/// Sets a key's count, and lets its sites follow when that switches it.
+fn recount(modules: &Modules, text: &mut Text, key: &StaticKey, count: u32) -> Result<(), UpdateError> {
+    let before = key.count();
+    key.store(count);
+    if (before != 0) == (count != 0) { Ok(()) } else { follow(modules, text, key) }
+}
+
+/// Lets every site of `key` follow its value. What falls through against the value must be changed; what
+/// jumps may stay if the text cannot be opened any more.
+fn follow(modules: &Modules, text: &mut Text, key: &StaticKey) -> Result<(), UpdateError> {
+    if modules.sealed {
+        return Ok(());
+    }
+    let on = key.is_enabled();
+    for site in modules.of(core::ptr::from_ref(key) as u64) {
+        let wanted = best(site, on);
+        // The deliberate fault that the tests must notice: every other site is forgotten.
+        if cfg!(relpoline_broken = "key-skips") && site.code & 1 == 0 && wanted == Form::Jumping {
+            continue;
+        }
+        match bring(text, site, wanted) {
+            Err(_) if wanted == Form::FallingThrough => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+/// Counts the sites of a key.
+pub fn key_sites(key: &StaticKey) -> Sites {
+    let modules = lock();
+    let mut sites = Sites::default();
+    for site in modules.of(core::ptr::from_ref(key) as u64) {
+        sites.all += 1;
+        sites.falling_through += usize::from(form(site) == Some(Form::FallingThrough));
+    }
+    sites
+}

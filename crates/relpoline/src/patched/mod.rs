@@ -1,0 +1,21 @@
+//! Patched code: x86-64 on Linux.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`asm`] | the assembly that macros leave in the user's functions |
+//! | [`sites`] | what that assembly noted down, module by module |
+//! | [`text`] | changing a byte of text, and telling every thread |
+//! | [`keys`] | toggling the sites of a key |
+//! | [`calls`] | re-pointing the slots of a static call |
+//!
+//! There is one lock, in [`sites`], which every change takes. Sites themselves take none.
+
+pub mod asm;
+mod calls;
+mod keys;
+mod sites;
+mod text;
+
+pub use calls::{call_form, update_call};
+pub use keys::{change_keys, key_sites};
+pub use sites::{prepare_for_sandbox, register, unregister};
