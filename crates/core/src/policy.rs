@@ -66,6 +66,8 @@ pub struct Policy {
     /// The tree in place, while it is compared with a new one.
     standing: Candidates,
     plan: Plan,
+    /// Targets of the tree that the plan replaces, and whether that counts exits, until the next event.
+    replaced: Option<(u8, bool)>,
 }
 
 impl Policy {
@@ -80,6 +82,7 @@ impl Policy {
             candidates: Candidates::new(),
             standing: Candidates::new(),
             plan: Plan::new(),
+            replaced: None,
         }
     }
 

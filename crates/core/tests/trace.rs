@@ -49,6 +49,7 @@ fn repeating_orders_are_foreseen() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
 fn orders_with_repeats_are_foreseen() {
     // The same targets come several times per period, so that one target alone does not tell the next.
     for period in [4usize, 7, 16, 40, 64] {
@@ -74,6 +75,7 @@ fn random_orders_are_not() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
 fn a_bias_is_foreseen_as_far_as_it_goes() {
     for calls in [256, 2048] {
         let found = read(&window(Pattern::Biased(90), calls));
@@ -108,6 +110,7 @@ fn counts_are_exact() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
 fn too_many_targets_are_lumped_together() {
     let mut s = scratch();
     let trace: Vec<u64> = (0..1000u64).map(|i| 0x1000 + i * 16).collect();

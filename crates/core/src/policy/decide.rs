@@ -23,6 +23,7 @@ impl Policy {
     /// are answered with [`Action::None`]. A clock that runs backwards is taken to stand still.
     pub fn on(&mut self, site: &mut SiteState, event: Event<'_>, now: u64, reach: &dyn Fn(u64) -> bool) -> Action {
         self.budget.ensure_started(now, &self.config);
+        self.replaced = None;
         match (event, site.phase) {
             (_, Phase::Barred) => Action::Retpoline(site.reason),
             (Event::ColdExpired, Phase::Cold) => self.cold_expired(site, now),
@@ -42,7 +43,7 @@ impl Policy {
     }
 
     /// The last action could not be carried out, for `reason` (no room, out of reach after all). Says what to
-    /// do instead.
+    /// do instead. To be called at once, before any other event.
     pub fn refused(&mut self, site: &mut SiteState, reason: Reason, now: u64) -> Action {
         match site.phase {
             Phase::Barred => Action::Retpoline(site.reason),
@@ -53,6 +54,10 @@ impl Policy {
             }
             _ if site.had_tree && !site.trial.is_running() => {
                 site.miss_backoff = self.doubled(site.miss_backoff);
+                // After a refused promotion the site still has what the plan was to replace.
+                if let Some(before) = self.replaced.take() {
+                    (site.targets, site.counts_exits) = before;
+                }
                 self.resume(site, now, reason)
             }
             _ => self.retpoline(site, reason, now),

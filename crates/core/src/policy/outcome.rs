@@ -247,6 +247,7 @@ impl Policy {
         plan.accuracy = order.accuracy;
         plan.tree_cost = choice.cost;
         plan.retpoline_cost = self.costs.retpoline;
+        self.replaced = Some((site.targets, site.counts_exits));
         site.targets = choice.size() as u8;
         site.counts_exits = plan.count_exits;
         site.promotions = site.promotions.saturating_add(1);

@@ -5,8 +5,9 @@
 //! unpredictable, the tree that would be worth having is put in place, left alone until predictors have
 //! learnt what they can, and then tree and retpoline take turns, each for the same number of calls, and the
 //! clock says which is faster. The turns follow each other closely, so both see the same program. The tree must
-//! win nearly all of them by more than a few cycles per call; where the program does so much else between calls
-//! that noise drowns them, the retpoline stays, and little is lost.
+//! win nearly all of them by more than a few cycles per call, and by no more than it can possibly save: where a
+//! program waits or does much else between calls, differences are mostly noise. There the retpoline stays, and
+//! little is lost.
 
 use super::Policy;
 use super::costs::cycles;
@@ -24,6 +25,8 @@ const PAIRS: u8 = 4;
 const WINS: u8 = 3;
 /// The tree wins by saving at least 1/this of what the retpoline costs over a direct call.
 const GAIN: u64 = 6;
+/// More than this many retpolines per call cannot be saved: such a difference is noise, and no win.
+const PLAUSIBLE: u64 = 2;
 /// For counters that shall not run out during a trial.
 pub(super) const UNWATCHED: u32 = 1 << 30;
 
@@ -93,8 +96,7 @@ impl Policy {
     /// The retpoline had its turn.
     pub(super) fn retpoline_timed(&mut self, site: &mut SiteState, now: u64) -> Action {
         let took = now.saturating_sub(site.since);
-        let gain = cycles(TURN, self.costs.retpoline.saturating_sub(self.costs.direct)) / GAIN;
-        site.trial = site.trial.after_pair(u64::from(site.window).saturating_add(gain) < took);
+        site.trial = site.trial.after_pair(self.is_win(u64::from(site.window), took));
         if !site.trial.is_over() {
             return Action::Resume(self.turn(site, TURN, now));
         }
@@ -103,5 +105,12 @@ impl Policy {
             return self.resume(site, now, Reason::Promoted);
         }
         self.retpoline(site, Reason::Unpredictable, now)
+    }
+
+    /// Whether the tree, whose turn took `tree` cycles, beat the retpoline in a way that can be believed.
+    fn is_win(&self, tree: u64, retpoline: u64) -> bool {
+        let least = cycles(TURN, self.costs.retpoline.saturating_sub(self.costs.direct)) / GAIN;
+        let most = cycles(TURN, self.costs.retpoline) * PLAUSIBLE;
+        (least..most).contains(&retpoline.saturating_sub(tree))
     }
 }

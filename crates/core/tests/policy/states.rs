@@ -122,6 +122,29 @@ fn a_site_is_small() {
     assert!(size_of::<Policy>() <= 64 << 10, "{}", size_of::<Policy>());
 }
 
+/// A counting tree that comes back must get its exit counter again, or every exit would enter the slow path.
+#[test]
+fn a_refused_promotion_leaves_the_old_tree_as_it_was() {
+    let mut policy = Box::new(Policy::new());
+    let mut site = SiteState::new();
+    let mut now = 1000;
+    // Hot in front, six rare ones behind: a chain and a search tree, exits counted.
+    let first: Vec<u64> = (0..256u64).map(|i| if i % 16 == 0 { 0x2000 + i * 2 % 96 } else { 0x1000 + i % 4 }).collect();
+    policy.on(&mut site, Event::ColdExpired, now, &|_| true);
+    let full = Event::WindowFull { trace: Trace::new(&first), current: None };
+    let Action::Promote(counters) = policy.on(&mut site, full, now, &|_| true) else { panic!("no tree") };
+    assert!(counters.exits > 0, "{:?}", policy.plan().targets());
+    let (targets, chain, size) = (policy.plan().targets().to_vec(), policy.plan().chain(), site.targets());
+    now += 1000;
+    assert!(matches!(policy.on(&mut site, Event::MissWindow { misses: 256 }, now, &|_| true), Action::Learn { .. }));
+    let current = Some(Current { targets: &targets, chain });
+    let full = Event::WindowFull { trace: Trace::new(&[0x9000; 256]), current };
+    assert!(matches!(policy.on(&mut site, full, now, &|_| true), Action::Promote(_)));
+    let Action::Resume(again) = policy.refused(&mut site, Reason::ArenaFull, now) else { panic!("the tree is lost") };
+    assert!(again.exits > 0);
+    assert_eq!(site.targets(), size);
+}
+
 #[test]
 fn barred_sites_stay_retpolined() {
     let mut policy = Box::new(Policy::new());

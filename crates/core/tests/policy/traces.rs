@@ -1,6 +1,6 @@
 //! What must hold on every trace.
 
-use relpoline_core::policy::workload::{Call, Pattern, STANDARD, Workload, target};
+use relpoline_core::policy::workload::{Call, Pattern, Rng, STANDARD, Workload, target};
 use relpoline_core::policy::{Action, Costs, Event, Phase, Policy, Reason, SiteState};
 use relpoline_core::trace::{Trace, entry};
 
@@ -240,6 +240,25 @@ fn a_long_loop_is_found_by_trial() {
     assert_eq!(replay.engine.site.reason(), Reason::Promoted);
     assert!(replay.cost() < f64::from(Costs::TYPICAL.retpoline) / 2.0);
     assert!(replay.engine.actions.iter().any(|(_, a)| matches!(a, Action::CountCold { .. })), "turns were taken");
+}
+
+/// A program that mostly waits: the clock says nothing about its calls, so a random site stays retpolined.
+#[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
+fn noise_does_not_win_a_trial() {
+    let workload = named("random 64");
+    for seed in 0..6 {
+        let mut rng = Rng::new(seed + 100);
+        let mut engine = Engine::new(costs(workload), costs(workload));
+        for call in workload.calls(seed).take(40_000) {
+            let waits = if rng.below(50) == 0 { rng.below(400_000) } else { 50 };
+            engine.work(waits);
+            engine.call(&call);
+        }
+        assert!(engine.tally.trees > 0, "it was tried");
+        // Or it is being tried once more.
+        assert!(matches!(engine.site.reason(), Reason::Unpredictable | Reason::Learning), "seed {seed}");
+    }
 }
 
 /// The table of the report: what each trace costs, beside the best in hindsight.
