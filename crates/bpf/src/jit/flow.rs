@@ -1,0 +1,140 @@
+//! Jumps, calls, and where functions begin and end.
+
+use super::Compiler;
+use super::asm::{ADD, ADDR, CMP, RBP, RUN, SUB, reg};
+use crate::check::{FRAME, function_at};
+use crate::op::{Cond, Operand, R, Width};
+use crate::run::Run;
+use std::mem::offset_of;
+
+/// Condition code: sign, that is, the budget went below zero.
+const SIGN: u8 = 8;
+
+fn condition(cond: Cond) -> u8 {
+    match cond {
+        Cond::Eq => 0x4,
+        Cond::Ne | Cond::Set => 0x5,
+        Cond::Gt => 0x7,
+        Cond::Ge => 0x3,
+        Cond::Lt => 0x2,
+        Cond::Le => 0x6,
+        Cond::Sgt => 0xf,
+        Cond::Sge => 0xd,
+        Cond::Slt => 0xc,
+        Cond::Sle => 0xe,
+    }
+}
+
+impl Compiler<'_> {
+    /// Registers among r6 to r9 that the current function saves.
+    pub(super) fn saved(&self) -> impl DoubleEndedIterator<Item = super::asm::Reg> + use<> {
+        let saves = self.saves;
+        (0..4u8)
+            .filter(move |bit| saves & 1 << bit != 0)
+            .filter_map(|bit| R::new(6 + bit))
+            .map(reg)
+    }
+
+    pub(super) fn prologue(&mut self, number: usize) {
+        let entry = self.entries[number];
+        self.asm.place(entry);
+        if number == 0
+            && let Some(place) = self.body.hits
+        {
+            self.asm.load(ADDR, RUN, offset_of!(Run, hits) as i32);
+            // inc qword [ADDR + 8 * place]
+            self.asm
+                .rm(&[], true, false, &[0xff], 0, ADDR, 8 * place as i32);
+        }
+        for r in self.saved() {
+            self.asm.push(r);
+        }
+    }
+
+    pub(super) fn restore_saved(&mut self) {
+        for r in self.saved().rev() {
+            self.asm.pop(r);
+        }
+    }
+
+    pub(super) fn exit(&mut self) {
+        self.restore_saved();
+        self.asm.ret();
+    }
+
+    /// Takes `cost` from the budget, and ends the run when it is used up.
+    fn charge(&mut self, cost: i64) {
+        if self.body.options.budget.is_none() {
+            return;
+        }
+        let go_on = self.asm.label();
+        self.asm.rm(
+            &[],
+            true,
+            false,
+            &[0x81],
+            5,
+            RUN,
+            offset_of!(Run, budget) as i32,
+        );
+        self.asm
+            .raw(&i32::try_from(cost).unwrap_or(i32::MAX).to_le_bytes());
+        self.asm.jcc(SIGN ^ 1, go_on);
+        self.note_instruction();
+        self.asm.jmp_outside(self.stubs.budget);
+        self.asm.place(go_on);
+    }
+
+    /// What a jump to `target` costs: the instructions it repeats.
+    fn cost(&self, target: u32) -> Option<i64> {
+        (target <= self.slot).then(|| i64::from(self.slot - target) + 1)
+    }
+
+    pub(super) fn jump(&mut self, target: u32) {
+        if let Some(cost) = self.cost(target) {
+            self.charge(cost);
+        }
+        self.asm.jmp(self.labels[target as usize]);
+    }
+
+    pub(super) fn branch(&mut self, width: Width, cond: Cond, dst: R, src: Operand, target: u32) {
+        match (cond, src) {
+            (Cond::Set, Operand::Reg(src)) => self.asm.rr(width, &[0x85], reg(src), reg(dst)),
+            (Cond::Set, Operand::Imm(imm)) => {
+                self.asm.rr(width, &[0xf7], 0, reg(dst));
+                self.asm.raw(&imm.to_le_bytes());
+            }
+            (_, Operand::Reg(src)) => self.asm.binary(width, CMP, reg(dst), reg(src)),
+            (_, Operand::Imm(imm)) => self.asm.binary_imm(width, CMP, reg(dst), imm),
+        }
+        let label = self.labels[target as usize];
+        match self.cost(target) {
+            Some(cost) if self.body.options.budget.is_some() => {
+                let past = self.asm.label();
+                self.asm.jcc(condition(cond) ^ 1, past);
+                self.charge(cost);
+                self.asm.jmp(label);
+                self.asm.place(past);
+            }
+            _ => self.asm.jcc(condition(cond), label),
+        }
+    }
+
+    /// r1 to r5 and the run are where the host's convention wants them.
+    pub(super) fn call_helper(&mut self, number: u32) {
+        let index = self.body.shared.helpers.index(number).unwrap_or(u32::MAX);
+        self.asm
+            .store_imm32(RUN, offset_of!(Run, helper) as i32, index);
+        self.note_instruction();
+        self.asm.call_outside(self.stubs.helper);
+    }
+
+    pub(super) fn call_local(&mut self, target: u32) {
+        self.charge(self.body.call_cost(target));
+        let callee = function_at(&self.body.checked.functions, target);
+        self.asm.binary_imm(Width::W64, SUB, RBP, FRAME as i32);
+        let entry = self.entries[callee];
+        self.asm.call(entry);
+        self.asm.binary_imm(Width::W64, ADD, RBP, FRAME as i32);
+    }
+}

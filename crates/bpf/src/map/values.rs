@@ -1,0 +1,95 @@
+//! The memory of a map's values.
+//!
+//! Programs read and write it with plain machine accesses at any time. The host does so word by word, as
+//! atomics: each word is whole, a value of several words need not be.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Most bytes of one map.
+const MOST: usize = 1 << 30;
+
+/// Values of one size, in one block, 8-byte aligned.
+#[derive(Debug)]
+pub struct Values {
+    words: Box<[AtomicU64]>,
+    size: usize,
+    /// Words from one value to the next.
+    stride: usize,
+    count: usize,
+    copies: usize,
+}
+
+/// CPUs the machine may have.
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The CPU the caller runs on, below [`cpus`].
+pub fn this_cpu() -> usize {
+    rustix::thread::sched_getcpu() % cpus().max(1)
+}
+
+impl Values {
+    /// `count` zeroed values of `size` bytes in each of `copies`; `None` when that is too much.
+    pub fn new(size: usize, count: usize, copies: usize) -> Option<Values> {
+        let stride = size.div_ceil(8);
+        let words = stride.checked_mul(count)?.checked_mul(copies)?;
+        if words > MOST / 8 {
+            return None;
+        }
+        let words: Vec<u64> = vec![0; words];
+        // Zeroed pages stay untouched this way: collecting atomics one by one would write them all.
+        let words = Box::into_raw(words.into_boxed_slice()) as *mut [AtomicU64];
+        // SAFETY: an atomic has the size, alignment and representation of its integer.
+        let words = unsafe { Box::from_raw(words) };
+        Some(Values {
+            words,
+            size,
+            stride,
+            count,
+            copies,
+        })
+    }
+
+    fn at(&self, index: usize, copy: usize) -> usize {
+        (copy % self.copies * self.count + index % self.count) * self.stride
+    }
+
+    /// Address of a value.
+    pub fn address(&self, index: usize, copy: usize) -> u64 {
+        self.words.as_ptr() as u64 + self.at(index, copy) as u64 * 8
+    }
+
+    /// Bytes of all values.
+    pub fn bytes(&self) -> usize {
+        self.words.len() * 8
+    }
+
+    /// Sets a value. `bytes` beyond its size are left out.
+    pub fn store(&self, index: usize, copy: usize, bytes: &[u8]) {
+        let at = self.at(index, copy);
+        for (word, chunk) in self.words[at..at + self.stride].iter().zip(bytes.chunks(8)) {
+            let mut whole = [0; 8];
+            whole[..chunk.len()].copy_from_slice(chunk);
+            word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
+        }
+    }
+
+    /// All copies of a value, one after the other.
+    pub fn load(&self, index: usize) -> Vec<u8> {
+        (0..self.copies)
+            .flat_map(|copy| self.bytes_at(self.at(index, copy) * 8, self.size))
+            .collect()
+    }
+
+    /// `len` bytes from `offset` (a multiple of 8) on.
+    pub fn bytes_at(&self, offset: usize, len: usize) -> Vec<u8> {
+        let words = &self.words[offset / 8..offset / 8 + len.div_ceil(8)];
+        let mut bytes: Vec<u8> = words
+            .iter()
+            .flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes())
+            .collect();
+        bytes.truncate(len);
+        bytes
+    }
+}

@@ -1,0 +1,94 @@
+//! Freeing what running programs may still use: one grace period after it was unpublished.
+//!
+//! All runtimes of a process share one [`Domain`] and one queue. Loading, updating and dropping programs look
+//! whether earlier things are due, without waiting; so the queue is short unless some run lasts long.
+
+use relpoline_text::grace::{Domain, Reader};
+use std::any::Any;
+use std::sync::{Mutex, PoisonError};
+
+static DOMAIN: Domain = Domain::new();
+static QUEUE: Mutex<Vec<(u64, Box<dyn Any + Send>)>> = Mutex::new(Vec::new());
+
+/// The calling thread's mark, given back when the thread ends.
+struct Mark(&'static Reader);
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.0.give_back();
+    }
+}
+
+thread_local! {
+    static MARK: Mark = Mark(DOMAIN.take_idle().unwrap_or_else(|| {
+        let reader: &'static Reader = Box::leak(Box::default());
+        DOMAIN.register(reader);
+        reader
+    }));
+}
+
+/// A read section: until it is dropped, nothing retired after its beginning is freed.
+#[derive(Debug)]
+pub struct Section {
+    reader: &'static Reader,
+    outermost: bool,
+    /// Belongs to its thread.
+    _thread: std::marker::PhantomData<*const ()>,
+}
+
+impl Section {
+    /// Begins one; sections of a thread nest.
+    #[inline]
+    pub fn enter() -> Section {
+        let reader = MARK.with(|mark| mark.0);
+        let outermost = !reader.is_inside();
+        if outermost {
+            reader.enter(&DOMAIN);
+        }
+        Section {
+            reader,
+            outermost,
+            _thread: std::marker::PhantomData,
+        }
+    }
+}
+
+impl Drop for Section {
+    #[inline]
+    fn drop(&mut self) {
+        if self.outermost {
+            self.reader.leave();
+        }
+    }
+}
+
+/// Whether the calling thread is inside a section, where waiting would be for ever.
+pub fn is_inside() -> bool {
+    MARK.with(|mark| mark.0.is_inside())
+}
+
+/// Waits until every run that is going on has ended. Frees nothing: locks may be held.
+pub fn wait() {
+    DOMAIN.wait();
+}
+
+/// Frees `thing` one grace period from now, when somebody calls [`reap`].
+pub fn retire<T: Any + Send>(thing: Box<T>) {
+    let ticket = DOMAIN.begin();
+    lock().push((ticket, thing));
+}
+
+/// Frees what is due. Dropping things takes all kinds of locks, so none may be held.
+pub fn reap() {
+    let due: Vec<_> = {
+        let mut queue = lock();
+        queue
+            .extract_if(.., |(ticket, _)| DOMAIN.has_passed(*ticket))
+            .collect()
+    };
+    drop(due);
+}
+
+fn lock() -> std::sync::MutexGuard<'static, Vec<(u64, Box<dyn Any + Send>)>> {
+    QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
+}

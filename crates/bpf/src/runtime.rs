@@ -1,0 +1,246 @@
+//! A runtime: the programs, maps and helpers that belong together.
+//!
+//! Programs of one runtime may touch each other's maps (a value's address is as good in one program as in
+//! another); runtimes are separate from each other.
+
+use crate::array::Links;
+use crate::helper::{Helpers, Printk};
+use crate::jit::Stubs;
+use crate::map::MapBody;
+use crate::region::Regions;
+use crate::space::Space;
+use relpoline_text::arena::ArenaError;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Most maps of one runtime at a time.
+pub const MAPS: usize = 4096;
+/// What the upper half of a map's handle is; no address looks like it.
+const HANDLE: u64 = 0xb9f0_6d61 << 32;
+
+/// Maps by handle. Looked up inside read sections.
+pub struct Table {
+    slots: Box<[AtomicPtr<MapBody>]>,
+}
+
+impl Table {
+    fn new() -> Table {
+        Table {
+            slots: (0..MAPS).map(|_| AtomicPtr::default()).collect(),
+        }
+    }
+
+    /// Publishes a map; `None` when there is no room.
+    pub fn add(&self, body: &MapBody) -> Option<u64> {
+        let body = std::ptr::from_ref(body).cast_mut();
+        let null = std::ptr::null_mut();
+        let free = |slot: &AtomicPtr<MapBody>| {
+            slot.compare_exchange(null, body, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        };
+        self.slots
+            .iter()
+            .position(free)
+            .map(|at| HANDLE | at as u64)
+    }
+
+    fn slot(&self, handle: u64) -> Option<&AtomicPtr<MapBody>> {
+        (handle & !0xffff_ffff == HANDLE)
+            .then(|| self.slots.get((handle & 0xffff_ffff) as usize))?
+    }
+
+    /// Takes a map out.
+    pub fn remove(&self, handle: u64) {
+        if let Some(slot) = self.slot(handle) {
+            slot.store(std::ptr::null_mut(), Ordering::Release);
+        }
+    }
+
+    /// The map of `handle`.
+    ///
+    /// # Safety
+    /// The caller must be in a read section that lasts as long as the result is used.
+    pub unsafe fn get(&self, handle: u64) -> Option<&MapBody> {
+        // SAFETY: maps are freed a grace period after they were taken out.
+        unsafe { self.slot(handle)?.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The map in the `n`th slot.
+    ///
+    /// # Safety
+    /// As for [`Table::get`].
+    pub unsafe fn nth(&self, n: u64) -> Option<&MapBody> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.get(HANDLE | n) }
+    }
+}
+
+/// What everything in a runtime refers to.
+pub struct Shared {
+    /// Distinguishes runtimes.
+    pub id: u64,
+    /// Code memory.
+    pub space: Space,
+    /// Entry, slow paths and exits of compiled code.
+    pub stubs: Stubs,
+    /// Memory of maps.
+    pub regions: Regions,
+    /// Maps by handle.
+    pub maps: Table,
+    /// Helpers by number.
+    pub helpers: Helpers,
+    /// Where printed lines go.
+    pub printk: Box<Printk>,
+    /// Program arrays, their slots and patch sites.
+    pub links: Mutex<Links>,
+    names: Mutex<HashMap<u32, Arc<str>>>,
+    next_program: AtomicU32,
+}
+
+impl Shared {
+    /// A number for a program called `name`.
+    pub fn name_program(&self, name: &Arc<str>) -> u32 {
+        let id = self.next_program.fetch_add(1, Ordering::Relaxed);
+        self.names().insert(id, name.clone());
+        id
+    }
+
+    fn names(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Arc<str>>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets a program's number.
+    pub fn forget_program(&self, id: u32) {
+        self.names().remove(&id);
+    }
+
+    /// The name of program `id`.
+    pub fn program_name(&self, id: u32) -> Arc<str> {
+        self.names().get(&id).cloned().unwrap_or_else(|| "?".into())
+    }
+
+    /// The lock on arrays and sites.
+    pub fn links(&self) -> std::sync::MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the module's text. Clones are the same runtime.
+#[derive(Clone)]
+pub struct Runtime(Arc<Shared>);
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime")
+            .field("id", &self.0.id)
+            .field("code_bytes", &self.code_bytes())
+            .finish()
+    }
+}
+
+/// Why a runtime could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("no memory for code: {0}")]
+pub struct RuntimeError(ArenaError);
+
+impl From<ArenaError> for RuntimeError {
+    fn from(error: ArenaError) -> Self {
+        RuntimeError(error)
+    }
+}
+
+/// A runtime in the making.
+#[derive(Default)]
+pub struct RuntimeBuilder {
+    helpers: Helpers,
+    printk: Option<Box<Printk>>,
+}
+
+impl std::fmt::Debug for RuntimeBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RuntimeBuilder").finish_non_exhaustive()
+    }
+}
+
+impl RuntimeBuilder {
+    /// Adds a helper by number, or replaces a built-in one. Number 12, the tail call, cannot be replaced.
+    #[must_use]
+    pub fn helper(
+        mut self,
+        number: u32,
+        function: impl Fn(&mut crate::HelperCall<'_>) -> Result<u64, crate::TrapKind>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.helpers.add(number, Box::new(function));
+        self
+    }
+
+    /// Where `bpf_trace_printk` lines go, instead of nowhere.
+    #[must_use]
+    pub fn printk(mut self, print: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.printk = Some(Box::new(print));
+        self
+    }
+
+    /// The runtime.
+    ///
+    /// # Errors
+    /// When there is no memory for code.
+    pub fn build(self) -> Result<Runtime, RuntimeError> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        /// Address space; pages are populated as they are used.
+        const CODE_BYTES: usize = 64 << 20;
+        let space = Space::create(CODE_BYTES)?;
+        let stubs = Stubs::emit(&space).ok_or(ArenaError::Map)?;
+        Ok(Runtime(Arc::new(Shared {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            space,
+            stubs,
+            regions: Regions::new(),
+            maps: Table::new(),
+            helpers: self.helpers,
+            printk: self.printk.unwrap_or_else(|| Box::new(|_| ())),
+            links: Mutex::default(),
+            names: Mutex::default(),
+            next_program: AtomicU32::new(0),
+        })))
+    }
+}
+
+impl Runtime {
+    /// A runtime with the built-in helpers.
+    ///
+    /// # Errors
+    /// When there is no memory for code.
+    pub fn new() -> Result<Runtime, RuntimeError> {
+        Runtime::builder().build()
+    }
+
+    /// To add helpers first.
+    #[must_use]
+    pub fn builder() -> RuntimeBuilder {
+        RuntimeBuilder::default()
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
+    /// Bytes of code memory in use.
+    #[must_use]
+    pub fn code_bytes(&self) -> usize {
+        self.0.space.used()
+    }
+
+    /// Waits until every run that is going on in the process has ended, and frees what was waiting for that.
+    /// Returns at once when called from a helper.
+    pub fn quiesce(&self) {
+        if !crate::reclaim::is_inside() {
+            crate::reclaim::wait();
+            crate::reclaim::reap();
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Who has which bytes of a runtime's code memory.
+
+use relpoline_text::arena::ArenaError;
+use relpoline_text::memory::CodeMemory;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Blocks begin at multiples of this, so patch sites are aligned and programs share no cache line.
+const GRANULE: usize = 64;
+/// What free memory holds: `int3`.
+const TRAP: u8 = 0xcc;
+
+/// Code memory and its free blocks: first fit, neighbours joined.
+#[derive(Debug)]
+pub struct Space {
+    memory: CodeMemory,
+    /// Length by offset.
+    free: Mutex<BTreeMap<usize, usize>>,
+}
+
+/// Bytes that belong to one program's code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Block {
+    /// Where.
+    pub offset: usize,
+    /// How many.
+    pub len: usize,
+}
+
+impl Space {
+    /// `bytes` of code memory, all free.
+    pub fn create(bytes: usize) -> Result<Space, ArenaError> {
+        let memory = CodeMemory::create(bytes)?;
+        let free = Mutex::new(BTreeMap::from([(0, memory.len())]));
+        Ok(Space { memory, free })
+    }
+
+    fn free_blocks(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, usize>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A block of at least `len` bytes, or `None` when there is no room.
+    pub fn take(&self, len: usize) -> Option<Block> {
+        let len = len.next_multiple_of(GRANULE);
+        let mut free = self.free_blocks();
+        let (&offset, &room) = free.iter().find(|(_, room)| **room >= len)?;
+        free.remove(&offset);
+        if room > len {
+            free.insert(offset + len, room - len);
+        }
+        Some(Block { offset, len })
+    }
+
+    /// Frees a block.
+    ///
+    /// # Safety
+    /// No thread may be in that code or be able to enter it.
+    pub unsafe fn give_back(&self, block: Block) {
+        // SAFETY: nobody executes it, says the caller.
+        unsafe { self.memory.write(block.offset, &vec![TRAP; block.len]) };
+        let mut free = self.free_blocks();
+        let mut joined = block;
+        if let Some((&before, &len)) = free.range(..block.offset).next_back()
+            && before + len == block.offset
+        {
+            free.remove(&before);
+            joined = Block {
+                offset: before,
+                len: len + joined.len,
+            };
+        }
+        if let Some(len) = free.remove(&(block.offset + block.len)) {
+            joined.len += len;
+        }
+        free.insert(joined.offset, joined.len);
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> usize {
+        self.memory.len() - self.free_blocks().values().sum::<usize>()
+    }
+
+    /// The memory itself.
+    pub fn memory(&self) -> &CodeMemory {
+        &self.memory
+    }
+}

@@ -1,0 +1,71 @@
+//! What a thread keeps for its runs: the stack of programs and counters.
+//!
+//! The stack is sized so that no run can leave it: a program's functions nest at most
+//! [`MAX_FRAMES`] deep, a tail call replaces the frame of its function, and there are at most
+//! [`LIMIT`] tail calls. Nothing needs to be checked while running.
+//!
+//! It is not cleared between runs of the same runtime; before another runtime's programs use it, it is, so
+//! runtimes do not see each other's data.
+
+use crate::check::{FRAME, MAX_FRAMES};
+use relpoline_core::tailcall::LIMIT;
+use std::cell::Cell;
+
+/// Bytes of stack.
+pub const BYTES: usize = (LIMIT as usize + 1) * MAX_FRAMES * FRAME;
+
+/// One thread's stack of programs.
+#[repr(C, align(64))]
+pub struct Stack {
+    bytes: [u8; BYTES],
+}
+
+/// A stack and who used it last.
+pub struct Scratch {
+    stack: Box<Stack>,
+    user: u64,
+}
+
+thread_local! {
+    static IDLE: Cell<Option<Scratch>> = const { Cell::new(None) };
+}
+
+/// A stack taken for a run, given back when dropped. Runs that nest in one thread have one each.
+pub struct Taken(Option<Scratch>);
+
+impl Taken {
+    /// The stack for a run of the runtime numbered `user`.
+    pub fn take(user: u64) -> Taken {
+        let mut scratch = IDLE.take().unwrap_or_else(|| Scratch {
+            stack: Box::new(Stack { bytes: [0; BYTES] }),
+            user,
+        });
+        if scratch.user != user {
+            scratch.stack.bytes.fill(0);
+            scratch.user = user;
+        }
+        Taken(Some(scratch))
+    }
+
+    /// First byte and one past the last.
+    pub fn bounds(&mut self) -> (u64, u64) {
+        let start = self
+            .0
+            .as_mut()
+            .map_or(0, |s| s.stack.bytes.as_mut_ptr() as u64);
+        (start, start + BYTES as u64)
+    }
+
+    /// Clears it, so that a run does not depend on earlier ones.
+    pub fn clear(&mut self) {
+        if let Some(scratch) = &mut self.0 {
+            scratch.stack.bytes.fill(0);
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        IDLE.set(self.0.take());
+    }
+}

@@ -1,0 +1,54 @@
+//! How a run ends that could not go on.
+
+use std::sync::Arc;
+
+/// Why a run was ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TrapKind {
+    /// Memory that the run may not touch, or not write.
+    #[error("{} of {size} bytes at {address:#x} is out of bounds", if *.write { "write" } else { "read" })]
+    OutOfBounds {
+        /// First byte.
+        address: u64,
+        /// Bytes.
+        size: u32,
+        /// Whether it was a write (atomics are).
+        write: bool,
+    },
+    /// An atomic operation on an address that is not a multiple of its size.
+    #[error("atomic access at {address:#x} is not aligned")]
+    Misaligned {
+        /// First byte.
+        address: u64,
+    },
+    /// The instruction budget is used up.
+    #[error("the instruction budget is used up")]
+    Budget,
+    /// A helper was given a map handle that is none, or one of another kind.
+    #[error("{value:#x} is not a map of the kind that the helper needs")]
+    NotAMap {
+        /// What the program passed.
+        value: u64,
+    },
+    /// A helper refused its arguments.
+    #[error("a helper refused its arguments")]
+    Refused,
+    /// A helper panicked.
+    #[error("a helper panicked")]
+    Panicked,
+    /// A tail call passed its open bypass and found no target: the poke protocol was broken.
+    #[error("a tail call lost its target between its two patch sites")]
+    LostTarget,
+}
+
+/// A run that could not go on: where, and why.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("program {program}, instruction {instruction}: {kind}")]
+pub struct Trap {
+    /// Name of the program that was running, which after tail calls need not be the one that was started.
+    pub program: Arc<str>,
+    /// Slot of the instruction.
+    pub instruction: u32,
+    /// Why.
+    pub kind: TrapKind,
+}
