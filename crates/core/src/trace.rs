@@ -98,7 +98,7 @@ impl<'a> Trace<'a> {
     }
 }
 
-/// The memory that reading a trace needs: about 22 KiB, meant for a static behind the caller's lock.
+/// The memory that reading a trace needs: about 50 KiB, meant for a static behind the caller's lock.
 #[derive(Debug)]
 pub struct Scratch {
     /// Targets and their counts.
