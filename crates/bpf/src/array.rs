@@ -55,9 +55,7 @@ pub struct Table {
 
 impl Table {
     fn new(entries: usize) -> Arc<Table> {
-        Arc::new(Table {
-            slots: (0..entries).map(|_| AtomicPtr::default()).collect(),
-        })
+        Arc::new(Table { slots: (0..entries).map(|_| AtomicPtr::default()).collect() })
     }
 
     fn set(&self, index: u32, code: *mut Code) {
@@ -85,11 +83,7 @@ struct State {
 
 impl State {
     fn new(entries: u32) -> State {
-        State {
-            slots: vec![None; entries as usize],
-            table: Table::new(entries as usize),
-            sites: HashMap::new(),
-        }
+        State { slots: vec![None; entries as usize], table: Table::new(entries as usize), sites: HashMap::new() }
     }
 }
 
@@ -144,10 +138,7 @@ pub struct ProgArray(Arc<User>);
 
 impl std::fmt::Debug for ProgArray {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ProgArray")
-            .field("name", &self.core().name)
-            .field("entries", &self.entries())
-            .finish()
+        f.debug_struct("ProgArray").field("name", &self.core().name).field("entries", &self.entries()).finish()
     }
 }
 
@@ -164,12 +155,7 @@ impl ProgArray {
         let shared = runtime.shared().clone();
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         shared.links().arrays.insert(id, State::new(entries));
-        Ok(ProgArray(Arc::new(User(Arc::new(ArrayCore {
-            shared,
-            id,
-            entries,
-            name: name.into(),
-        })))))
+        Ok(ProgArray(Arc::new(User(Arc::new(ArrayCore { shared, id, entries, name: name.into() })))))
     }
 
     pub(crate) fn from_spec(runtime: &Runtime, spec: &MapSpec) -> Result<ProgArray, MapError> {
@@ -226,10 +212,7 @@ impl ProgArray {
     ///
     /// # Errors
     /// See [`UpdateError`].
-    pub fn swap<'a>(
-        &self,
-        changes: impl IntoIterator<Item = (u32, Option<&'a Program>)>,
-    ) -> Result<(), UpdateError> {
+    pub fn swap<'a>(&self, changes: impl IntoIterator<Item = (u32, Option<&'a Program>)>) -> Result<(), UpdateError> {
         let mut transaction = Transaction::new();
         for (index, program) in changes {
             transaction.set(self, index, program)?;
@@ -246,25 +229,15 @@ impl ProgArray {
                 return Err(UpdateError::OtherRuntime);
             }
         }
-        if reclaim::is_inside() {
-            Err(UpdateError::InsideRun)
-        } else {
-            Ok(())
-        }
+        if reclaim::is_inside() { Err(UpdateError::InsideRun) } else { Ok(()) }
     }
 
     /// Names of the programs in the slots.
     #[must_use]
     pub fn programs(&self) -> Vec<Option<Arc<str>>> {
         let links = self.shared().links();
-        let slots = links
-            .arrays
-            .get(&self.core().id)
-            .map_or(&[][..], |state| &state.slots[..]);
-        slots
-            .iter()
-            .map(|slot| slot.as_ref().map(|core| core.body.name.clone()))
-            .collect()
+        let slots = links.arrays.get(&self.core().id).map_or(&[][..], |state| &state.slots[..]);
+        slots.iter().map(|slot| slot.as_ref().map(|core| core.body.name.clone())).collect()
     }
 }
 
@@ -272,9 +245,7 @@ fn poke_site(shared: &Shared, site: &mut SiteRef, poke: Poke) {
     let memory = shared.space.memory();
     let word = |offset: usize, to: Option<u64>| {
         // Code memory is far smaller than a jump's reach.
-        to.map_or(nop_word(), |to| {
-            jump_word(memory.address(offset), to).expect("within one memory")
-        })
+        to.map_or(nop_word(), |to| jump_word(memory.address(offset), to).expect("within one memory"))
     };
     let bypass = |open: bool| (!open).then_some(site.out);
     let (offset, old, new) = match poke {
@@ -284,12 +255,7 @@ fn poke_site(shared: &Shared, site: &mut SiteRef, poke: Poke) {
     // SAFETY: both words are right for a thread that fetches them, by the protocol.
     let found = unsafe { memory.replace_word(offset, word(offset, new)) };
     let expected = word(offset, old);
-    assert_eq!(
-        found,
-        expected,
-        "patch site at {:#x} was {found:016x}, not {expected:016x}",
-        memory.address(offset)
-    );
+    assert_eq!(found, expected, "patch site at {:#x} was {found:016x}, not {expected:016x}", memory.address(offset));
     site.state = site.state.after(poke);
 }
 
@@ -298,11 +264,7 @@ impl Links {
     pub fn add_program(&mut self, body: &Arc<Body>) -> Result<Arc<Core>, CompileError> {
         let tables = body.maps.iter().map(|map| self.table_of(map)).collect();
         let code = Code::place(body, tables)?;
-        self.register(&code, |state, index| {
-            state.slots[index as usize]
-                .as_ref()
-                .map(|core| core.entry())
-        });
+        self.register(&code, |state, index| state.slots[index as usize].as_ref().map(|core| core.entry()));
         sync_cores();
         let core = Arc::new(Core::new(code));
         if body.arrays().next().is_some() {
@@ -353,11 +315,7 @@ impl Links {
     }
 
     /// Goes through the phases of one update, and returns the programs that left their slots.
-    fn update(
-        &mut self,
-        array: &Arc<ArrayCore>,
-        changes: &[(u32, Option<&Program>)],
-    ) -> Vec<Arc<Core>> {
+    fn update(&mut self, array: &Arc<ArrayCore>, changes: &[(u32, Option<&Program>)]) -> Vec<Arc<Core>> {
         let Some(state) = self.arrays.get_mut(&array.id) else {
             return Vec::new();
         };
@@ -368,15 +326,8 @@ impl Links {
         for (index, program) in last {
             let new = program.map(|p| p.core.clone());
             let old = std::mem::replace(&mut state.slots[index as usize], new.clone());
-            let change = Change::between(
-                old.as_ref().map(|c| c.entry()),
-                new.as_ref().map(|c| c.entry()),
-            );
-            planned.push((
-                index,
-                change,
-                new.map_or(std::ptr::null_mut(), |c| c.code_ptr()),
-            ));
+            let change = Change::between(old.as_ref().map(|c| c.entry()), new.as_ref().map(|c| c.entry()));
+            planned.push((index, change, new.map_or(std::ptr::null_mut(), |c| c.code_ptr())));
             removed.extend(old);
         }
         for phase in PHASES {
@@ -409,10 +360,7 @@ fn fresh(code: &Arc<Code>, at: &SiteAt) -> SiteRef {
         bypass: code.block.offset + at.bypass,
         target: code.block.offset + at.target,
         out: code.entry + at.out as u64,
-        state: Site {
-            open: true,
-            target: None,
-        },
+        state: Site { open: true, target: None },
     }
 }
 
@@ -427,10 +375,7 @@ impl State {
                 }
             }
             // The table is one store; it changes when the slot's sites begin to lead elsewhere.
-            let switches = matches!(
-                change.poke(phase),
-                Some(Poke::Target(Some(_)) | Poke::Bypass(false))
-            );
+            let switches = matches!(change.poke(phase), Some(Poke::Target(Some(_)) | Poke::Bypass(false)));
             if switches {
                 self.table.set(index, code);
             }
@@ -462,18 +407,9 @@ impl Transaction {
     /// # Errors
     /// [`UpdateError::NoSlot`], or [`UpdateError::OtherRuntime`] if array, program and earlier arrays do not
     /// belong together.
-    pub fn set(
-        &mut self,
-        array: &ProgArray,
-        index: u32,
-        program: Option<&Program>,
-    ) -> Result<(), UpdateError> {
+    pub fn set(&mut self, array: &ProgArray, index: u32, program: Option<&Program>) -> Result<(), UpdateError> {
         array.check(&[(index, program)])?;
-        if self
-            .changes
-            .first()
-            .is_some_and(|(first, ..)| !Arc::ptr_eq(first.shared(), array.shared()))
-        {
+        if self.changes.first().is_some_and(|(first, ..)| !Arc::ptr_eq(first.shared(), array.shared())) {
             return Err(UpdateError::OtherRuntime);
         }
         self.changes.push((array.clone(), index, program.cloned()));
@@ -524,22 +460,15 @@ impl Links {
         let mut new_slots: HashMap<u64, Vec<Option<Arc<Core>>>> = HashMap::new();
         for (array, index, program) in changes {
             let id = array.core().id;
-            let slots = new_slots
-                .entry(id)
-                .or_insert_with(|| self.arrays[&id].slots.clone());
+            let slots = new_slots.entry(id).or_insert_with(|| self.arrays[&id].slots.clone());
             slots[*index as usize] = program.as_ref().map(|p| p.core.clone());
         }
         self.gather(changes, &new_slots, component);
         for id in component.arrays.keys() {
-            new_slots
-                .entry(*id)
-                .or_insert_with(|| self.arrays[id].slots.clone());
+            new_slots.entry(*id).or_insert_with(|| self.arrays[id].slots.clone());
         }
-        let tables: HashMap<u64, Arc<Table>> = component
-            .arrays
-            .iter()
-            .map(|(id, array)| (*id, Table::new(array.entries as usize)))
-            .collect();
+        let tables: HashMap<u64, Arc<Table>> =
+            component.arrays.iter().map(|(id, array)| (*id, Table::new(array.entries as usize))).collect();
         let codes = place_all(component, &tables)?;
         Ok(self.publish(component, new_slots, tables, codes))
     }
@@ -551,24 +480,16 @@ impl Links {
         new_slots: &HashMap<u64, Vec<Option<Arc<Core>>>>,
         component: &mut Component,
     ) {
-        let mut work: Vec<Arc<ArrayCore>> = changes
-            .iter()
-            .map(|(array, ..)| array.core().clone())
-            .collect();
+        let mut work: Vec<Arc<ArrayCore>> = changes.iter().map(|(array, ..)| array.core().clone()).collect();
         component.users = self.users.values().filter_map(Weak::upgrade).collect();
         let mut seen = HashSet::new();
         while let Some(array) = work.pop() {
             if !seen.insert(array.id) {
                 continue;
             }
-            let slots = new_slots
-                .get(&array.id)
-                .or_else(|| self.arrays.get(&array.id).map(|s| &s.slots));
+            let slots = new_slots.get(&array.id).or_else(|| self.arrays.get(&array.id).map(|s| &s.slots));
             let inside = slots.into_iter().flatten().flatten();
-            let referring = component
-                .users
-                .iter()
-                .filter(|user| user.body.arrays().any(|a| a.id == array.id));
+            let referring = component.users.iter().filter(|user| user.body.arrays().any(|a| a.id == array.id));
             for core in inside.chain(referring) {
                 work.extend(core.body.arrays().cloned());
                 component.programs.insert(core.body.id, core.clone());
@@ -582,22 +503,10 @@ impl Links {
     /// Arrays, known by the programs that refer to them, in whose slots is a program of the component.
     fn holding(&self, component: &Component) -> Vec<Arc<ArrayCore>> {
         let holds = |array: &&Arc<ArrayCore>| {
-            let slots = self
-                .arrays
-                .get(&array.id)
-                .map_or(&[][..], |state| &state.slots[..]);
-            slots
-                .iter()
-                .flatten()
-                .any(|core| component.programs.contains_key(&core.body.id))
+            let slots = self.arrays.get(&array.id).map_or(&[][..], |state| &state.slots[..]);
+            slots.iter().flatten().any(|core| component.programs.contains_key(&core.body.id))
         };
-        component
-            .users
-            .iter()
-            .flat_map(|user| user.body.arrays())
-            .filter(holds)
-            .cloned()
-            .collect()
+        component.users.iter().flat_map(|user| user.body.arrays()).filter(holds).cloned().collect()
     }
 
     fn publish(
@@ -619,28 +528,19 @@ impl Links {
                     table.set(index as u32, code);
                 }
             }
-            old_cores.extend(
-                std::mem::replace(&mut state.slots, slots)
-                    .into_iter()
-                    .flatten(),
-            );
+            old_cores.extend(std::mem::replace(&mut state.slots, slots).into_iter().flatten());
             state.table = table;
             // Sites of the old generation are never changed again: it goes on as it was.
             state.sites.clear();
         }
         for code in codes.values() {
             self.register(code, |state, index| {
-                state.slots[index as usize]
-                    .as_ref()
-                    .map(|core| codes[&core.body.id].entry)
+                state.slots[index as usize].as_ref().map(|core| codes[&core.body.id].entry)
             });
         }
         self.refresh_unused(&codes);
         sync_cores();
-        let old_codes = codes
-            .into_iter()
-            .map(|(id, code)| component.programs[&id].publish(code))
-            .collect();
+        let old_codes = codes.into_iter().map(|(id, code)| component.programs[&id].publish(code)).collect();
         old_cores.extend(component.programs.values().cloned());
         (old_codes, old_cores)
     }
@@ -670,9 +570,5 @@ fn place_all(
         });
         Code::place(&core.body, tables.collect())
     };
-    component
-        .programs
-        .iter()
-        .map(|(id, core)| Ok((*id, place(core)?)))
-        .collect()
+    component.programs.iter().map(|(id, core)| Ok((*id, place(core)?))).collect()
 }

@@ -63,10 +63,7 @@ fn decode_all(program: &[Insn]) -> Result<Vec<Op>, (usize, InsnError)> {
         let at = ops.len();
         let op = decode(program, at).map_err(|e| (at, e))?;
         ops.push(op);
-        if matches!(
-            op,
-            Op::LoadImm { .. } | Op::LoadMap { .. } | Op::LoadMapValue { .. }
-        ) {
+        if matches!(op, Op::LoadImm { .. } | Op::LoadMap { .. } | Op::LoadMapValue { .. }) {
             ops.push(Op::Pad);
         }
     }
@@ -86,20 +83,12 @@ pub fn written(op: Op) -> Option<R> {
         | Op::LoadMap { dst, .. }
         | Op::LoadMapValue { dst, .. }
         | Op::Load { dst, .. } => Some(dst),
-        Op::Atomic {
-            op: Atomic::Cmpxchg,
-            ..
-        } => Some(R::R0),
-        Op::Atomic {
-            op: Atomic::Xchg,
-            src,
-            ..
-        } => Some(src),
+        Op::Atomic { op: Atomic::Cmpxchg, .. } => Some(R::R0),
+        Op::Atomic { op: Atomic::Xchg, src, .. } => Some(src),
         Op::Atomic { op, src, .. } => match op {
-            Atomic::Add { fetch }
-            | Atomic::Or { fetch }
-            | Atomic::And { fetch }
-            | Atomic::Xor { fetch } => fetch.then_some(src),
+            Atomic::Add { fetch } | Atomic::Or { fetch } | Atomic::And { fetch } | Atomic::Xor { fetch } => {
+                fetch.then_some(src)
+            }
             _ => None,
         },
         _ => None,
@@ -109,13 +98,7 @@ pub fn written(op: Op) -> Option<R> {
 fn divide(ops: &[Op]) -> Vec<Function> {
     let mut starts: Vec<u32> = ops
         .iter()
-        .filter_map(|op| {
-            if let Op::CallLocal { target } = op {
-                Some(*target)
-            } else {
-                None
-            }
-        })
+        .filter_map(|op| if let Op::CallLocal { target } = op { Some(*target) } else { None })
         .chain([0])
         .collect();
     starts.sort_unstable();
@@ -124,11 +107,7 @@ fn divide(ops: &[Op]) -> Vec<Function> {
     starts
         .iter()
         .zip(ends)
-        .map(|(&start, end)| Function {
-            start,
-            end,
-            saves: saves(&ops[start as usize..end as usize]),
-        })
+        .map(|(&start, end)| Function { start, end, saves: saves(&ops[start as usize..end as usize]) })
         .collect()
 }
 
@@ -152,24 +131,8 @@ fn check_function(ops: &[Op], function: &Function) -> Result<(), (usize, InsnErr
             Op::Jump { target } | Op::Branch { target, .. } if !range.contains(&target) => {
                 return fail(InsnError::JumpIntoFunction(target));
             }
-            Op::Load {
-                size,
-                src: R::FP,
-                offset,
-                ..
-            } => check_stack(offset, size.bytes()).or_else(fail)?,
-            Op::Store {
-                size,
-                dst: R::FP,
-                offset,
-                ..
-            }
-            | Op::Atomic {
-                size,
-                dst: R::FP,
-                offset,
-                ..
-            } => {
+            Op::Load { size, src: R::FP, offset, .. } => check_stack(offset, size.bytes()).or_else(fail)?,
+            Op::Store { size, dst: R::FP, offset, .. } | Op::Atomic { size, dst: R::FP, offset, .. } => {
                 check_stack(offset, size.bytes()).or_else(fail)?;
             }
             _ => {}

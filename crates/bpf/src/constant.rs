@@ -109,24 +109,10 @@ fn transfer(mut state: State, op: Op) -> State {
         Operand::Imm(imm) => Known::Number(semantics::immediate(imm)),
     };
     let (dst, known) = match op {
-        Op::Alu {
-            width: crate::op::Width::W64,
-            op: Alu::Mov,
-            dst,
-            src,
-        } => (dst, operand(src)),
-        Op::Alu {
-            width,
-            op,
-            dst,
-            src,
-        } => match (state[dst.index()], operand(src)) {
-            (_, Known::Number(b)) if op == Alu::Mov => {
-                (dst, Known::Number(semantics::truncate(width, b)))
-            }
-            (Known::Number(a), Known::Number(b)) => {
-                (dst, Known::Number(semantics::alu(width, op, a, b)))
-            }
+        Op::Alu { width: crate::op::Width::W64, op: Alu::Mov, dst, src } => (dst, operand(src)),
+        Op::Alu { width, op, dst, src } => match (state[dst.index()], operand(src)) {
+            (_, Known::Number(b)) if op == Alu::Mov => (dst, Known::Number(semantics::truncate(width, b))),
+            (Known::Number(a), Known::Number(b)) => (dst, Known::Number(semantics::alu(width, op, a, b))),
             _ => (dst, Known::Anything),
         },
         Op::LoadImm { dst, value } => (dst, Known::Number(value)),

@@ -86,11 +86,7 @@ fn writable(n: u8) -> Result<R, InsnError> {
 }
 
 fn zero(fields: &[i64]) -> Result<(), InsnError> {
-    if fields.iter().all(|f| *f == 0) {
-        Ok(())
-    } else {
-        Err(InsnError::Reserved)
-    }
+    if fields.iter().all(|f| *f == 0) { Ok(()) } else { Err(InsnError::Reserved) }
 }
 
 /// The second operand, and that the unused one of register and immediate is zero.
@@ -145,12 +141,7 @@ fn arithmetic(i: Insn, width: Width) -> Result<Op, InsnError> {
         (0xe | 0xf, _) => return Err(InsnError::UnknownOpcode(i.opcode)),
         _ => return Err(InsnError::Reserved),
     };
-    Ok(Op::Alu {
-        width,
-        op,
-        dst,
-        src: operand(i)?,
-    })
+    Ok(Op::Alu { width, op, dst, src: operand(i)? })
 }
 
 fn negate(i: Insn, width: Width, dst: R) -> Result<Op, InsnError> {
@@ -169,12 +160,7 @@ fn move_extended(i: Insn, width: Width, dst: R) -> Result<Op, InsnError> {
         _ => return Err(InsnError::Reserved),
     };
     match operand(i)? {
-        Operand::Reg(src) => Ok(Op::MovSx {
-            width,
-            from,
-            dst,
-            src,
-        }),
+        Operand::Reg(src) => Ok(Op::MovSx { width, from, dst, src }),
         Operand::Imm(_) => Err(InsnError::Reserved),
     }
 }
@@ -188,22 +174,14 @@ fn swap(i: Insn, width: Width, dst: R) -> Result<Op, InsnError> {
         (Width::W64, _) => return Err(InsnError::UnknownOpcode(i.opcode)),
     };
     match i.imm {
-        16 | 32 | 64 => Ok(Op::Swap {
-            order,
-            bits: i.imm as u8,
-            dst,
-        }),
+        16 | 32 | 64 => Ok(Op::Swap { order, bits: i.imm as u8, dst }),
         _ => Err(InsnError::Reserved),
     }
 }
 
 fn slot(len: usize, at: usize, distance: i64) -> Result<u32, InsnError> {
     let target = at as i64 + 1 + distance;
-    if (0..len as i64).contains(&target) {
-        Ok(target as u32)
-    } else {
-        Err(InsnError::JumpOutside(target))
-    }
+    if (0..len as i64).contains(&target) { Ok(target as u32) } else { Err(InsnError::JumpOutside(target)) }
 }
 
 fn jump(len: usize, at: usize, i: Insn, width: Width) -> Result<Op, InsnError> {
@@ -231,13 +209,7 @@ fn jump(len: usize, at: usize, i: Insn, width: Width) -> Result<Op, InsnError> {
         _ => return Err(InsnError::UnknownOpcode(i.opcode)),
     };
     let target = slot(len, at, i.offset.into())?;
-    Ok(Op::Branch {
-        width,
-        cond,
-        dst: reg(i.dst)?,
-        src: operand(i)?,
-        target,
-    })
+    Ok(Op::Branch { width, cond, dst: reg(i.dst)?, src: operand(i)?, target })
 }
 
 fn jump_always(len: usize, at: usize, i: Insn, width: Width) -> Result<Op, InsnError> {
@@ -249,20 +221,14 @@ fn jump_always(len: usize, at: usize, i: Insn, width: Width) -> Result<Op, InsnE
         Width::W32 => (i.imm.into(), i.offset.into()),
     };
     zero(&[i.dst.into(), i.src.into(), unused])?;
-    Ok(Op::Jump {
-        target: slot(len, at, distance)?,
-    })
+    Ok(Op::Jump { target: slot(len, at, distance)? })
 }
 
 fn call_op(len: usize, at: usize, i: Insn) -> Result<Op, InsnError> {
     zero(&[i.dst.into(), i.offset.into()])?;
     match i.src {
-        call::HELPER => Ok(Op::Call {
-            helper: i.imm.cast_unsigned(),
-        }),
-        call::LOCAL => Ok(Op::CallLocal {
-            target: slot(len, at, i.imm.into())?,
-        }),
+        call::HELPER => Ok(Op::Call { helper: i.imm.cast_unsigned() }),
+        call::LOCAL => Ok(Op::CallLocal { target: slot(len, at, i.imm.into())? }),
         kind => Err(InsnError::UnsupportedCall(kind)),
     }
 }
@@ -270,35 +236,19 @@ fn call_op(len: usize, at: usize, i: Insn) -> Result<Op, InsnError> {
 fn load_imm(i: Insn, next: Option<Insn>) -> Result<Op, InsnError> {
     if i.opcode != insn::LD_IMM64 {
         let legacy = matches!(i.opcode >> 5, 1 | 2);
-        return Err(if legacy {
-            InsnError::Legacy
-        } else {
-            InsnError::UnknownOpcode(i.opcode)
-        });
+        return Err(if legacy { InsnError::Legacy } else { InsnError::UnknownOpcode(i.opcode) });
     }
     let next = next.ok_or(InsnError::IncompleteImm64)?;
     if next.opcode != 0 {
         return Err(InsnError::IncompleteImm64);
     }
-    zero(&[
-        i.offset.into(),
-        next.dst.into(),
-        next.src.into(),
-        next.offset.into(),
-    ])?;
+    zero(&[i.offset.into(), next.dst.into(), next.src.into(), next.offset.into()])?;
     let dst = writable(i.dst)?;
     let (low, high) = (i.imm.cast_unsigned(), next.imm.cast_unsigned());
     match i.src {
-        imm64::NUMBER => Ok(Op::LoadImm {
-            dst,
-            value: u64::from(low) | u64::from(high) << 32,
-        }),
+        imm64::NUMBER => Ok(Op::LoadImm { dst, value: u64::from(low) | u64::from(high) << 32 }),
         imm64::MAP => zero(&[high.into()]).map(|()| Op::LoadMap { dst, map: low }),
-        imm64::MAP_VALUE => Ok(Op::LoadMapValue {
-            dst,
-            map: low,
-            offset: high,
-        }),
+        imm64::MAP_VALUE => Ok(Op::LoadMapValue { dst, map: low, offset: high }),
         kind => Err(InsnError::UnsupportedImm64(kind)),
     }
 }
@@ -320,13 +270,7 @@ fn load(i: Insn) -> Result<Op, InsnError> {
         4 if size != Size::D => true,
         _ => return Err(InsnError::UnknownOpcode(i.opcode)),
     };
-    Ok(Op::Load {
-        size,
-        signed,
-        dst: writable(i.dst)?,
-        src: reg(i.src)?,
-        offset: i.offset,
-    })
+    Ok(Op::Load { size, signed, dst: writable(i.dst)?, src: reg(i.src)?, offset: i.offset })
 }
 
 fn store(i: Insn) -> Result<Op, InsnError> {
@@ -334,21 +278,11 @@ fn store(i: Insn) -> Result<Op, InsnError> {
     match (i.opcode & 7, i.opcode >> 5) {
         (class::ST, 3) => {
             zero(&[i.src.into()])?;
-            Ok(Op::Store {
-                size,
-                dst,
-                offset: i.offset,
-                src: Operand::Imm(i.imm),
-            })
+            Ok(Op::Store { size, dst, offset: i.offset, src: Operand::Imm(i.imm) })
         }
         (class::STX, 3) => {
             zero(&[i.imm.into()])?;
-            Ok(Op::Store {
-                size,
-                dst,
-                offset: i.offset,
-                src: Operand::Reg(reg(i.src)?),
-            })
+            Ok(Op::Store { size, dst, offset: i.offset, src: Operand::Reg(reg(i.src)?) })
         }
         (class::STX, 6) if matches!(size, Size::W | Size::D) => atomic(i, size, dst),
         _ => Err(InsnError::UnknownOpcode(i.opcode)),
@@ -367,16 +301,6 @@ fn atomic(i: Insn, size: Size, dst: R) -> Result<Op, InsnError> {
         other => return Err(InsnError::UnknownAtomic(other)),
     };
     // All that fetch, except for compare-and-exchange, write their source register.
-    let src = if fetch && op != Atomic::Cmpxchg {
-        writable(i.src)?
-    } else {
-        reg(i.src)?
-    };
-    Ok(Op::Atomic {
-        size,
-        op,
-        dst,
-        offset: i.offset,
-        src,
-    })
+    let src = if fetch && op != Atomic::Cmpxchg { writable(i.src)? } else { reg(i.src)? };
+    Ok(Op::Atomic { size, op, dst, offset: i.offset, src })
 }

@@ -27,18 +27,14 @@ pub struct HelperCall<'a> {
 
 impl std::fmt::Debug for HelperCall<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HelperCall")
-            .field("args", &self.args)
-            .finish_non_exhaustive()
+        f.debug_struct("HelperCall").field("args", &self.args).finish_non_exhaustive()
     }
 }
 
 /// Copies bytes that programs in other threads may be changing.
 fn copy_from(at: *const u8, len: usize) -> Vec<u8> {
     // SAFETY: the caller checked the range; volatile, since what is there may change at any time.
-    (0..len)
-        .map(|i| unsafe { at.add(i).read_volatile() })
-        .collect()
+    (0..len).map(|i| unsafe { at.add(i).read_volatile() }).collect()
 }
 
 impl HelperCall<'_> {
@@ -47,9 +43,7 @@ impl HelperCall<'_> {
     /// # Errors
     /// [`TrapKind::OutOfBounds`].
     pub fn read(&self, address: u64, len: u64) -> Result<Vec<u8>, TrapKind> {
-        self.run
-            .bytes(address, len)
-            .map(|at| copy_from(at, len as usize))
+        self.run.bytes(address, len).map(|at| copy_from(at, len as usize))
     }
 
     /// Copies `bytes` to the program's memory.
@@ -89,10 +83,7 @@ pub struct Helpers {
 
 impl Default for Helpers {
     fn default() -> Self {
-        let mut helpers = Helpers {
-            table: Vec::new(),
-            by_number: HashMap::new(),
-        };
+        let mut helpers = Helpers { table: Vec::new(), by_number: HashMap::new() };
         for (number, helper) in BUILT_IN {
             helpers.add(*number, Box::new(helper));
         }
@@ -120,10 +111,7 @@ pub extern "C" fn call(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, run: *mut Ru
     let run = unsafe { &mut *run };
     // SAFETY: the runtime outlives its runs.
     let helper = unsafe { &(&(*run.shared).helpers.table)[run.helper as usize] };
-    let mut call = HelperCall {
-        args: [r1, r2, r3, r4, r5],
-        run,
-    };
+    let mut call = HelperCall { args: [r1, r2, r3, r4, r5], run };
     // Unwinding must not reach compiled code, which has no tables for it.
     match catch_unwind(AssertUnwindSafe(|| helper(&mut call))) {
         Ok(Ok(value)) => value,
@@ -173,9 +161,7 @@ fn map_update(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let Some(mode) = Mode::from_flags(c.args[3]) else {
         return Ok(INVALID);
     };
-    Ok(map
-        .update(&key, &value, mode)
-        .map_or_else(|e| e.errno(), |()| 0))
+    Ok(map.update(&key, &value, mode).map_or_else(|e| e.errno(), |()| 0))
 }
 
 fn map_delete(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
@@ -250,9 +236,7 @@ fn ring_reserve(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let map = c.map(c.args[0])?;
     let ring = map.ring().ok_or(TrapKind::NotAMap { value: c.args[0] })?;
     let len = usize::try_from(c.args[1]).map_err(|_| TrapKind::Refused)?;
-    Ok(ring
-        .reserve(len)
-        .map_or(0, |offset| map.values.address(0, 0) + offset as u64))
+    Ok(ring.reserve(len).map_or(0, |offset| map.values.address(0, 0) + offset as u64))
 }
 
 /// `(record, flags)`: the ring is found by the record's address.

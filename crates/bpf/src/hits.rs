@@ -20,11 +20,7 @@ struct All {
     next: usize,
 }
 
-static ALL: Mutex<All> = Mutex::new(All {
-    tables: Vec::new(),
-    idle: Vec::new(),
-    next: 0,
-});
+static ALL: Mutex<All> = Mutex::new(All { tables: Vec::new(), idle: Vec::new(), next: 0 });
 
 thread_local! {
     static MINE: Arc<Table> = {
@@ -65,8 +61,5 @@ pub fn count(place: usize) -> u64 {
 
 fn sum(all: &All, place: usize) -> u64 {
     // SAFETY: an aligned word inside the table; see above.
-    all.tables
-        .iter()
-        .map(|table| unsafe { table.0[place].get().read_volatile() })
-        .sum()
+    all.tables.iter().map(|table| unsafe { table.0[place].get().read_volatile() }).sum()
 }

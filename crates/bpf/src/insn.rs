@@ -40,16 +40,7 @@ impl Insn {
     pub const fn to_bytes(self) -> [u8; BYTES] {
         let offset = self.offset.to_le_bytes();
         let imm = self.imm.to_le_bytes();
-        [
-            self.opcode,
-            (self.dst & 15) | self.src << 4,
-            offset[0],
-            offset[1],
-            imm[0],
-            imm[1],
-            imm[2],
-            imm[3],
-        ]
+        [self.opcode, (self.dst & 15) | self.src << 4, offset[0], offset[1], imm[0], imm[1], imm[2], imm[3]]
     }
 }
 
@@ -57,8 +48,7 @@ impl Insn {
 #[must_use]
 pub fn parse(bytes: &[u8]) -> Option<Vec<Insn>> {
     let (slots, rest) = bytes.as_chunks::<BYTES>();
-    rest.is_empty()
-        .then(|| slots.iter().map(|slot| Insn::from_bytes(*slot)).collect())
+    rest.is_empty().then(|| slots.iter().map(|slot| Insn::from_bytes(*slot)).collect())
 }
 
 /// Instruction classes, the low three bits of the opcode (RFC 9669 section 3.1).

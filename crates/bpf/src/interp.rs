@@ -11,9 +11,7 @@ use crate::program::{Code, MapRef};
 use crate::run::Run;
 use crate::semantics::{self as sem, value};
 use relpoline_core::tailcall::LIMIT;
-use std::sync::atomic::{
-    AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
-};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// What a tail call that is not taken returns: no such entry.
 pub const NOT_TAKEN: i32 = -2;
@@ -46,17 +44,8 @@ enum Flow {
 pub unsafe fn run(code: &Code, input: u64, len: u64, run: &mut Run) -> Option<u64> {
     let mut regs = [0; 11];
     (regs[1], regs[2], regs[10]) = (input, len, run.stack_end);
-    let frames = vec![Frame {
-        back: None,
-        saved: [0; 4],
-    }];
-    let mut machine = Machine {
-        regs,
-        code,
-        at: 0,
-        frames,
-        tail_calls: 0,
-    };
+    let frames = vec![Frame { back: None, saved: [0; 4] }];
+    let mut machine = Machine { regs, code, at: 0, frames, tail_calls: 0 };
     machine.count_start(run);
     loop {
         let slot = machine.at as u32;
@@ -102,24 +91,12 @@ impl Machine<'_> {
         let op = self.code.body.checked.ops[self.at];
         match op {
             Op::Pad => {}
-            Op::Alu {
-                width,
-                op,
-                dst,
-                src,
-            } => {
+            Op::Alu { width, op, dst, src } => {
                 let result = sem::alu(width, op, self.get(dst), value(&self.regs, src));
                 self.set(dst, result);
             }
-            Op::MovSx {
-                width,
-                from,
-                dst,
-                src,
-            } => self.set(dst, sem::sign_extend(width, from, self.get(src))),
-            Op::Neg { width, dst } => {
-                self.set(dst, sem::truncate(width, self.get(dst).wrapping_neg()))
-            }
+            Op::MovSx { width, from, dst, src } => self.set(dst, sem::sign_extend(width, from, self.get(src))),
+            Op::Neg { width, dst } => self.set(dst, sem::truncate(width, self.get(dst).wrapping_neg())),
             Op::Swap { order, bits, dst } => self.set(dst, sem::swap(order, bits, self.get(dst))),
             Op::LoadImm { dst, value } => self.set(dst, value),
             Op::LoadMap { dst, map } => self.set(dst, self.code.body.maps[map as usize].handle()),
@@ -127,48 +104,18 @@ impl Machine<'_> {
                 let address = self.code.body.maps[map as usize].value_address(offset);
                 self.set(dst, address.unwrap_or(0));
             }
-            Op::Load {
-                size,
-                signed,
-                dst,
-                src,
-                offset,
-            } => {
+            Op::Load { size, signed, dst, src, offset } => {
                 let address = self.address(src, offset, size, false, run)?;
                 let raw = load(address, size);
-                self.set(
-                    dst,
-                    if signed {
-                        sem::sign_extend(Width::W64, size, raw)
-                    } else {
-                        raw
-                    },
-                );
+                self.set(dst, if signed { sem::sign_extend(Width::W64, size, raw) } else { raw });
             }
-            Op::Store {
-                size,
-                dst,
-                offset,
-                src,
-            } => {
+            Op::Store { size, dst, offset, src } => {
                 let address = self.address(dst, offset, size, true, run)?;
                 store(address, size, value(&self.regs, src));
             }
-            Op::Atomic {
-                size,
-                op,
-                dst,
-                offset,
-                src,
-            } => self.atomic(size, op, dst, offset, src, run)?,
+            Op::Atomic { size, op, dst, offset, src } => self.atomic(size, op, dst, offset, src, run)?,
             Op::Jump { target } => return self.jump(target, run).map(|()| Flow::Next),
-            Op::Branch {
-                width,
-                cond,
-                dst,
-                src,
-                target,
-            } => {
+            Op::Branch { width, cond, dst, src, target } => {
                 if sem::holds(width, cond, self.get(dst), value(&self.regs, src)) {
                     return self.jump(target, run).map(|()| Flow::Next);
                 }
@@ -194,15 +141,7 @@ impl Machine<'_> {
         (unchecked || run.check(address, size, write, false)).then_some(address)
     }
 
-    fn atomic(
-        &mut self,
-        size: Size,
-        op: Atomic,
-        dst: R,
-        offset: i16,
-        src: R,
-        run: &mut Run,
-    ) -> Option<()> {
+    fn atomic(&mut self, size: Size, op: Atomic, dst: R, offset: i16, src: R, run: &mut Run) -> Option<()> {
         let address = self.get(dst).wrapping_add_signed(offset.into());
         if !self.code.body.options.trusted && !run.check(address, size, true, true) {
             return None;
@@ -210,21 +149,10 @@ impl Machine<'_> {
         let (operand, expected) = (self.get(src), self.get(R::R0));
         let old = if size == Size::D {
             // SAFETY: checked above, alignment included (or the host vouches for the program).
-            update64(
-                unsafe { &*(address as *const AtomicU64) },
-                op,
-                operand,
-                expected,
-            )
+            update64(unsafe { &*(address as *const AtomicU64) }, op, operand, expected)
         } else {
             // SAFETY: as above.
-            update32(
-                unsafe { &*(address as *const AtomicU32) },
-                op,
-                operand as u32,
-                expected as u32,
-            )
-            .into()
+            update32(unsafe { &*(address as *const AtomicU32) }, op, operand as u32, expected as u32).into()
         };
         match op {
             Atomic::Cmpxchg => self.set(R::R0, old),
@@ -253,10 +181,7 @@ impl Machine<'_> {
             run.charge(body.call_cost(target)).then_some(())?;
         }
         let [_, _, _, _, _, _, r6, r7, r8, r9, _] = self.regs;
-        self.frames.push(Frame {
-            back: Some((self.code, self.at + 1)),
-            saved: [r6, r7, r8, r9],
-        });
+        self.frames.push(Frame { back: Some((self.code, self.at + 1)), saved: [r6, r7, r8, r9] });
         self.regs[10] -= FRAME as u64;
         self.at = target as usize;
         Some(Flow::Next)
@@ -294,8 +219,7 @@ impl Machine<'_> {
             return false;
         }
         // SAFETY: the run is in a read section, and code is freed a grace period after it left its slot.
-        let Some(code) = (unsafe { slot.load(std::sync::atomic::Ordering::Acquire).as_ref() })
-        else {
+        let Some(code) = (unsafe { slot.load(std::sync::atomic::Ordering::Acquire).as_ref() }) else {
             return false;
         };
         self.tail_calls += 1;
@@ -312,20 +236,14 @@ impl Machine<'_> {
 fn load(address: u64, size: Size) -> u64 {
     let bytes = |n: u64| {
         // SAFETY: the access was checked.
-        (0..n).fold(0, |sum, i| {
-            sum | u64::from(unsafe { &*((address + i) as *const AtomicU8) }.load(Relaxed))
-                << (8 * i)
-        })
+        (0..n)
+            .fold(0, |sum, i| sum | u64::from(unsafe { &*((address + i) as *const AtomicU8) }.load(Relaxed)) << (8 * i))
     };
     // SAFETY: the access was checked, the alignment is looked at here.
     unsafe {
         match size {
-            Size::H if address.is_multiple_of(2) => {
-                (*(address as *const AtomicU16)).load(Relaxed).into()
-            }
-            Size::W if address.is_multiple_of(4) => {
-                (*(address as *const AtomicU32)).load(Relaxed).into()
-            }
+            Size::H if address.is_multiple_of(2) => (*(address as *const AtomicU16)).load(Relaxed).into(),
+            Size::W if address.is_multiple_of(4) => (*(address as *const AtomicU32)).load(Relaxed).into(),
             Size::D if address.is_multiple_of(8) => (*(address as *const AtomicU64)).load(Relaxed),
             _ => bytes(size.bytes() as u64),
         }
@@ -336,15 +254,9 @@ fn store(address: u64, size: Size, value: u64) {
     // SAFETY: the access was checked, the alignment is looked at here.
     unsafe {
         match size {
-            Size::H if address.is_multiple_of(2) => {
-                (*(address as *const AtomicU16)).store(value as u16, Relaxed)
-            }
-            Size::W if address.is_multiple_of(4) => {
-                (*(address as *const AtomicU32)).store(value as u32, Relaxed)
-            }
-            Size::D if address.is_multiple_of(8) => {
-                (*(address as *const AtomicU64)).store(value, Relaxed)
-            }
+            Size::H if address.is_multiple_of(2) => (*(address as *const AtomicU16)).store(value as u16, Relaxed),
+            Size::W if address.is_multiple_of(4) => (*(address as *const AtomicU32)).store(value as u32, Relaxed),
+            Size::D if address.is_multiple_of(8) => (*(address as *const AtomicU64)).store(value, Relaxed),
             _ => {
                 for (i, byte) in value.to_le_bytes()[..size.bytes()].iter().enumerate() {
                     (*((address + i as u64) as *const AtomicU8)).store(*byte, Relaxed);
@@ -361,9 +273,7 @@ fn update64(at: &AtomicU64, op: Atomic, operand: u64, expected: u64) -> u64 {
         Atomic::And { .. } => at.fetch_and(operand, SeqCst),
         Atomic::Xor { .. } => at.fetch_xor(operand, SeqCst),
         Atomic::Xchg => at.swap(operand, SeqCst),
-        Atomic::Cmpxchg => at
-            .compare_exchange(expected, operand, SeqCst, SeqCst)
-            .unwrap_or_else(|seen| seen),
+        Atomic::Cmpxchg => at.compare_exchange(expected, operand, SeqCst, SeqCst).unwrap_or_else(|seen| seen),
     }
 }
 
@@ -374,8 +284,6 @@ fn update32(at: &AtomicU32, op: Atomic, operand: u32, expected: u32) -> u32 {
         Atomic::And { .. } => at.fetch_and(operand, SeqCst),
         Atomic::Xor { .. } => at.fetch_xor(operand, SeqCst),
         Atomic::Xchg => at.swap(operand, SeqCst),
-        Atomic::Cmpxchg => at
-            .compare_exchange(expected, operand, SeqCst, SeqCst)
-            .unwrap_or_else(|seen| seen),
+        Atomic::Cmpxchg => at.compare_exchange(expected, operand, SeqCst, SeqCst).unwrap_or_else(|seen| seen),
     }
 }

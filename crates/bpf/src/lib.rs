@@ -58,8 +58,6 @@ pub use array::{ProgArray, Transaction, UpdateError};
 pub use helper::HelperCall;
 pub use jit::CompileError;
 pub use map::{Map, MapError, MapKind, MapSpec, Mode};
-pub use program::{
-    Engine, Invocation, LoadError, LoadErrorKind, MapHandle, Options, Program, Source,
-};
+pub use program::{Engine, Invocation, LoadError, LoadErrorKind, MapHandle, Options, Program, Source};
 pub use runtime::{Runtime, RuntimeBuilder, RuntimeError};
 pub use trap::{Trap, TrapKind};

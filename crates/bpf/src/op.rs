@@ -176,27 +176,14 @@ pub enum Atomic {
 
 /// A decoded instruction. `target`s are slot numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(
-    missing_docs,
-    reason = "fields are named after the operands in RFC 9669"
-)]
+#[expect(missing_docs, reason = "fields are named after the operands in RFC 9669")]
 pub enum Op {
     /// Second slot of a 64-bit immediate; never executed.
     Pad,
     /// `dst = dst op src`.
-    Alu {
-        width: Width,
-        op: Alu,
-        dst: R,
-        src: Operand,
-    },
+    Alu { width: Width, op: Alu, dst: R, src: Operand },
     /// `dst = sign-extended low part of src`.
-    MovSx {
-        width: Width,
-        from: Size,
-        dst: R,
-        src: R,
-    },
+    MovSx { width: Width, from: Size, dst: R, src: R },
     /// `dst = -dst`.
     Neg { width: Width, dst: R },
     /// Byte order of the low `bits`, the rest cleared.
@@ -208,38 +195,15 @@ pub enum Op {
     /// `dst =` address of the first value of map `map`, plus `offset`.
     LoadMapValue { dst: R, map: u32, offset: u32 },
     /// `dst = *(src + offset)`.
-    Load {
-        size: Size,
-        signed: bool,
-        dst: R,
-        src: R,
-        offset: i16,
-    },
+    Load { size: Size, signed: bool, dst: R, src: R, offset: i16 },
     /// `*(dst + offset) = src`.
-    Store {
-        size: Size,
-        dst: R,
-        offset: i16,
-        src: Operand,
-    },
+    Store { size: Size, dst: R, offset: i16, src: Operand },
     /// Atomic update of `*(dst + offset)`; `size` is W or D.
-    Atomic {
-        size: Size,
-        op: Atomic,
-        dst: R,
-        offset: i16,
-        src: R,
-    },
+    Atomic { size: Size, op: Atomic, dst: R, offset: i16, src: R },
     /// Unconditional jump.
     Jump { target: u32 },
     /// Jump if `dst cond src`.
-    Branch {
-        width: Width,
-        cond: Cond,
-        dst: R,
-        src: Operand,
-        target: u32,
-    },
+    Branch { width: Width, cond: Cond, dst: R, src: Operand, target: u32 },
     /// Call of a helper by its number.
     Call { helper: u32 },
     /// Call of a function of this program.

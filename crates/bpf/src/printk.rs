@@ -34,19 +34,9 @@ pub fn format(call: &HelperCall<'_>, format: &[u8]) -> Result<String, TrapKind> 
     Ok(out)
 }
 
-fn one(
-    call: &HelperCall<'_>,
-    out: &mut String,
-    conversion: Option<u8>,
-    long: bool,
-    arg: u64,
-) -> Result<(), TrapKind> {
+fn one(call: &HelperCall<'_>, out: &mut String, conversion: Option<u8>, long: bool, arg: u64) -> Result<(), TrapKind> {
     let unsigned = if long { arg } else { arg & 0xffff_ffff };
-    let signed = if long {
-        arg.cast_signed()
-    } else {
-        i64::from(arg as u32 as i32)
-    };
+    let signed = if long { arg.cast_signed() } else { i64::from(arg as u32 as i32) };
     // Writing to a string cannot fail.
     let _ = match conversion {
         Some(b'd' | b'i') => write!(out, "{signed}"),

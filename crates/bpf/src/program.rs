@@ -48,11 +48,7 @@ pub struct LoadError {
 }
 
 fn in_section(section: &str) -> String {
-    if section.is_empty() {
-        String::new()
-    } else {
-        format!(", section {section}")
-    }
+    if section.is_empty() { String::new() } else { format!(", section {section}") }
 }
 
 fn at_instruction(instruction: &Option<usize>) -> String {
@@ -89,11 +85,7 @@ pub struct Options {
 impl Default for Options {
     /// A budget of 2³⁰, checked, not counted.
     fn default() -> Self {
-        Options {
-            budget: Some(1 << 30),
-            trusted: false,
-            count: false,
-        }
+        Options { budget: Some(1 << 30), trusted: false, count: false }
     }
 }
 
@@ -136,11 +128,7 @@ impl MapRef {
 
     /// Slots of a program array; 0 for other maps.
     pub fn entries(&self) -> u32 {
-        if let MapRef::Array(array) = self {
-            array.entries
-        } else {
-            0
-        }
+        if let MapRef::Array(array) = self { array.entries } else { 0 }
     }
 }
 
@@ -168,13 +156,7 @@ impl Body {
 
     /// The arrays it can tail-call through.
     pub fn arrays(&self) -> impl Iterator<Item = &Arc<ArrayCore>> {
-        self.maps.iter().filter_map(|map| {
-            if let MapRef::Array(array) = map {
-                Some(array)
-            } else {
-                None
-            }
-        })
+        self.maps.iter().filter_map(|map| if let MapRef::Array(array) = map { Some(array) } else { None })
     }
 }
 
@@ -205,33 +187,14 @@ pub struct Code {
 impl Code {
     /// Compiles `body` against `tables` and writes it to its place, all patch sites as nops. To be linked
     /// before anybody runs it.
-    pub fn place(
-        body: &Arc<Body>,
-        tables: Vec<Option<Arc<Table>>>,
-    ) -> Result<Arc<Code>, CompileError> {
+    pub fn place(body: &Arc<Body>, tables: Vec<Option<Arc<Table>>>) -> Result<Arc<Code>, CompileError> {
         let shared = &body.shared;
-        let addresses: Vec<u64> = tables
-            .iter()
-            .map(|t| t.as_ref().map_or(0, |t| t.slots.as_ptr() as u64))
-            .collect();
-        let Placed {
-            block,
-            bytes,
-            sites,
-            offsets,
-        } = compile(body, &addresses, &shared.space, &shared.stubs)?;
+        let addresses: Vec<u64> = tables.iter().map(|t| t.as_ref().map_or(0, |t| t.slots.as_ptr() as u64)).collect();
+        let Placed { block, bytes, sites, offsets } = compile(body, &addresses, &shared.space, &shared.stubs)?;
         // SAFETY: the block was just taken, so nobody executes it.
         unsafe { shared.space.memory().write(block.offset, &bytes) };
         let entry = shared.space.memory().address(block.offset);
-        Ok(Arc::new(Code {
-            entry,
-            body: body.clone(),
-            tables,
-            block,
-            sites,
-            offsets,
-            len: bytes.len(),
-        }))
+        Ok(Arc::new(Code { entry, body: body.clone(), tables, block, sites, offsets, len: bytes.len() }))
     }
 }
 
@@ -252,10 +215,7 @@ pub struct Core {
 impl Core {
     /// A core whose current code is `code`.
     pub fn new(code: Arc<Code>) -> Core {
-        Core {
-            body: code.body.clone(),
-            code: AtomicPtr::new(Arc::into_raw(code).cast_mut()),
-        }
+        Core { body: code.body.clone(), code: AtomicPtr::new(Arc::into_raw(code).cast_mut()) }
     }
 
     /// The current code, for the table of a variable index and for runs.
@@ -271,9 +231,7 @@ impl Core {
 
     /// Publishes `code`, and returns what was current before, which is to be retired.
     pub fn publish(&self, code: Arc<Code>) -> Arc<Code> {
-        let old = self
-            .code
-            .swap(Arc::into_raw(code).cast_mut(), Ordering::AcqRel);
+        let old = self.code.swap(Arc::into_raw(code).cast_mut(), Ordering::AcqRel);
         // SAFETY: it came from `Arc::into_raw`, and the core's count goes to the result.
         unsafe { Arc::from_raw(old) }
     }
@@ -313,14 +271,7 @@ impl<'a> Invocation<'a> {
     /// A run with `input` as r1, its length as r2, and as the packet.
     pub fn new(input: &'a mut [u8]) -> Self {
         let (packet, buffers) = (None, [Region::default(); BUFFERS]);
-        Invocation {
-            input,
-            packet,
-            buffers,
-            used: 0,
-            engine: Engine::default(),
-            clear_stack: false,
-        }
+        Invocation { input, packet, buffers, used: 0, engine: Engine::default(), clear_stack: false }
     }
 
     /// Chooses how it is executed.
@@ -334,11 +285,7 @@ impl<'a> Invocation<'a> {
     #[must_use]
     pub fn buffer(mut self, bytes: &'a mut [u8]) -> Self {
         if let Some(place) = self.buffers.get_mut(self.used) {
-            *place = Region {
-                start: bytes.as_mut_ptr() as u64,
-                len: bytes.len() as u64,
-                writable: true,
-            };
+            *place = Region { start: bytes.as_mut_ptr() as u64, len: bytes.len() as u64, writable: true };
             self.used += 1;
         }
         self
@@ -347,11 +294,7 @@ impl<'a> Invocation<'a> {
     /// As [`Invocation::buffer`], and makes it the packet that helpers load from.
     #[must_use]
     pub fn packet(mut self, bytes: &'a mut [u8]) -> Self {
-        self.packet = Some(Region {
-            start: bytes.as_mut_ptr() as u64,
-            len: bytes.len() as u64,
-            writable: true,
-        });
+        self.packet = Some(Region { start: bytes.as_mut_ptr() as u64, len: bytes.len() as u64, writable: true });
         self.buffer(bytes)
     }
 
@@ -373,9 +316,7 @@ pub struct Program {
 
 impl std::fmt::Debug for Program {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Program")
-            .field("name", &self.core.body.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Program").field("name", &self.core.body.name).finish_non_exhaustive()
     }
 }
 
@@ -397,11 +338,7 @@ impl Program {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn load(
-        runtime: &Runtime,
-        source: Source<'_>,
-        options: Options,
-    ) -> Result<Program, LoadError> {
+    pub fn load(runtime: &Runtime, source: Source<'_>, options: Options) -> Result<Program, LoadError> {
         let keep = Arc::new(source.maps.to_vec());
         Program::load_keeping(runtime, source, options, keep)
     }
@@ -422,15 +359,10 @@ impl Program {
         let insn = |(at, e): (usize, InsnError)| fail(Some(at), e.into());
         let checked = check(source.insns).map_err(insn)?;
         let tails = tail_calls(&checked).map_err(insn)?;
-        let maps = map_refs(runtime, source.maps)
-            .ok_or_else(|| fail(None, LoadErrorKind::OtherRuntime))?;
+        let maps = map_refs(runtime, source.maps).ok_or_else(|| fail(None, LoadErrorKind::OtherRuntime))?;
         check_references(runtime.shared(), &checked, &tails, &maps).map_err(insn)?;
         let body = make_body(runtime, source, checked, tails, maps, options);
-        let core = runtime
-            .shared()
-            .links()
-            .add_program(&body)
-            .map_err(|e| fail(None, e.into()))?;
+        let core = runtime.shared().links().add_program(&body).map_err(|e| fail(None, e.into()))?;
         reclaim::reap();
         Ok(Program { core, _keep: keep })
     }
@@ -482,11 +414,7 @@ impl Program {
             stack.clear();
         }
         let len = invocation.input.len() as u64;
-        let input = if len == 0 {
-            0
-        } else {
-            invocation.input.as_mut_ptr() as u64
-        };
+        let input = if len == 0 { 0 } else { invocation.input.as_mut_ptr() as u64 };
         let mut run = new_run(body, &invocation, stack.bounds(), input, len);
         let _section = Section::enter();
         // SAFETY: the section was entered before, so what is current now lives until it is left.
@@ -499,11 +427,7 @@ impl Program {
         };
         match run.kind {
             None => Ok(result),
-            Some(kind) => Err(Trap {
-                program: shared.program_name(run.program),
-                instruction: run.instruction,
-                kind,
-            }),
+            Some(kind) => Err(Trap { program: shared.program_name(run.program), instruction: run.instruction, kind }),
         }
     }
 
@@ -513,18 +437,9 @@ impl Program {
 }
 
 #[inline]
-fn new_run(
-    body: &Body,
-    invocation: &Invocation<'_>,
-    stack: (u64, u64),
-    input: u64,
-    len: u64,
-) -> Run {
+fn new_run(body: &Body, invocation: &Invocation<'_>, stack: (u64, u64), input: u64, len: u64) -> Run {
     let window = Window::new(input, len);
-    let budget = body
-        .options
-        .budget
-        .map_or(i64::MAX, |b| i64::try_from(b).unwrap_or(i64::MAX));
+    let budget = body.options.budget.map_or(i64::MAX, |b| i64::try_from(b).unwrap_or(i64::MAX));
     Run {
         windows: [window, window, Window::default(), Window::default()],
         native_stack: 0,
@@ -538,11 +453,7 @@ fn new_run(
         shared: Arc::as_ptr(&body.shared),
         stack_start: stack.0,
         buffers: invocation.buffers,
-        packet: invocation.packet.unwrap_or(Region {
-            start: input,
-            len,
-            writable: true,
-        }),
+        packet: invocation.packet.unwrap_or(Region { start: input, len, writable: true }),
         kind: None,
     }
 }
@@ -568,30 +479,14 @@ fn check_references(
     for (at, op) in checked.ops.iter().enumerate() {
         let fine = match *op {
             Op::Call { helper: TAIL_CALL } => {
-                let array = tails
-                    .get(&(at as u32))
-                    .and_then(|call| maps.get(call.map as usize));
-                if array.is_some_and(|map| map.entries() > 0) {
-                    Ok(())
-                } else {
-                    Err(InsnError::UnknownProgArray)
-                }
+                let array = tails.get(&(at as u32)).and_then(|call| maps.get(call.map as usize));
+                if array.is_some_and(|map| map.entries() > 0) { Ok(()) } else { Err(InsnError::UnknownProgArray) }
             }
-            Op::Call { helper } => shared
-                .helpers
-                .index(helper)
-                .map(|_| ())
-                .ok_or(InsnError::UnknownHelper(helper)),
-            Op::LoadMap { map, .. } => maps
-                .get(map as usize)
-                .map(|_| ())
-                .ok_or(InsnError::UnknownMap(map)),
+            Op::Call { helper } => shared.helpers.index(helper).map(|_| ()).ok_or(InsnError::UnknownHelper(helper)),
+            Op::LoadMap { map, .. } => maps.get(map as usize).map(|_| ()).ok_or(InsnError::UnknownMap(map)),
             Op::LoadMapValue { map, offset, .. } => match maps.get(map as usize) {
                 None => Err(InsnError::UnknownMap(map)),
-                Some(m) => m
-                    .value_address(offset)
-                    .map(|_| ())
-                    .ok_or(InsnError::NoMapValue(map)),
+                Some(m) => m.value_address(offset).map(|_| ()).ok_or(InsnError::NoMapValue(map)),
             },
             _ => Ok(()),
         };
@@ -611,22 +506,7 @@ fn make_body(
     let shared = runtime.shared().clone();
     let name: Arc<str> = source.name.into();
     let id = shared.name_program(&name);
-    let (hits, hits_before) = options
-        .count
-        .then(hits::take)
-        .flatten()
-        .map_or((None, 0), |(p, n)| (Some(p), n));
+    let (hits, hits_before) = options.count.then(hits::take).flatten().map_or((None, 0), |(p, n)| (Some(p), n));
     let section = source.section.into();
-    Arc::new(Body {
-        shared,
-        name,
-        section,
-        id,
-        checked,
-        tails,
-        maps,
-        options,
-        hits,
-        hits_before,
-    })
+    Arc::new(Body { shared, name, section, id, checked, tails, maps, options, hits, hits_before })
 }

@@ -45,11 +45,7 @@ impl Section {
         if outermost {
             reader.enter(&DOMAIN);
         }
-        Section {
-            reader,
-            outermost,
-            _thread: std::marker::PhantomData,
-        }
+        Section { reader, outermost, _thread: std::marker::PhantomData }
     }
 }
 
@@ -82,9 +78,7 @@ pub fn retire<T: Any + Send>(thing: Box<T>) {
 pub fn reap() {
     let due: Vec<_> = {
         let mut queue = lock();
-        queue
-            .extract_if(.., |(ticket, _)| DOMAIN.has_passed(*ticket))
-            .collect()
+        queue.extract_if(.., |(ticket, _)| DOMAIN.has_passed(*ticket)).collect()
     };
     drop(due);
 }

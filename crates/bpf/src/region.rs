@@ -36,10 +36,7 @@ pub struct Regions {
 impl Regions {
     /// An empty table.
     pub fn new() -> Regions {
-        Regions {
-            current: AtomicPtr::new(Box::into_raw(Box::default())),
-            changing: Mutex::new(()),
-        }
+        Regions { current: AtomicPtr::new(Box::into_raw(Box::default())), changing: Mutex::new(()) }
     }
 
     /// The region that allows the access. To be called inside a read section.
@@ -52,17 +49,12 @@ impl Regions {
     }
 
     fn change(&self, edit: impl FnOnce(&mut Vec<Region>)) {
-        let _held = self
-            .changing
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _held = self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // SAFETY: only replaced under the lock, which is held.
         let mut table = unsafe { &*self.current.load(Ordering::Acquire) }.clone();
         edit(&mut table);
         table.sort_unstable_by_key(|r| r.start);
-        let old = self
-            .current
-            .swap(Box::into_raw(Box::new(table)), Ordering::AcqRel);
+        let old = self.current.swap(Box::into_raw(Box::new(table)), Ordering::AcqRel);
         // SAFETY: made by `Box::into_raw`, and unpublished just now.
         reclaim::retire(unsafe { Box::from_raw(old) });
     }

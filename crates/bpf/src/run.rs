@@ -28,10 +28,7 @@ pub struct Window {
 impl Window {
     /// The window of `len` bytes at `start`.
     pub fn new(start: u64, len: u64) -> Window {
-        Window {
-            start,
-            limit: [1, 2, 4, 8].map(|size| (len + 1).saturating_sub(size)),
-        }
+        Window { start, limit: [1, 2, 4, 8].map(|size| (len + 1).saturating_sub(size)) }
     }
 
     fn allows(&self, address: u64, size: Size) -> bool {
@@ -82,26 +79,16 @@ impl Run {
         let way = usize::from(write);
         self.windows[way].allows(address, size)
             || self.windows[way + 2].allows(address, size)
-            || self
-                .find(address, size.bytes() as u64, write)
-                .is_some_and(|region| {
-                    self.windows[way + 2] = Window::new(region.start, region.len);
-                    true
-                })
+            || self.find(address, size.bytes() as u64, write).is_some_and(|region| {
+                self.windows[way + 2] = Window::new(region.start, region.len);
+                true
+            })
     }
 
     /// The region in which `size` bytes at `address` lie.
     fn find(&self, address: u64, size: u64, write: bool) -> Option<Region> {
-        let stack = Region {
-            start: self.stack_start,
-            len: self.stack_end - self.stack_start,
-            writable: true,
-        };
-        let input = Region {
-            start: self.windows[0].start,
-            len: self.windows[0].limit[0],
-            writable: true,
-        };
+        let stack = Region { start: self.stack_start, len: self.stack_end - self.stack_start, writable: true };
+        let input = Region { start: self.windows[0].start, len: self.windows[0].limit[0], writable: true };
         [stack, input]
             .iter()
             .chain(&self.buffers)
@@ -117,11 +104,7 @@ impl Run {
             return self.fail(TrapKind::Misaligned { address });
         }
         self.allows(address, size, write)
-            || self.fail(TrapKind::OutOfBounds {
-                address,
-                size: size.bytes() as u32,
-                write,
-            })
+            || self.fail(TrapKind::OutOfBounds { address, size: size.bytes() as u32, write })
     }
 
     /// `len` bytes at `address` for a helper to read.
@@ -138,11 +121,7 @@ impl Run {
         let size = u32::try_from(len).unwrap_or(u32::MAX);
         match self.find(address, len, write) {
             Some(_) => Ok(address as *mut u8),
-            None => Err(TrapKind::OutOfBounds {
-                address,
-                size,
-                write,
-            }),
+            None => Err(TrapKind::OutOfBounds { address, size, write }),
         }
     }
 

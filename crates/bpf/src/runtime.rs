@@ -26,28 +26,20 @@ pub struct Table {
 
 impl Table {
     fn new() -> Table {
-        Table {
-            slots: (0..MAPS).map(|_| AtomicPtr::default()).collect(),
-        }
+        Table { slots: (0..MAPS).map(|_| AtomicPtr::default()).collect() }
     }
 
     /// Publishes a map; `None` when there is no room.
     pub fn add(&self, body: &MapBody) -> Option<u64> {
         let body = std::ptr::from_ref(body).cast_mut();
         let null = std::ptr::null_mut();
-        let free = |slot: &AtomicPtr<MapBody>| {
-            slot.compare_exchange(null, body, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-        };
-        self.slots
-            .iter()
-            .position(free)
-            .map(|at| HANDLE | at as u64)
+        let free =
+            |slot: &AtomicPtr<MapBody>| slot.compare_exchange(null, body, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        self.slots.iter().position(free).map(|at| HANDLE | at as u64)
     }
 
     fn slot(&self, handle: u64) -> Option<&AtomicPtr<MapBody>> {
-        (handle & !0xffff_ffff == HANDLE)
-            .then(|| self.slots.get((handle & 0xffff_ffff) as usize))?
+        (handle & !0xffff_ffff == HANDLE).then(|| self.slots.get((handle & 0xffff_ffff) as usize))?
     }
 
     /// Takes a map out.
@@ -132,10 +124,7 @@ pub struct Runtime(Arc<Shared>);
 
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runtime")
-            .field("id", &self.0.id)
-            .field("code_bytes", &self.code_bytes())
-            .finish()
+        f.debug_struct("Runtime").field("id", &self.0.id).field("code_bytes", &self.code_bytes()).finish()
     }
 }
 
@@ -169,10 +158,7 @@ impl RuntimeBuilder {
     pub fn helper(
         mut self,
         number: u32,
-        function: impl Fn(&mut crate::HelperCall<'_>) -> Result<u64, crate::TrapKind>
-        + Send
-        + Sync
-        + 'static,
+        function: impl Fn(&mut crate::HelperCall<'_>) -> Result<u64, crate::TrapKind> + Send + Sync + 'static,
     ) -> Self {
         self.helpers.add(number, Box::new(function));
         self

@@ -107,12 +107,7 @@ pub fn holds(width: Width, cond: Cond, a: u64, b: u64) -> bool {
         Width::W64 => (a, b, a.cast_signed(), b.cast_signed()),
         Width::W32 => {
             let (a, b) = (a as u32, b as u32);
-            (
-                a.into(),
-                b.into(),
-                a.cast_signed().into(),
-                b.cast_signed().into(),
-            )
+            (a.into(), b.into(), a.cast_signed().into(), b.cast_signed().into())
         }
     };
     match cond {

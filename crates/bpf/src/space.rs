@@ -64,10 +64,7 @@ impl Space {
             && before + len == block.offset
         {
             free.remove(&before);
-            joined = Block {
-                offset: before,
-                len: len + joined.len,
-            };
+            joined = Block { offset: before, len: len + joined.len };
         }
         if let Some(len) = free.remove(&(block.offset + block.len)) {
             joined.len += len;

@@ -36,10 +36,7 @@ pub struct Taken(Option<Scratch>);
 impl Taken {
     /// The stack for a run of the runtime numbered `user`.
     pub fn take(user: u64) -> Taken {
-        let mut scratch = IDLE.take().unwrap_or_else(|| Scratch {
-            stack: Box::new(Stack { bytes: [0; BYTES] }),
-            user,
-        });
+        let mut scratch = IDLE.take().unwrap_or_else(|| Scratch { stack: Box::new(Stack { bytes: [0; BYTES] }), user });
         if scratch.user != user {
             scratch.stack.bytes.fill(0);
             scratch.user = user;
@@ -49,10 +46,7 @@ impl Taken {
 
     /// First byte and one past the last.
     pub fn bounds(&mut self) -> (u64, u64) {
-        let start = self
-            .0
-            .as_mut()
-            .map_or(0, |s| s.stack.bytes.as_mut_ptr() as u64);
+        let start = self.0.as_mut().map_or(0, |s| s.stack.bytes.as_mut_ptr() as u64);
         (start, start + BYTES as u64)
     }
 

@@ -19,62 +19,34 @@ struct Case {
 
 fn read(path: &Path) -> Option<Case> {
     let text = std::fs::read_to_string(path).ok()?;
-    let (mut asm, mut raw, mut memory, mut result) =
-        (String::new(), String::new(), String::new(), None);
+    let (mut asm, mut raw, mut memory, mut result) = (String::new(), String::new(), String::new(), None);
     let mut section = "";
-    for line in text
-        .lines()
-        .map(|l| l.split('#').next().unwrap_or("").trim_end())
-    {
+    for line in text.lines().map(|l| l.split('#').next().unwrap_or("").trim_end()) {
         if let Some(name) = line.trim().strip_prefix("--") {
-            section = ["asm", "raw", "mem", "result", "error"]
-                .into_iter()
-                .find(|s| name.contains(s))
-                .unwrap_or("");
+            section = ["asm", "raw", "mem", "result", "error"].into_iter().find(|s| name.contains(s)).unwrap_or("");
             continue;
         }
         match section {
             "asm" => asm.extend([line, "\n"]),
             "raw" => raw.extend([line, " "]),
             "mem" => memory.extend([line, " "]),
-            "result" if !line.trim().is_empty() => {
-                result = number(line.trim()).map(i64::cast_unsigned)
-            }
+            "result" if !line.trim().is_empty() => result = number(line.trim()).map(i64::cast_unsigned),
             _ => {}
         }
     }
-    let insns = if raw.trim().is_empty() {
-        assemble(&asm).ok()?
-    } else {
-        raw_insns(&raw)?
-    };
-    let memory = memory
-        .split_whitespace()
-        .map(|b| u8::from_str_radix(b, 16))
-        .collect::<Result<_, _>>()
-        .ok()?;
-    Some(Case {
-        insns,
-        memory,
-        result,
-    })
+    let insns = if raw.trim().is_empty() { assemble(&asm).ok()? } else { raw_insns(&raw)? };
+    let memory = memory.split_whitespace().map(|b| u8::from_str_radix(b, 16)).collect::<Result<_, _>>().ok()?;
+    Some(Case { insns, memory, result })
 }
 
 /// Whole slots as numbers, or bytes.
 fn raw_insns(raw: &str) -> Option<Vec<Insn>> {
     let words: Vec<&str> = raw.split_whitespace().collect();
     if words.iter().all(|w| w.len() == 2) {
-        let bytes: Vec<u8> = words
-            .iter()
-            .map(|w| u8::from_str_radix(w, 16))
-            .collect::<Result<_, _>>()
-            .ok()?;
+        let bytes: Vec<u8> = words.iter().map(|w| u8::from_str_radix(w, 16)).collect::<Result<_, _>>().ok()?;
         return parse(&bytes);
     }
-    words
-        .iter()
-        .map(|w| number(w).map(|n| Insn::from_bytes(n.to_le_bytes())))
-        .collect()
+    words.iter().map(|w| number(w).map(|n| Insn::from_bytes(n.to_le_bytes()))).collect()
 }
 
 /// The version of the instruction set that `insns` need: 4 or at most 3; `None` for calls by register, which
@@ -94,9 +66,7 @@ fn version(insns: &[Insn]) -> Option<u32> {
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .map(|d| {
-            d.filter_map(|e| e.ok().map(|e| e.path()))
-                .filter(|p| p.extension().is_some_and(|e| e == "data"))
-                .collect()
+            d.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| p.extension().is_some_and(|e| e == "data")).collect()
         })
         .unwrap_or_default();
     files.sort();
@@ -104,12 +74,10 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn outcome(runtime: &Runtime, case: &Case, engine: Engine) -> Result<u64, String> {
-    let program = support::load_insns(runtime, "case", &case.insns, &[], Options::default())
-        .map_err(|e| e.to_string())?;
+    let program =
+        support::load_insns(runtime, "case", &case.insns, &[], Options::default()).map_err(|e| e.to_string())?;
     let mut memory = case.memory.clone();
-    program
-        .invoke(Invocation::new(&mut memory).engine(engine))
-        .map_err(|e| e.to_string())
+    program.invoke(Invocation::new(&mut memory).engine(engine)).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -123,20 +91,14 @@ fn all_of_bpf_conformance() {
     for engine in [Engine::Interpreter, Engine::Compiled] {
         let (mut v3, mut v4) = ((0, 0), (0, 0));
         for path in files(&root.join("tests")) {
-            let Some(case) = read(&path) else {
-                panic!("cannot read {}", path.display())
-            };
+            let Some(case) = read(&path) else { panic!("cannot read {}", path.display()) };
             let Some(version) = version(&case.insns) else {
                 continue;
             };
             let got = outcome(&runtime, &case, engine);
             let passed = got.as_ref().ok().copied() == case.result && case.result.is_some();
             if !passed {
-                failures.push(format!(
-                    "{engine:?} {}: {got:x?}, not {:x?}",
-                    path.display(),
-                    case.result
-                ));
+                failures.push(format!("{engine:?} {}: {got:x?}, not {:x?}", path.display(), case.result));
             }
             v4 = (v4.0 + u32::from(passed), v4.1 + 1);
             if version == 3 {
@@ -144,11 +106,7 @@ fn all_of_bpf_conformance() {
             }
         }
         eprintln!("{engine:?}: v3 {}/{}, v4 {}/{}", v3.0, v3.1, v4.0, v4.1);
-        assert_eq!(
-            (v3.1, v4.1),
-            (253, 312),
-            "another version of bpf_conformance"
-        );
+        assert_eq!((v3.1, v4.1), (253, 312), "another version of bpf_conformance");
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
@@ -161,18 +119,11 @@ fn what_must_be_refused_is() {
     let runtime = Runtime::new().unwrap();
     let mut count = 0;
     for path in files(&root.join("negative")) {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(case) = read(&path).filter(|_| name.starts_with("unused-")) else {
             continue;
         };
-        assert!(
-            outcome(&runtime, &case, Engine::Interpreter).is_err(),
-            "{name} was accepted"
-        );
+        assert!(outcome(&runtime, &case, Engine::Interpreter).is_err(), "{name} was accepted");
         count += 1;
     }
     eprintln!("{count} programs with unused fields refused");

@@ -50,14 +50,8 @@ impl Compiler<'_> {
         }
         let how = how | size as u32;
         let first = usize::from(how & WRITE != 0);
-        let slow = Slow {
-            slot: self.slot,
-            base: reg(base),
-            offset,
-            how,
-            enter: self.asm.label(),
-            back: self.asm.label(),
-        };
+        let slow =
+            Slow { slot: self.slot, base: reg(base), offset, how, enter: self.asm.label(), back: self.asm.label() };
         self.asm.lea(TMP, slow.base, offset.into());
         if atomic {
             // test TMP, size - 1
@@ -66,8 +60,7 @@ impl Compiler<'_> {
             self.asm.jcc(NOT_EQUAL, slow.enter);
         }
         self.asm.binary_mem(SUB, TMP, RUN, window(first));
-        self.asm
-            .binary_mem(super::asm::CMP, TMP, RUN, limit(first, how));
+        self.asm.binary_mem(super::asm::CMP, TMP, RUN, limit(first, how));
         self.asm.jcc(ABOVE_EQUAL, slow.enter);
         self.asm.place(slow.back);
         self.slow.push(slow);
@@ -83,8 +76,7 @@ impl Compiler<'_> {
                 let second = usize::from(slow.how & WRITE != 0) + 2;
                 self.asm.mov(Width::W64, TMP, ADDR);
                 self.asm.binary_mem(SUB, TMP, RUN, window(second));
-                self.asm
-                    .binary_mem(super::asm::CMP, TMP, RUN, limit(second, slow.how));
+                self.asm.binary_mem(super::asm::CMP, TMP, RUN, limit(second, slow.how));
                 self.asm.jcc(BELOW, slow.back);
             }
             self.note_instruction();
@@ -117,15 +109,7 @@ impl Compiler<'_> {
         match src {
             Operand::Reg(src) => {
                 let opcode = if size == Size::B { 0x88 } else { 0x89 };
-                self.asm.rm(
-                    prefix,
-                    wide,
-                    size == Size::B,
-                    &[opcode],
-                    reg(src),
-                    base,
-                    disp,
-                );
+                self.asm.rm(prefix, wide, size == Size::B, &[opcode], reg(src), base, disp);
             }
             Operand::Imm(imm) => {
                 let opcode = if size == Size::B { 0xc6 } else { 0xc7 };
@@ -161,23 +145,17 @@ impl Compiler<'_> {
 
     /// `lock op [ADDR], src`.
     fn locked(&mut self, size: Size, opcode: &[u8], src: Reg) {
-        self.asm
-            .rm(&[0xf0], size == Size::D, false, opcode, src, ADDR, 0);
+        self.asm.rm(&[0xf0], size == Size::D, false, opcode, src, ADDR, 0);
     }
 
     /// The operations that the machine cannot do and fetch at once: a loop around compare-and-exchange.
     fn fetch(&mut self, size: Size, op: Binary, src: Reg) {
-        let width = if size == Size::D {
-            Width::W64
-        } else {
-            Width::W32
-        };
+        let width = if size == Size::D { Width::W64 } else { Width::W32 };
         let new = [RCX, RDX].into_iter().find(|r| *r != src).unwrap_or(RCX);
         let operand = if src == RAX { TMP } else { src };
         self.asm.push(new);
         self.asm.mov(Width::W64, TMP, RAX);
-        self.asm
-            .rm(&[], size == Size::D, false, &[0x8b], RAX, ADDR, 0);
+        self.asm.rm(&[], size == Size::D, false, &[0x8b], RAX, ADDR, 0);
         let again = self.asm.label();
         self.asm.place(again);
         self.asm.mov(width, new, RAX);

@@ -137,11 +137,7 @@ impl Compiler<'_> {
         }
         if signed {
             // cdq or cqo
-            self.asm.raw(if width == Width::W64 {
-                &[0x48, 0x99]
-            } else {
-                &[0x99]
-            });
+            self.asm.raw(if width == Width::W64 { &[0x48, 0x99] } else { &[0x99] });
         } else {
             self.asm.binary(Width::W32, XOR, RDX, RDX);
         }

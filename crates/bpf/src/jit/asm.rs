@@ -61,35 +61,17 @@ pub struct Binary {
 }
 
 /// Addition.
-pub const ADD: Binary = Binary {
-    opcode: 0x01,
-    digit: 0,
-};
+pub const ADD: Binary = Binary { opcode: 0x01, digit: 0 };
 /// Or.
-pub const OR: Binary = Binary {
-    opcode: 0x09,
-    digit: 1,
-};
+pub const OR: Binary = Binary { opcode: 0x09, digit: 1 };
 /// And.
-pub const AND: Binary = Binary {
-    opcode: 0x21,
-    digit: 4,
-};
+pub const AND: Binary = Binary { opcode: 0x21, digit: 4 };
 /// Subtraction.
-pub const SUB: Binary = Binary {
-    opcode: 0x29,
-    digit: 5,
-};
+pub const SUB: Binary = Binary { opcode: 0x29, digit: 5 };
 /// Exclusive or.
-pub const XOR: Binary = Binary {
-    opcode: 0x31,
-    digit: 6,
-};
+pub const XOR: Binary = Binary { opcode: 0x31, digit: 6 };
 /// Comparison.
-pub const CMP: Binary = Binary {
-    opcode: 0x39,
-    digit: 7,
-};
+pub const CMP: Binary = Binary { opcode: 0x39, digit: 7 };
 
 impl Asm {
     /// Where the next byte goes.
@@ -151,20 +133,8 @@ impl Asm {
     }
 
     /// `opcode` with a register and memory, after legacy `prefix` bytes. `force` a REX prefix for byte registers.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "these are the fields of the encoding"
-    )]
-    pub fn rm(
-        &mut self,
-        prefix: &[u8],
-        wide: bool,
-        force: bool,
-        opcode: &[u8],
-        r: Reg,
-        base: Reg,
-        disp: i32,
-    ) {
+    #[expect(clippy::too_many_arguments, reason = "these are the fields of the encoding")]
+    pub fn rm(&mut self, prefix: &[u8], wide: bool, force: bool, opcode: &[u8], r: Reg, base: Reg, disp: i32) {
         self.raw(prefix);
         self.rex(wide, r, base, force);
         self.raw(opcode);
@@ -310,11 +280,8 @@ impl Asm {
 
     /// The finished bytes for code that runs at `address`; `None` when something is out of reach.
     pub fn finish(mut self, address: u64) -> Option<Vec<u8>> {
-        let inside: Vec<_> = self
-            .fixups
-            .iter()
-            .map(|&(field, label)| (field, address + self.offset(label) as u64))
-            .collect();
+        let inside: Vec<_> =
+            self.fixups.iter().map(|&(field, label)| (field, address + self.offset(label) as u64)).collect();
         for (field, target) in inside.into_iter().chain(std::mem::take(&mut self.outside)) {
             let next = address + field as u64 + 4;
             let rel = relpoline_core::arch::x86_64::encode::rel32(next, target)?;

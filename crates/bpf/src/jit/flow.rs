@@ -29,10 +29,7 @@ impl Compiler<'_> {
     /// Registers among r6 to r9 that the current function saves.
     pub(super) fn saved(&self) -> impl DoubleEndedIterator<Item = super::asm::Reg> + use<> {
         let saves = self.saves;
-        (0..4u8)
-            .filter(move |bit| saves & 1 << bit != 0)
-            .filter_map(|bit| R::new(6 + bit))
-            .map(reg)
+        (0..4u8).filter(move |bit| saves & 1 << bit != 0).filter_map(|bit| R::new(6 + bit)).map(reg)
     }
 
     pub(super) fn prologue(&mut self, number: usize) {
@@ -43,8 +40,7 @@ impl Compiler<'_> {
         {
             self.asm.load(ADDR, RUN, offset_of!(Run, hits) as i32);
             // inc qword [ADDR + 8 * place]
-            self.asm
-                .rm(&[], true, false, &[0xff], 0, ADDR, 8 * place as i32);
+            self.asm.rm(&[], true, false, &[0xff], 0, ADDR, 8 * place as i32);
         }
         for r in self.saved() {
             self.asm.push(r);
@@ -68,17 +64,8 @@ impl Compiler<'_> {
             return;
         }
         let go_on = self.asm.label();
-        self.asm.rm(
-            &[],
-            true,
-            false,
-            &[0x81],
-            5,
-            RUN,
-            offset_of!(Run, budget) as i32,
-        );
-        self.asm
-            .raw(&i32::try_from(cost).unwrap_or(i32::MAX).to_le_bytes());
+        self.asm.rm(&[], true, false, &[0x81], 5, RUN, offset_of!(Run, budget) as i32);
+        self.asm.raw(&i32::try_from(cost).unwrap_or(i32::MAX).to_le_bytes());
         self.asm.jcc(SIGN ^ 1, go_on);
         self.note_instruction();
         self.asm.jmp_outside(self.stubs.budget);
@@ -123,8 +110,7 @@ impl Compiler<'_> {
     /// r1 to r5 and the run are where the host's convention wants them.
     pub(super) fn call_helper(&mut self, number: u32) {
         let index = self.body.shared.helpers.index(number).unwrap_or(u32::MAX);
-        self.asm
-            .store_imm32(RUN, offset_of!(Run, helper) as i32, index);
+        self.asm.store_imm32(RUN, offset_of!(Run, helper) as i32, index);
         self.note_instruction();
         self.asm.call_outside(self.stubs.helper);
     }

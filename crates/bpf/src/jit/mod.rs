@@ -87,39 +87,21 @@ struct Compiler<'a> {
 ///
 /// # Errors
 /// [`CompileError::NoRoom`].
-pub fn compile(
-    body: &Body,
-    tables: &[u64],
-    space: &Space,
-    stubs: &Stubs,
-) -> Result<Placed, CompileError> {
+pub fn compile(body: &Body, tables: &[u64], space: &Space, stubs: &Stubs) -> Result<Placed, CompileError> {
     let mut compiler = Compiler::new(body, tables, stubs);
     for function in 0..body.checked.functions.len() {
         compiler.function(function);
     }
     compiler.slow_paths();
-    let offsets = compiler
-        .labels
-        .iter()
-        .map(|l| compiler.asm.offset(*l) as u32)
-        .collect();
-    let sites = compiler
-        .sites
-        .iter()
-        .map(|s| s.placed(&compiler.asm))
-        .collect();
+    let offsets = compiler.labels.iter().map(|l| compiler.asm.offset(*l) as u32).collect();
+    let sites = compiler.sites.iter().map(|s| s.placed(&compiler.asm)).collect();
     let block = space.take(compiler.asm.at()).ok_or(CompileError::NoRoom)?;
     let Some(bytes) = compiler.asm.finish(space.memory().address(block.offset)) else {
         // SAFETY: nothing was written there.
         unsafe { space.give_back(block) };
         return Err(CompileError::NoRoom);
     };
-    Ok(Placed {
-        block,
-        bytes,
-        sites,
-        offsets,
-    })
+    Ok(Placed { block, bytes, sites, offsets })
 }
 
 impl<'a> Compiler<'a> {
@@ -127,18 +109,7 @@ impl<'a> Compiler<'a> {
         let mut asm = Asm::default();
         let labels = body.checked.ops.iter().map(|_| asm.label()).collect();
         let entries = body.checked.functions.iter().map(|_| asm.label()).collect();
-        Compiler {
-            asm,
-            body,
-            stubs,
-            tables,
-            labels,
-            entries,
-            slot: 0,
-            saves: 0,
-            slow: Vec::new(),
-            sites: Vec::new(),
-        }
+        Compiler { asm, body, stubs, tables, labels, entries, slot: 0, saves: 0, slow: Vec::new(), sites: Vec::new() }
     }
 
     fn function(&mut self, number: usize) {
@@ -158,59 +129,22 @@ impl<'a> Compiler<'a> {
         self.asm.place(label);
         match op {
             Op::Pad => {}
-            Op::Alu {
-                width,
-                op,
-                dst,
-                src,
-            } => self.alu(width, op, reg(dst), src),
-            Op::MovSx {
-                width,
-                from,
-                dst,
-                src,
-            } => self.mov_extended(width, from, reg(dst), reg(src)),
+            Op::Alu { width, op, dst, src } => self.alu(width, op, reg(dst), src),
+            Op::MovSx { width, from, dst, src } => self.mov_extended(width, from, reg(dst), reg(src)),
             Op::Neg { width, dst } => self.asm.rr(width, &[0xf7], 3, reg(dst)),
             Op::Swap { order, bits, dst } => self.swap(order, bits, reg(dst)),
             Op::LoadImm { dst, value } => self.asm.mov_imm(reg(dst), value),
-            Op::LoadMap { dst, map } => self
-                .asm
-                .mov_imm(reg(dst), self.body.maps[map as usize].handle()),
+            Op::LoadMap { dst, map } => self.asm.mov_imm(reg(dst), self.body.maps[map as usize].handle()),
             Op::LoadMapValue { dst, map, offset } => {
                 let address = self.body.maps[map as usize].value_address(offset);
                 self.asm.mov_imm(reg(dst), address.unwrap_or(0));
             }
-            Op::Load {
-                size,
-                signed,
-                dst,
-                src,
-                offset,
-            } => self.load(size, signed, dst, src, offset),
-            Op::Store {
-                size,
-                dst,
-                offset,
-                src,
-            } => self.store(size, dst, offset, src),
-            Op::Atomic {
-                size,
-                op,
-                dst,
-                offset,
-                src,
-            } => self.atomic(size, op, dst, offset, src),
+            Op::Load { size, signed, dst, src, offset } => self.load(size, signed, dst, src, offset),
+            Op::Store { size, dst, offset, src } => self.store(size, dst, offset, src),
+            Op::Atomic { size, op, dst, offset, src } => self.atomic(size, op, dst, offset, src),
             Op::Jump { target } => self.jump(target),
-            Op::Branch {
-                width,
-                cond,
-                dst,
-                src,
-                target,
-            } => self.branch(width, cond, dst, src, target),
-            Op::Call {
-                helper: crate::helper::TAIL_CALL,
-            } => self.tail_call(),
+            Op::Branch { width, cond, dst, src, target } => self.branch(width, cond, dst, src, target),
+            Op::Call { helper: crate::helper::TAIL_CALL } => self.tail_call(),
             Op::Call { helper } => self.call_helper(helper),
             Op::CallLocal { target } => self.call_local(target),
             Op::Exit => self.exit(),
@@ -221,10 +155,8 @@ impl<'a> Compiler<'a> {
     fn note_instruction(&mut self) {
         use crate::run::Run;
         use std::mem::offset_of;
-        self.asm
-            .store_imm32(asm::RUN, offset_of!(Run, instruction) as i32, self.slot);
-        self.asm
-            .store_imm32(asm::RUN, offset_of!(Run, program) as i32, self.body.id);
+        self.asm.store_imm32(asm::RUN, offset_of!(Run, instruction) as i32, self.slot);
+        self.asm.store_imm32(asm::RUN, offset_of!(Run, program) as i32, self.body.id);
     }
 
     /// `dst = operand`.

@@ -136,15 +136,7 @@ fn enter(asm: &mut Asm, leave: super::Label) -> usize {
 fn leave_if_failed(asm: &mut Asm, leave: super::Label) {
     const NOT_EQUAL: u8 = 5;
     // cmp dword [RUN + failed], 0
-    asm.rm(
-        &[],
-        false,
-        false,
-        &[0x83],
-        7,
-        RUN,
-        offset_of!(Run, failed) as i32,
-    );
+    asm.rm(&[], false, false, &[0x83], 7, RUN, offset_of!(Run, failed) as i32);
     asm.raw(&[0]);
     asm.jcc(NOT_EQUAL, leave);
 }

@@ -32,10 +32,7 @@ pub struct Pending {
 
 impl Pending {
     pub(super) fn placed(&self, asm: &Asm) -> SiteAt {
-        SiteAt {
-            out: asm.offset(self.out),
-            ..self.site
-        }
+        SiteAt { out: asm.offset(self.out), ..self.site }
     }
 }
 
@@ -52,8 +49,7 @@ impl Compiler<'_> {
             }
         }
         self.asm.place(out);
-        self.asm
-            .mov_imm(RAX, semantics::immediate(crate::interp::NOT_TAKEN));
+        self.asm.mov_imm(RAX, semantics::immediate(crate::interp::NOT_TAKEN));
     }
 
     fn site_word(&mut self) -> usize {
@@ -80,14 +76,7 @@ impl Compiler<'_> {
         let target = self.site_word();
         self.note_instruction();
         self.asm.jmp_outside(self.stubs.lost_target);
-        let site = SiteAt {
-            slot: self.slot,
-            map,
-            index,
-            bypass,
-            target,
-            out: 0,
-        };
+        let site = SiteAt { slot: self.slot, map, index, bypass, target, out: 0 };
         self.sites.push(Pending { site, out });
     }
 

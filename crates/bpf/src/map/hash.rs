@@ -34,11 +34,7 @@ impl Hash {
             free: (0..most).rev().collect(),
             hand: 0,
         };
-        Hash {
-            entries: RwLock::new(entries),
-            used: (0..most).map(|_| AtomicBool::new(false)).collect(),
-            evicts,
-        }
+        Hash { entries: RwLock::new(entries), used: (0..most).map(|_| AtomicBool::new(false)).collect(), evicts }
     }
 
     /// The number of the value of `key`.
@@ -52,12 +48,7 @@ impl Hash {
     }
 
     /// Finds or makes the entry of `key` and has `store` fill the value before others can find it.
-    pub fn insert(
-        &self,
-        key: &[u8],
-        mode: Mode,
-        store: impl FnOnce(usize),
-    ) -> Result<(), MapError> {
+    pub fn insert(&self, key: &[u8], mode: Mode, store: impl FnOnce(usize)) -> Result<(), MapError> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         match (entries.by_key.get(key).copied(), mode) {
             (Some(_), Mode::Create) => Err(MapError::Exists),

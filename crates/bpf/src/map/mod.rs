@@ -140,34 +140,21 @@ impl MapBody {
     fn new(spec: &MapSpec) -> Result<MapBody, MapError> {
         let (kind, copies, count) = match spec.kind {
             MapKind::Array if spec.key_size == 4 => (Kind::Array, 1, spec.max_entries),
-            MapKind::PerCpuArray if spec.key_size == 4 => {
-                (Kind::PerCpu, values::cpus(), spec.max_entries)
+            MapKind::PerCpuArray if spec.key_size == 4 => (Kind::PerCpu, values::cpus(), spec.max_entries),
+            MapKind::Hash | MapKind::LruHash if spec.key_size > 0 => {
+                (Kind::Hash(Hash::new(spec.max_entries, spec.kind == MapKind::LruHash)), 1, spec.max_entries)
             }
-            MapKind::Hash | MapKind::LruHash if spec.key_size > 0 => (
-                Kind::Hash(Hash::new(spec.max_entries, spec.kind == MapKind::LruHash)),
-                1,
-                spec.max_entries,
-            ),
             MapKind::RingBuf if spec.max_entries.is_power_of_two() && spec.max_entries >= 64 => {
                 (Kind::Ring(Ring::new(spec.max_entries)), 1, 1)
             }
             _ => return Err(MapError::BadSize),
         };
-        let value_size = if spec.kind == MapKind::RingBuf {
-            spec.max_entries
-        } else {
-            spec.value_size
-        };
+        let value_size = if spec.kind == MapKind::RingBuf { spec.max_entries } else { spec.value_size };
         if count == 0 || value_size == 0 {
             return Err(MapError::BadSize);
         }
-        let values =
-            Values::new(value_size as usize, count as usize, copies).ok_or(MapError::BadSize)?;
-        Ok(MapBody {
-            spec: spec.clone(),
-            values,
-            kind,
-        })
+        let values = Values::new(value_size as usize, count as usize, copies).ok_or(MapError::BadSize)?;
+        Ok(MapBody { spec: spec.clone(), values, kind })
     }
 
     fn index(&self, key: &[u8]) -> Result<usize, MapError> {
@@ -177,11 +164,7 @@ impl MapBody {
         match &self.kind {
             Kind::Array | Kind::PerCpu => {
                 let index = u32::from_le_bytes(key.try_into().map_err(|_| MapError::WrongSize)?);
-                if index < self.spec.max_entries {
-                    Ok(index as usize)
-                } else {
-                    Err(MapError::NotFound)
-                }
+                if index < self.spec.max_entries { Ok(index as usize) } else { Err(MapError::NotFound) }
             }
             Kind::Hash(hash) => hash.find(key).ok_or(MapError::NotFound),
             Kind::Ring(_) => Err(MapError::Unsupported),
@@ -191,11 +174,7 @@ impl MapBody {
     /// Address of the value of `key`, for the CPU the caller runs on.
     pub(crate) fn lookup(&self, key: &[u8]) -> Result<u64, MapError> {
         let index = self.index(key)?;
-        let cpu = if matches!(self.kind, Kind::PerCpu) {
-            values::this_cpu()
-        } else {
-            0
-        };
+        let cpu = if matches!(self.kind, Kind::PerCpu) { values::this_cpu() } else { 0 };
         Ok(self.values.address(index, cpu))
     }
 
@@ -211,11 +190,7 @@ impl MapBody {
             Kind::Array | Kind::PerCpu if mode == Mode::Create => Err(MapError::Exists),
             _ => {
                 let index = self.index(key)?;
-                let cpu = if matches!(self.kind, Kind::PerCpu) {
-                    values::this_cpu()
-                } else {
-                    0
-                };
+                let cpu = if matches!(self.kind, Kind::PerCpu) { values::this_cpu() } else { 0 };
                 self.values.store(index, cpu, value);
                 Ok(())
             }
@@ -233,20 +208,12 @@ impl MapBody {
 
     /// The ring buffer, if it is one.
     pub(crate) fn ring(&self) -> Option<&Ring> {
-        if let Kind::Ring(ring) = &self.kind {
-            Some(ring)
-        } else {
-            None
-        }
+        if let Kind::Ring(ring) = &self.kind { Some(ring) } else { None }
     }
 
     /// Address of the first value and bytes of all of them.
     pub(crate) fn region(&self) -> Region {
-        Region {
-            start: self.values.address(0, 0),
-            len: self.values.bytes() as u64,
-            writable: !self.spec.read_only,
-        }
+        Region { start: self.values.address(0, 0), len: self.values.bytes() as u64, writable: !self.spec.read_only }
     }
 }
 
@@ -296,11 +263,7 @@ impl Map {
         let body = Box::new(MapBody::new(spec)?);
         let handle = shared.maps.add(&body).ok_or(MapError::TooMany)?;
         shared.regions.add(body.region());
-        Ok(Map(Arc::new(MapOwner {
-            shared,
-            handle,
-            body: Some(body),
-        })))
+        Ok(Map(Arc::new(MapOwner { shared, handle, body: Some(body) })))
     }
 
     /// What it is.
@@ -338,18 +301,13 @@ impl Map {
     /// The keys of a hash, in no order.
     #[must_use]
     pub fn keys(&self) -> Vec<Vec<u8>> {
-        if let Kind::Hash(hash) = &self.0.body().kind {
-            hash.keys()
-        } else {
-            Vec::new()
-        }
+        if let Kind::Hash(hash) = &self.0.body().kind { hash.keys() } else { Vec::new() }
     }
 
     /// Gives the submitted records of a ring buffer to `each`, oldest first, and returns how many there were.
     /// Other maps have none.
     pub fn consume(&self, each: impl FnMut(&[u8])) -> usize {
         let body = self.0.body();
-        body.ring()
-            .map_or(0, |ring| ring.consume(&body.values, each))
+        body.ring().map_or(0, |ring| ring.consume(&body.values, each))
     }
 }

@@ -31,10 +31,7 @@ pub struct Ring {
 impl Ring {
     /// A ring of `size` bytes.
     pub fn new(size: u32) -> Ring {
-        Ring {
-            size: size as usize,
-            records: Mutex::default(),
-        }
+        Ring { size: size as usize, records: Mutex::default() }
     }
 
     fn records(&self) -> std::sync::MutexGuard<'_, VecDeque<Record>> {
@@ -69,26 +66,16 @@ impl Ring {
             _ if room <= self.size => 0,
             _ => return None,
         };
-        records.push_back(Record {
-            offset,
-            len,
-            state: State::Reserved,
-        });
+        records.push_back(Record { offset, len, state: State::Reserved });
         Some(offset)
     }
 
     /// Ends the reservation that begins at `offset`; false when there is none.
     pub fn finish(&self, offset: usize, submit: bool) -> bool {
         let mut records = self.records();
-        let found = records
-            .iter_mut()
-            .find(|r| r.offset == offset && r.state == State::Reserved);
+        let found = records.iter_mut().find(|r| r.offset == offset && r.state == State::Reserved);
         found.is_some_and(|record| {
-            record.state = if submit {
-                State::Submitted
-            } else {
-                State::Discarded
-            };
+            record.state = if submit { State::Submitted } else { State::Discarded };
             true
         })
     }
@@ -100,18 +87,13 @@ impl Ring {
             let bytes = {
                 let mut records = self.records();
                 match records.front() {
-                    None
-                    | Some(Record {
-                        state: State::Reserved,
-                        ..
-                    }) => return count,
+                    None | Some(Record { state: State::Reserved, .. }) => return count,
                     Some(_) => {}
                 }
                 let Some(record) = records.pop_front() else {
                     return count;
                 };
-                (record.state == State::Submitted)
-                    .then(|| values.bytes_at(record.offset, record.len))
+                (record.state == State::Submitted).then(|| values.bytes_at(record.offset, record.len))
             };
             if let Some(bytes) = bytes {
                 each(&bytes);

@@ -42,13 +42,7 @@ impl Values {
         let words = Box::into_raw(words.into_boxed_slice()) as *mut [AtomicU64];
         // SAFETY: an atomic has the size, alignment and representation of its integer.
         let words = unsafe { Box::from_raw(words) };
-        Some(Values {
-            words,
-            size,
-            stride,
-            count,
-            copies,
-        })
+        Some(Values { words, size, stride, count, copies })
     }
 
     fn at(&self, index: usize, copy: usize) -> usize {
@@ -77,18 +71,13 @@ impl Values {
 
     /// All copies of a value, one after the other.
     pub fn load(&self, index: usize) -> Vec<u8> {
-        (0..self.copies)
-            .flat_map(|copy| self.bytes_at(self.at(index, copy) * 8, self.size))
-            .collect()
+        (0..self.copies).flat_map(|copy| self.bytes_at(self.at(index, copy) * 8, self.size)).collect()
     }
 
     /// `len` bytes from `offset` (a multiple of 8) on.
     pub fn bytes_at(&self, offset: usize, len: usize) -> Vec<u8> {
         let words = &self.words[offset / 8..offset / 8 + len.div_ceil(8)];
-        let mut bytes: Vec<u8> = words
-            .iter()
-            .flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes())
-            .collect();
+        let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes()).collect();
         bytes.truncate(len);
         bytes
     }

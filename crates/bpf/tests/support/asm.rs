@@ -17,18 +17,11 @@ pub fn assemble(text: &str) -> Result<Vec<Insn>, String> {
             labels.insert(label.trim().to_string(), at);
             continue;
         }
-        let words: Vec<&str> = line
-            .split_whitespace()
-            .map(|w| w.trim_end_matches(','))
-            .collect();
+        let words: Vec<&str> = line.split_whitespace().map(|w| w.trim_end_matches(',')).collect();
         if words[0] == "exit" {
             labels.entry("exit".into()).or_insert(at);
         }
-        let slots = if matches!(words[0], "lddw" | "ldmap") {
-            2
-        } else {
-            1
-        };
+        let slots = if matches!(words[0], "lddw" | "ldmap") { 2 } else { 1 };
         lines.push((at, line, words));
         at += slots;
     }
@@ -55,22 +48,14 @@ pub fn number(word: &str) -> Option<i64> {
         None => digits.parse().ok()?,
     }
     .cast_signed();
-    Some(if negative {
-        value.wrapping_neg()
-    } else {
-        value
-    })
+    Some(if negative { value.wrapping_neg() } else { value })
 }
 
 /// `[%r1+8]`.
 fn memory(word: &str) -> Option<(u8, i16)> {
     let inside = word.strip_prefix('[')?.strip_suffix(']')?;
     let split = inside.find(['+', '-']).unwrap_or(inside.len());
-    let offset = if split == inside.len() {
-        0
-    } else {
-        number(&inside[split..])?
-    };
+    let offset = if split == inside.len() { 0 } else { number(&inside[split..])? };
     Some((reg(&inside[..split])?, offset as i16))
 }
 
@@ -81,33 +66,17 @@ fn distance(word: &str, at: usize, labels: &HashMap<String, usize>) -> Option<i6
     Some(*labels.get(word)? as i64 - at as i64 - 1)
 }
 
-fn one(
-    words: &[&str],
-    at: usize,
-    labels: &HashMap<String, usize>,
-    out: &mut Vec<Insn>,
-) -> Option<()> {
+fn one(words: &[&str], at: usize, labels: &HashMap<String, usize>, out: &mut Vec<Insn>) -> Option<()> {
     let mut i = Insn::default();
     match words {
         ["exit"] => i.opcode = 0x95,
         ["lddw", dst, value] => {
             let value = number(value)?.cast_unsigned();
-            out.push(Insn {
-                opcode: 0x18,
-                dst: reg(dst)?,
-                imm: value as u32 as i32,
-                ..i
-            });
+            out.push(Insn { opcode: 0x18, dst: reg(dst)?, imm: value as u32 as i32, ..i });
             i.imm = (value >> 32) as u32 as i32;
         }
         // Ours: the handle of map number `map`.
-        ["ldmap", dst, map] => out.push(Insn {
-            opcode: 0x18,
-            dst: reg(dst)?,
-            src: 1,
-            imm: number(map)? as i32,
-            ..i
-        }),
+        ["ldmap", dst, map] => out.push(Insn { opcode: 0x18, dst: reg(dst)?, src: 1, imm: number(map)? as i32, ..i }),
         ["call", "local", target] => {
             (i.opcode, i.src) = (0x85, 1);
             i.imm = distance(target, at, labels)? as i32;
@@ -132,8 +101,7 @@ fn one(
         }
         [op, dst, src] if op.starts_with("st") => {
             let (base, offset) = memory(dst)?;
-            (i.opcode, i.dst, i.offset, i.imm) =
-                (size(&op[2..], 0x62)?, base, offset, number(src)? as i32);
+            (i.opcode, i.dst, i.offset, i.imm) = (size(&op[2..], 0x62)?, base, offset, number(src)? as i32);
         }
         [op, dst, src, target] => {
             let (name, class) = op.strip_suffix("32").map_or((*op, 5), |name| (name, 6));
@@ -156,11 +124,7 @@ fn size(word: &str, opcode: u8) -> Option<u8> {
         "dw" => 0x18,
         _ => return None,
     };
-    Some(if word.starts_with('s') {
-        0x81 | bits
-    } else {
-        opcode | bits
-    })
+    Some(if word.starts_with('s') { 0x81 | bits } else { opcode | bits })
 }
 
 fn condition(name: &str) -> Option<u8> {
@@ -177,18 +141,11 @@ fn condition(name: &str) -> Option<u8> {
         ("jslt", 12),
         ("jsle", 13),
     ];
-    NAMES
-        .iter()
-        .find(|(n, _)| *n == name)
-        .map(|(_, code)| *code)
+    NAMES.iter().find(|(n, _)| *n == name).map(|(_, code)| *code)
 }
 
 fn operands(opcode: u8, dst: &str, src: Option<&&str>) -> Option<Insn> {
-    let mut i = Insn {
-        opcode,
-        dst: reg(dst)?,
-        ..Insn::default()
-    };
+    let mut i = Insn { opcode, dst: reg(dst)?, ..Insn::default() };
     if let Some(src) = src {
         match reg(src) {
             Some(r) => (i.opcode, i.src) = (opcode | 8, r),
@@ -201,12 +158,7 @@ fn operands(opcode: u8, dst: &str, src: Option<&&str>) -> Option<Insn> {
 fn unary(op: &str, dst: &str) -> Option<Insn> {
     for (name, opcode) in [("be", 0xdc), ("le", 0xd4), ("bswap", 0xd7), ("swap", 0xd7)] {
         if let Some(bits) = op.strip_prefix(name) {
-            return Some(Insn {
-                opcode,
-                dst: reg(dst)?,
-                imm: number(bits)? as i32,
-                ..Insn::default()
-            });
+            return Some(Insn { opcode, dst: reg(dst)?, imm: number(bits)? as i32, ..Insn::default() });
         }
     }
     match op {
@@ -255,9 +207,7 @@ fn atomic(words: &[&str]) -> Option<Insn> {
         rest => (0, rest),
     };
     let [op, dst, src] = rest else { return None };
-    let (name, opcode) = op
-        .strip_suffix("32")
-        .map_or((*op, 0xdb), |name| (name, 0xc3));
+    let (name, opcode) = op.strip_suffix("32").map_or((*op, 0xdb), |name| (name, 0xc3));
     let imm = match name {
         "add" => fetch,
         "or" => 0x40 | fetch,
@@ -268,11 +218,5 @@ fn atomic(words: &[&str]) -> Option<Insn> {
         _ => return None,
     };
     let (base, offset) = memory(dst)?;
-    Some(Insn {
-        opcode,
-        dst: base,
-        src: reg(src)?,
-        offset,
-        imm,
-    })
+    Some(Insn { opcode, dst: base, src: reg(src)?, offset, imm })
 }

@@ -18,13 +18,7 @@ pub fn load(runtime: &Runtime, name: &str, text: &str, maps: &[MapHandle]) -> Pr
 }
 
 /// As [`load`], with options.
-pub fn load_with(
-    runtime: &Runtime,
-    name: &str,
-    text: &str,
-    maps: &[MapHandle],
-    options: Options,
-) -> Program {
+pub fn load_with(runtime: &Runtime, name: &str, text: &str, maps: &[MapHandle], options: Options) -> Program {
     let insns = asm::assemble(text).unwrap_or_else(|e| panic!("{name}: {e}"));
     load_insns(runtime, name, &insns, maps, options).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -37,14 +31,5 @@ pub fn load_insns(
     maps: &[MapHandle],
     options: Options,
 ) -> Result<Program, relpoline_bpf::LoadError> {
-    Program::load(
-        runtime,
-        Source {
-            name,
-            section: "",
-            insns,
-            maps,
-        },
-        options,
-    )
+    Program::load(runtime, Source { name, section: "", insns, maps }, options)
 }
