@@ -7,6 +7,7 @@
 use crate::UpdateError;
 use crate::call::{Form, StaticCall};
 use crate::key::{Change, Sites, StaticKey};
+use crate::table::{DynamicCall, Stats};
 
 /// Changes keys, one after the other.
 pub fn change_keys(changes: &[(&StaticKey, Change)]) -> Result<(), UpdateError> {
@@ -56,5 +57,48 @@ macro_rules! __branch {
 macro_rules! __call_gate {
     ($state:ident, $target:path) => {
         $state.target()
+    };
+}
+
+/// Nothing is learned.
+pub fn stats(_: &DynamicCall) -> Stats {
+    Stats::plain("nothing is patched in this build")
+}
+
+/// Nothing to pause.
+pub fn pause(_: &DynamicCall) {}
+
+/// Nothing to forget.
+pub fn forget(_: &DynamicCall) {}
+
+/// Nothing to count.
+pub fn count_calls(_: &DynamicCall, _: bool) {}
+
+/// No tree.
+pub fn pin(_: &DynamicCall, _: &[*const ()]) -> bool {
+    false
+}
+
+/// There is no gate.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __table_gate {
+    ($state:ident, $register:ident) => {
+        ::core::ptr::null()
+    };
+}
+
+/// The function that callers see: it calls.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __dynamic_call_function {
+    ([$(#[$meta:meta])* $vis:vis] [$($unsafe:tt)?] [$($abi:tt)*] $name:ident($($arg:ident: $ty:ty),*) [$($ret:tt)*]) => {
+        $(#[$meta])*
+        #[inline(always)]
+        $vis $($unsafe)? fn $name(target: $($unsafe)? $($abi)* fn($($ty),*) $($ret)* $(, $arg: $ty)*) $($ret)* {
+            // SAFETY: what an unsafe signature asks for was promised by the caller.
+            #[allow(unused_unsafe)]
+            unsafe { target($($arg),*) }
+        }
     };
 }

@@ -17,7 +17,7 @@ macro_rules! __sites {
     };
 }
 
-/// Notes the instruction at label 2 down. Operands: `owner`, `register`, `unregister`.
+/// Notes the instruction at label 2 down. Operands: `owner`, `register_sites`, `unregister`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __site {
@@ -49,7 +49,7 @@ macro_rules! __registrar {
             "endbr64\n",
             "lea rdi, [rip + __start_", $crate::__sites!(), "]\n",
             "lea rsi, [rip + __stop_", $crate::__sites!(), "]\n",
-            "jmp {register}@PLT\n",
+            "jmp {register_sites}@PLT\n",
             "unregister_", $crate::__sites!(), ":\n",
             "endbr64\n",
             "lea rdi, [rip + __start_", $crate::__sites!(), "]\n",
@@ -84,7 +84,7 @@ macro_rules! __branch {
                         break 'site $crate::__private::read(&$key);
                     },
                     owner = sym $key,
-                    register = sym $crate::__private::register,
+                    register_sites = sym $crate::__private::register,
                     unregister = sym $crate::__private::unregister,
                     options(readonly, nostack),
                 );
@@ -117,10 +117,57 @@ macro_rules! __call_gate {
                 $crate::__site!("2"),
                 target = sym $target,
                 owner = sym $state,
-                register = sym $crate::__private::register,
+                register_sites = sym $crate::__private::register,
                 unregister = sym $crate::__private::unregister,
             )
         }
         gate as *const ()
     }};
+}
+
+/// The gate of a dynamic call, as the address to call. As shipped it jumps through the target's register; see
+/// `patched/learn` for where it leads once it is armed.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __table_gate {
+    ($state:ident, $register:ident) => {{
+        // SAFETY: called only with a function of the table's type in that register, to which it jumps.
+        #[unsafe(naked)]
+        unsafe extern "C-unwind" fn gate() {
+            ::core::arch::naked_asm!(
+                "2:",
+                ".byte 0xe9\n.long 3f - (. + 4)",
+                ".byte 0xe9\n.long 3f - (. + 4)",
+                "3:",
+                // jmp *%register, with a REX prefix even where it needs none
+                ".byte 0x40 + ({register} >> 3), 0xff, 0xe0 + ({register} & 7)",
+                "int3",
+                $crate::__site!("3"),
+                register = const $register,
+                owner = sym $state,
+                register_sites = sym $crate::__private::register,
+                unregister = sym $crate::__private::unregister,
+            )
+        }
+        gate as *const ()
+    }};
+}
+
+/// The function that callers see: it calls the gate, with the target as one more argument.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __dynamic_call_function {
+    ([$(#[$meta:meta])* $vis:vis] [$($unsafe:tt)?] [$($abi:tt)*] $name:ident($($arg:ident: $ty:ty),*) [$($ret:tt)*]) => {
+        $(#[$meta])*
+        #[inline(always)]
+        $vis $($unsafe)? fn $name(target: $($unsafe)? $($abi)* fn($($ty),*) $($ret)* $(, $arg: $ty)*) $($ret)* {
+            let gate: $($unsafe)? $($abi)* fn($($ty,)* *const ()) $($ret)* =
+                // SAFETY: the gate jumps to `target`, which finds its own arguments where it expects them: the one
+                // behind them is in a register that it does not read.
+                unsafe { ::core::mem::transmute($name::__parts().1) };
+            // SAFETY: what an unsafe signature asks for was promised by the caller.
+            #[allow(unused_unsafe)]
+            unsafe { gate($($arg,)* target as *const ()) }
+        }
+    };
 }

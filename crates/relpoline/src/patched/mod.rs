@@ -7,15 +7,18 @@
 //! | [`text`] | changing a byte of text, and telling every thread |
 //! | [`keys`] | toggling the sites of a key |
 //! | [`calls`] | re-pointing the slots of a static call |
+//! | [`learn`] | learning the targets of dynamic calls |
 //!
 //! There is one lock, in [`sites`], which every change takes. Sites themselves take none.
 
 pub mod asm;
 mod calls;
 mod keys;
+mod learn;
 mod sites;
 mod text;
 
 pub use calls::{call_form, update_call};
+pub use learn::{count_calls, forget, pause, pin, stats};
 pub use keys::{change_keys, key_sites};
 pub use sites::{prepare_for_sandbox, register, unregister};

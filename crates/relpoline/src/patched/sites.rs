@@ -5,7 +5,7 @@
 //! the module.
 
 use super::text::Text;
-use super::{calls, keys};
+use super::{calls, keys, learn};
 use crate::StaticKey;
 use crate::UpdateError;
 use relpoline_text::membarrier;
@@ -115,7 +115,8 @@ fn arm(sites: &'static [Site]) {
         let armed = match site.kind() {
             Some(Kind::Unlikely | Kind::Likely) => keys::arm(&mut text, site),
             Some(Kind::Call) => calls::arm(&mut text, site),
-            Some(Kind::Table) | None => Ok(()),
+            Some(Kind::Table) => learn::arm(&mut text, site),
+            None => Ok(()),
         };
         if armed == Err(UpdateError::TextUnavailable) {
             return;
@@ -129,7 +130,12 @@ fn arm(sites: &'static [Site]) {
 /// # Safety
 /// `start` must be what it was registered with.
 pub unsafe extern "C" fn unregister(start: *mut Site) {
-    lock().modules.retain(|m| m.as_ptr() != start);
+    let mut modules = lock();
+    let gone = modules.modules.iter().position(|m| m.as_ptr() == start);
+    if let Some(gone) = gone {
+        let sites = modules.modules.swap_remove(gone);
+        sites.iter().filter(|s| s.kind() == Some(Kind::Table)).for_each(learn::gone);
+    }
 }
 
 /// Brings every site into the form that needs no patching, and leaves it there: branches read their key,
@@ -150,6 +156,7 @@ pub fn prepare_for_sandbox() -> Result<(), UpdateError> {
             Some(Kind::Table) | None => {}
         }
     }
+    learn::seal();
     modules.sealed = true;
     text.fence()
 }

@@ -1,0 +1,181 @@
+//! Learning where dynamic calls go.
+//!
+//! ```text
+//! call deliver ──▶ gate in own text ──▶ gate word in an arena ──▶ tree | recording stub | counting stub
+//!                  test; jmp            jmp                       (all of crates/text and crates/core)
+//! ```
+//!
+//! The parts are the engine's: arena, gates, stubs, trees, policy. What differs is where a table comes from
+//! (a macro, not a scan of the program) and what lies behind a tree: a jump through the register, which is
+//! what a call through a function pointer is.
+//!
+//! When a table is settled, its text gate's jump is led past the gate word to the tree, by changing one byte
+//! of its displacement; and back before the table learns anew.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`table`] | what is remembered of a table and its trees |
+//! | [`arenas`] | executable memory near each module that has tables, with its slow paths |
+//! | [`rings`] | where learning tables record their calls |
+//! | [`judge`] | the slow path: what to do when a countdown or a window ends |
+//! | [`publish`] | building trees and leading gates to them |
+//! | [`fork`] | noticing that this is a forked child |
+//! | [`control`] | what the user can ask: statistics, pause, pin, forget |
+//!
+//! # Locking
+//! All of it is behind one [`TryLock`]. The slow path, which may run in a signal handler or while its own
+//! thread holds the lock, takes it or does nothing. Who registers or controls tables waits for it. The slow
+//! path allocates nothing: lists have their final capacity from the start.
+
+mod arenas;
+mod control;
+mod fork;
+mod judge;
+mod publish;
+mod rings;
+mod table;
+
+pub use control::{count_calls, forget, pause, pin, stats};
+
+use super::sites::Site;
+use super::text::Text;
+use crate::UpdateError;
+use crate::table::DynamicCall;
+use core::cell::UnsafeCell;
+use core::sync::atomic::AtomicBool;
+use relpoline_core::policy::{Config, Policy};
+use relpoline_core::tree::Target;
+use relpoline_text::lock::{Held, TryLock};
+use std::sync::OnceLock;
+use table::{Table, Tree};
+
+/// Tables there can be in a process.
+const TABLES: usize = 4096;
+/// Trees there can be, and targets in them.
+const TREES: usize = 16 * 1024;
+const TARGETS: usize = 64 * 1024;
+/// Ticks after which a lock is believed to be abandoned: some 100 ms.
+const PATIENCE: u64 = 1 << 28;
+/// Modelled cost of a call through the register [1/16 cycle]. Such a jump is foretold as well as a tree's
+/// branches at best, and costs 6 to 28 cycles as targets alternate: a tree must beat the middle.
+const PLAIN_CALL: u32 = 14 * 16;
+
+/// Everything that learning needs; behind the lock.
+pub struct Learner {
+    policy: Policy,
+    tables: Vec<Table>,
+    trees: Vec<Tree>,
+    targets: Vec<Target>,
+    arenas: Vec<arenas::Group>,
+    rings: rings::Rings,
+    next_due: u32,
+    /// A forked child that has not got arenas of its own yet.
+    inherited: bool,
+    /// Slow paths a forked child has entered.
+    entries: u32,
+    /// Nothing is learned any more.
+    frozen: bool,
+    /// When it began: ticks, to measure their rate.
+    begun: (u64, std::time::Instant),
+}
+
+struct Shared {
+    lock: TryLock,
+    /// Text is not linked any more: [`crate::prepare_for_sandbox`].
+    sealed: AtomicBool,
+    learner: UnsafeCell<Learner>,
+}
+
+// SAFETY: the learner is only touched by who holds the lock.
+unsafe impl Sync for Shared {}
+// SAFETY: its pointers are to memory of the process.
+unsafe impl Send for Shared {}
+
+static SHARED: OnceLock<Option<Box<Shared>>> = OnceLock::new();
+
+/// The time-stamp counter.
+fn now() -> u64 {
+    // SAFETY: rdtsc is unprivileged unless a program forbids it by prctl(PR_SET_TSC).
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+fn begin() -> Option<Box<Shared>> {
+    fork::prepare()?;
+    let mut policy = Policy::new();
+    policy.costs.retpoline = PLAIN_CALL;
+    policy.config = Config { max_targets: 96, ..Config::DEFAULT };
+    let learner = Learner {
+        policy,
+        tables: Vec::with_capacity(TABLES),
+        trees: Vec::with_capacity(TREES),
+        targets: Vec::with_capacity(TARGETS),
+        arenas: Vec::with_capacity(arenas::GROUPS),
+        rings: rings::Rings::reserve()?,
+        next_due: 0,
+        inherited: false,
+        entries: 0,
+        frozen: false,
+        begun: (now(), std::time::Instant::now()),
+    };
+    Some(Box::new(Shared { lock: TryLock::new(), sealed: AtomicBool::new(false), learner: UnsafeCell::new(learner) }))
+}
+
+/// The learner, if there is one: no table was registered yet, or the kernel refuses what it needs.
+fn shared() -> Option<&'static Shared> {
+    SHARED.get()?.as_deref()
+}
+
+/// Waits for the lock, at most as long as a judgement can last.
+fn wait(shared: &'static Shared) -> Held<'static> {
+    loop {
+        if let Some(held) = shared.lock.try_take(now(), PATIENCE) {
+            return held;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Does something under the lock; `None` without a learner, or in a child that cannot become its own.
+fn with<R>(act: impl FnOnce(&mut Learner) -> R) -> Option<R> {
+    let shared = shared()?;
+    while !fork::settle_epoch(shared) {
+        std::thread::yield_now();
+    }
+    let _held = wait(shared);
+    // SAFETY: the lock is held.
+    let learner = unsafe { &mut *shared.learner.get() };
+    if learner.inherited {
+        fork::become_own(learner);
+    }
+    (!learner.frozen).then(|| act(learner))
+}
+
+/// Gives a table of a new module its place in an arena, and leads its text gate there.
+///
+/// # Errors
+/// Why the text gate stays as it is shipped: a jump through the register.
+pub fn arm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
+    // SAFETY: the site is of a table: the macro wrote the address of a `static` of this type.
+    let call = unsafe { &*(site.owner() as *const DynamicCall) };
+    SHARED.get_or_init(begin);
+    with(|learner| learner.admit(call, site.code))
+        .flatten()
+        .map_or(Ok(()), |gate| publish::open_text_gate(text, site.code, gate))
+}
+
+/// A module goes: its tables are left alone from now on.
+pub fn gone(site: &Site) {
+    let _ = with(|learner| {
+        for table in learner.tables.iter_mut().filter(|t| t.text_gate == site.code) {
+            table.gone = true;
+        }
+    });
+}
+
+/// Leads text gates back to their gate words, and never changes them again.
+pub fn seal() {
+    if let Some(shared) = shared() {
+        shared.sealed.store(true, core::sync::atomic::Ordering::Release);
+        let _ = with(|learner| (0..learner.tables.len() as u32).for_each(|id| learner.unlink(id)));
+    }
+}

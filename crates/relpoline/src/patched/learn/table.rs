@@ -1,0 +1,99 @@
+//! What is remembered of a table, and of the trees it was given.
+
+use relpoline_core::arch::Reg;
+use relpoline_core::policy::SiteState;
+use relpoline_text::arena::Counters;
+use relpoline_text::cells::Cell;
+use relpoline_text::gate::Gate;
+
+/// No index.
+pub const NONE: u32 = u32::MAX;
+/// No ring.
+pub const NO_RING: u16 = u16::MAX;
+
+/// A table of a dynamic call.
+#[derive(Clone, Copy)]
+pub struct Table {
+    /// Address of its gate in the module's text.
+    pub text_gate: u64,
+    /// Address of its [`Counters`].
+    pub counters: u64,
+    /// Its gate word's cell.
+    pub gate: Gate,
+    /// What the policy remembers.
+    pub state: SiteState,
+    /// The tree in place, or the one from before learning again.
+    pub tree: u32,
+    /// Its last tree that was built: the head of the list through [`Tree::older`].
+    pub newest_tree: u32,
+    /// The cell of its recording stub.
+    pub recording: u32,
+    /// Calls in the current learning window.
+    pub window: u32,
+    /// The countdowns that are running, as they were started.
+    pub misses: u32,
+    /// See `misses`.
+    pub exits: u32,
+    /// Times it went back to learning.
+    pub relearned: u32,
+    /// Times its gate was re-pointed.
+    pub patches: u32,
+    /// Misses counted so far, the running window left out.
+    pub missed: u64,
+    /// The ring it records into, or [`NO_RING`].
+    pub ring: u16,
+    /// Its arena.
+    pub group: u8,
+    /// The register that holds the target.
+    pub reg: Reg,
+    /// Trees count their calls.
+    pub counted: bool,
+    /// Its targets were given, not learned.
+    pub pinned: bool,
+    /// Its text gate names its tree's head.
+    pub linked: bool,
+    /// Its module was unloaded.
+    pub gone: bool,
+}
+
+impl Table {
+    /// What its generated code counts.
+    pub fn counters(&self) -> &'static Counters {
+        // SAFETY: in the counters of its arena, which are never unmapped.
+        unsafe { &*(self.counters as *const Counters) }
+    }
+
+    /// Address of the text gate's displacement to the arena: its second jump's.
+    pub fn field(&self) -> u64 {
+        self.text_gate + 6
+    }
+
+    /// Where the text gate jumps through the register.
+    pub fn plain_at(&self) -> u64 {
+        self.text_gate + 10
+    }
+}
+
+/// A tree that was built. Trees stay for ever, so that an equal one can be used again.
+#[derive(Clone, Copy)]
+pub struct Tree {
+    /// What it does, as a number.
+    pub fingerprint: u64,
+    /// The cell of its head.
+    pub head: Cell,
+    /// The cell of its settling stub.
+    pub settling: Cell,
+    /// The table's tree before it.
+    pub older: u32,
+    /// Its targets: the first of them in the learner's list, and how many.
+    pub first_target: u32,
+    /// See `first_target`.
+    pub targets: u16,
+    /// Length of its chain.
+    pub chain: u16,
+}
+
+/// The jump through `reg`: what a tree leads to when no target matched.
+pub fn plain_jump(reg: Reg) -> [u8; 4] {
+    [0x40 | u8::from(reg.is_extended()), 0xff, 0xe0 | reg.low3(), 0xcc]
+}

@@ -1,0 +1,120 @@
+//! Dynamic calls, as a user sees them.
+
+use relpoline::{State, dynamic_call};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+const PATCHED: bool =
+    cfg!(all(target_arch = "x86_64", target_os = "linux", not(feature = "no-patch"), not(miri)));
+
+fn numbered<const N: u64>(x: u64, offset: &u64) -> u64 {
+    N * 1000 + x + *offset
+}
+const TARGETS: [fn(u64, &u64) -> u64; 16] = [
+    numbered::<0>, numbered::<1>, numbered::<2>, numbered::<3>, numbered::<4>, numbered::<5>, numbered::<6>,
+    numbered::<7>, numbered::<8>, numbered::<9>, numbered::<10>, numbered::<11>, numbered::<12>, numbered::<13>,
+    numbered::<14>, numbered::<15>,
+];
+
+/// Calls `count` targets in turn, and checks each result.
+macro_rules! exercise {
+    ($call:ident, $targets:expr, $rounds:expr) => {
+        for round in 0..$rounds as u64 {
+            let n = round % $targets as u64;
+            assert_eq!($call(TARGETS[n as usize], round, &1), n * 1000 + round + 1);
+        }
+    };
+}
+
+#[test]
+fn a_call_learns_its_targets() {
+    dynamic_call!(fn learns(x: u64, offset: &u64) -> u64);
+    exercise!(learns, 1, 50_000);
+    let stats = learns::stats();
+    if PATCHED {
+        assert_eq!(stats.state, State::Promoted, "{stats:?}");
+        assert_eq!(stats.targets[0].address, TARGETS[0] as usize);
+    } else {
+        assert_eq!(stats.state, State::Plain);
+    }
+    for targets in [2, 4, 8, 16, 3] {
+        exercise!(learns, targets, 50_000);
+    }
+    println!("{:?}", learns::stats());
+}
+
+#[test]
+fn it_can_be_paused_pinned_and_reset() {
+    dynamic_call!(fn controlled(x: u64, offset: &u64) -> u64);
+    exercise!(controlled, 2, 20_000);
+    controlled::pause();
+    exercise!(controlled, 2, 20_000);
+    assert!(!PATCHED || controlled::stats().state == State::Paused);
+    controlled::resume();
+    exercise!(controlled, 2, 20_000);
+    assert!(!PATCHED || controlled::stats().state == State::Promoted);
+    assert_eq!(controlled::pin(&TARGETS[4..8]), PATCHED);
+    exercise!(controlled, 16, 20_000);
+    let stats = controlled::stats();
+    assert!(!PATCHED || (stats.state == State::Pinned && stats.targets.len() == 4), "{stats:?}");
+    controlled::count_calls(true);
+    exercise!(controlled, 1, 100_000);
+    assert!(!PATCHED || controlled::stats().hits > 50_000, "{:?}", controlled::stats());
+    controlled::forget();
+    exercise!(controlled, 1, 1000);
+}
+
+#[test]
+fn every_register_carries_a_target() {
+    dynamic_call! {
+        fn none() -> usize;
+        extern "C" fn one(a: u8) -> u64;
+        fn two(a: u8, f: f64, b: &str) -> u64;
+        fn four(a: &mut [u8], b: u128) -> u128;
+        extern "C" fn five(a: u64, b: i32, c: *const u8, d: bool, e: char, f: f32) -> f64;
+    }
+    extern "C" fn f1(a: u8) -> u64 {
+        u64::from(a) + 1
+    }
+    fn f2(a: u8, f: f64, b: &str) -> u64 {
+        u64::from(a) + f as u64 + b.len() as u64
+    }
+    fn f4(a: &mut [u8], b: u128) -> u128 {
+        a[0] = 9;
+        b << 1
+    }
+    extern "C" fn f5(a: u64, b: i32, c: *const u8, d: bool, e: char, f: f32) -> f64 {
+        (a as f64) + f64::from(b) + f64::from(u8::from(d)) + f64::from(u32::from(e)) + f64::from(f) + c.addr() as f64
+    }
+    for _ in 0..5000 {
+        assert_eq!(none(|| 7), 7);
+        assert_eq!(one(f1, 7), 8);
+        assert_eq!(two(f2, 1, 2.0, "abc"), 6);
+        let mut bytes = [1, 2];
+        assert_eq!(four(f4, &mut bytes, 1 << 90), 1 << 91);
+        assert_eq!(bytes, [9, 2]);
+        assert_eq!(five(f5, 1, 2, std::ptr::without_provenance(3), true, '\u{5}', 0.5), 12.5);
+    }
+    if PATCHED {
+        for stats in [none::stats(), one::stats(), two::stats(), four::stats(), five::stats()] {
+            assert_eq!(stats.state, State::Promoted, "{stats:?}");
+        }
+    }
+}
+
+#[test]
+fn callees_may_recurse_and_panic() {
+    dynamic_call!(fn down(depth: u64) -> u64);
+    fn even(depth: u64) -> u64 {
+        if depth == 0 { 0 } else { 1 + down(odd, depth - 1) }
+    }
+    fn odd(depth: u64) -> u64 {
+        if depth == 0 { panic!("bottom") } else { 1 + down(even, depth - 1) }
+    }
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    for _ in 0..200 {
+        assert_eq!(down(even, 100), 100);
+        assert!(catch_unwind(AssertUnwindSafe(|| down(even, 101))).is_err());
+    }
+    std::panic::set_hook(hook);
+}
