@@ -16,22 +16,7 @@
 pub mod arguments;
 pub mod demo;
 pub mod inherited;
-#[cfg(relpoline_inspect)]
 pub mod inspect;
-#[cfg(not(relpoline_inspect))]
-pub mod inspect {
-    //! Under construction.
-    /// `relpoline inspect`.
-    #[derive(Debug, clap::Args)]
-    pub struct InspectArgs {}
-    /// Does nothing yet.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn run(_: InspectArgs) -> anyhow::Result<std::process::ExitCode> {
-        anyhow::bail!("inspect is under construction")
-    }
-}
 pub mod preload;
 pub mod report;
 pub mod run;

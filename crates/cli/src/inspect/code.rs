@@ -1,0 +1,165 @@
+//! Thunks and sites of a file, by the engine's own rules.
+
+use std::collections::BTreeMap;
+
+use relpoline_core::arch::Reg;
+use relpoline_core::arch::thunk::{self, Shape, Thunk};
+use relpoline_core::scan::{
+    EhFrameHdr, Function, Functions, Gotos, Object, Refused, Region, Site, SiteKind, Sites,
+};
+
+use super::elf::{Elf, Kind};
+use super::names::Names;
+
+/// What was found in a file's code.
+pub struct Code {
+    /// Thunks by address.
+    pub thunks: BTreeMap<u64, Thunk>,
+    /// Sites that can be promoted, ascending.
+    pub sites: Vec<(Site, Reg)>,
+    /// What looks like a site and is left alone, ascending.
+    pub refused: Vec<Refused>,
+    /// All functions, ascending.
+    pub functions: Vec<Function>,
+    /// Whether they come from unwind tables, which the engine needs.
+    pub has_unwind: bool,
+}
+
+/// Where functions are, whatever tells it.
+enum Ranges<'a> {
+    Unwind(EhFrameHdr<'a>),
+    Symbols(Vec<Function>),
+}
+
+impl Functions for Ranges<'_> {
+    fn containing(&self, address: u64) -> Option<Function> {
+        match self {
+            Ranges::Unwind(table) => table.containing(address),
+            Ranges::Symbols(functions) => functions.as_slice().containing(address),
+        }
+    }
+}
+
+/// Finds thunks and sites.
+pub fn examine(elf: &Elf<'_>, names: &Names) -> Code {
+    let thunks = thunks(elf, names);
+    let unwind = elf.unwind().filter(|table| !table.is_empty());
+    let has_unwind = unwind.is_some();
+    let ranges = unwind.map_or_else(|| Ranges::Symbols(names.functions()), Ranges::Unwind);
+    let mut code = Code {
+        thunks,
+        sites: Vec::new(),
+        refused: Vec::new(),
+        functions: Vec::new(),
+        has_unwind,
+    };
+    let words = if code.thunks.is_empty() {
+        Vec::new()
+    } else {
+        elf.data_words()
+    };
+    for text in elf.texts() {
+        code.find_sites(text, &ranges, &words, elf.kind == Kind::Fixed);
+    }
+    code.functions = match ranges {
+        Ranges::Unwind(table) => (0..table.len())
+            .filter_map(|index| table.get(index))
+            .collect(),
+        Ranges::Symbols(functions) => functions,
+    };
+    code
+}
+
+/// All thunks: those that can be seen, and those that only their name gives away.
+fn thunks(elf: &Elf<'_>, names: &Names) -> BTreeMap<u64, Thunk> {
+    let named = names.iter().filter_map(|(address, name)| {
+        thunk::symbol_register(name)?;
+        Some((address, thunk::match_symbol(name, elf.at(address)?)?))
+    });
+    let seen = elf.texts().flat_map(|text| {
+        thunk::find(text.bytes)
+            .map(move |(offset, thunk)| (text.address.wrapping_add(offset as u64), thunk))
+    });
+    named.chain(seen).collect()
+}
+
+impl Code {
+    fn find_sites(&mut self, text: Region<'_>, ranges: &Ranges<'_>, words: &[u64], is_fixed: bool) {
+        let targets = self
+            .thunks
+            .iter()
+            .filter(|(_, thunk)| thunk.shape.takes_sites());
+        let (addresses, registers): (Vec<u64>, Vec<Reg>) = targets
+            .map(|(address, thunk)| (*address, thunk.reg))
+            .unzip();
+        let mut sites = Vec::new();
+        for found in Sites::new(text, &addresses, ranges) {
+            match found {
+                Ok(site) => sites.push(site),
+                Err(refused) => self.refused.push(refused),
+            }
+        }
+        let object = Object {
+            text,
+            thunks: &addresses,
+            registers: &registers,
+            functions: ranges,
+            is_position_dependent: is_fixed,
+        };
+        // One word per site and one per label, of which there are no more than words of data and `lea`s.
+        let mut scratch = vec![0; sites.len() + words.len() + text.bytes.len() / 16];
+        let mut gotos = Gotos::new(object, &mut scratch);
+        sites.iter().for_each(|site| gotos.add_site(site));
+        if !gotos.is_empty() {
+            gotos.collect_leas();
+            words.iter().for_each(|word| gotos.add_data_word(*word));
+        }
+        let mut verdicts = gotos.finish();
+        for site in sites {
+            match verdicts.verdict(&site) {
+                Ok(kind) => self
+                    .sites
+                    .push((Site { kind, ..site }, registers[site.thunk])),
+                Err(reason) => self.refused.push(Refused {
+                    address: site.address,
+                    thunk: site.thunk,
+                    reason,
+                }),
+            }
+        }
+        self.refused.sort_by_key(|refused| refused.address);
+    }
+
+    /// How many sites each thunk has, by its address.
+    pub fn uses(&self) -> BTreeMap<u64, usize> {
+        let takers = self
+            .thunks
+            .iter()
+            .filter(|(_, thunk)| thunk.shape.takes_sites());
+        let addresses: Vec<u64> = takers.map(|(address, _)| *address).collect();
+        let mut uses = BTreeMap::new();
+        for (site, _) in &self.sites {
+            if let Some(address) = addresses.get(site.thunk) {
+                *uses.entry(*address).or_default() += 1;
+            }
+        }
+        uses
+    }
+
+    /// Whether a thunk is an indirect jump that gcc wrote inline: nothing uses it, and it stands in the
+    /// middle of a function.
+    pub fn is_inline_jump(&self, address: u64, thunk: &Thunk, sites: usize) -> bool {
+        let function = || self.functions.as_slice().containing(address);
+        thunk.shape == Shape::Gcc && sites == 0 && function().is_some_and(|f| f.start != address)
+    }
+}
+
+/// What a report calls a kind of site.
+pub fn kind_name(kind: SiteKind) -> &'static str {
+    match kind {
+        SiteKind::Call => "call",
+        SiteKind::Jump => "jump",
+        SiteKind::Cond => "cond",
+        SiteKind::Goto => "goto",
+    }
+}

@@ -1,0 +1,346 @@
+//! What was found, as a structure: what `relpoline inspect --json` writes.
+//!
+//! Within schema 1 fields are only ever added. Readers should ignore what they do not know. Addresses are
+//! those in the file, as strings: `0x…`.
+
+use relpoline_core::arch::thunk::{self, symbol_register};
+use serde::{Deserialize, Serialize};
+
+use super::code::{self, Code};
+use super::elf::{Elf, Kind};
+use super::names::Names;
+
+/// What a jump through a thunk of its own is called.
+const INLINE_JUMP: &str = "gcc inline jump";
+
+/// Version of the schema.
+pub const SCHEMA: u32 = 1;
+
+/// Everything printed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Inspection {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// One per file, in the order given.
+    pub files: Vec<Entry>,
+}
+
+impl Inspection {
+    /// Under the current schema.
+    #[must_use]
+    pub fn new(files: Vec<Entry>) -> Inspection {
+        Inspection {
+            schema: SCHEMA,
+            files,
+        }
+    }
+}
+
+/// A file, inspected or not.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Entry {
+    /// It could be inspected.
+    Found(Box<Findings>),
+    /// It could not.
+    Failed(Failure),
+}
+
+impl Entry {
+    /// What was found, if it could be inspected.
+    #[must_use]
+    pub fn findings(&self) -> Option<&Findings> {
+        match self {
+            Entry::Found(findings) => Some(findings),
+            Entry::Failed(_) => None,
+        }
+    }
+
+    /// Why not, if it could not.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Entry::Found(_) => None,
+            Entry::Failed(failure) => Some(failure),
+        }
+    }
+}
+
+/// A file that could not be inspected.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its path.
+    pub path: String,
+    /// Why, with the path.
+    pub error: String,
+}
+
+/// What was found in a file.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Findings {
+    /// Its path.
+    pub path: String,
+    /// `pie`, `fixed` or `library`.
+    pub kind: String,
+    /// Its build-id in hexadecimal, if it has one.
+    pub build_id: Option<String>,
+    /// Whether its full symbol table is gone.
+    pub stripped: bool,
+    /// Whether it has unwind tables, without which no site is trusted.
+    pub unwind_tables: bool,
+    /// Functions known.
+    pub functions: usize,
+    /// Its thunks.
+    pub thunks: Vec<Thunk>,
+    /// Sites that can be promoted.
+    pub sites: Vec<Site>,
+    /// What looks like a site and is left alone.
+    pub refused: Vec<Refused>,
+    /// Thunks it takes from a library. Calls of them go through the PLT: no protection, and no sites.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub imported_thunks: Vec<String>,
+    /// Indirect branches through no thunk.
+    pub unprotected: Unprotected,
+    /// The libraries it is linked to.
+    pub libraries: Vec<Library>,
+    /// All in one sentence.
+    pub conclusion: String,
+}
+
+/// A thunk.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Thunk {
+    /// Its address.
+    pub address: String,
+    /// Its shape: `gcc`, `gcc inline`, `gcc inline jump`, `llvm`, `other`, `lfence`, `plain jump`, `lld plt`, `return`.
+    pub shape: String,
+    /// The register it jumps through.
+    pub register: String,
+    /// Its symbol, unless that is gone.
+    pub symbol: Option<String>,
+    /// Calls and jumps to it that can be promoted.
+    pub sites: usize,
+}
+
+/// A site.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Site {
+    /// Its address.
+    pub address: String,
+    /// `call`, `jump` (a tail call), `cond` (a conditional one) or `goto`.
+    pub kind: String,
+    /// The register that holds its target.
+    pub register: String,
+    /// The function it stands in: its name, or its address.
+    pub function: String,
+}
+
+/// A branch to a thunk that is left alone.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Refused {
+    /// Its address.
+    pub address: String,
+    /// The function it stands in, if that has a name.
+    pub function: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+/// Indirect branches through no thunk.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Unprotected {
+    /// PLT entries.
+    pub plt: usize,
+    /// Calls of other objects' functions without a PLT (`-fno-plt`).
+    pub got_calls: usize,
+    /// Calls through a register or memory.
+    pub calls: usize,
+    /// Jumps through a register or memory.
+    pub jumps: usize,
+    /// The first thousand of the last two.
+    pub places: Vec<Place>,
+}
+
+/// An instruction.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// Its address.
+    pub address: String,
+    /// The function it stands in, if that has a name.
+    pub function: Option<String>,
+    /// As the assembler writes it.
+    pub instruction: String,
+}
+
+/// A library the file is linked to, directly or not.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Library {
+    /// As the file names it.
+    pub name: String,
+    /// Where it is, if it was found.
+    pub path: Option<String>,
+    /// Its thunks; null when it could not be read.
+    pub thunks: Option<usize>,
+}
+
+impl Findings {
+    pub(super) fn new(
+        path: String,
+        elf: &Elf<'_>,
+        names: &Names,
+        code: &Code,
+        unprotected: Unprotected,
+        libraries: Vec<Library>,
+    ) -> Findings {
+        let mut findings = Findings {
+            path,
+            kind: kind_name(elf.kind).to_owned(),
+            build_id: elf.build_id(),
+            stripped: names.is_stripped,
+            unwind_tables: code.has_unwind,
+            functions: code.functions.len(),
+            thunks: thunks(code, names),
+            sites: sites(code, names),
+            refused: refused(code, names),
+            imported_thunks: imported_thunks(elf),
+            unprotected,
+            libraries,
+            conclusion: String::new(),
+        };
+        findings.conclusion = findings.conclude();
+        findings
+    }
+
+    /// Indirect branches through no thunk, all kinds together.
+    #[must_use]
+    pub fn unprotected_count(&self) -> usize {
+        let Unprotected {
+            plt,
+            got_calls,
+            calls,
+            jumps,
+            ..
+        } = self.unprotected;
+        plt + got_calls + calls + jumps
+    }
+
+    fn conclude(&self) -> String {
+        let can = self.sites.len();
+        let all = can + self.refused.len();
+        match (can, all) {
+            _ if self.thunks.is_empty() && !self.imported_thunks.is_empty() => {
+                "It takes its thunks from a library; link them into it, and it can be promoted."
+                    .to_owned()
+            }
+            _ if self.thunks.is_empty() && self.unprotected_count() == 0 => {
+                "It has no indirect branches: there is nothing to promote.".to_owned()
+            }
+            _ if self.thunks.is_empty() => {
+                "It was built without retpolines: there is nothing to promote.".to_owned()
+            }
+            (0, 0) => "It has retpolines, but no call or jump that uses them.".to_owned(),
+            _ if !self.unwind_tables => {
+                format!(
+                    "It has no unwind tables, so relpoline leaves all of its {all} sites alone."
+                )
+            }
+            (1, 1) => "relpoline can promote its only site.".to_owned(),
+            _ if can == all => format!("relpoline can promote all of its {} sites.", grouped(all)),
+            _ => format!(
+                "relpoline can promote {} of its {} sites.",
+                grouped(can),
+                grouped(all)
+            ),
+        }
+    }
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Pie => "pie",
+        Kind::Fixed => "fixed",
+        Kind::Library => "library",
+    }
+}
+
+fn imported_thunks(elf: &Elf<'_>) -> Vec<String> {
+    let thunks = elf
+        .imported()
+        .filter(|name| symbol_register(name).is_some());
+    thunks.map(ToOwned::to_owned).collect()
+}
+
+/// A number with its thousands apart.
+pub(super) fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn thunks(code: &Code, names: &Names) -> Vec<Thunk> {
+    let uses = code.uses();
+    let describe = |(address, thunk): (&u64, &thunk::Thunk)| {
+        let sites = uses.get(address).copied().unwrap_or(0);
+        let is_inline = code.is_inline_jump(*address, thunk, sites);
+        let shape = if is_inline {
+            INLINE_JUMP
+        } else {
+            thunk.shape.name()
+        };
+        Thunk {
+            address: format!("{address:#x}"),
+            shape: shape.to_owned(),
+            register: thunk.reg.name().to_owned(),
+            symbol: names.raw(*address).map(ToOwned::to_owned),
+            sites,
+        }
+    };
+    code.thunks.iter().map(describe).collect()
+}
+
+fn sites(code: &Code, names: &Names) -> Vec<Site> {
+    let function = |address, start: u64| {
+        let named = names.function(address).or_else(|| names.function(start));
+        named.unwrap_or_else(|| format!("{start:#x}"))
+    };
+    let describe =
+        |(site, register): &(relpoline_core::scan::Site, relpoline_core::arch::Reg)| Site {
+            address: format!("{:#x}", site.address),
+            kind: code::kind_name(site.kind).to_owned(),
+            register: register.name().to_owned(),
+            function: function(site.address, site.function.start),
+        };
+    code.sites.iter().map(describe).collect()
+}
+
+fn refused(code: &Code, names: &Names) -> Vec<Refused> {
+    let refused = code
+        .refused
+        .iter()
+        .map(|found| (found.address, found.reason.to_string()));
+    let uses = code.uses();
+    let is_inline = |(address, thunk): &(&u64, &thunk::Thunk)| {
+        code.is_inline_jump(**address, thunk, uses.get(address).copied().unwrap_or(0))
+    };
+    let inline = code.thunks.iter().filter(is_inline);
+    let inline = inline.map(|(address, _)| {
+        (
+            *address,
+            "its thunk is inlined, so there is no branch to re-point".to_owned(),
+        )
+    });
+    let mut all: Vec<(u64, String)> = refused.chain(inline).collect();
+    all.sort();
+    let describe = |(address, reason)| Refused {
+        address: format!("{address:#x}"),
+        function: names.function(address),
+        reason,
+    };
+    all.into_iter().map(describe).collect()
+}
