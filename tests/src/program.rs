@@ -9,11 +9,7 @@ use std::process::Command;
 use crate::tool;
 
 /// How gcc protects indirect branches; `-fcf-protection` excludes it.
-const RETPOLINES: [&str; 3] = [
-    "-fcf-protection=none",
-    "-mindirect-branch=thunk",
-    "-mindirect-branch-register",
-];
+const RETPOLINES: [&str; 3] = ["-fcf-protection=none", "-mindirect-branch=thunk", "-mindirect-branch-register"];
 
 /// How a program is to be compiled.
 #[derive(Clone, Debug)]
@@ -33,10 +29,7 @@ impl Program {
     #[must_use]
     pub fn plain(source: &str) -> Self {
         let source = directory().join(source);
-        Self {
-            source,
-            flags: ["-O2", "-g", "-pthread"].map(OsString::from).to_vec(),
-        }
+        Self { source, flags: ["-O2", "-g", "-pthread"].map(OsString::from).to_vec() }
     }
 
     /// Adds flags for the compiler; the last one of a kind wins.
@@ -49,18 +42,11 @@ impl Program {
     /// Compiles it unless that has been done. A program that does not compile fails the test.
     #[must_use]
     pub fn build(&self) -> PathBuf {
-        let name = self
-            .source
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy();
+        let name = self.source.file_stem().unwrap_or_default().to_string_lossy();
         let built = cache().join(format!("{name}-{:016x}", self.hash()));
         if !built.exists() {
             // Other tests may be building the same: everybody renames a finished file into place.
-            let fresh = tempfile::Builder::new()
-                .prefix(&*name)
-                .tempfile_in(cache())
-                .expect("no temporary file");
+            let fresh = tempfile::Builder::new().prefix(&*name).tempfile_in(cache()).expect("no temporary file");
             let fresh = fresh.into_temp_path();
             self.compile(&fresh);
             fresh.persist(&built).expect("cannot rename the program");
@@ -71,12 +57,7 @@ impl Program {
     fn compile(&self, to: &Path) {
         let is_cpp = self.source.extension().is_some_and(|e| e == "cc");
         let mut compiler = Command::new(if is_cpp { "g++" } else { "gcc" });
-        compiler
-            .args(["-Wall", "-Wextra", "-Werror"])
-            .args(&self.flags)
-            .arg(&self.source)
-            .arg("-o")
-            .arg(to);
+        compiler.args(["-Wall", "-Wextra", "-Werror"]).args(&self.flags).arg(&self.source).arg("-o").arg(to);
         let output = compiler.output().expect("the tests need gcc and g++");
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{compiler:?} fails:\n{text}");
@@ -86,9 +67,7 @@ impl Program {
     fn hash(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.flags.hash(&mut hasher);
-        fs::read(&self.source)
-            .expect("no such program")
-            .hash(&mut hasher);
+        fs::read(&self.source).expect("no such program").hash(&mut hasher);
         let mut headers: Vec<PathBuf> = fs::read_dir(directory())
             .expect("no tests/programs")
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -96,9 +75,7 @@ impl Program {
             .collect();
         headers.sort();
         for header in headers {
-            fs::read(header)
-                .expect("unreadable header")
-                .hash(&mut hasher);
+            fs::read(header).expect("unreadable header").hash(&mut hasher);
         }
         hasher.finish()
     }

@@ -117,9 +117,6 @@ impl Report {
             )
         };
         let sites: String = self.sites.iter().map(line).collect();
-        format!(
-            "{} pid {}: {:?}\n{sites}",
-            self.program, self.pid, self.engine
-        )
+        format!("{} pid {}: {:?}\n{sites}", self.program, self.pid, self.engine)
     }
 }

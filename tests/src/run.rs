@@ -71,8 +71,7 @@ impl Run {
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
-        self.environment
-            .push((name.into(), value.as_ref().to_owned()));
+        self.environment.push((name.into(), value.as_ref().to_owned()));
         self
     }
 
@@ -98,12 +97,7 @@ impl Run {
         let place = tempfile::tempdir().expect("no temporary directory");
         let report = place.path().join("report");
         let mut command = Command::new(tool::relpoline());
-        command
-            .args(["run", "--quiet", "--report"])
-            .arg(&report)
-            .args(&self.options)
-            .arg("--")
-            .args(&self.command);
+        command.args(["run", "--quiet", "--report"]).arg(&report).args(&self.options).arg("--").args(&self.command);
         let mut outcome = self.finish(command, place.path());
         outcome.read_reports(place.path());
         outcome
@@ -120,46 +114,24 @@ impl Run {
     }
 
     fn finish(&self, mut command: Command, place: &Path) -> Outcome {
-        let file = |name: &str| {
-            File::create(place.join(name)).expect("cannot create a file for the output")
-        };
+        let file = |name: &str| File::create(place.join(name)).expect("cannot create a file for the output");
         // Nothing of the developer's: shells and programs behave as their environment tells them.
         command.env_clear().env("LC_ALL", "C");
-        command.envs(
-            ["PATH", "HOME", "TMPDIR"]
-                .into_iter()
-                .filter_map(|name| Some((name, std::env::var_os(name)?))),
-        );
+        command.envs(["PATH", "HOME", "TMPDIR"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
         // Files, not pipes: a daemon that is left behind holds a pipe open for ever.
-        command
-            .stdin(Stdio::null())
-            .stdout(file("stdout"))
-            .stderr(file("stderr"))
-            .process_group(0);
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr")).process_group(0);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let ended = wait(child, self.deadline);
         let read = |name: &str| fs::read(place.join(name)).unwrap_or_default();
         let (stdout, stderr) = (read("stdout"), read("stderr"));
         let Some(status) = ended else {
-            panic!(
-                "{command:?} hangs:\n{}{}",
-                String::from_utf8_lossy(&stdout),
-                String::from_utf8_lossy(&stderr)
-            );
+            panic!("{command:?} hangs:\n{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
         };
-        Outcome {
-            stdout,
-            stderr,
-            status,
-            report: None,
-            children: Vec::new(),
-        }
+        Outcome { stdout, stderr, status, report: None, children: Vec::new() }
     }
 }
 
@@ -186,8 +158,7 @@ impl Outcome {
                 continue;
             };
             let text = fs::read(entry.path()).expect("unreadable report");
-            let report =
-                serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let report = serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
             if rest.is_empty() {
                 self.report = Some(report);
             } else {
@@ -199,34 +170,19 @@ impl Outcome {
     /// Everything the program wrote, for messages and for searching.
     #[must_use]
     pub fn text(&self) -> String {
-        format!(
-            "{}{}",
-            String::from_utf8_lossy(&self.stdout),
-            String::from_utf8_lossy(&self.stderr)
-        )
+        format!("{}{}", String::from_utf8_lossy(&self.stdout), String::from_utf8_lossy(&self.stderr))
     }
 
     /// The report on the program itself.
     #[must_use]
     pub fn report(&self) -> &Report {
-        self.report
-            .as_ref()
-            .unwrap_or_else(|| panic!("there is no report\n{}", self.text()))
+        self.report.as_ref().unwrap_or_else(|| panic!("there is no report\n{}", self.text()))
     }
 
     /// Fails the test unless the program ended with status 0.
     pub fn assert_success(&self) {
-        let engine = self
-            .report
-            .as_ref()
-            .map(Report::summary)
-            .unwrap_or_default();
-        assert!(
-            self.status.success(),
-            "{}\n{}{engine}",
-            self.status,
-            self.text()
-        );
+        let engine = self.report.as_ref().map(Report::summary).unwrap_or_default();
+        assert!(self.status.success(), "{}\n{}{engine}", self.status, self.text());
     }
 
     /// Whether the program noticed that something was wrong, or died of it.
@@ -237,18 +193,9 @@ impl Outcome {
 
     /// Fails the test unless the program wrote the same and ended the same way.
     pub fn assert_like(&self, other: &Outcome) {
-        assert_eq!(
-            self.status,
-            other.status,
-            "{}\n--- against\n{}",
-            self.text(),
-            other.text()
-        );
+        assert_eq!(self.status, other.status, "{}\n--- against\n{}", self.text(), other.text());
         for (ours, theirs) in [(&self.stdout, &other.stdout), (&self.stderr, &other.stderr)] {
-            assert_eq!(
-                String::from_utf8_lossy(ours),
-                String::from_utf8_lossy(theirs)
-            );
+            assert_eq!(String::from_utf8_lossy(ours), String::from_utf8_lossy(theirs));
         }
     }
 }

@@ -5,9 +5,10 @@
 //! profile as the test itself; when that has been done before, cargo has nothing to do. Cargo's own lock keeps
 //! test executables that run at the same time apart.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{env, fs};
 
 /// Names the command, in place of the one that is built.
@@ -18,29 +19,23 @@ const ENGINE: &str = "librelpoline_engine.so";
 /// Directory of the profile that this test was built with: `target/debug`.
 fn profile_directory() -> PathBuf {
     let exe = env::current_exe().expect("a test knows its own path");
-    let deps = exe
-        .ancestors()
-        .find(|path| path.ends_with("deps"))
-        .expect("a test lies in deps/");
-    deps.parent()
-        .expect("deps/ lies in a profile's directory")
-        .to_path_buf()
+    let deps = exe.ancestors().find(|path| path.ends_with("deps")).expect("a test lies in deps/");
+    deps.parent().expect("deps/ lies in a profile's directory").to_path_buf()
 }
 
 /// Cargo's target directory.
 #[must_use]
 pub fn target_directory() -> PathBuf {
-    profile_directory()
-        .parent()
-        .expect("a profile's directory lies in target/")
-        .to_path_buf()
+    profile_directory().parent().expect("a profile's directory lies in target/").to_path_buf()
 }
 
 /// The command.
 #[must_use]
 pub fn relpoline() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| env::var_os(VARIABLE).map_or_else(build_relpoline, PathBuf::from))
+    // What failed once fails for every test, but is tried once only.
+    static PATH: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let path = PATH.get_or_init(|| env::var_os(VARIABLE).map_or_else(build_relpoline, |path| Ok(path.into())));
+    path.as_deref().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The engine that the command preloads.
@@ -50,86 +45,62 @@ pub fn engine() -> PathBuf {
 }
 
 fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/ lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
 }
 
-fn build_relpoline() -> PathBuf {
+fn build_relpoline() -> Result<PathBuf, String> {
     let directory = profile_directory();
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(other) => other,
     };
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args([
-        "build",
-        "--locked",
-        "-p",
-        "relpoline-cli",
-        "--bin",
-        "relpoline",
-        "--profile",
-        profile,
-    ]);
-    cargo
-        .arg("--target-dir")
-        .arg(target_directory())
-        .current_dir(workspace());
-    succeed(&mut cargo);
-    directory.join("relpoline")
+    cargo.args(["build", "--locked", "-p", "relpoline-cli", "--bin", "relpoline", "--profile", profile]);
+    cargo.arg("--target-dir").arg(target_directory()).current_dir(workspace());
+    succeed(&mut cargo)?;
+    Ok(directory.join("relpoline"))
 }
 
 /// An engine built with `--cfg relpoline_broken="variant"`: one rule of the design is broken in it.
 ///
-/// Built without link-time optimisation, which takes longer than the test.
+/// The cfg is passed by a wrapper around the compiler that cargo uses for the workspace's own crates only, so the
+/// other ones are built once.
 #[must_use]
 pub fn broken_engine(variant: &str) -> PathBuf {
+    // Variants are built under one name: the next one may come when this one is copied.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let target = target_directory().join("broken");
     let kept = target.join(format!("{variant}.so"));
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args([
-        "rustc",
-        "--locked",
-        "--lib",
-        "--crate-type",
-        "cdylib",
-        "--profile",
-        "preload",
-        "--features",
-        "preload",
-    ]);
-    cargo.args([
-        "--config",
-        "profile.preload.lto=false",
-        "--config",
-        "profile.preload.codegen-units=2",
-    ]);
-    cargo
-        .arg("--manifest-path")
-        .arg(workspace().join("crates/engine/Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&target);
+    cargo.args(["rustc", "--locked", "--lib", "--crate-type", "cdylib", "--profile", "preload"]);
+    cargo.args(["--features", "preload"]);
+    cargo.args(["--target-dir"]).arg(&target);
+    cargo.arg("--manifest-path").arg(workspace().join("crates/engine/Cargo.toml"));
     cargo.args(["--", "-Clink-arg=-nostartfiles"]);
     cargo.arg("-Clink-arg=-Wl,-z,initfirst,-z,now,-z,relro,-soname,librelpoline_engine.so");
-    cargo
-        .env("RUSTFLAGS", format!("--cfg relpoline_broken=\"{variant}\""))
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    cargo
-        .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .env_remove("CARGO_TARGET_DIR")
-        .env_remove("CARGO_BUILD_TARGET");
-    succeed(&mut cargo);
-    fs::copy(target.join("preload").join(ENGINE), &kept)
-        .expect("the broken engine cannot be copied");
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", wrapper(&target, variant)).env("CARGO_ENCODED_RUSTFLAGS", "");
+    cargo.env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET");
+    succeed(&mut cargo).unwrap_or_else(|error| panic!("{error}"));
+    fs::copy(target.join("preload").join(ENGINE), &kept).expect("the broken engine cannot be copied");
     kept
 }
 
-fn succeed(command: &mut Command) {
-    let output = command.output().expect("cannot start cargo");
-    assert!(
-        output.status.success(),
-        "{command:?} fails:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+/// A script that runs the compiler with the variant's cfg.
+fn wrapper(target: &Path, variant: &str) -> PathBuf {
+    let script = target.join(format!("{variant}.sh"));
+    let text = format!("#!/bin/sh\nexec \"$@\" --cfg 'relpoline_broken=\"{variant}\"'\n");
+    // An unchanged script keeps its time, or everything would be built again.
+    if fs::read(&script).ok().as_deref() != Some(text.as_bytes()) {
+        fs::create_dir_all(target).expect("cannot make a directory for the broken engines");
+        fs::write(&script, text).expect("cannot write the wrapper");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("cannot make it executable");
+    }
+    script
+}
+
+fn succeed(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("cannot start cargo: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    output.status.success().then_some(()).ok_or_else(|| format!("{command:?} fails:\n{text}"))
 }

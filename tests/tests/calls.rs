@@ -3,15 +3,8 @@
 use relpoline_tests::{Program, Run};
 
 /// Functions of `calls.c` whose targets follow a foreseeable order.
-const FORESEEABLE: [&str; 7] = [
-    "one_target",
-    "two_targets",
-    "four_targets",
-    "eight_targets",
-    "many_targets",
-    "arguments",
-    "hidden_arguments",
-];
+const FORESEEABLE: [&str; 7] =
+    ["one_target", "two_targets", "four_targets", "eight_targets", "many_targets", "arguments", "hidden_arguments"];
 
 fn runs_right(flags: &[&str], promoted: &[&str]) {
     let program = Program::retpolined("calls.c").flags(flags).build();
@@ -21,10 +14,7 @@ fn runs_right(flags: &[&str], promoted: &[&str]) {
 
 #[test]
 fn optimised() {
-    runs_right(
-        &["-O2"],
-        &[&FORESEEABLE[..], &["tail", "interpret"]].concat(),
-    );
+    runs_right(&["-O2"], &[&FORESEEABLE[..], &["tail", "interpret"]].concat());
 }
 
 #[test]
@@ -39,10 +29,7 @@ fn little_optimised() {
 
 #[test]
 fn much_optimised() {
-    runs_right(
-        &["-O3"],
-        &[&FORESEEABLE[..], &["tail", "interpret"]].concat(),
-    );
+    runs_right(&["-O3"], &[&FORESEEABLE[..], &["tail", "interpret"]].concat());
 }
 
 #[test]
@@ -65,11 +52,7 @@ fn stripped() {
     // Without symbols the report cannot name functions; thunks are found by their bytes.
     let program = Program::retpolined("calls.c").flags(&["-s"]).build();
     let outcome = Run::new(program).same();
-    assert!(
-        outcome.report().sites_promoted >= 8,
-        "{}",
-        outcome.report().summary()
-    );
+    assert!(outcome.report().sites_promoted >= 8, "{}", outcome.report().summary());
 }
 
 #[test]
@@ -111,14 +94,8 @@ fn every_register_is_kept() {
 fn objects_exceptions_and_jumps_in_cpp() {
     let program = Program::retpolined("objects.cc").build();
     let outcome = Run::new(program).same();
-    outcome
-        .report()
-        .assert_promoted(&["long_jumps()", "functions()"]);
-    assert!(
-        outcome.report().engine.links >= 4,
-        "{}",
-        outcome.report().summary()
-    );
+    outcome.report().assert_promoted(&["long_jumps()", "functions()"]);
+    assert!(outcome.report().engine.links >= 4, "{}", outcome.report().summary());
 }
 
 #[test]
@@ -126,9 +103,5 @@ fn a_dry_run_changes_nothing() {
     let program = Program::retpolined("calls.c").build();
     let outcome = Run::new(program).option("--dry-run").same();
     let report = outcome.report();
-    assert!(
-        report.sites_total >= 8 && report.engine.patches == 0,
-        "{}",
-        report.summary()
-    );
+    assert!(report.sites_total >= 8 && report.engine.patches == 0, "{}", report.summary());
 }

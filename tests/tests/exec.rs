@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use relpoline_tests::{Outcome, Program, Run};
 
 fn start(how: &str, program: &Path) -> Run {
-    Run::new(Program::retpolined("exec.c").build())
-        .arg(how)
-        .arg(program)
+    Run::new(Program::retpolined("exec.c").build()).arg(how).arg(program)
 }
 
 fn alike(how: &str, program: &Path) -> Outcome {
@@ -29,8 +27,8 @@ fn executable(directory: &Path, name: &str, content: &[u8]) -> PathBuf {
 }
 
 const WAYS: [&str; 15] = [
-    "execl", "execl1", "execl4", "execl5", "execlp", "execle", "execle2", "execv", "execvp",
-    "execvpe", "execve", "empty", "fexecve", "clear", "null",
+    "execl", "execl1", "execl4", "execl5", "execlp", "execle", "execle2", "execv", "execvp", "execvpe", "execve",
+    "empty", "fexecve", "clear", "null",
 ];
 
 #[test]
@@ -50,15 +48,10 @@ fn every_spawn_passes_arguments_and_is_followed() {
     for how in ["posix_spawn", "posix_spawnp", "system"] {
         let outcome = alike(how, &program);
         outcome.report().assert_promoted(&["starter_site"]);
-        let followed = outcome
-            .children
-            .iter()
-            .filter(|report| Path::new(&report.program) == program);
+        let followed = outcome.children.iter().filter(|report| Path::new(&report.program) == program);
         let children: Vec<_> = followed.collect();
         assert!(!children.is_empty(), "{how} is not followed");
-        children
-            .iter()
-            .for_each(|child| child.assert_promoted(&["started_site"]));
+        children.iter().for_each(|child| child.assert_promoted(&["started_site"]));
     }
 }
 
@@ -69,31 +62,16 @@ fn not_followed_when_asked() {
         let run = start(how, &program).option("--no-follow");
         let (plain, promoted) = (run.plain(), run.promoted());
         promoted.assert_like(&plain);
-        assert!(
-            promoted
-                .children
-                .iter()
-                .all(|report| report.sites_promoted == 0),
-            "{how} is followed"
-        );
+        assert!(promoted.children.iter().all(|report| report.sites_promoted == 0), "{how} is followed");
     }
 }
 
 /// Ways that differ in who looks for the program and what may go wrong then.
-const DIFFERENT: [&str; 6] = [
-    "execl",
-    "execvp",
-    "execve",
-    "fexecve",
-    "posix_spawn",
-    "posix_spawnp",
-];
+const DIFFERENT: [&str; 6] = ["execl", "execvp", "execve", "fexecve", "posix_spawn", "posix_spawnp"];
 
 #[test]
 fn static_programs_are_left_alone() {
-    let program = Program::retpolined("arguments.c")
-        .flags(&["-static"])
-        .build();
+    let program = Program::retpolined("arguments.c").flags(&["-static"]).build();
     for how in DIFFERENT {
         let outcome = alike(how, &program);
         if how.starts_with("posix") {
@@ -116,11 +94,7 @@ fn files_that_are_no_programs() {
         executable(place, "noise", &[0xa5; 300]),
         executable(place, "without-interpreter", b"#!/nowhere/interpreter\n"),
         executable(place, "only-a-mark", b"#!\n"),
-        executable(
-            place,
-            "calls-itself",
-            format!("#!{}\n", place.join("calls-itself").display()).as_bytes(),
-        ),
+        executable(place, "calls-itself", format!("#!{}\n", place.join("calls-itself").display()).as_bytes()),
         place.join("not-there"),
         place.join("not-there/either"),
         place.to_path_buf(),
@@ -146,33 +120,17 @@ fn a_file_without_rights() {
 fn scripts_are_followed_into_their_interpreters() {
     let directory = tempfile::tempdir().expect("no temporary directory");
     let program = Program::retpolined("arguments.c").build();
-    let shell = executable(
-        directory.path(),
-        "shell-script",
-        b"#!/bin/sh -e\necho \"$# $1 $2\"\nexit 5\n",
-    );
+    let shell = executable(directory.path(), "shell-script", b"#!/bin/sh -e\necho \"$# $1 $2\"\nexit 5\n");
     let line = format!("#!{} an argument\n", program.display());
     let ours = executable(directory.path(), "own-script", line.as_bytes());
-    let nested = executable(
-        directory.path(),
-        "nested",
-        format!("#!{}\n", ours.display()).as_bytes(),
-    );
-    for how in [
-        "execl",
-        "execv",
-        "execvp",
-        "execve",
-        "posix_spawn",
-        "posix_spawnp",
-    ] {
+    let nested = executable(directory.path(), "nested", format!("#!{}\n", ours.display()).as_bytes());
+    for how in ["execl", "execv", "execvp", "execve", "posix_spawn", "posix_spawnp"] {
         let _ = alike(how, &shell);
         let _ = alike(how, &nested);
         let outcome = alike(how, &ours);
         let all = outcome.children.iter().chain(&outcome.report);
         assert!(
-            all.filter(|report| Path::new(&report.program) == program)
-                .any(|report| report.sites_promoted > 0),
+            all.filter(|report| Path::new(&report.program) == program).any(|report| report.sites_promoted > 0),
             "{how}"
         );
     }
@@ -182,11 +140,7 @@ fn scripts_are_followed_into_their_interpreters() {
 fn a_shell_script_without_a_mark() {
     // execvp and execlp hand such a file to the shell.
     let directory = tempfile::tempdir().expect("no temporary directory");
-    let script = executable(
-        directory.path(),
-        "no-mark",
-        b"echo \"from the shell: $# $1\"\n",
-    );
+    let script = executable(directory.path(), "no-mark", b"echo \"from the shell: $# $1\"\n");
     for how in ["execvp", "execlp", "execvpe", "execv", "posix_spawnp"] {
         let _ = alike(how, &script);
     }

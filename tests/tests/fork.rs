@@ -3,28 +3,18 @@
 use relpoline_tests::{Outcome, Program, Report, Run};
 
 fn run(mode: &str) -> Outcome {
-    Run::new(Program::retpolined("fork.c").build())
-        .args(&[mode])
-        .same()
+    Run::new(Program::retpolined("fork.c").build()).args(&[mode]).same()
 }
 
 /// Reports of forked children, not of programs that were started by exec.
 fn forked(outcome: &Outcome) -> Vec<&Report> {
-    outcome
-        .children
-        .iter()
-        .filter(|report| report.forked_from.is_some())
-        .collect()
+    outcome.children.iter().filter(|report| report.forked_from.is_some()).collect()
 }
 
 #[test]
 fn workers_learn_what_their_parent_does_not_know() {
     let outcome = run("prefork");
-    assert_eq!(
-        outcome.report().sites_promoted,
-        0,
-        "the parent called nothing"
-    );
+    assert_eq!(outcome.report().sites_promoted, 0, "the parent called nothing");
     assert_eq!(forked(&outcome).len(), 4);
     for child in forked(&outcome) {
         child.assert_promoted(&["worker_site", "parent_site"]);
@@ -38,11 +28,7 @@ fn workers_learn_something_else_than_their_parent() {
     assert_eq!(forked(&outcome).len(), 4);
     for child in forked(&outcome) {
         child.assert_promoted(&["worker_site", "parent_site"]);
-        assert!(
-            child.sites_in("worker_site").any(|site| site.relearned > 0),
-            "{}",
-            child.summary()
-        );
+        assert!(child.sites_in("worker_site").any(|site| site.relearned > 0), "{}", child.summary());
     }
 }
 
@@ -58,9 +44,7 @@ fn children_of_children() {
 #[test]
 fn a_child_that_gave_up_its_rights() {
     // It checks by itself that it is promoted: it may not write a report.
-    run("unprivileged")
-        .report()
-        .assert_promoted(&["worker_site"]);
+    run("unprivileged").report().assert_promoted(&["worker_site"]);
 }
 
 #[test]
@@ -71,11 +55,7 @@ fn children_that_hardly_live() {
 #[test]
 fn children_of_a_process_with_threads() {
     let outcome = run("threads");
-    assert!(
-        forked(&outcome)
-            .iter()
-            .any(|child| child.sites_promoted > 0)
-    );
+    assert!(forked(&outcome).iter().any(|child| child.sites_promoted > 0));
 }
 
 #[test]
@@ -99,31 +79,19 @@ fn clone_without_libc() {
 #[test]
 fn no_byte_of_the_parents_code_changes() {
     let outcome = run("bytes");
-    outcome
-        .report()
-        .assert_promoted(&["worker_site", "parent_site"]);
-    assert!(
-        forked(&outcome)
-            .iter()
-            .all(|child| child.sites_promoted > 0)
-    );
+    outcome.report().assert_promoted(&["worker_site", "parent_site"]);
+    assert!(forked(&outcome).iter().all(|child| child.sites_promoted > 0));
 }
 
 #[test]
 fn a_daemon_that_closes_everything() {
-    let outcome = Run::new(Program::retpolined("daemon.c").build())
-        .args(&["close"])
-        .same();
-    outcome
-        .report()
-        .assert_promoted(&["before_site", "after_site"]);
+    let outcome = Run::new(Program::retpolined("daemon.c").build()).args(&["close"]).same();
+    outcome.report().assert_promoted(&["before_site", "after_site"]);
 }
 
 #[test]
 fn a_daemon_that_detaches() {
-    let outcome = Run::new(Program::retpolined("daemon.c").build())
-        .args(&["detach"])
-        .same();
+    let outcome = Run::new(Program::retpolined("daemon.c").build()).args(&["detach"]).same();
     // The report on a process that outlives the one that was started may be cut short.
     outcome.report().assert_promoted(&["before_site"]);
 }
@@ -131,14 +99,10 @@ fn a_daemon_that_detaches() {
 #[test]
 fn a_daemon_that_locks_itself_in() {
     let empty = tempfile::tempdir().expect("no temporary directory");
-    let run = Run::new(Program::retpolined("daemon.c").build())
-        .arg("chroot")
-        .arg(empty.path());
+    let run = Run::new(Program::retpolined("daemon.c").build()).arg("chroot").arg(empty.path());
     if run.plain().failed() {
         println!("skipped: no right to chroot");
         return;
     }
-    run.same()
-        .report()
-        .assert_promoted(&["before_site", "after_site"]);
+    run.same().report().assert_promoted(&["before_site", "after_site"]);
 }

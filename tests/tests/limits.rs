@@ -17,9 +17,7 @@ fn promotes(args: &[&str]) {
 
 #[test]
 fn address_space() {
-    for megabytes in [
-        "16", "32", "48", "64", "80", "100", "128", "160", "200", "250", "300", "400", "600",
-    ] {
+    for megabytes in ["16", "32", "48", "64", "80", "100", "128", "160", "200", "250", "300", "400", "600"] {
         run(&["space", megabytes]).assert_success();
     }
     promotes(&["space", "2000"]);
@@ -61,12 +59,7 @@ fn no_proc() {
         return;
     }
     // Nobody can be asked for the names of functions.
-    assert_eq!(
-        outcome.report().sites_promoted,
-        1,
-        "{}",
-        outcome.report().summary()
-    );
+    assert_eq!(outcome.report().sites_promoted, 1, "{}", outcome.report().summary());
     assert_eq!(outcome.report().engine.links, 0);
 }
 

@@ -7,18 +7,14 @@ use relpoline_tests::{Program, Run};
 /// Runs it both ways in an empty directory and compares everything that can be seen. Programs that are not
 /// installed are passed over.
 fn unchanged(command: &[&str]) {
-    let found = std::env::var("PATH")
-        .unwrap_or_default()
-        .split(':')
-        .any(|place| Path::new(place).join(command[0]).exists());
+    let found =
+        std::env::var("PATH").unwrap_or_default().split(':').any(|place| Path::new(place).join(command[0]).exists());
     if !found {
         println!("skipped: there is no {}", command[0]);
         return;
     }
     let place = tempfile::tempdir().expect("no temporary directory");
-    let run = Run::new(command[0])
-        .args(&command[1..])
-        .directory(place.path());
+    let run = Run::new(command[0]).args(&command[1..]).directory(place.path());
     let (plain, promoted) = (run.plain(), run.promoted());
     promoted.assert_like(&plain);
 }
@@ -30,11 +26,7 @@ fn shells_and_their_pipelines() {
         "-c",
         "for i in $(seq 50); do echo $((i * 7 % 13)); done | sort -n | uniq -c | tail -3; echo $PPID >/dev/null; exit 9",
     ]);
-    unchanged(&[
-        "sh",
-        "-c",
-        "ls -la / | wc -l; (cd /; pwd); cat /nowhere; echo $?; kill -TERM $$",
-    ]);
+    unchanged(&["sh", "-c", "ls -la / | wc -l; (cd /; pwd); cat /nowhere; echo $?; kill -TERM $$"]);
     unchanged(&[
         "bash",
         "-c",
@@ -87,11 +79,7 @@ fn tools() {
 fn a_compiler_makes_the_same_program() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/arguments.c");
     let source = source.display().to_string();
-    unchanged(&[
-        "sh",
-        "-c",
-        &format!("gcc -O1 -c {source} -o a.o && md5sum a.o; gcc -c /nowhere.c"),
-    ]);
+    unchanged(&["sh", "-c", &format!("gcc -O1 -c {source} -o a.o && md5sum a.o; gcc -c /nowhere.c")]);
 }
 
 #[test]

@@ -4,24 +4,15 @@ use relpoline_tests::{Outcome, Program, Run};
 
 fn run(args: &[&str], options: &[&str]) -> Outcome {
     let run = Run::new(Program::retpolined("sandbox.c").build()).args(args);
-    options
-        .iter()
-        .fold(run, |run, option| run.option(option))
-        .same()
+    options.iter().fold(run, |run, option| run.option(option)).same()
 }
 
 /// The filter comes after learning has begun, or before; by both ways to install it.
 fn survives(mode: &str) {
     for how in ["prctl", "syscall", "early"] {
         let outcome = run(&[mode, how], &[]);
-        outcome
-            .report()
-            .assert_promoted(&["before_site", "after_site"]);
-        let site = outcome
-            .report()
-            .sites_in("after_site")
-            .next()
-            .expect("after_site did not run");
+        outcome.report().assert_promoted(&["before_site", "after_site"]);
+        let site = outcome.report().sites_in("after_site").next().expect("after_site did not run");
         assert_eq!(site.state, "promoted", "a link needs a system call");
     }
 }
@@ -29,11 +20,7 @@ fn survives(mode: &str) {
 #[test]
 fn without_a_filter() {
     let outcome = run(&["none"], &[]);
-    let site = outcome
-        .report()
-        .sites_in("after_site")
-        .next()
-        .expect("after_site did not run");
+    let site = outcome.report().sites_in("after_site").next().expect("after_site did not run");
     assert_eq!(site.state, "linked");
 }
 
@@ -65,26 +52,15 @@ fn the_clock_is_forbidden() {
 
 #[test]
 fn switched_off_in_a_sandbox() {
-    for args in [
-        ["kill", "prctl"],
-        ["kill", "syscall"],
-        ["errno", "prctl"],
-        ["speculation", ""],
-    ] {
+    for args in [["kill", "prctl"], ["kill", "syscall"], ["errno", "prctl"], ["speculation", ""]] {
         let outcome = run(&args, &["--off-in-sandbox"]);
         let report = outcome.report();
-        assert!(
-            !report.engine.enabled && report.engine.why_disabled.is_some(),
-            "{args:?}\n{}",
-            report.summary()
-        );
+        assert!(!report.engine.enabled && report.engine.why_disabled.is_some(), "{args:?}\n{}", report.summary());
         assert_eq!(report.sites_promoted, 0, "{args:?}\n{}", report.summary());
     }
 }
 
 #[test]
 fn speculation_control_alone_changes_nothing() {
-    run(&["speculation"], &[])
-        .report()
-        .assert_promoted(&["before_site", "after_site"]);
+    run(&["speculation"], &[]).report().assert_promoted(&["before_site", "after_site"]);
 }

@@ -3,46 +3,27 @@
 use relpoline_tests::{Outcome, Program, Run};
 
 fn run(mode: &str) -> Outcome {
-    let outcome = Run::new(Program::retpolined("signals.c").build())
-        .args(&[mode])
-        .promoted();
+    let outcome = Run::new(Program::retpolined("signals.c").build()).args(&[mode]).promoted();
     outcome.assert_success();
     // Learning has survived: the sites that are called last are promoted.
-    outcome
-        .report()
-        .assert_promoted(&["later_site", "main_site"]);
+    outcome.report().assert_promoted(&["later_site", "main_site"]);
     let judgements = outcome.report().engine.judgements;
-    assert!(
-        judgements < 2_000_000,
-        "the slow path is entered all the time: {judgements}"
-    );
+    assert!(judgements < 2_000_000, "the slow path is entered all the time: {judgements}");
     outcome
 }
 
 #[test]
 fn handlers_that_call() {
     let outcome = run("storm");
-    assert!(
-        outcome.report().engine.patches > 100,
-        "{}",
-        outcome.report().summary()
-    );
+    assert!(outcome.report().engine.patches > 100, "{}", outcome.report().summary());
 }
 
 #[test]
 fn handlers_that_never_return() {
     let outcome = run("jumps");
     // Every site that learned goes on learning: a site is not left half-way where a jump came in between.
-    let main = outcome
-        .report()
-        .sites_in("main_site")
-        .next()
-        .expect("main_site did not run");
-    assert!(
-        main.relearned >= 10 && main.target_count >= 1,
-        "{}",
-        outcome.report().summary()
-    );
+    let main = outcome.report().sites_in("main_site").next().expect("main_site did not run");
+    assert!(main.relearned >= 10 && main.target_count >= 1, "{}", outcome.report().summary());
 }
 
 #[test]

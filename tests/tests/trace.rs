@@ -12,18 +12,12 @@ fn program() -> Program {
 fn backtrace_sees_the_true_callers() {
     let outcome = Run::new(program().build()).same();
     assert!(outcome.text().contains("odd_link+"), "{}", outcome.text());
-    outcome
-        .report()
-        .assert_promoted(&["even_link", "odd_link", "tail_link", "main"]);
+    outcome.report().assert_promoted(&["even_link", "odd_link", "tail_link", "main"]);
 }
 
 #[test]
 fn backtrace_by_frame_pointers_and_at_every_level() {
-    for flags in [
-        &["-O0"][..],
-        &["-O1", "-fno-omit-frame-pointer"],
-        &["-O3", "-no-pie", "-fno-pie"],
-    ] {
+    for flags in [&["-O0"][..], &["-O1", "-fno-omit-frame-pointer"], &["-O3", "-no-pie", "-fno-pie"]] {
         let outcome = Run::new(program().flags(flags).build()).same();
         outcome.report().assert_promoted(&["even_link", "odd_link"]);
     }
@@ -31,10 +25,7 @@ fn backtrace_by_frame_pointers_and_at_every_level() {
 
 /// What gdb says at a breakpoint in a callee of promoted calls.
 fn traced_by_gdb(with_engine: bool) -> Option<String> {
-    let wrapper = format!(
-        "set exec-wrapper env LD_PRELOAD={}",
-        tool::engine().display()
-    );
+    let wrapper = format!("set exec-wrapper env LD_PRELOAD={}", tool::engine().display());
     let mut gdb = Command::new("gdb");
     gdb.args(["-batch", "-nx", "-ex", "set debuginfod enabled off"]);
     if with_engine {
@@ -80,13 +71,6 @@ fn gdb_sees_the_true_callers() {
     };
     let promoted = traced_by_gdb(true).expect("gdb ran before");
     assert!(promoted.contains("librelpoline_engine.so"), "{promoted}");
-    assert!(
-        frames(&plain)
-            .iter()
-            .filter(|frame| frame.contains("even_link"))
-            .count()
-            >= 6,
-        "{plain}"
-    );
+    assert!(frames(&plain).iter().filter(|frame| frame.contains("even_link")).count() >= 6, "{plain}");
     assert_eq!(frames(&promoted), frames(&plain), "{promoted}\n{plain}");
 }

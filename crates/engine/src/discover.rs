@@ -363,6 +363,7 @@ fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &scan:
         gone: false,
     };
     site.counters().misses.store(cold, Ordering::Relaxed);
+    site.counters().cursor.store(engine.rings.nobodys(), Ordering::Relaxed);
     engine.sites.push(site).map(|_| ()).ok_or(Reason::ArenaFull)
 }
 

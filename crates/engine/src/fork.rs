@@ -7,9 +7,12 @@
 //! own; one that may not goes on with what its parent knew.
 
 use crate::sandbox;
+use crate::site::Site;
 use crate::state::{Engine, Frozen, LOCK, engine};
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use relpoline_core::policy::Phase;
+use relpoline_text::cells::Cell;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 const WIPED: u64 = 0;
@@ -65,13 +68,50 @@ pub fn become_own(engine: &mut Engine) -> bool {
     if engine.entries < PATIENCE {
         return false;
     }
+    // The broken variant that the tests must catch: a child writes its parent's arena.
+    if cfg!(relpoline_broken = "child-shares-arena") {
+        engine.inherited = false;
+        return true;
+    }
     let privatised = sandbox::may_call() && engine.share.take_over() && privatise(engine);
     if privatised {
         engine.inherited = false;
+        begin_strays_anew(engine);
     } else {
         engine.frozen = Frozen::Child;
     }
     privatised
+}
+
+/// The parent may have re-pointed gates between the fork and the moment at which this process got gates of its
+/// own. Where these lead now is unknown here; a recording stub, for one, would record for ever.
+fn begin_strays_anew(engine: &mut Engine) {
+    for id in 0..engine.sites.len() as u32 {
+        let strays = engine.sites.as_slice().get(id as usize).is_some_and(|site| has_strayed(engine, site));
+        if strays {
+            engine.stop_recording(id);
+            engine.restart(id);
+        }
+    }
+}
+
+/// Whether a site's gate does not lead where this process has left it.
+fn has_strayed(engine: &Engine, site: &Site) -> bool {
+    let Some(arena) = engine.arena(site) else { return false };
+    if site.gone || site.linked || site.stuck || !engine.enabled {
+        return false;
+    }
+    let leads_to = site.gate.target(arena);
+    let is_cell = |cell: Cell| leads_to == Some(arena.address(cell));
+    !match site.state.phase() {
+        Phase::Cold => leads_to == Some(site.gate.counting(arena)),
+        Phase::Learning => is_cell(Cell(site.recording)),
+        Phase::Promoted | Phase::Linked => {
+            let tree = engine.trees.as_slice().get(site.tree as usize);
+            tree.is_some_and(|tree| is_cell(tree.head) || is_cell(tree.settling))
+        }
+        Phase::Retpolined | Phase::Barred => leads_to.is_none(),
+    }
 }
 
 fn privatise(engine: &mut Engine) -> bool {

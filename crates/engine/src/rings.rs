@@ -29,7 +29,8 @@ impl Rings {
     /// Reserves the address space; `None` when the kernel refuses it.
     #[must_use]
     pub fn reserve() -> Option<Rings> {
-        let bytes = (RINGS + 1) * RING_BYTES;
+        // One more for the alignment, and one for nobody.
+        let bytes = (RINGS + 2) * RING_BYTES;
         let start = memory::reserve(bytes)? as u64;
         let start = start.next_multiple_of(RING_BYTES as u64);
         Some(Rings { start, free: [u64::MAX; RINGS / 64] })
@@ -58,6 +59,13 @@ impl Rings {
                 *word &= !(1 << (ring % 64));
             }
         }
+    }
+
+    /// A ring that is lent to nobody: sites that do not learn have their cursors there. A forked child may run
+    /// into a recording stub that its parent has published since, before it gets gates of its own.
+    #[must_use]
+    pub fn nobodys(&self) -> u64 {
+        self.address(RINGS as u16)
     }
 
     /// Address of a ring's first record.

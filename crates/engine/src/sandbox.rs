@@ -28,7 +28,8 @@ static TIMELESS: AtomicBool = AtomicBool::new(false);
 /// Whether the engine may make system calls.
 #[must_use]
 pub fn may_call() -> bool {
-    !SEALED.load(Ordering::Acquire)
+    // The broken variant that the tests must catch: a filter is passed over.
+    cfg!(relpoline_broken = "calls-in-sandbox") || !SEALED.load(Ordering::Acquire)
 }
 
 /// Whether the engine may read the time-stamp counter.

@@ -107,6 +107,17 @@ pub fn may_grow_to(bytes: u64) -> bool {
     limit.current.is_none_or(|most| bytes <= most)
 }
 
+/// Children shall not inherit the alias. In the broken variant that the tests must catch they do.
+const fn advice() -> Advice {
+    if cfg!(relpoline_broken = "child-shares-arena") { Advice::Normal } else { Advice::LinuxDontFork }
+}
+
+/// Nobody shall make the code writable. In the broken variant that the tests must catch anybody can.
+fn seals() -> SealFlags {
+    let size = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    if cfg!(relpoline_broken = "unsealed") { size } else { size | SealFlags::FUTURE_WRITE }
+}
+
 /// A new file with its writable alias.
 fn new_file() -> Result<(OwnedFd, *mut u8), ArenaError> {
     let fd = memfd().map_err(|_| ArenaError::Memfd)?;
@@ -119,11 +130,8 @@ fn new_file() -> Result<(OwnedFd, *mut u8), ArenaError> {
     let alias = unsafe { rustix::mm::mmap(core::ptr::null_mut(), FILE_BYTES, prot, MapFlags::SHARED, &fd, 0) };
     let alias = alias.map_err(|_| ArenaError::Map)?;
     // SAFETY: `alias` is ours; children shall not inherit it.
-    let hidden = unsafe { rustix::mm::madvise(alias, FILE_BYTES, Advice::LinuxDontFork) };
-    let sealed = rustix::fs::fcntl_add_seals(
-        &fd,
-        SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
-    );
+    let hidden = unsafe { rustix::mm::madvise(alias, FILE_BYTES, advice()) };
+    let sealed = rustix::fs::fcntl_add_seals(&fd, seals());
     if hidden.is_err() || sealed.is_err() {
         // SAFETY: nothing refers to the mapping yet.
         let _ = unsafe { rustix::mm::munmap(alias, FILE_BYTES) };

@@ -79,7 +79,10 @@ pub fn emit_slow(buf: &mut [u8], at: u64, reg: Reg, handler: SlowHandler, thunk:
     code.bytes(&[0x8b, 0x7d, 0x08]); // mov 8(%rbp),%edi
     code.mov_imm64(Reg::RAX, handler as usize as u64);
     call_rax_protected(&mut code);
-    move_vectors(&mut code, 0x10);
+    // The broken variant that the tests must catch: vector registers are not given back.
+    if !cfg!(relpoline_broken = "vectors-clobbered") {
+        move_vectors(&mut code, 0x10);
+    }
     code.bytes(&[0x48, 0x8d, 0x65, (-8 * SAVED.len() as i8).cast_unsigned()]); // lea -72(%rbp),%rsp
     for n in SAVED.into_iter().rev() {
         push_pop(&mut code, 0x58, n);
