@@ -22,6 +22,7 @@
 //! | `run`, `region`, `stack` | the memory of a run, and bounds checks |
 //! | `program` | loading and running |
 //! | `array` | program arrays: updates, swaps, patch sites |
+//! | `elf` | object files |
 //! | `map`, `helper` | maps and helpers |
 //! | `reclaim`, `space` | grace periods; code memory |
 //!
@@ -36,6 +37,7 @@ mod array;
 pub mod check;
 pub mod constant;
 pub mod decode;
+mod elf;
 mod helper;
 mod hits;
 pub mod insn;
@@ -55,6 +57,7 @@ mod stack;
 mod trap;
 
 pub use array::{ProgArray, Transaction, UpdateError};
+pub use elf::{Object, ObjectError};
 pub use helper::HelperCall;
 pub use jit::CompileError;
 pub use map::{Map, MapError, MapKind, MapSpec, Mode};

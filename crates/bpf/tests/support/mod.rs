@@ -11,6 +11,9 @@ pub mod asm;
 
 use relpoline_bpf::insn::Insn;
 use relpoline_bpf::{MapHandle, Options, Program, Runtime, Source};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
 
 /// Loads what is assembled from `text`.
 pub fn load(runtime: &Runtime, name: &str, text: &str, maps: &[MapHandle]) -> Program {
@@ -32,4 +35,27 @@ pub fn load_insns(
     options: Options,
 ) -> Result<Program, relpoline_bpf::LoadError> {
     Program::load(runtime, Source { name, section: "", insns, maps }, options)
+}
+
+/// The test program `name`.c: compiled once per test process where there is a clang that can, else the object in
+/// the repository.
+pub fn object(name: &str) -> Vec<u8> {
+    static BUILT: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    built.entry(name.into()).or_insert_with(|| build(name)).clone()
+}
+
+fn build(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+    let out = std::env::temp_dir().join(format!("relpoline-bpf-{}-{name}.o", std::process::id()));
+    let clang = std::process::Command::new("clang")
+        .args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-c", "-o"])
+        .arg(&out)
+        .arg(folder.join(format!("{name}.c")))
+        .stderr(std::process::Stdio::null())
+        .status();
+    let path = if clang.is_ok_and(|s| s.success()) { out.clone() } else { folder.join(format!("{name}.o")) };
+    let bytes = std::fs::read(path).unwrap();
+    let _ = std::fs::remove_file(out);
+    bytes
 }

@@ -1,0 +1,189 @@
+//! As much of BTF (the kernel's Documentation/bpf/btf.rst) as map definitions need: variables of a section,
+//! structures and their members, sizes of types.
+
+/// Kinds of types, bits 24 to 28 of a type's info.
+mod kind {
+    pub const INT: u32 = 1;
+    pub const PTR: u32 = 2;
+    pub const ARRAY: u32 = 3;
+    pub const STRUCT: u32 = 4;
+    pub const UNION: u32 = 5;
+    pub const ENUM: u32 = 6;
+    pub const TYPEDEF: u32 = 8;
+    pub const VOLATILE: u32 = 9;
+    pub const CONST: u32 = 10;
+    pub const RESTRICT: u32 = 11;
+    pub const FUNC_PROTO: u32 = 13;
+    pub const VAR: u32 = 14;
+    pub const DATASEC: u32 = 15;
+    pub const FLOAT: u32 = 16;
+    pub const DECL_TAG: u32 = 17;
+    pub const TYPE_TAG: u32 = 18;
+    pub const ENUM64: u32 = 19;
+}
+
+/// How long a chain of typedefs and qualifiers may be.
+const DEEPEST: usize = 32;
+
+#[derive(Clone, Copy, Debug)]
+struct Type {
+    name: u32,
+    info: u32,
+    /// Size, or the type referred to.
+    size_or_type: u32,
+    /// Where what follows begins.
+    more: usize,
+}
+
+/// Parsed type information. Type 0 is void.
+#[derive(Debug)]
+pub struct Btf<'a> {
+    types: Vec<Type>,
+    data: &'a [u8],
+    strings: &'a [u8],
+}
+
+/// A member of a structure.
+#[derive(Clone, Copy, Debug)]
+pub struct Member<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its type.
+    pub kind: u32,
+    /// Where it begins, in bytes.
+    pub offset: u32,
+}
+
+fn word(data: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(data.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+impl<'a> Btf<'a> {
+    /// Parses a `.BTF` section; `None` when it is malformed.
+    pub fn parse(section: &'a [u8]) -> Option<Btf<'a>> {
+        if section.get(..2)? != [0x9f, 0xeb] {
+            return None;
+        }
+        let header = word(section, 4)? as usize;
+        let part = |offset: usize, len: usize| {
+            let start = header.checked_add(word(section, offset)? as usize)?;
+            section.get(start..start.checked_add(word(section, len)? as usize)?)
+        };
+        let (data, strings) = (part(8, 12)?, part(16, 20)?);
+        let mut types = vec![Type { name: 0, info: 0, size_or_type: 0, more: 0 }];
+        let mut at = 0;
+        while at < data.len() {
+            let one = Type {
+                name: word(data, at)?,
+                info: word(data, at + 4)?,
+                size_or_type: word(data, at + 8)?,
+                more: at + 12,
+            };
+            at = one.more + one.more_bytes()?;
+            types.push(one);
+        }
+        Some(Btf { types, data, strings })
+    }
+
+    fn get(&self, id: u32) -> Option<Type> {
+        self.types.get(id as usize).copied()
+    }
+
+    fn string(&self, offset: u32) -> Option<&'a str> {
+        let rest = self.strings.get(offset as usize..)?;
+        let end = rest.iter().position(|b| *b == 0)?;
+        std::str::from_utf8(&rest[..end]).ok()
+    }
+
+    /// Through typedefs and qualifiers to the type itself.
+    fn strip(&self, mut id: u32) -> Option<Type> {
+        for _ in 0..DEEPEST {
+            let one = self.get(id)?;
+            match one.kind() {
+                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => id = one.size_or_type,
+                _ => return Some(one),
+            }
+        }
+        None
+    }
+
+    /// Variables of section `name`: offset, name, type.
+    pub fn section_variables(&self, name: &str) -> Vec<(u32, &'a str, u32)> {
+        let section = self.types.iter().find(|t| t.kind() == kind::DATASEC && self.string(t.name) == Some(name));
+        let Some(section) = section else { return Vec::new() };
+        let variable = |i: usize| {
+            let at = section.more + 12 * i;
+            let variable = self.get(word(self.data, at)?)?;
+            (variable.kind() == kind::VAR).then_some(())?;
+            Some((word(self.data, at + 4)?, self.string(variable.name)?, variable.size_or_type))
+        };
+        (0..section.count()).filter_map(variable).collect()
+    }
+
+    /// Members of the structure `id`.
+    pub fn members(&self, id: u32) -> Vec<Member<'a>> {
+        let Some(one) = self.strip(id).filter(|t| t.kind() == kind::STRUCT) else { return Vec::new() };
+        let member = |i: usize| {
+            let at = one.more + 12 * i;
+            let bits = word(self.data, at + 8)?;
+            // With the flag set, the upper byte is a bit field's size.
+            let bits = if one.info >> 31 == 1 { bits & 0xff_ffff } else { bits };
+            Some(Member { name: self.string(word(self.data, at)?)?, kind: word(self.data, at + 4)?, offset: bits / 8 })
+        };
+        (0..one.count()).filter_map(member).collect()
+    }
+
+    /// The number that `int (*name)[number]` stands for.
+    pub fn pointed_count(&self, id: u32) -> Option<u32> {
+        let pointer = self.strip(id).filter(|t| t.kind() == kind::PTR)?;
+        self.count_of(pointer.size_or_type)
+    }
+
+    /// Elements of the array `id`.
+    pub fn count_of(&self, id: u32) -> Option<u32> {
+        let array = self.strip(id).filter(|t| t.kind() == kind::ARRAY)?;
+        word(self.data, array.more + 8)
+    }
+
+    /// The size of the type that pointer `id` points to.
+    pub fn pointed_size(&self, id: u32) -> Option<u32> {
+        let pointer = self.strip(id).filter(|t| t.kind() == kind::PTR)?;
+        self.size(pointer.size_or_type, DEEPEST)
+    }
+
+    fn size(&self, id: u32, depth: usize) -> Option<u32> {
+        let depth = depth.checked_sub(1)?;
+        let one = self.strip(id)?;
+        match one.kind() {
+            kind::INT | kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64 | kind::FLOAT => Some(one.size_or_type),
+            kind::PTR => Some(8),
+            kind::ARRAY => {
+                let element = self.size(word(self.data, one.more)?, depth)?;
+                element.checked_mul(word(self.data, one.more + 8)?)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Type {
+    fn kind(self) -> u32 {
+        self.info >> 24 & 0x1f
+    }
+
+    fn count(self) -> usize {
+        (self.info & 0xffff) as usize
+    }
+
+    /// Bytes that follow the three words that all types have.
+    fn more_bytes(self) -> Option<usize> {
+        Some(match self.kind() {
+            kind::INT | kind::VAR | kind::DECL_TAG => 4,
+            kind::ARRAY => 12,
+            kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => 12 * self.count(),
+            kind::ENUM | kind::FUNC_PROTO => 8 * self.count(),
+            1..=19 => 0,
+            _ => return None,
+        })
+    }
+}

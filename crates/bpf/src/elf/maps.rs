@@ -1,0 +1,144 @@
+//! What maps an object file defines: by BTF in `.maps`, by `struct bpf_map_def` in `maps`, and, one each, by its
+//! data sections.
+
+use super::btf::Btf;
+use super::{File, ObjectError};
+use crate::map::{MapKind, MapSpec};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionIndex};
+
+/// Where a map definition is, and what it defines.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// The section it lies in.
+    pub section: SectionIndex,
+    /// From where to where in that section.
+    pub range: std::ops::Range<u64>,
+    /// What.
+    pub spec: MapSpec,
+    /// Initial content of the only value of a data section.
+    pub content: Option<Vec<u8>>,
+    /// Where the pointers to initial programs begin in the section.
+    pub programs_at: Option<u64>,
+}
+
+/// Kinds by their number in `enum bpf_map_type`.
+fn kind(number: u32) -> Option<MapKind> {
+    Some(match number {
+        1 => MapKind::Hash,
+        2 => MapKind::Array,
+        3 => MapKind::ProgArray,
+        6 => MapKind::PerCpuArray,
+        9 => MapKind::LruHash,
+        27 => MapKind::RingBuf,
+        _ => return None,
+    })
+}
+
+/// All maps of `file`.
+pub fn definitions(file: &File<'_>) -> Result<Vec<Definition>, ObjectError> {
+    let mut all = Vec::new();
+    for section in file.sections() {
+        let name = section.name().map_err(ObjectError::elf)?;
+        match name {
+            ".maps" => btf_maps(file, &section, &mut all)?,
+            "maps" => legacy_maps(file, &section, &mut all)?,
+            _ if is_data(name) && section.size() > 0 => all.push(data_map(name, &section)?),
+            _ => {}
+        }
+    }
+    Ok(all)
+}
+
+fn is_data(name: &str) -> bool {
+    [".data", ".rodata", ".bss"]
+        .iter()
+        .any(|base| name == *base || name.strip_prefix(base).is_some_and(|r| r.starts_with('.')))
+}
+
+type Section<'a, 'f> = object::read::elf::ElfSection64<'a, 'f, object::Endianness>;
+
+fn data_map(name: &str, section: &Section<'_, '_>) -> Result<Definition, ObjectError> {
+    let size = section.size();
+    // What is beyond a file's size is not believed.
+    let value_size = u32::try_from(size).ok().filter(|s| *s <= 64 << 20);
+    let value_size = value_size.ok_or_else(|| ObjectError::section(name, "data of more than 64 MiB"))?;
+    let content = section.data().map_err(ObjectError::elf)?.to_vec();
+    Ok(Definition {
+        section: section.index(),
+        range: 0..size,
+        spec: MapSpec {
+            name: name.into(),
+            kind: MapKind::Array,
+            key_size: 4,
+            value_size,
+            max_entries: 1,
+            read_only: name.starts_with(".rodata"),
+        },
+        content: (!content.is_empty()).then_some(content),
+        programs_at: None,
+    })
+}
+
+fn legacy_maps(file: &File<'_>, section: &Section<'_, '_>, all: &mut Vec<Definition>) -> Result<(), ObjectError> {
+    let data = section.data().map_err(ObjectError::elf)?;
+    let symbols = file.symbols().filter(|s| s.section_index() == Some(section.index()));
+    for symbol in symbols.filter(|s| s.kind() != object::SymbolKind::Section) {
+        let name = symbol.name().map_err(ObjectError::elf)?;
+        let at = symbol.address();
+        let bytes = usize::try_from(at).ok().and_then(|at| data.get(at..)?.get(..16));
+        let bytes = bytes.ok_or_else(|| ObjectError::map(name, "its definition is cut off"))?;
+        let word = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        let kind = kind(word(0)).ok_or_else(|| ObjectError::map(name, "its kind is not supported"))?;
+        let (key_size, value_size, max_entries) = (word(4), word(8), word(12));
+        let spec = MapSpec { name: name.into(), kind, key_size, value_size, max_entries, read_only: false };
+        all.push(Definition { section: section.index(), range: at..at + 16, spec, content: None, programs_at: None });
+    }
+    Ok(())
+}
+
+fn btf_maps(file: &File<'_>, section: &Section<'_, '_>, all: &mut Vec<Definition>) -> Result<(), ObjectError> {
+    let types =
+        file.section_by_name(".BTF").ok_or_else(|| ObjectError::section(".maps", "there is no .BTF section"))?;
+    let bytes = types.data().map_err(ObjectError::elf)?;
+    let btf = Btf::parse(bytes).ok_or_else(|| ObjectError::section(".BTF", "malformed type information"))?;
+    for (_, name, kind) in btf.section_variables(".maps") {
+        // Offsets in unlinked BTF are zero; symbols know.
+        let symbol = file.symbols().find(|s| s.section_index() == Some(section.index()) && s.name() == Ok(name));
+        let symbol = symbol.ok_or_else(|| ObjectError::map(name, "it has no symbol"))?;
+        let (at, size) = (symbol.address(), symbol.size());
+        let (spec, programs) = btf_spec(&btf, name, kind)?;
+        let programs_at = programs.map(|offset| at.saturating_add(offset.into()));
+        let range = at..at.saturating_add(size);
+        all.push(Definition { section: section.index(), range, spec, content: None, programs_at });
+    }
+    Ok(())
+}
+
+/// The map that structure `kind` describes, and where its initial programs are.
+fn btf_spec(btf: &Btf<'_>, name: &str, id: u32) -> Result<(MapSpec, Option<u32>), ObjectError> {
+    let mut spec = MapSpec {
+        name: name.into(),
+        kind: MapKind::Array,
+        key_size: 0,
+        value_size: 0,
+        max_entries: 0,
+        read_only: false,
+    };
+    let (mut found, mut programs) = (None, None);
+    for member in btf.members(id) {
+        let wrong = || ObjectError::map(name, "a member of its definition has an unexpected type");
+        match member.name {
+            "type" => found = Some(btf.pointed_count(member.kind).ok_or_else(wrong)?),
+            "key_size" => spec.key_size = btf.pointed_count(member.kind).ok_or_else(wrong)?,
+            "value_size" => spec.value_size = btf.pointed_count(member.kind).ok_or_else(wrong)?,
+            "max_entries" => spec.max_entries = btf.pointed_count(member.kind).ok_or_else(wrong)?,
+            "key" => spec.key_size = btf.pointed_size(member.kind).ok_or_else(wrong)?,
+            "value" => spec.value_size = btf.pointed_size(member.kind).ok_or_else(wrong)?,
+            "values" => programs = Some(member.offset),
+            // Flags and the like change nothing that matters here.
+            _ => {}
+        }
+    }
+    spec.kind = found.and_then(kind).ok_or_else(|| ObjectError::map(name, "its kind is not supported"))?;
+    Ok((spec, programs))
+}
