@@ -17,11 +17,6 @@ fn main() {
         .map(Path::to_path_buf)
         .unwrap_or_default();
     let out = directory("OUT_DIR");
-    println!("cargo::rustc-check-cfg=cfg(relpoline_inspect)");
-    println!("cargo::rerun-if-changed=src/inspect");
-    if Path::new("src/inspect/mod.rs").exists() {
-        println!("cargo::rustc-cfg=relpoline_inspect");
-    }
     watch(&crates);
     let built = build_engine(&crates.join("engine"), &out.join("engine"));
     let embedded = out.join(LIBRARY);

@@ -25,12 +25,7 @@ int main(int argc, char **argv) {
 }
 ";
 
-const RETPOLINES: [&str; 4] = [
-    "-O2",
-    "-fcf-protection=none",
-    "-mindirect-branch=thunk",
-    "-mindirect-branch-register",
-];
+const RETPOLINES: [&str; 4] = ["-O2", "-fcf-protection=none", "-mindirect-branch=thunk", "-mindirect-branch-register"];
 
 /// A folder with a compiled program in it. A C compiler called `cc` is a requirement of these tests.
 struct Program {
@@ -62,58 +57,31 @@ impl Program {
 
 fn inspect(arguments: &[&Path]) -> Output {
     let command = env!("CARGO_BIN_EXE_relpoline");
-    Command::new(command)
-        .arg("inspect")
-        .args(arguments)
-        .output()
-        .unwrap()
+    Command::new(command).arg("inspect").args(arguments).output().unwrap()
 }
 
 fn count(findings: &Findings, kind: &str) -> usize {
-    findings
-        .sites
-        .iter()
-        .filter(|site| site.kind == kind)
-        .count()
+    findings.sites.iter().filter(|site| site.kind == kind).count()
 }
 
 #[test]
 fn a_program_with_retpolines() {
-    for (flags, kind) in [
-        (["-pie", "-fPIE"], "pie"),
-        (["-no-pie", "-fno-pie"], "fixed"),
-    ] {
+    for (flags, kind) in [(["-pie", "-fPIE"], "pie"), (["-no-pie", "-fno-pie"], "fixed")] {
         let found = Program::with_retpolines(&flags).findings();
         assert_eq!(found.kind, kind);
         assert!(found.thunks.iter().all(|thunk| thunk.shape == "gcc"));
-        assert!(found.thunks.iter().any(|thunk| {
-            thunk
-                .symbol
-                .as_deref()
-                .is_some_and(|name| name.starts_with("__x86_indirect_thunk_"))
-        }));
-        assert!(
-            count(&found, "call") >= 1 && count(&found, "goto") >= 1,
-            "{found:?}"
-        );
         assert!(
             found
-                .sites
+                .thunks
                 .iter()
-                .any(|site| site.function == "tail" && site.kind == "jump")
+                .any(|thunk| { thunk.symbol.as_deref().is_some_and(|name| name.starts_with("__x86_indirect_thunk_")) })
         );
+        assert!(count(&found, "call") >= 1 && count(&found, "goto") >= 1, "{found:?}");
+        assert!(found.sites.iter().any(|site| site.function == "tail" && site.kind == "jump"));
         assert!(found.refused.is_empty() && found.unwind_tables && !found.stripped);
-        let bare = found
-            .libraries
-            .iter()
-            .find(|library| library.name == "libc.so.6")
-            .unwrap();
+        let bare = found.libraries.iter().find(|library| library.name == "libc.so.6").unwrap();
         assert_eq!(bare.thunks, Some(0));
-        assert!(
-            found.conclusion.contains("can promote all of its"),
-            "{}",
-            found.conclusion
-        );
+        assert!(found.conclusion.contains("can promote all of its"), "{}", found.conclusion);
     }
 }
 
@@ -129,60 +97,25 @@ fn a_stripped_program_is_the_same_without_names() {
 fn a_program_without_retpolines() {
     let found = Program::new(&["-O2", "-fcf-protection=none"]).findings();
     assert!(found.thunks.is_empty() && found.sites.is_empty());
-    assert!(
-        found.unprotected.calls + found.unprotected.jumps >= 2,
-        "{:?}",
-        found.unprotected
-    );
-    assert!(
-        found.conclusion.contains("without retpolines"),
-        "{}",
-        found.conclusion
-    );
+    assert!(found.unprotected.calls + found.unprotected.jumps >= 2, "{:?}", found.unprotected);
+    assert!(found.conclusion.contains("without retpolines"), "{}", found.conclusion);
 }
 
 #[test]
 fn inline_jumps_are_listed() {
-    let flags = [
-        "-O2",
-        "-fcf-protection=none",
-        "-mindirect-branch=thunk-inline",
-    ];
+    let flags = ["-O2", "-fcf-protection=none", "-mindirect-branch=thunk-inline"];
     let found = Program::new(&flags).findings();
-    assert!(
-        found
-            .thunks
-            .iter()
-            .any(|thunk| thunk.shape == "gcc inline" && thunk.sites == 1)
-    );
-    assert!(
-        found
-            .thunks
-            .iter()
-            .any(|thunk| thunk.shape == "gcc inline jump")
-    );
-    assert!(
-        found
-            .refused
-            .iter()
-            .any(|refused| refused.reason.contains("inlined"))
-    );
+    assert!(found.thunks.iter().any(|thunk| thunk.shape == "gcc inline" && thunk.sites == 1));
+    assert!(found.thunks.iter().any(|thunk| thunk.shape == "gcc inline jump"));
+    assert!(found.refused.iter().any(|refused| refused.reason.contains("inlined")));
 }
 
 #[test]
 fn without_unwind_tables_nothing_is_trusted_but_symbols() {
-    let found = Program::with_retpolines(&[
-        "-fno-asynchronous-unwind-tables",
-        "-nostartfiles",
-        "-Wl,-e,main",
-    ]);
+    let found = Program::with_retpolines(&["-fno-asynchronous-unwind-tables", "-nostartfiles", "-Wl,-e,main"]);
     let found = found.findings();
     assert!(!found.unwind_tables);
-    assert!(
-        found.conclusion.contains("no unwind tables"),
-        "{}",
-        found.conclusion
-    );
+    assert!(found.conclusion.contains("no unwind tables"), "{}", found.conclusion);
 }
 
 #[test]
@@ -192,10 +125,7 @@ fn the_command_prints_text_and_json() {
     assert!(text.status.success() && text.stderr.is_empty(), "{text:?}");
     let text = String::from_utf8(text.stdout).unwrap();
     let body = text.lines().skip(1);
-    assert!(
-        body.clone().all(|line| line.chars().count() <= 80),
-        "{text}"
-    );
+    assert!(body.clone().all(|line| line.chars().count() <= 80), "{text}");
     assert!(text.contains("relpoline can promote"), "{text}");
 
     let json = inspect(&[Path::new("--json"), &program.path, Path::new("/")]);
@@ -203,11 +133,7 @@ fn the_command_prints_text_and_json() {
     let read: Inspection = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!((read.schema, read.files.len()), (1, 2));
     assert_eq!(read.files[0].findings(), Some(&program.findings()));
-    assert!(
-        read.files[1]
-            .failure()
-            .is_some_and(|failure| failure.error.contains("directory"))
-    );
+    assert!(read.files[1].failure().is_some_and(|failure| failure.error.contains("directory")));
 }
 
 #[test]
@@ -244,11 +170,7 @@ fn refuses(path: &Path, expected: &str) {
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains(expected), "{expected}: {message}");
-    assert_eq!(
-        (message.lines().count(), output.stdout.len()),
-        (1, 0),
-        "{message}"
-    );
+    assert_eq!((message.lines().count(), output.stdout.len()), (1, 0), "{message}");
 }
 
 /// A small generator, so that a failure can be repeated.
@@ -277,11 +199,7 @@ fn damaged_files_do_no_harm() {
             let mut bytes = whole.clone();
             // Half of the changes go where the structure is.
             for _ in 0..=random.below(12) {
-                let reach = if random.below(2) == 0 {
-                    0x400
-                } else {
-                    bytes.len()
-                };
+                let reach = if random.below(2) == 0 { 0x400 } else { bytes.len() };
                 let at = random.below(reach);
                 bytes[at] = random.below(256) as u8;
             }

@@ -64,11 +64,7 @@ impl Function {
     /// The range from `start` up to `end`, as a function by itself.
     #[must_use]
     pub const fn new(start: u64, end: u64) -> Function {
-        Function {
-            start,
-            end,
-            is_part: false,
-        }
+        Function { start, end, is_part: false }
     }
 
     /// Whether `address` is a place in it that no call leads to.
@@ -139,22 +135,13 @@ pub enum Refusal {
 impl core::fmt::Display for Refusal {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Refusal::NoFunction => {
-                f.write_str("no unwind entry or symbol says which function it belongs to")
-            }
+            Refusal::NoFunction => f.write_str("no unwind entry or symbol says which function it belongs to"),
             Refusal::NotBoundary => f.write_str("it does not start where an instruction starts"),
-            Refusal::Unreadable => {
-                f.write_str("an instruction before it in its function is not known")
-            }
-            Refusal::Prefix => {
-                f.write_str("it has a prefix that changes its meaning on some processors")
-            }
+            Refusal::Unreadable => f.write_str("an instruction before it in its function is not known"),
+            Refusal::Prefix => f.write_str("it has a prefix that changes its meaning on some processors"),
             Refusal::CutOff => f.write_str("its function ends in the middle of it"),
             Refusal::FlagsLive { label } => {
-                write!(
-                    f,
-                    "it is a computed goto, and the status flags may be live at its label {label:#x}"
-                )
+                write!(f, "it is a computed goto, and the status flags may be live at its label {label:#x}")
             }
             Refusal::LabelTaken { label } => {
                 write!(
@@ -165,9 +152,7 @@ impl core::fmt::Display for Refusal {
             Refusal::ComputedTarget => {
                 f.write_str("its target is computed from an offset, so its labels cannot be known")
             }
-            Refusal::TooManyLabels => {
-                f.write_str("the object holds more labels than there is room to check")
-            }
+            Refusal::TooManyLabels => f.write_str("the object holds more labels than there is room to check"),
         }
     }
 }

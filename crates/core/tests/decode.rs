@@ -1,17 +1,10 @@
 //! The decoder against iced-x86: random bytes, every opcode, and the machine's own programs.
 
-use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpCodeTableKind, RflagsBits,
-};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpCodeTableKind, RflagsBits};
 use proptest::prelude::*;
 use relpoline_core::arch::decode::{FlagUse, Flow, Insn, MAX_LEN, decode};
 
-const STATUS: u32 = RflagsBits::OF
-    | RflagsBits::SF
-    | RflagsBits::ZF
-    | RflagsBits::AF
-    | RflagsBits::CF
-    | RflagsBits::PF;
+const STATUS: u32 = RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
 fn oracle(bytes: &[u8]) -> Option<Instruction> {
     let mut decoder = Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE);
@@ -23,16 +16,9 @@ fn oracle(bytes: &[u8]) -> Option<Instruction> {
 fn check(bytes: &[u8]) {
     let Some(theirs) = oracle(bytes) else { return };
     let Some(ours) = decode(bytes) else {
-        panic!(
-            "{bytes:02x?} is {theirs} ({:?}), not an unknown instruction",
-            theirs.code()
-        );
+        panic!("{bytes:02x?} is {theirs} ({:?}), not an unknown instruction", theirs.code());
     };
-    assert_eq!(
-        usize::from(ours.len),
-        theirs.len(),
-        "{bytes:02x?} is {theirs}"
-    );
+    assert_eq!(usize::from(ours.len), theirs.len(), "{bytes:02x?} is {theirs}");
     check_flow(bytes, &ours, &theirs);
     check_flags(bytes, &ours, &theirs);
     check_operand(bytes, &ours, &theirs);
@@ -46,9 +32,7 @@ fn check_flow(bytes: &[u8], ours: &Insn, theirs: &Instruction) {
         FlowControl::UnconditionalBranch => {
             assert!(matches!(ours.flow, Flow::Jump { .. }), "{}", what())
         }
-        FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend
-            if theirs.is_jcc_short_or_near() =>
-        {
+        FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend if theirs.is_jcc_short_or_near() => {
             assert!(matches!(ours.flow, Flow::Cond { .. }), "{}", what());
         }
         FlowControl::Call if theirs.is_call_near() => {
@@ -60,12 +44,9 @@ fn check_flow(bytes: &[u8], ours: &Insn, theirs: &Instruction) {
         FlowControl::Next => assert!(matches!(ours.flow, Flow::Next | Flow::Trap), "{}", what()),
         _ => {}
     }
-    let direct =
-        theirs.is_jmp_short_or_near() || theirs.is_jcc_short_or_near() || theirs.is_call_near();
+    let direct = theirs.is_jmp_short_or_near() || theirs.is_jcc_short_or_near() || theirs.is_call_near();
     if direct || theirs.is_jcx_short() || theirs.is_loop() || theirs.is_loopcc() {
-        let target = ours
-            .branch_target(0)
-            .unwrap_or_else(|| panic!("{}", what()));
+        let target = ours.branch_target(0).unwrap_or_else(|| panic!("{}", what()));
         assert_eq!(target, theirs.near_branch_target(), "{}", what());
     }
 }
@@ -83,10 +64,7 @@ fn check_flags(bytes: &[u8], ours: &Insn, theirs: &Instruction) {
         FlagUse::Reads => {}
         FlagUse::Neither => assert!(!reads, "{bytes:02x?} is {theirs}, which reads flags"),
         FlagUse::Overwrites => {
-            assert!(
-                !reads && replaces,
-                "{bytes:02x?} is {theirs}, which keeps or reads a flag"
-            );
+            assert!(!reads && replaces, "{bytes:02x?} is {theirs}, which keeps or reads a flag");
         }
     }
 }
@@ -96,25 +74,15 @@ fn check_operand(bytes: &[u8], ours: &Insn, theirs: &Instruction) {
     assert_eq!(ours.rip_operand.is_some(), rip, "{bytes:02x?} is {theirs}");
     let address32 = theirs.memory_base() == iced_x86::Register::EIP;
     if rip && !address32 {
-        assert_eq!(
-            ours.rip_target(0),
-            Some(theirs.ip_rel_memory_address()),
-            "{bytes:02x?} is {theirs}"
-        );
+        assert_eq!(ours.rip_target(0), Some(theirs.ip_rel_memory_address()), "{bytes:02x?} is {theirs}");
         let is_lea = theirs.mnemonic() == Mnemonic::Lea;
-        assert_eq!(
-            ours.rip_operand.map(|operand| operand.is_lea),
-            Some(is_lea),
-            "{bytes:02x?} is {theirs}"
-        );
+        assert_eq!(ours.rip_operand.map(|operand| operand.is_lea), Some(is_lea), "{bytes:02x?} is {theirs}");
     }
 }
 
 /// Bytes that look more like code than noise does: prefixes, escapes, then anything.
 fn code_like() -> impl Strategy<Value = Vec<u8>> {
-    let prefix = prop::sample::select(vec![
-        0x66u8, 0x67, 0xf2, 0xf3, 0x2e, 0x3e, 0x64, 0xf0, 0x48, 0x41, 0x4c,
-    ]);
+    let prefix = prop::sample::select(vec![0x66u8, 0x67, 0xf2, 0xf3, 0x2e, 0x3e, 0x64, 0xf0, 0x48, 0x41, 0x4c]);
     let escape = prop::sample::select(vec![
         vec![],
         vec![0x0f],
@@ -125,11 +93,7 @@ fn code_like() -> impl Strategy<Value = Vec<u8>> {
         vec![0x62],
         vec![0x8f],
     ]);
-    (
-        prop::collection::vec(prefix, 0..4),
-        escape,
-        prop::collection::vec(any::<u8>(), 16),
-    )
+    (prop::collection::vec(prefix, 0..4), escape, prop::collection::vec(any::<u8>(), 16))
         .prop_map(|(prefixes, escape, rest)| [prefixes, escape, rest].concat())
 }
 
@@ -153,17 +117,8 @@ proptest! {
 /// All opcodes of all maps, with every ModRM, under the prefixes that change something.
 #[test]
 fn every_opcode_agrees() {
-    let prefixes: [&[u8]; 9] = [
-        &[],
-        &[0x66],
-        &[0xf2],
-        &[0xf3],
-        &[0x48],
-        &[0x66, 0x48],
-        &[0x67],
-        &[0xf3, 0x48],
-        &[0x66, 0xf2],
-    ];
+    let prefixes: [&[u8]; 9] =
+        [&[], &[0x66], &[0xf2], &[0xf3], &[0x48], &[0x66, 0x48], &[0x67], &[0xf3, 0x48], &[0x66, 0xf2]];
     let escapes: [&[u8]; 4] = [&[], &[0x0f], &[0x0f, 0x38], &[0x0f, 0x3a]];
     for prefix in prefixes {
         for escape in escapes {
@@ -182,9 +137,7 @@ fn every_opcode_agrees() {
 fn every_vector_opcode_agrees() {
     for map in 0..32u8 {
         for opcode in 0..=255 {
-            for second in [
-                0x78, 0x79, 0x7a, 0x7b, 0xf8, 0xf9, 0xfa, 0xfb, 0x7c, 0x7d, 0xfd, 0xfe,
-            ] {
+            for second in [0x78, 0x79, 0x7a, 0x7b, 0xf8, 0xf9, 0xfa, 0xfb, 0x7c, 0x7d, 0xfd, 0xfe] {
                 for modrm in [0x05, 0x04, 0x44, 0x84, 0xc1, 0xc8, 0xd9, 0xe2, 0xf1] {
                     let tail = [opcode, modrm, 0x25, 1, 2, 3, 4, 5, 6, 7, 8];
                     check(&[&[0xc4, 0xe0 | map, second][..], &tail].concat());
@@ -202,22 +155,15 @@ fn every_vector_opcode_agrees() {
 #[test]
 fn the_machines_own_code_agrees() {
     let mut instructions = 0u64;
-    for path in [
-        "/usr/bin/bash",
-        "/usr/bin/git",
-        "/lib/x86_64-linux-gnu/libc.so.6",
-        "/lib/x86_64-linux-gnu/libm.so.6",
-    ] {
+    for path in ["/usr/bin/bash", "/usr/bin/git", "/lib/x86_64-linux-gnu/libc.so.6", "/lib/x86_64-linux-gnu/libm.so.6"]
+    {
         let Ok(file) = std::fs::read(path) else {
             println!("{path} is not here");
             continue;
         };
         instructions += check_file(&file);
     }
-    assert!(
-        instructions > 100_000,
-        "only {instructions} instructions were compared"
-    );
+    assert!(instructions > 100_000, "only {instructions} instructions were compared");
 }
 
 /// Compares the executable segments linearly; iced sets the pace, one byte at a time where it gives up.
@@ -239,12 +185,7 @@ fn check_file(file: &[u8]) -> u64 {
 }
 
 fn executable_segments(file: &[u8]) -> Vec<(usize, usize)> {
-    let word = |at: usize, n: usize| {
-        file[at..at + n]
-            .iter()
-            .rev()
-            .fold(0usize, |v, b| v << 8 | usize::from(*b))
-    };
+    let word = |at: usize, n: usize| file[at..at + n].iter().rev().fold(0usize, |v, b| v << 8 | usize::from(*b));
     let (headers, count) = (word(32, 8), word(56, 2));
     (0..count)
         .map(|i| headers + i * 56)
@@ -257,10 +198,7 @@ fn executable_segments(file: &[u8]) -> Vec<(usize, usize)> {
 fn known_instructions() {
     let flow = |bytes: &[u8]| decode(bytes).unwrap().flow;
     assert_eq!(flow(&[0xe8, 1, 0, 0, 0]), Flow::Call { rel: 1 });
-    assert_eq!(
-        flow(&[0x2e, 0xe9, 0xff, 0xff, 0xff, 0xff]),
-        Flow::Jump { rel: -1 }
-    );
+    assert_eq!(flow(&[0x2e, 0xe9, 0xff, 0xff, 0xff, 0xff]), Flow::Jump { rel: -1 });
     assert_eq!(flow(&[0x0f, 0x84, 2, 0, 0, 0]), Flow::Cond { rel: 2 });
     assert_eq!(flow(&[0xff, 0xe0]), Flow::IndirectJump);
     assert_eq!(flow(&[0xff, 0x15, 0, 0, 0, 0]), Flow::IndirectCall);

@@ -11,9 +11,7 @@ use relpoline_core::arch::{
     Reg,
     thunk::{find, gcc_bytes},
 };
-use relpoline_core::scan::{
-    EhFrameHdr, Function, Functions, Refusal, Refused, Region, Site, SiteKind, Sites,
-};
+use relpoline_core::scan::{EhFrameHdr, Function, Functions, Refusal, Refused, Region, Site, SiteKind, Sites};
 
 const PROGRAM: &str = r#"
 #include <stdio.h>
@@ -36,31 +34,21 @@ int main(int argc, char **argv) {
 }
 "#;
 
-const GCC: [&str; 3] = [
-    "-fcf-protection=none",
-    "-mindirect-branch=thunk",
-    "-mindirect-branch-register",
-];
+const GCC: [&str; 3] = ["-fcf-protection=none", "-mindirect-branch=thunk", "-mindirect-branch-register"];
 
 fn region(segment: &Segment) -> Region<'_> {
-    Region {
-        address: segment.address,
-        bytes: &segment.bytes,
-    }
+    Region { address: segment.address, bytes: &segment.bytes }
 }
 
 fn thunks(text: Region<'_>) -> Vec<u64> {
     let takes_sites = find(text.bytes).filter(|(_, thunk)| thunk.shape.takes_sites());
-    takes_sites
-        .map(|(offset, _)| text.address + offset as u64)
-        .collect()
+    takes_sites.map(|(offset, _)| text.address + offset as u64).collect()
 }
 
 fn scan(file: &[u8]) -> Vec<Result<Site, Refused>> {
     let text = text(file);
     let (header, frames) = unwind(file).expect("a program has unwind tables");
-    let functions =
-        EhFrameHdr::parse(region(&header), region(&frames)).expect("and they are readable");
+    let functions = EhFrameHdr::parse(region(&header), region(&frames)).expect("and they are readable");
     Sites::new(region(&text), &thunks(region(&text)), functions).collect()
 }
 
@@ -87,10 +75,7 @@ fn expected(file: &[u8]) -> BTreeSet<u64> {
 fn check_program(compiler: Compiler, flags: &[&str]) {
     let file = compiler.build(PROGRAM, flags);
     let found = scan(&file);
-    let sites: BTreeSet<u64> = found
-        .iter()
-        .map(|site| site.expect("nothing is refused").address)
-        .collect();
+    let sites: BTreeSet<u64> = found.iter().map(|site| site.expect("nothing is refused").address).collect();
     assert_eq!(sites, expected(&file), "{flags:?}");
     assert!(sites.len() >= 4, "{flags:?}: {sites:x?}");
 }
@@ -101,34 +86,18 @@ fn gcc_sites_are_found() {
         for pie in ["-pie", "-no-pie"] {
             let position = if pie == "-pie" { "-fPIE" } else { "-fno-pie" };
             check_program(cc(), &[&GCC[..], &[level, pie, position]].concat());
-            check_program(
-                cc(),
-                &[
-                    &GCC[..],
-                    &[level, pie, position, "-mindirect-branch-cs-prefix"],
-                ]
-                .concat(),
-            );
+            check_program(cc(), &[&GCC[..], &[level, pie, position, "-mindirect-branch-cs-prefix"]].concat());
         }
     }
 }
 
 #[test]
 fn gcc_inline_sites_are_found() {
-    let flags = [
-        "-O2",
-        "-fcf-protection=none",
-        "-mindirect-branch=thunk-inline",
-        "-mindirect-branch-register",
-    ];
+    let flags = ["-O2", "-fcf-protection=none", "-mindirect-branch=thunk-inline", "-mindirect-branch-register"];
     let file = cc().build(PROGRAM, &flags);
     let found = scan(&file);
     assert!(found.iter().all(Result::is_ok), "{found:?}");
-    let calls = found
-        .iter()
-        .flatten()
-        .filter(|site| site.kind == SiteKind::Call)
-        .count();
+    let calls = found.iter().flatten().filter(|site| site.kind == SiteKind::Call).count();
     assert!(calls >= 3 && calls == found.len(), "{found:?}");
 }
 
@@ -144,17 +113,8 @@ fn clang_sites_are_found() {
 fn a_stripped_program_has_the_same_sites() {
     let flags = [&GCC[..], &["-O2"]].concat();
     let stripped = [&flags[..], &["-s"]].concat();
-    let addresses = |file: Vec<u8>| {
-        scan(&file)
-            .into_iter()
-            .flatten()
-            .map(|site| site.address)
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        addresses(cc().build(PROGRAM, &flags)),
-        addresses(cc().build(PROGRAM, &stripped))
-    );
+    let addresses = |file: Vec<u8>| scan(&file).into_iter().flatten().map(|site| site.address).collect::<Vec<_>>();
+    assert_eq!(addresses(cc().build(PROGRAM, &flags)), addresses(cc().build(PROGRAM, &stripped)));
 }
 
 #[test]
@@ -172,10 +132,7 @@ fn unwind_tables_know_every_function() {
     }
     let all: Vec<Function> = (0..table.len()).filter_map(|i| table.get(i)).collect();
     assert_eq!(all.len(), table.len());
-    assert!(
-        all.iter()
-            .all(|f| all.containing(f.start) == table.containing(f.start))
-    );
+    assert!(all.iter().all(|f| all.containing(f.start) == table.containing(f.start)));
 }
 
 /// A text at this address: `code`, then a thunk for rax at offset 256.
@@ -195,27 +152,12 @@ fn branch(offset: usize, opcode: &[u8]) -> Vec<u8> {
 }
 
 fn scan_bytes(text: &[u8], functions: &[Function]) -> Vec<Result<Site, Refused>> {
-    Sites::new(
-        Region {
-            address: BASE,
-            bytes: text,
-        },
-        &[BASE + 256],
-        functions,
-    )
-    .collect()
+    Sites::new(Region { address: BASE, bytes: text }, &[BASE + 256], functions).collect()
 }
 
 fn reasons(code: &[u8], functions: &[Function]) -> Vec<Result<SiteKind, Refusal>> {
-    let answer = |found: Result<Site, Refused>| {
-        found
-            .map(|site| site.kind)
-            .map_err(|refused| refused.reason)
-    };
-    scan_bytes(&with_thunk(code), functions)
-        .into_iter()
-        .map(answer)
-        .collect()
+    let answer = |found: Result<Site, Refused>| found.map(|site| site.kind).map_err(|refused| refused.reason);
+    scan_bytes(&with_thunk(code), functions).into_iter().map(answer).collect()
 }
 
 const WHOLE: [Function; 1] = [Function::new(BASE, BASE + 256)];
@@ -224,29 +166,17 @@ const WHOLE: [Function; 1] = [Function::new(BASE, BASE + 256)];
 fn all_kinds_are_told_apart() {
     assert_eq!(reasons(&branch(0, &[0xe8]), &WHOLE), [Ok(SiteKind::Call)]);
     assert_eq!(reasons(&branch(0, &[0xe9]), &WHOLE), [Ok(SiteKind::Jump)]);
-    assert_eq!(
-        reasons(&branch(0, &[0x0f, 0x85]), &WHOLE),
-        [Ok(SiteKind::Cond)]
-    );
+    assert_eq!(reasons(&branch(0, &[0x0f, 0x85]), &WHOLE), [Ok(SiteKind::Cond)]);
     let padded = scan_bytes(&with_thunk(&branch(0, &[0x2e, 0xe8])), &WHOLE)[0].unwrap();
-    assert_eq!(
-        (padded.address, padded.field, padded.cs_prefix),
-        (BASE, BASE + 2, true)
-    );
+    assert_eq!((padded.address, padded.field, padded.cs_prefix), (BASE, BASE + 2, true));
 }
 
 #[test]
 fn what_is_no_site_says_why() {
     let call = branch(0, &[0xe8]);
     assert_eq!(reasons(&call, &[]), [Err(Refusal::NoFunction)]);
-    assert_eq!(
-        reasons(&call, &[Function::new(BASE, BASE + 3)]),
-        [Err(Refusal::CutOff)]
-    );
-    assert_eq!(
-        reasons(&branch(0, &[0x66, 0xe8]), &WHOLE),
-        [Err(Refusal::Prefix)]
-    );
+    assert_eq!(reasons(&call, &[Function::new(BASE, BASE + 3)]), [Err(Refusal::CutOff)]);
+    assert_eq!(reasons(&branch(0, &[0x66, 0xe8]), &WHOLE), [Err(Refusal::Prefix)]);
     // Inside a movabs immediate.
     let hidden = [&[0x48, 0xb8][..], &branch(2, &[0xe8]), &[0, 0, 0]].concat();
     assert_eq!(reasons(&hidden, &WHOLE), [Err(Refusal::NotBoundary)]);
@@ -256,11 +186,7 @@ fn what_is_no_site_says_why() {
     // 06 is no instruction in 64-bit mode, and what follows it is refused as well.
     let data = [&[0x06][..], &branch(1, &[0xe8]), &branch(6, &[0xe8])].concat();
     assert_eq!(reasons(&data, &WHOLE), [Err(Refusal::Unreadable); 2]);
-    for reason in [
-        Refusal::NoFunction,
-        Refusal::FlagsLive { label: 1 },
-        Refusal::TooManyLabels,
-    ] {
+    for reason in [Refusal::NoFunction, Refusal::FlagsLive { label: 1 }, Refusal::TooManyLabels] {
         assert!(reason.to_string().len() > 20);
     }
 }
@@ -268,25 +194,9 @@ fn what_is_no_site_says_why() {
 #[test]
 fn thunks_may_lie_elsewhere() {
     let text = branch(0, &[0xe8]);
-    let found: Vec<_> = Sites::new(
-        Region {
-            address: BASE,
-            bytes: &text,
-        },
-        &[BASE + 256],
-        &WHOLE[..],
-    )
-    .collect();
+    let found: Vec<_> = Sites::new(Region { address: BASE, bytes: &text }, &[BASE + 256], &WHOLE[..]).collect();
     assert_eq!(found.len(), 1);
-    let none: Vec<_> = Sites::new(
-        Region {
-            address: BASE,
-            bytes: &text,
-        },
-        &[],
-        &WHOLE[..],
-    )
-    .collect();
+    let none: Vec<_> = Sites::new(Region { address: BASE, bytes: &text }, &[], &WHOLE[..]).collect();
     assert_eq!(none, []);
 }
 

@@ -5,24 +5,15 @@ mod compiled;
 use compiled::{Compiler, Segment, cc, clang, data_words, number, symbol, text, unwind};
 use proptest::prelude::*;
 use relpoline_core::arch::{Reg, thunk::find};
-use relpoline_core::scan::{
-    EhFrameHdr, Function, Gotos, Object, Refusal, Region, Site, SiteKind, Sites,
-};
+use relpoline_core::scan::{EhFrameHdr, Function, Gotos, Object, Refusal, Region, Site, SiteKind, Sites};
 
 const LEVELS: [&str; 5] = ["-O0", "-O1", "-O2", "-O3", "-Os"];
 const PLACES: [[&str; 2]; 2] = [["-pie", "-fPIE"], ["-no-pie", "-fno-pie"]];
-const GCC: [&str; 4] = [
-    "-fcf-protection=none",
-    "-mindirect-branch=thunk",
-    "-mindirect-branch-register",
-    "-fno-crossjumping",
-];
+const GCC: [&str; 4] =
+    ["-fcf-protection=none", "-mindirect-branch=thunk", "-mindirect-branch-register", "-fno-crossjumping"];
 
 fn region(segment: &Segment) -> Region<'_> {
-    Region {
-        address: segment.address,
-        bytes: &segment.bytes,
-    }
+    Region { address: segment.address, bytes: &segment.bytes }
 }
 
 type Verdict = Result<SiteKind, Refusal>;
@@ -34,52 +25,27 @@ fn judge(file: &[u8], scratch: &mut [u64]) -> (Vec<(Site, Verdict)>, usize) {
     let (header, frames) = unwind(file).unwrap();
     let functions = EhFrameHdr::parse(region(&header), region(&frames)).unwrap();
     let found = find(text.bytes).filter(|(_, thunk)| thunk.shape.takes_sites());
-    let (thunks, registers): (Vec<u64>, Vec<Reg>) = found
-        .map(|(offset, thunk)| (text.address + offset as u64, thunk.reg))
-        .unzip();
-    let sites: Vec<Site> = Sites::new(text, &thunks, &functions)
-        .map(|site| site.unwrap())
-        .collect();
+    let (thunks, registers): (Vec<u64>, Vec<Reg>) =
+        found.map(|(offset, thunk)| (text.address + offset as u64, thunk.reg)).unzip();
+    let sites: Vec<Site> = Sites::new(text, &thunks, &functions).map(|site| site.unwrap()).collect();
     let is_position_dependent = number(file, 16, 2) == 2;
-    let object = Object {
-        text,
-        thunks: &thunks,
-        registers: &registers,
-        functions: &functions,
-        is_position_dependent,
-    };
+    let object = Object { text, thunks: &thunks, registers: &registers, functions: &functions, is_position_dependent };
     let mut gotos = Gotos::new(object, scratch);
     sites.iter().for_each(|site| gotos.add_site(site));
     gotos.collect_leas();
-    data_words(file)
-        .into_iter()
-        .for_each(|word| gotos.add_data_word(word));
+    data_words(file).into_iter().for_each(|word| gotos.add_data_word(word));
     let mut verdicts = gotos.finish();
     let jumps = sites.into_iter().filter(|site| site.kind != SiteKind::Call);
-    (
-        jumps.map(|site| (site, verdicts.verdict(&site))).collect(),
-        verdicts.label_count(),
-    )
+    (jumps.map(|site| (site, verdicts.verdict(&site))).collect(), verdicts.label_count())
 }
 
 /// What the jump sites in the function `name`, or in its cold part, are.
 fn verdicts_in(file: &[u8], name: &str) -> Vec<Verdict> {
     let (judged, _) = judge(file, &mut [0; 4096]);
     let cold = format!("{name}.cold");
-    let ranges: Vec<(u64, u64)> = [name, &cold]
-        .iter()
-        .filter_map(|name| symbol(file, name))
-        .collect();
-    let inside = |site: &Site| {
-        ranges
-            .iter()
-            .any(|&(start, size)| (start..start + size).contains(&site.address))
-    };
-    judged
-        .into_iter()
-        .filter(|(site, _)| inside(site))
-        .map(|(_, verdict)| verdict)
-        .collect()
+    let ranges: Vec<(u64, u64)> = [name, &cold].iter().filter_map(|name| symbol(file, name)).collect();
+    let inside = |site: &Site| ranges.iter().any(|&(start, size)| (start..start + size).contains(&site.address));
+    judged.into_iter().filter(|(site, _)| inside(site)).map(|(_, verdict)| verdict).collect()
 }
 
 fn for_all(compiler: Compiler, source: &str, check: impl Fn(&[u8], &[&str])) {
@@ -92,10 +58,7 @@ fn for_all(compiler: Compiler, source: &str, check: impl Fn(&[u8], &[&str])) {
 }
 
 fn is_computed(verdict: &Verdict) -> bool {
-    matches!(
-        verdict,
-        Err(Refusal::LabelTaken { .. } | Refusal::ComputedTarget)
-    )
+    matches!(verdict, Err(Refusal::LabelTaken { .. } | Refusal::ComputedTarget))
 }
 
 /// An interpreter over a table that is in data, with a tail call beside it.
@@ -127,15 +90,9 @@ fn a_static_table_makes_gotos() {
     for_all(cc(), STATIC_TABLE, |file, flags| {
         let gotos = verdicts_in(file, "run");
         assert!(!gotos.is_empty(), "{flags:?}");
-        assert!(
-            gotos.iter().all(|verdict| *verdict == Ok(SiteKind::Goto)),
-            "{flags:?}: {gotos:x?}"
-        );
+        assert!(gotos.iter().all(|verdict| *verdict == Ok(SiteKind::Goto)), "{flags:?}: {gotos:x?}");
         let tails = verdicts_in(file, "tail");
-        assert!(
-            tails.iter().all(|verdict| *verdict == Ok(SiteKind::Jump)),
-            "{flags:?}: {tails:x?}"
-        );
+        assert!(tails.iter().all(|verdict| *verdict == Ok(SiteKind::Jump)), "{flags:?}: {tails:x?}");
         let (_, labels) = judge(file, &mut [0; 4096]);
         assert!(labels >= 7, "{flags:?}: {labels} labels");
     });
@@ -146,12 +103,7 @@ fn too_little_scratch_refuses_everything() {
     let file = cc().build(STATIC_TABLE, &[&GCC[..], &["-O2"]].concat());
     for size in 0..8 {
         let (judged, _) = judge(&file, &mut vec![0; size]);
-        assert!(
-            judged
-                .iter()
-                .all(|(_, verdict)| *verdict == Err(Refusal::TooManyLabels)),
-            "{size}: {judged:x?}"
-        );
+        assert!(judged.iter().all(|(_, verdict)| *verdict == Err(Refusal::TooManyLabels)), "{size}: {judged:x?}");
         assert!(!judged.is_empty());
     }
 }
@@ -172,10 +124,7 @@ int main(int argc, char **argv) { return (int)run((const unsigned char *)argv[0]
 ";
     for_all(cc(), source, |file, flags| {
         let verdicts = verdicts_in(file, "run");
-        assert!(
-            !verdicts.is_empty() && verdicts.iter().all(is_computed),
-            "{flags:?}: {verdicts:x?}"
-        );
+        assert!(!verdicts.is_empty() && verdicts.iter().all(is_computed), "{flags:?}: {verdicts:x?}");
     });
 }
 
@@ -198,10 +147,7 @@ int main(int argc, char **argv) { return (int)run((const unsigned char *)argv[0]
     for_all(cc(), &source, |file, flags| {
         let verdicts = verdicts_in(file, "run");
         let is_seen = |verdict: &Verdict| *verdict == Ok(SiteKind::Goto) || is_computed(verdict);
-        assert!(
-            !verdicts.is_empty() && verdicts.iter().all(is_seen),
-            "{flags:?}: {verdicts:x?}"
-        );
+        assert!(!verdicts.is_empty() && verdicts.iter().all(is_seen), "{flags:?}: {verdicts:x?}");
     });
 }
 
@@ -232,18 +178,10 @@ fn cold_labels_are_found() {
             let file = cc().build(&source, &flags);
             let (cold, _) = symbol(&file, "run.cold").expect("gcc splits off a cold part");
             let (judged, labels) = judge(&file, &mut [0; 4096]);
-            assert!(
-                labels >= 5,
-                "{flags:?}: {labels} labels, the part is at {cold:x}"
-            );
+            assert!(labels >= 5, "{flags:?}: {labels} labels, the part is at {cold:x}");
             let verdicts: Vec<_> = judged.iter().map(|(_, verdict)| *verdict).collect();
             assert!(verdicts.contains(&Ok(SiteKind::Goto)), "{flags:?}");
-            assert!(
-                verdicts_in(&file, "run")
-                    .iter()
-                    .all(|verdict| *verdict == Ok(SiteKind::Goto)),
-                "{judged:x?}"
-            );
+            assert!(verdicts_in(&file, "run").iter().all(|verdict| *verdict == Ok(SiteKind::Goto)), "{judged:x?}");
         }
     }
 }
@@ -265,10 +203,7 @@ int main(int argc, char **argv) { return (int)(pick(argc, 1, 2) + either(argc, 3
     let check = |file: &[u8], flags: &[&str]| {
         let (judged, labels) = judge(file, &mut [0; 4096]);
         let is_tail = |verdict: &Verdict| matches!(verdict, Ok(SiteKind::Jump | SiteKind::Cond));
-        assert!(
-            judged.iter().all(|(_, verdict)| is_tail(verdict)),
-            "{flags:?}: {judged:x?}"
-        );
+        assert!(judged.iter().all(|(_, verdict)| is_tail(verdict)), "{flags:?}: {judged:x?}");
         assert_eq!(labels, 0, "{flags:?}");
     };
     for_all(cc(), source, check);
@@ -313,10 +248,7 @@ __x86_indirect_thunk_rax:
     .cfi_endproc
 "
     .replace("LABEL", label);
-    let lines: String = code
-        .lines()
-        .map(|line| format!("\"{line}\\n\"\n"))
-        .collect();
+    let lines: String = code.lines().map(|line| format!("\"{line}\\n\"\n")).collect();
     format!(
         "__asm__(\n{lines});\nlong run(long, long);\nint main(int argc, char **argv) {{ return (int)run(argc, 0); }}\n"
     )
@@ -345,10 +277,7 @@ fn live_flags_refuse_a_goto() {
 #[test]
 fn dead_flags_allow_it() {
     assert_eq!(verdict_of("ret"), Ok(SiteKind::Goto));
-    assert_eq!(
-        verdict_of("mov $7, %ecx; test %ecx, %ecx; je .Lyes; ret"),
-        Ok(SiteKind::Goto)
-    );
+    assert_eq!(verdict_of("mov $7, %ecx; test %ecx, %ecx; je .Lyes; ret"), Ok(SiteKind::Goto));
     assert_eq!(verdict_of("jmp .Lyes"), Ok(SiteKind::Goto));
     assert_eq!(verdict_of("call main; je .Lyes; ret"), Ok(SiteKind::Goto));
 }

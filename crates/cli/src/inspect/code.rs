@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use relpoline_core::arch::Reg;
 use relpoline_core::arch::thunk::{self, Shape, Thunk};
-use relpoline_core::scan::{
-    EhFrameHdr, Function, Functions, Gotos, Object, Refused, Region, Site, SiteKind, Sites,
-};
+use relpoline_core::scan::{EhFrameHdr, Function, Functions, Gotos, Object, Refused, Region, Site, SiteKind, Sites};
 
 use super::elf::{Elf, Kind};
 use super::names::Names;
@@ -46,25 +44,13 @@ pub fn examine(elf: &Elf<'_>, names: &Names) -> Code {
     let unwind = elf.unwind().filter(|table| !table.is_empty());
     let has_unwind = unwind.is_some();
     let ranges = unwind.map_or_else(|| Ranges::Symbols(names.functions()), Ranges::Unwind);
-    let mut code = Code {
-        thunks,
-        sites: Vec::new(),
-        refused: Vec::new(),
-        functions: Vec::new(),
-        has_unwind,
-    };
-    let words = if code.thunks.is_empty() {
-        Vec::new()
-    } else {
-        elf.data_words()
-    };
+    let mut code = Code { thunks, sites: Vec::new(), refused: Vec::new(), functions: Vec::new(), has_unwind };
+    let words = if code.thunks.is_empty() { Vec::new() } else { elf.data_words() };
     for text in elf.texts() {
         code.find_sites(text, &ranges, &words, elf.kind == Kind::Fixed);
     }
     code.functions = match ranges {
-        Ranges::Unwind(table) => (0..table.len())
-            .filter_map(|index| table.get(index))
-            .collect(),
+        Ranges::Unwind(table) => (0..table.len()).filter_map(|index| table.get(index)).collect(),
         Ranges::Symbols(functions) => functions,
     };
     code
@@ -77,21 +63,16 @@ fn thunks(elf: &Elf<'_>, names: &Names) -> BTreeMap<u64, Thunk> {
         Some((address, thunk::match_symbol(name, elf.at(address)?)?))
     });
     let seen = elf.texts().flat_map(|text| {
-        thunk::find(text.bytes)
-            .map(move |(offset, thunk)| (text.address.wrapping_add(offset as u64), thunk))
+        thunk::find(text.bytes).map(move |(offset, thunk)| (text.address.wrapping_add(offset as u64), thunk))
     });
     named.chain(seen).collect()
 }
 
 impl Code {
     fn find_sites(&mut self, text: Region<'_>, ranges: &Ranges<'_>, words: &[u64], is_fixed: bool) {
-        let targets = self
-            .thunks
-            .iter()
-            .filter(|(_, thunk)| thunk.shape.takes_sites());
-        let (addresses, registers): (Vec<u64>, Vec<Reg>) = targets
-            .map(|(address, thunk)| (*address, thunk.reg))
-            .unzip();
+        let targets = self.thunks.iter().filter(|(_, thunk)| thunk.shape.takes_sites());
+        let (addresses, registers): (Vec<u64>, Vec<Reg>) =
+            targets.map(|(address, thunk)| (*address, thunk.reg)).unzip();
         let mut sites = Vec::new();
         for found in Sites::new(text, &addresses, ranges) {
             match found {
@@ -117,14 +98,8 @@ impl Code {
         let mut verdicts = gotos.finish();
         for site in sites {
             match verdicts.verdict(&site) {
-                Ok(kind) => self
-                    .sites
-                    .push((Site { kind, ..site }, registers[site.thunk])),
-                Err(reason) => self.refused.push(Refused {
-                    address: site.address,
-                    thunk: site.thunk,
-                    reason,
-                }),
+                Ok(kind) => self.sites.push((Site { kind, ..site }, registers[site.thunk])),
+                Err(reason) => self.refused.push(Refused { address: site.address, thunk: site.thunk, reason }),
             }
         }
         self.refused.sort_by_key(|refused| refused.address);
@@ -132,10 +107,7 @@ impl Code {
 
     /// How many sites each thunk has, by its address.
     pub fn uses(&self) -> BTreeMap<u64, usize> {
-        let takers = self
-            .thunks
-            .iter()
-            .filter(|(_, thunk)| thunk.shape.takes_sites());
+        let takers = self.thunks.iter().filter(|(_, thunk)| thunk.shape.takes_sites());
         let addresses: Vec<u64> = takers.map(|(address, _)| *address).collect();
         let mut uses = BTreeMap::new();
         for (site, _) in &self.sites {

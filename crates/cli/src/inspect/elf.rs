@@ -54,13 +54,7 @@ impl<'a> Elf<'a> {
             _ => bail!("is neither an executable nor a shared library"),
         };
         let dynamic = dynamic(segments, bytes);
-        let mut found = Elf {
-            bytes,
-            file,
-            kind: Kind::Fixed,
-            segments,
-            dynamic,
-        };
+        let mut found = Elf { bytes, file, kind: Kind::Fixed, segments, dynamic };
         found.kind = found.kind(is_executable)?;
         if found.texts().next().is_none() {
             bail!("{broken}: it holds no code");
@@ -70,9 +64,7 @@ impl<'a> Elf<'a> {
 
     fn kind(&self, is_executable: bool) -> anyhow::Result<Kind> {
         let has_loader = self.segment(elf::PT_INTERP).is_some();
-        let says_pie = self
-            .tag(elf::DT_FLAGS_1)
-            .is_some_and(|flags| flags & elf::DF_1_PIE.0 != 0);
+        let says_pie = self.tag(elf::DT_FLAGS_1).is_some_and(|flags| flags & elf::DF_1_PIE.0 != 0);
         let is_program = is_executable || says_pie;
         if is_program && !has_loader {
             bail!("is statically linked, so relpoline cannot be loaded into it");
@@ -87,18 +79,13 @@ impl<'a> Elf<'a> {
     }
 
     fn segment(&self, kind: elf::ProgramType) -> Option<&'a Segment> {
-        self.segments
-            .iter()
-            .find(|segment| segment.p_type.get(LE) == kind)
+        self.segments.iter().find(|segment| segment.p_type.get(LE) == kind)
     }
 
     /// The bytes of a segment that are in the file.
     fn region(&self, segment: &Segment) -> Option<Region<'a>> {
         let bytes = segment.data(LE, self.bytes).ok()?;
-        Some(Region {
-            address: segment.p_vaddr.get(LE),
-            bytes,
-        })
+        Some(Region { address: segment.p_vaddr.get(LE), bytes })
     }
 
     fn loaded(&self, is_code: bool) -> impl Iterator<Item = Region<'a>> {
@@ -107,9 +94,7 @@ impl<'a> Elf<'a> {
             segment.p_type.get(LE) == elf::PT_LOAD && is_executable == is_code
         };
         let segments = self.segments.iter().filter(of_kind);
-        segments
-            .filter_map(|segment| self.region(segment))
-            .filter(|region| !region.bytes.is_empty())
+        segments.filter_map(|segment| self.region(segment)).filter(|region| !region.bytes.is_empty())
     }
 
     /// The executable segments.
@@ -120,36 +105,22 @@ impl<'a> Elf<'a> {
     /// Bytes at an address, to the end of its segment.
     pub fn at(&self, address: u64) -> Option<&'a [u8]> {
         let all = self.texts().chain(self.loaded(false));
-        all.into_iter()
-            .find(|region| region.contains(address))?
-            .from(address)
+        all.into_iter().find(|region| region.contains(address))?.from(address)
     }
 
     /// The look-up table of the unwind tables.
     pub fn unwind(&self) -> Option<EhFrameHdr<'a>> {
         let header = self.region(self.segment(elf::PT_GNU_EH_FRAME)?)?;
-        let around = self
-            .loaded(false)
-            .chain(self.texts())
-            .find(|region| region.contains(header.address))?;
+        let around = self.loaded(false).chain(self.texts()).find(|region| region.contains(header.address))?;
         EhFrameHdr::parse(header, around)
     }
 
     /// The PLTs, which unwind tables often leave out.
     pub fn plts(&self) -> Vec<Function> {
         let is_plt = |name: &str| name == ".plt" || name.starts_with(".plt.");
-        let plts = self
-            .file
-            .sections()
-            .filter(|section| section.name().is_ok_and(is_plt));
+        let plts = self.file.sections().filter(|section| section.name().is_ok_and(is_plt));
         let end = |address: u64, size| address.checked_add(size);
-        plts.filter_map(|plt| {
-            Some(Function::new(
-                plt.address(),
-                end(plt.address(), plt.size())?,
-            ))
-        })
-        .collect()
+        plts.filter_map(|plt| Some(Function::new(plt.address(), end(plt.address(), plt.size())?))).collect()
     }
 
     /// The build-id in hexadecimal.
@@ -164,18 +135,12 @@ impl<'a> Elf<'a> {
     }
 
     fn tags(&self, tag: elf::DynamicTag) -> impl Iterator<Item = u64> {
-        self.dynamic
-            .iter()
-            .filter(move |(found, _)| *found == tag)
-            .map(|(_, value)| *value)
+        self.dynamic.iter().filter(move |(found, _)| *found == tag).map(|(_, value)| *value)
     }
 
     /// The strings under a tag of the dynamic section.
     pub fn strings(&self, tag: elf::DynamicTag) -> Vec<String> {
-        let Some(table) = self
-            .tag(elf::DT_STRTAB)
-            .and_then(|address| self.at(address))
-        else {
+        let Some(table) = self.tag(elf::DT_STRTAB).and_then(|address| self.at(address)) else {
             return Vec::new();
         };
         let string = |offset: u64| {
@@ -188,10 +153,7 @@ impl<'a> Elf<'a> {
 
     /// The relocations: where, of what type, and the address or addend.
     pub fn relocations(&self) -> Vec<Relocation> {
-        let tables = [
-            (elf::DT_RELA, elf::DT_RELASZ),
-            (elf::DT_JMPREL, elf::DT_PLTRELSZ),
-        ];
+        let tables = [(elf::DT_RELA, elf::DT_RELASZ), (elf::DT_JMPREL, elf::DT_PLTRELSZ)];
         let tables = tables.into_iter().filter_map(|(address, size)| {
             let size = usize::try_from(self.tag(size)?).ok()?;
             let bytes = self.at(self.tag(address)?)?;
@@ -216,34 +178,25 @@ impl<'a> Elf<'a> {
         let symbols: Vec<u64> = self.dynamic_symbols();
         let value = |relocation: &Relocation| match relocation.kind {
             elf::R_X86_64_RELATIVE | elf::R_X86_64_IRELATIVE => Some(relocation.addend),
-            elf::R_X86_64_64 => symbols
-                .get(relocation.symbol as usize)
-                .map(|symbol| symbol.wrapping_add(relocation.addend)),
+            elf::R_X86_64_64 => {
+                symbols.get(relocation.symbol as usize).map(|symbol| symbol.wrapping_add(relocation.addend))
+            }
             _ => None,
         };
         let mut words: Vec<u64> = self.relocations().iter().filter_map(value).collect();
-        words.extend(
-            self.packed_places()
-                .into_iter()
-                .filter_map(|place| self.word(place)),
-        );
+        words.extend(self.packed_places().into_iter().filter_map(|place| self.word(place)));
         words
     }
 
     /// The names of the functions that it takes from other objects.
     pub fn imported(&self) -> impl Iterator<Item = &str> {
         use object::ObjectSymbol as _;
-        let imported = self
-            .file
-            .dynamic_symbols()
-            .filter(|symbol| symbol.is_undefined());
+        let imported = self.file.dynamic_symbols().filter(|symbol| symbol.is_undefined());
         imported.filter_map(|symbol| symbol.name().ok())
     }
 
     fn word(&self, address: u64) -> Option<u64> {
-        self.at(address)?
-            .first_chunk()
-            .map(|bytes| u64::from_le_bytes(*bytes))
+        self.at(address)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
     }
 
     /// Addresses of dynamic symbols by their number.
@@ -261,19 +214,14 @@ impl<'a> Elf<'a> {
     /// The places of relative relocations in the packed form (`DT_RELR`): an even word is a place, an odd
     /// one a bitmap of the 63 words behind the last.
     fn packed_places(&self) -> Vec<u64> {
-        let size = self
-            .tag(elf::DT_RELRSZ)
-            .and_then(|size| usize::try_from(size).ok());
+        let size = self.tag(elf::DT_RELRSZ).and_then(|size| usize::try_from(size).ok());
         let table = self.tag(elf::DT_RELR).and_then(|address| self.at(address));
         let Some(table) = table.zip(size).and_then(|(bytes, size)| bytes.get(..size)) else {
             return Vec::new();
         };
         let mut places = Vec::new();
         let mut next = 0u64;
-        for word in table
-            .chunks_exact(8)
-            .map(|word| word.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b)))
-        {
+        for word in table.chunks_exact(8).map(|word| word.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b))) {
             if word & 1 == 0 {
                 places.push(word);
                 next = word.wrapping_add(8);
@@ -312,24 +260,13 @@ fn check_identity(bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 fn dynamic(segments: &[Segment], bytes: &[u8]) -> Vec<(elf::DynamicTag, u64)> {
-    let table = segments
-        .iter()
-        .find_map(|segment| segment.dynamic(LE, bytes).ok().flatten());
-    let entries = table
-        .unwrap_or_default()
-        .iter()
-        .map(|entry| (entry.d_tag(LE), entry.d_val(LE)));
-    entries
-        .take_while(|(tag, _)| *tag != elf::DT_NULL)
-        .collect()
+    let table = segments.iter().find_map(|segment| segment.dynamic(LE, bytes).ok().flatten());
+    let entries = table.unwrap_or_default().iter().map(|entry| (entry.d_tag(LE), entry.d_val(LE)));
+    entries.take_while(|(tag, _)| *tag != elf::DT_NULL).collect()
 }
 
 fn aligned_words(region: Region<'_>) -> impl Iterator<Item = u64> {
     let ahead = region.address.wrapping_neg() % 8;
     let bytes = region.bytes.get(ahead as usize..).unwrap_or_default();
-    bytes.chunks_exact(8).map(|word| {
-        word.iter()
-            .rev()
-            .fold(0, |value, byte| value << 8 | u64::from(*byte))
-    })
+    bytes.chunks_exact(8).map(|word| word.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
 }

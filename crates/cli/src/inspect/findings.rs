@@ -29,10 +29,7 @@ impl Inspection {
     /// Under the current schema.
     #[must_use]
     pub fn new(files: Vec<Entry>) -> Inspection {
-        Inspection {
-            schema: SCHEMA,
-            files,
-        }
+        Inspection { schema: SCHEMA, files }
     }
 }
 
@@ -214,13 +211,7 @@ impl Findings {
     /// Indirect branches through no thunk, all kinds together.
     #[must_use]
     pub fn unprotected_count(&self) -> usize {
-        let Unprotected {
-            plt,
-            got_calls,
-            calls,
-            jumps,
-            ..
-        } = self.unprotected;
+        let Unprotected { plt, got_calls, calls, jumps, .. } = self.unprotected;
         plt + got_calls + calls + jumps
     }
 
@@ -229,28 +220,19 @@ impl Findings {
         let all = can + self.refused.len();
         match (can, all) {
             _ if self.thunks.is_empty() && !self.imported_thunks.is_empty() => {
-                "It takes its thunks from a library; link them into it, and it can be promoted."
-                    .to_owned()
+                "It takes its thunks from a library; link them into it, and it can be promoted.".to_owned()
             }
             _ if self.thunks.is_empty() && self.unprotected_count() == 0 => {
                 "It has no indirect branches: there is nothing to promote.".to_owned()
             }
-            _ if self.thunks.is_empty() => {
-                "It was built without retpolines: there is nothing to promote.".to_owned()
-            }
+            _ if self.thunks.is_empty() => "It was built without retpolines: there is nothing to promote.".to_owned(),
             (0, 0) => "It has retpolines, but no call or jump that uses them.".to_owned(),
             _ if !self.unwind_tables => {
-                format!(
-                    "It has no unwind tables, so relpoline leaves all of its {all} sites alone."
-                )
+                format!("It has no unwind tables, so relpoline leaves all of its {all} sites alone.")
             }
             (1, 1) => "relpoline can promote its only site.".to_owned(),
             _ if can == all => format!("relpoline can promote all of its {} sites.", grouped(all)),
-            _ => format!(
-                "relpoline can promote {} of its {} sites.",
-                grouped(can),
-                grouped(all)
-            ),
+            _ => format!("relpoline can promote {} of its {} sites.", grouped(can), grouped(all)),
         }
     }
 }
@@ -264,9 +246,7 @@ fn kind_name(kind: Kind) -> &'static str {
 }
 
 fn imported_thunks(elf: &Elf<'_>) -> Vec<String> {
-    let thunks = elf
-        .imported()
-        .filter(|name| symbol_register(name).is_some());
+    let thunks = elf.imported().filter(|name| symbol_register(name).is_some());
     thunks.map(ToOwned::to_owned).collect()
 }
 
@@ -288,11 +268,7 @@ fn thunks(code: &Code, names: &Names) -> Vec<Thunk> {
     let describe = |(address, thunk): (&u64, &thunk::Thunk)| {
         let sites = uses.get(address).copied().unwrap_or(0);
         let is_inline = code.is_inline_jump(*address, thunk, sites);
-        let shape = if is_inline {
-            INLINE_JUMP
-        } else {
-            thunk.shape.name()
-        };
+        let shape = if is_inline { INLINE_JUMP } else { thunk.shape.name() };
         Thunk {
             address: format!("{address:#x}"),
             shape: shape.to_owned(),
@@ -309,38 +285,27 @@ fn sites(code: &Code, names: &Names) -> Vec<Site> {
         let named = names.function(address).or_else(|| names.function(start));
         named.unwrap_or_else(|| format!("{start:#x}"))
     };
-    let describe =
-        |(site, register): &(relpoline_core::scan::Site, relpoline_core::arch::Reg)| Site {
-            address: format!("{:#x}", site.address),
-            kind: code::kind_name(site.kind).to_owned(),
-            register: register.name().to_owned(),
-            function: function(site.address, site.function.start),
-        };
+    let describe = |(site, register): &(relpoline_core::scan::Site, relpoline_core::arch::Reg)| Site {
+        address: format!("{:#x}", site.address),
+        kind: code::kind_name(site.kind).to_owned(),
+        register: register.name().to_owned(),
+        function: function(site.address, site.function.start),
+    };
     code.sites.iter().map(describe).collect()
 }
 
 fn refused(code: &Code, names: &Names) -> Vec<Refused> {
-    let refused = code
-        .refused
-        .iter()
-        .map(|found| (found.address, found.reason.to_string()));
+    let refused = code.refused.iter().map(|found| (found.address, found.reason.to_string()));
     let uses = code.uses();
     let is_inline = |(address, thunk): &(&u64, &thunk::Thunk)| {
         code.is_inline_jump(**address, thunk, uses.get(address).copied().unwrap_or(0))
     };
     let inline = code.thunks.iter().filter(is_inline);
-    let inline = inline.map(|(address, _)| {
-        (
-            *address,
-            "its thunk is inlined, so there is no branch to re-point".to_owned(),
-        )
-    });
+    let inline =
+        inline.map(|(address, _)| (*address, "its thunk is inlined, so there is no branch to re-point".to_owned()));
     let mut all: Vec<(u64, String)> = refused.chain(inline).collect();
     all.sort();
-    let describe = |(address, reason)| Refused {
-        address: format!("{address:#x}"),
-        function: names.function(address),
-        reason,
-    };
+    let describe =
+        |(address, reason)| Refused { address: format!("{address:#x}"), function: names.function(address), reason };
     all.into_iter().map(describe).collect()
 }

@@ -13,14 +13,8 @@ use relpoline_core::arch::thunk;
 use super::elf::Elf;
 use super::findings::Library;
 
-const DEFAULT: [&str; 6] = [
-    "/lib/x86_64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu",
-    "/lib64",
-    "/usr/lib64",
-    "/lib",
-    "/usr/lib",
-];
+const DEFAULT: [&str; 6] =
+    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 /// Configuration files are read to this depth of `include`.
 const MOST_INCLUDES: usize = 8;
 /// Libraries looked at.
@@ -36,30 +30,14 @@ pub fn examine(path: &Path, elf: &Elf<'_>) -> Vec<Library> {
         if !seen.insert(name.clone()) || found.len() >= MOST_LIBRARIES {
             continue;
         }
-        let place = folders
-            .iter()
-            .chain(&system)
-            .map(|folder| folder.join(&name))
-            .find(|place| place.is_file());
-        let bytes = place
-            .as_ref()
-            .and_then(|place| fs::read(place).ok())
-            .unwrap_or_default();
+        let place = folders.iter().chain(&system).map(|folder| folder.join(&name)).find(|place| place.is_file());
+        let bytes = place.as_ref().and_then(|place| fs::read(place).ok()).unwrap_or_default();
         let library = Elf::parse(&bytes).ok();
         if let (Some(place), Some(library)) = (&place, &library) {
             wanted.extend(self::wanted(place, library));
         }
-        let thunks = library.map(|library| {
-            library
-                .texts()
-                .map(|text| thunk::find(text.bytes).count())
-                .sum()
-        });
-        found.push(Library {
-            name,
-            path: place.map(|place| place.to_string_lossy().into_owned()),
-            thunks,
-        });
+        let thunks = library.map(|library| library.texts().map(|text| thunk::find(text.bytes).count()).sum());
+        found.push(Library { name, path: place.map(|place| place.to_string_lossy().into_owned()), thunks });
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found
@@ -67,28 +45,12 @@ pub fn examine(path: &Path, elf: &Elf<'_>) -> Vec<Library> {
 
 /// What a file asks for, with its own folders to look in.
 fn wanted(path: &Path, elf: &Elf<'_>) -> Vec<(String, Vec<PathBuf>)> {
-    let own = path
-        .canonicalize()
-        .ok()
-        .and_then(|path| Some(path.parent()?.to_string_lossy().into_owned()));
+    let own = path.canonicalize().ok().and_then(|path| Some(path.parent()?.to_string_lossy().into_owned()));
     let origin = own.unwrap_or_default();
-    let listed = [tags::DT_RPATH, tags::DT_RUNPATH]
-        .into_iter()
-        .flat_map(|tag| elf.strings(tag));
-    let expand = |folder: &str| {
-        PathBuf::from(
-            folder
-                .replace("$ORIGIN", &origin)
-                .replace("${ORIGIN}", &origin),
-        )
-    };
-    let folders: Vec<PathBuf> = listed
-        .flat_map(|list| list.split(':').map(expand).collect::<Vec<_>>())
-        .collect();
-    elf.strings(tags::DT_NEEDED)
-        .into_iter()
-        .map(|name| (name, folders.clone()))
-        .collect()
+    let listed = [tags::DT_RPATH, tags::DT_RUNPATH].into_iter().flat_map(|tag| elf.strings(tag));
+    let expand = |folder: &str| PathBuf::from(folder.replace("$ORIGIN", &origin).replace("${ORIGIN}", &origin));
+    let folders: Vec<PathBuf> = listed.flat_map(|list| list.split(':').map(expand).collect::<Vec<_>>()).collect();
+    elf.strings(tags::DT_NEEDED).into_iter().map(|name| (name, folders.clone())).collect()
 }
 
 fn system_folders() -> Vec<PathBuf> {
@@ -102,11 +64,7 @@ fn system_folders() -> Vec<PathBuf> {
 /// understood.
 fn configured(file: &Path, folders: &mut Vec<PathBuf>, depth: usize) {
     let text = fs::read_to_string(file).unwrap_or_default();
-    for line in text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with('#'))
-    {
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
         match line.strip_prefix("include") {
             Some(pattern) if depth < MOST_INCLUDES => {
                 for included in matching(Path::new(pattern.trim())) {
@@ -123,14 +81,8 @@ fn matching(pattern: &Path) -> Vec<PathBuf> {
     let Some(folder) = pattern.parent() else {
         return Vec::new();
     };
-    let entries = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
-    let mut files: Vec<PathBuf> = entries
-        .filter(|path| path.extension().is_some_and(|end| end == "conf"))
-        .collect();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|end| end == "conf")).collect();
     files.sort();
     files
 }

@@ -68,11 +68,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
         serde_json::to_writer_pretty(&mut out, &Inspection::new(files))?;
         writeln!(out)?;
     } else {
-        let found: Vec<String> = files
-            .iter()
-            .filter_map(Entry::findings)
-            .map(text::render)
-            .collect();
+        let found: Vec<String> = files.iter().filter_map(Entry::findings).map(text::render).collect();
         out.write_all(found.join("\n").as_bytes())?;
     }
     out.flush()?;
@@ -82,12 +78,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
 fn inspect(path: &Path) -> Entry {
     let outcome = read(path).and_then(|bytes| examine(path, &bytes));
     outcome.map_or_else(
-        |error| {
-            Entry::Failed(Failure {
-                path: shown(path),
-                error: format!("{}: {error:#}", shown(path)),
-            })
-        },
+        |error| Entry::Failed(Failure { path: shown(path), error: format!("{}: {error:#}", shown(path)) }),
         |findings| Entry::Found(Box::new(findings)),
     )
 }
@@ -117,14 +108,7 @@ pub fn examine(path: &Path, bytes: &[u8]) -> anyhow::Result<Findings> {
     let code = code::examine(&elf, &names);
     let unprotected = unprotected::examine(&elf, &code, &names);
     let libraries = libraries::examine(path, &elf);
-    Ok(Findings::new(
-        shown(path),
-        &elf,
-        &names,
-        &code,
-        unprotected,
-        libraries,
-    ))
+    Ok(Findings::new(shown(path), &elf, &names, &code, unprotected, libraries))
 }
 
 fn shown(path: &Path) -> String {

@@ -30,46 +30,27 @@ fn head(out: &mut String, findings: &Findings) -> fmt::Result {
         "fixed" => "executable at a fixed address",
         _ => "shared library",
     };
-    let stripped = if findings.stripped {
-        "stripped"
-    } else {
-        "not stripped"
-    };
+    let stripped = if findings.stripped { "stripped" } else { "not stripped" };
     let tables = match findings.unwind_tables {
-        true => format!(
-            "unwind tables for {} functions",
-            grouped(findings.functions)
-        ),
+        true => format!("unwind tables for {} functions", grouped(findings.functions)),
         false => "no unwind tables".to_owned(),
     };
     writeln!(out, "{}", findings.path)?;
     writeln!(out, "  {kind}, {stripped}, {tables}")?;
-    writeln!(
-        out,
-        "  build-id {}",
-        findings.build_id.as_deref().unwrap_or("none")
-    )
+    writeln!(out, "  build-id {}", findings.build_id.as_deref().unwrap_or("none"))
 }
 
 fn thunks(out: &mut String, findings: &Findings) -> fmt::Result {
     writeln!(out, "  thunks {}", grouped(findings.thunks.len()))?;
     list(out, &findings.thunks, |thunk| {
         let symbol = thunk.symbol.as_deref().unwrap_or("");
-        let what = format!(
-            "{:<10} {:<4} {:<12} {:>6} sites",
-            thunk.shape, thunk.register, thunk.address, thunk.sites
-        );
+        let what = format!("{:<10} {:<4} {:<12} {:>6} sites", thunk.shape, thunk.register, thunk.address, thunk.sites);
         format!("{what}  {symbol}")
     })
 }
 
 fn sites(out: &mut String, findings: &Findings) -> fmt::Result {
-    writeln!(
-        out,
-        "  sites {}{}",
-        grouped(findings.sites.len()),
-        kinds(findings.sites.iter(), ": ")
-    )?;
+    writeln!(out, "  sites {}{}", grouped(findings.sites.len()), kinds(findings.sites.iter(), ": "))?;
     let mut by_function: BTreeMap<&str, Vec<&Site>> = BTreeMap::new();
     for site in &findings.sites {
         by_function.entry(&site.function).or_default().push(site);
@@ -85,31 +66,18 @@ fn sites(out: &mut String, findings: &Findings) -> fmt::Result {
 
 /// `1 call, 2 gotos` after `before`, or nothing.
 fn kinds<'a>(sites: impl Iterator<Item = &'a Site> + Clone, before: &str) -> String {
-    let named = [
-        ("call", "calls"),
-        ("jump", "tail calls"),
-        ("cond", "conditional tail calls"),
-        ("goto", "computed gotos"),
-    ];
-    let counted =
-        named.map(|(kind, name)| (sites.clone().filter(|site| site.kind == kind).count(), name));
+    let named =
+        [("call", "calls"), ("jump", "tail calls"), ("cond", "conditional tail calls"), ("goto", "computed gotos")];
+    let counted = named.map(|(kind, name)| (sites.clone().filter(|site| site.kind == kind).count(), name));
     let parts: Vec<String> = counted
         .iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, name)| {
-            let name = if *count == 1 {
-                name.trim_end_matches('s')
-            } else {
-                name
-            };
+            let name = if *count == 1 { name.trim_end_matches('s') } else { name };
             format!("{} {name}", grouped(*count))
         })
         .collect();
-    if parts.is_empty() {
-        String::new()
-    } else {
-        format!("{before}{}", parts.join(", "))
-    }
+    if parts.is_empty() { String::new() } else { format!("{before}{}", parts.join(", ")) }
 }
 
 fn refused(out: &mut String, findings: &Findings) -> fmt::Result {
@@ -119,11 +87,7 @@ fn refused(out: &mut String, findings: &Findings) -> fmt::Result {
     writeln!(out, "  left alone {}", grouped(findings.refused.len()))?;
     for refused in findings.refused.iter().take(LINES) {
         let function = refused.function.as_deref().unwrap_or("");
-        writeln!(
-            out,
-            "    {}",
-            cut(&format!("{} {function}", refused.address), WIDTH - 4)
-        )?;
+        writeln!(out, "    {}", cut(&format!("{} {function}", refused.address), WIDTH - 4))?;
         wrapped(out, "      ", refused.reason.split(' '))?;
     }
     more(out, findings.refused.len())
@@ -135,12 +99,8 @@ fn unprotected(out: &mut String, findings: &Findings) -> fmt::Result {
         return writeln!(out, "  indirect branches without a retpoline: none");
     }
     writeln!(out, "  indirect branches without a retpoline")?;
-    let [plt, got, calls, jumps] =
-        [found.plt, found.got_calls, found.calls, found.jumps].map(grouped);
-    writeln!(
-        out,
-        "    PLT entries {plt}, calls through the GOT {got}, other calls {calls}, other jumps {jumps}"
-    )?;
+    let [plt, got, calls, jumps] = [found.plt, found.got_calls, found.calls, found.jumps].map(grouped);
+    writeln!(out, "    PLT entries {plt}, calls through the GOT {got}, other calls {calls}, other jumps {jumps}")?;
     if findings.thunks.is_empty() {
         return Ok(());
     }
@@ -151,16 +111,8 @@ fn unprotected(out: &mut String, findings: &Findings) -> fmt::Result {
 }
 
 fn libraries(out: &mut String, libraries: &[Library]) -> fmt::Result {
-    let bare: Vec<&str> = libraries
-        .iter()
-        .filter(|l| l.thunks == Some(0))
-        .map(|l| l.name.as_str())
-        .collect();
-    let unknown: Vec<&str> = libraries
-        .iter()
-        .filter(|l| l.thunks.is_none())
-        .map(|l| l.name.as_str())
-        .collect();
+    let bare: Vec<&str> = libraries.iter().filter(|l| l.thunks == Some(0)).map(|l| l.name.as_str()).collect();
+    let unknown: Vec<&str> = libraries.iter().filter(|l| l.thunks.is_none()).map(|l| l.name.as_str()).collect();
     named(out, "libraries without retpolines", &bare)?;
     named(out, "libraries that cannot be read", &unknown)
 }
@@ -175,11 +127,7 @@ fn named(out: &mut String, title: &str, names: &[&str]) -> fmt::Result {
 }
 
 /// Words, as many per line as fit.
-fn wrapped<'a>(
-    out: &mut String,
-    indent: &str,
-    words: impl Iterator<Item = &'a str>,
-) -> fmt::Result {
+fn wrapped<'a>(out: &mut String, indent: &str, words: impl Iterator<Item = &'a str>) -> fmt::Result {
     let mut line = String::new();
     for word in words {
         let taken = indent.len() + line.chars().count();

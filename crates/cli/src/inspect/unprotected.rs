@@ -55,23 +55,15 @@ struct Slots {
 
 impl Slots {
     fn read(elf: &Elf<'_>) -> Slots {
-        let is_slot = |kind| {
-            matches!(
-                kind,
-                elf::R_X86_64_GLOB_DAT | elf::R_X86_64_JUMP_SLOT | elf::R_X86_64_IRELATIVE
-            )
-        };
+        let is_slot = |kind| matches!(kind, elf::R_X86_64_GLOB_DAT | elf::R_X86_64_JUMP_SLOT | elf::R_X86_64_IRELATIVE);
         let relocations = elf.relocations().into_iter();
         let filled = relocations.filter(|relocation| is_slot(relocation.kind));
-        Slots {
-            filled: filled.map(|relocation| relocation.place).collect(),
-            plts: elf.plts(),
-        }
+        Slots { filled: filled.map(|relocation| relocation.place).collect(), plts: elf.plts() }
     }
 
     fn are_meant_by(&self, instruction: &Instruction) -> bool {
-        let is_filled = instruction.is_ip_rel_memory_operand()
-            && self.filled.contains(&instruction.ip_rel_memory_address());
+        let is_filled =
+            instruction.is_ip_rel_memory_operand() && self.filled.contains(&instruction.ip_rel_memory_address());
         // The first PLT entry jumps to the loader itself, whose slot has no relocation.
         is_filled || self.plts.iter().any(|plt| plt.contains(instruction.ip()))
     }
@@ -81,18 +73,13 @@ fn indirect_branches(elf: &Elf<'_>, range: Function) -> Vec<(Instruction, String
     let Some(bytes) = elf.at(range.start) else {
         return Vec::new();
     };
-    let len = usize::try_from(range.end - range.start)
-        .unwrap_or(usize::MAX)
-        .min(bytes.len());
+    let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(bytes.len());
     let mut decoder = Decoder::with_ip(64, &bytes[..len], range.start, DecoderOptions::NONE);
     let mut found = Vec::new();
     let mut instruction = Instruction::default();
     while decoder.can_decode() {
         decoder.decode_out(&mut instruction);
-        if matches!(
-            instruction.flow_control(),
-            FlowControl::IndirectBranch | FlowControl::IndirectCall
-        ) {
+        if matches!(instruction.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall) {
             found.push((instruction, written(&instruction)));
         }
     }
@@ -110,14 +97,7 @@ fn written(instruction: &Instruction) -> String {
     text
 }
 
-fn count(
-    found: &mut Unprotected,
-    slots: &Slots,
-    code: &Code,
-    names: &Names,
-    instruction: &Instruction,
-    text: String,
-) {
+fn count(found: &mut Unprotected, slots: &Slots, code: &Code, names: &Names, instruction: &Instruction, text: String) {
     let address = instruction.ip();
     if is_in_thunk(&code.thunks, address) {
         return;

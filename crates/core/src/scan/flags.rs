@@ -17,11 +17,7 @@ const MAX_STEPS: usize = 64;
 
 /// Whether the flags are dead at `label`. `is_checked_goto` says of the address of a direct jump and its
 /// target that it is a site all of whose labels are checked in the same analysis.
-pub(super) fn are_dead(
-    text: Region<'_>,
-    label: u64,
-    is_checked_goto: impl Fn(u64, u64) -> bool,
-) -> bool {
+pub(super) fn are_dead(text: Region<'_>, label: u64, is_checked_goto: impl Fn(u64, u64) -> bool) -> bool {
     let mut at = label;
     for _ in 0..MAX_STEPS {
         match step(text, at) {
@@ -55,13 +51,7 @@ fn step(text: Region<'_>, at: u64) -> Step {
         Flow::Next => Step::On(insn.next(at)),
         Flow::Jump { .. } => insn.branch_target(at).map_or(Step::Live, Step::Jump),
         // An inline thunk starts with a call, and jumps with the flags as they are.
-        Flow::Call { .. }
-            if text
-                .from(at)
-                .is_some_and(|bytes| thunk::match_at(bytes).is_some()) =>
-        {
-            Step::Live
-        }
+        Flow::Call { .. } if text.from(at).is_some_and(|bytes| thunk::match_at(bytes).is_some()) => Step::Live,
         Flow::Call { .. } | Flow::IndirectCall | Flow::Return => Step::Dead,
         // jrcxz and loop read no flag, but lead two ways.
         Flow::Cond { .. } | Flow::IndirectJump | Flow::Trap => Step::Live,

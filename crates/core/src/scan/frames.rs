@@ -27,20 +27,14 @@ impl<'a> EhFrameHdr<'a> {
     /// that holds the header does.
     #[must_use]
     pub fn parse(header: Region<'a>, frames: Region<'a>) -> Option<EhFrameHdr<'a>> {
-        let mut reader = Reader {
-            bytes: header.bytes,
-        };
+        let mut reader = Reader { bytes: header.bytes };
         let [1, frame_encoding, count_encoding, DATAREL_SDATA4] = reader.array()? else {
             return None;
         };
         reader.encoded(frame_encoding)?;
         let count = usize::try_from(reader.encoded(count_encoding)?).ok()?;
         let table = reader.bytes.get(..count.checked_mul(ENTRY)?)?;
-        Some(EhFrameHdr {
-            address: header.address,
-            table,
-            frames,
-        })
+        Some(EhFrameHdr { address: header.address, table, frames })
     }
 
     /// The number of functions.
@@ -59,9 +53,7 @@ impl<'a> EhFrameHdr<'a> {
     #[must_use]
     pub fn get(&self, index: usize) -> Option<Function> {
         let at = index.checked_mul(ENTRY)?;
-        let mut reader = Reader {
-            bytes: self.table.get(at..)?,
-        };
+        let mut reader = Reader { bytes: self.table.get(at..)? };
         let start = self.absolute(reader.i32()?);
         let frame = self.absolute(reader.i32()?);
         let function = range(&self.frames, frame)?;
@@ -77,9 +69,7 @@ impl<'a> EhFrameHdr<'a> {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = usize::midpoint(low, high);
-            let mut reader = Reader {
-                bytes: &self.table[middle * ENTRY..],
-            };
+            let mut reader = Reader { bytes: &self.table[middle * ENTRY..] };
             if reader.i32().is_some_and(|start| start <= offset) {
                 low = middle + 1;
             } else {
@@ -109,9 +99,7 @@ struct Parent {
 
 /// The range of the FDE at `frame`.
 fn range(frames: &Region<'_>, frame: u64) -> Option<Function> {
-    let mut reader = Reader {
-        bytes: frames.from(frame)?,
-    };
+    let mut reader = Reader { bytes: frames.from(frame)? };
     let size = reader.u32()?;
     // The 64-bit form (length ffffffff) is for entries beyond 4 GiB; nobody writes it.
     if size == 0 || size == u32::MAX {
@@ -119,10 +107,7 @@ fn range(frames: &Region<'_>, frame: u64) -> Option<Function> {
     }
     let back = u64::from(reader.u32()?);
     let cie = frame.wrapping_add(4).wrapping_sub(back);
-    let Parent {
-        encoding,
-        augmented,
-    } = parent(frames, cie)?;
+    let Parent { encoding, augmented } = parent(frames, cie)?;
     let field = frame.wrapping_add(8);
     let start = match encoding & 0x70 {
         0x00 => reader.encoded(encoding)?.cast_unsigned(),
@@ -135,15 +120,9 @@ fn range(frames: &Region<'_>, frame: u64) -> Option<Function> {
         reader.bytes = reader.bytes.get(data..)?;
     }
     let read = frames.from(frame)?.len() - reader.bytes.len();
-    let rules = (size as usize + 4)
-        .checked_sub(read)
-        .and_then(|left| reader.bytes.get(..left));
+    let rules = (size as usize + 4).checked_sub(read).and_then(|left| reader.bytes.get(..left));
     let end = start.checked_add(length.cast_unsigned())?;
-    Some(Function {
-        start,
-        end,
-        is_part: rules.is_some_and(sets_up_frame),
-    })
+    Some(Function { start, end, is_part: rules.is_some_and(sets_up_frame) })
 }
 
 /// Whether unwind rules change something before the first instruction: then a frame exists on entry.
@@ -164,19 +143,14 @@ fn sets_up_frame(rules: &[u8]) -> bool {
 }
 
 fn parent(frames: &Region<'_>, cie: u64) -> Option<Parent> {
-    let mut reader = Reader {
-        bytes: frames.from(cie)?,
-    };
+    let mut reader = Reader { bytes: frames.from(cie)? };
     let [_, 0] = [reader.u32()?, reader.u32()?] else {
         return None;
     };
     let version = reader.u8()?;
     let augmentation = reader.string()?;
     let Some((b'z', letters)) = augmentation.split_first() else {
-        return augmentation.is_empty().then_some(Parent {
-            encoding: 0,
-            augmented: false,
-        });
+        return augmentation.is_empty().then_some(Parent { encoding: 0, augmented: false });
     };
     reader.uleb128()?; // code alignment
     reader.uleb128()?; // data alignment
@@ -189,10 +163,7 @@ fn parent(frames: &Region<'_>, cie: u64) -> Option<Parent> {
     for letter in letters {
         match letter {
             b'R' => {
-                return reader.u8().map(|encoding| Parent {
-                    encoding,
-                    augmented: true,
-                });
+                return reader.u8().map(|encoding| Parent { encoding, augmented: true });
             }
             b'L' => _ = reader.u8()?,
             b'P' => {
@@ -203,10 +174,7 @@ fn parent(frames: &Region<'_>, cie: u64) -> Option<Parent> {
             _ => return None,
         }
     }
-    Some(Parent {
-        encoding: 0,
-        augmented: true,
-    })
+    Some(Parent { encoding: 0, augmented: true })
 }
 
 /// Bounded reading.

@@ -85,13 +85,7 @@ impl<'a, F: Functions> Sites<'a, F> {
         let span = u32::try_from(high.saturating_sub(low)).unwrap_or(u32::MAX);
         let bytes = if thunks.is_empty() { &[] } else { text.bytes };
         let fields = Displacements::new(bytes, low.wrapping_sub(text.address) as u32, span);
-        Sites {
-            text,
-            thunks,
-            functions,
-            fields,
-            place: None,
-        }
+        Sites { text, thunks, functions, fields, place: None }
     }
 
     /// Holds a candidate against instruction boundaries.
@@ -99,19 +93,11 @@ impl<'a, F: Functions> Sites<'a, F> {
         let mut place = match self.place {
             Some(place) if place.function.contains(candidate.opcode) => place,
             _ => {
-                let function = self
-                    .functions
-                    .containing(candidate.opcode)
-                    .ok_or(Refusal::NoFunction)?;
-                Place {
-                    function,
-                    at: Some(function.start),
-                }
+                let function = self.functions.containing(candidate.opcode).ok_or(Refusal::NoFunction)?;
+                Place { function, at: Some(function.start) }
             }
         };
-        place.at = place
-            .at
-            .and_then(|at| self.instruction_at(at, candidate.opcode));
+        place.at = place.at.and_then(|at| self.instruction_at(at, candidate.opcode));
         self.place = Some(place);
         let start = place.at.ok_or(Refusal::Unreadable)?;
         self.site(candidate, start, place.function)
@@ -152,17 +138,8 @@ impl<'a, F: Functions> Sites<'a, F> {
             1 if bytes.first() == Some(&CS) => true,
             _ => return Err(Refusal::Prefix),
         };
-        let Candidate {
-            field, kind, thunk, ..
-        } = candidate;
-        Ok(Site {
-            address: start,
-            field,
-            kind,
-            cs_prefix,
-            thunk,
-            function,
-        })
+        let Candidate { field, kind, thunk, .. } = candidate;
+        Ok(Site { address: start, field, kind, cs_prefix, thunk, function })
     }
 
     /// The next branch opcode whose displacement names a thunk.
@@ -177,10 +154,7 @@ impl<'a, F: Functions> Sites<'a, F> {
 
     fn candidate_at(&self, field: usize) -> Option<Candidate> {
         let bytes = self.text.bytes;
-        let (kind, opcode) = match (
-            field.checked_sub(2).map(|at| bytes[at]),
-            *bytes.get(field.checked_sub(1)?)?,
-        ) {
+        let (kind, opcode) = match (field.checked_sub(2).map(|at| bytes[at]), *bytes.get(field.checked_sub(1)?)?) {
             (_, 0xe8) => (SiteKind::Call, field - 1),
             (_, 0xe9) => (SiteKind::Jump, field - 1),
             (Some(0x0f), 0x80..=0x8f) => (SiteKind::Cond, field - 2),
@@ -190,12 +164,7 @@ impl<'a, F: Functions> Sites<'a, F> {
         let field = self.text.address.wrapping_add(field as u64);
         let target = field.wrapping_add(4).wrapping_add_signed(i64::from(rel));
         let thunk = self.thunks.binary_search(&target).ok()?;
-        Some(Candidate {
-            opcode: self.text.address.wrapping_add(opcode as u64),
-            field,
-            kind,
-            thunk,
-        })
+        Some(Candidate { opcode: self.text.address.wrapping_add(opcode as u64), field, kind, thunk })
     }
 }
 
@@ -204,15 +173,7 @@ impl<F: Functions> Iterator for Sites<'_, F> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let candidate = self.candidate()?;
-        let Candidate {
-            opcode: address,
-            thunk,
-            ..
-        } = candidate;
-        Some(self.verify(candidate).map_err(|reason| Refused {
-            address,
-            thunk,
-            reason,
-        }))
+        let Candidate { opcode: address, thunk, .. } = candidate;
+        Some(self.verify(candidate).map_err(|reason| Refused { address, thunk, reason }))
     }
 }

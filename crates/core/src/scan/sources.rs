@@ -27,9 +27,7 @@ impl Sums {
             // add to r/m, to a register, of an immediate; sub likewise
             0x01 | 0x29 if form.is_register => self.set(form.rm, true),
             0x03 | 0x2b => self.set(form.reg, true),
-            0x81 | 0x83 if form.is_register && matches!(form.reg & 7, 0 | 5) => {
-                self.set(form.rm, true)
-            }
+            0x81 | 0x83 if form.is_register && matches!(form.reg & 7, 0 | 5) => self.set(form.rm, true),
             // lea of a sum; a rip-relative one is a whole address
             0x8d => self.set(form.reg, !form.is_rip),
             0x89 if form.is_register => self.set(form.rm, self.bit(form.reg)),

@@ -17,50 +17,30 @@ pub struct Compiler {
 
 /// The machine's C compiler.
 pub fn cc() -> Compiler {
-    Compiler {
-        program: "cc",
-        first: &[],
-    }
+    Compiler { program: "cc", first: &[] }
 }
 
 /// clang, if there is one.
 pub fn clang() -> Option<Compiler> {
-    let found = ["clang", "clang-14"]
-        .into_iter()
-        .find(|program| runs(program));
+    let found = ["clang", "clang-14"].into_iter().find(|program| runs(program));
     if found.is_none() {
         println!("skipped: there is no clang");
     }
-    found.map(|program| Compiler {
-        program,
-        first: &[],
-    })
+    found.map(|program| Compiler { program, first: &[] })
 }
 
 fn runs(program: &str) -> bool {
-    Command::new(program)
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success())
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
 impl Compiler {
     /// The same, linking with lld, if there is one.
     pub fn with_lld(self) -> Option<Compiler> {
         let found = [("ld.lld", "-fuse-ld=lld"), ("ld.lld-14", "-fuse-ld=lld-14")];
-        let flag = found
-            .into_iter()
-            .find(|(program, _)| runs(program))
-            .map(|(_, flag)| flag);
+        let flag = found.into_iter().find(|(program, _)| runs(program)).map(|(_, flag)| flag);
         match flag {
-            Some("-fuse-ld=lld") => Some(Compiler {
-                first: &["-fuse-ld=lld"],
-                ..self
-            }),
-            Some(_) => Some(Compiler {
-                first: &["-fuse-ld=lld-14"],
-                ..self
-            }),
+            Some("-fuse-ld=lld") => Some(Compiler { first: &["-fuse-ld=lld"], ..self }),
+            Some(_) => Some(Compiler { first: &["-fuse-ld=lld-14"], ..self }),
             None => {
                 println!("skipped: there is no lld");
                 None
@@ -81,15 +61,8 @@ impl Compiler {
             .arg(&input)
             .args(flags)
             .output()
-            .unwrap_or_else(|error| {
-                panic!("these tests need the compiler {}: {error}", self.program)
-            });
-        assert!(
-            result.status.success(),
-            "{} {flags:?}: {}",
-            self.program,
-            String::from_utf8_lossy(&result.stderr)
-        );
+            .unwrap_or_else(|error| panic!("these tests need the compiler {}: {error}", self.program));
+        assert!(result.status.success(), "{} {flags:?}: {}", self.program, String::from_utf8_lossy(&result.stderr));
         std::fs::read(&output).unwrap()
     }
 }
@@ -100,11 +73,7 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new() -> Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "relpoline-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("relpoline-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).unwrap();
         Scratch(path)
@@ -135,20 +104,14 @@ const EXECUTABLE: u32 = 1;
 
 /// A little-endian number in a file.
 pub fn number(file: &[u8], at: usize, bytes: usize) -> u64 {
-    file[at..at + bytes]
-        .iter()
-        .rev()
-        .fold(0, |value, byte| value << 8 | u64::from(*byte))
+    file[at..at + bytes].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
 /// The program headers' segments.
 pub fn segments(file: &[u8]) -> Vec<Segment> {
     let (headers, count) = (number(file, 32, 8) as usize, number(file, 56, 2) as usize);
     let read = |at: usize| {
-        let (offset, size) = (
-            number(file, at + 8, 8) as usize,
-            number(file, at + 32, 8) as usize,
-        );
+        let (offset, size) = (number(file, at + 8, 8) as usize, number(file, at + 32, 8) as usize);
         Segment {
             kind: number(file, at, 4) as u32,
             flags: number(file, at + 4, 4) as u32,
@@ -162,10 +125,7 @@ pub fn segments(file: &[u8]) -> Vec<Segment> {
 /// The segment that holds the program's code.
 pub fn text(file: &[u8]) -> Segment {
     let is_text = |s: &Segment| s.kind == PT_LOAD && s.flags & EXECUTABLE != 0;
-    segments(file)
-        .into_iter()
-        .find(is_text)
-        .expect("a program has code")
+    segments(file).into_iter().find(is_text).expect("a program has code")
 }
 
 /// The bytes of [`text`].
@@ -175,73 +135,48 @@ pub fn executable_bytes(file: &[u8]) -> Vec<u8> {
 
 /// `.eh_frame_hdr`, and the loaded segment around it, which holds `.eh_frame` too.
 pub fn unwind(file: &[u8]) -> Option<(Segment, Segment)> {
-    let header = segments(file)
-        .into_iter()
-        .find(|s| s.kind == PT_GNU_EH_FRAME)?;
-    let holds = |s: &Segment| {
-        s.kind == PT_LOAD && (s.address..s.address + s.bytes.len() as u64).contains(&header.address)
-    };
+    let header = segments(file).into_iter().find(|s| s.kind == PT_GNU_EH_FRAME)?;
+    let holds =
+        |s: &Segment| s.kind == PT_LOAD && (s.address..s.address + s.bytes.len() as u64).contains(&header.address);
     let around = segments(file).into_iter().find(holds)?;
     Some((header, around))
 }
 
 /// A named symbol's address and size.
 pub fn symbol(file: &[u8], name: &str) -> Option<(u64, u64)> {
-    symbols(file)
-        .into_iter()
-        .find(|(found, ..)| found == name)
-        .map(|(_, address, size)| (address, size))
+    symbols(file).into_iter().find(|(found, ..)| found == name).map(|(_, address, size)| (address, size))
 }
 
 /// All named symbols: name, address, size.
 pub fn symbols(file: &[u8]) -> Vec<(String, u64, u64)> {
     let section = |i: usize| number(file, 40, 8) as usize + i * 64;
     let count = number(file, 60, 2) as usize;
-    let Some(table) = (0..count)
-        .map(section)
-        .find(|&at| number(file, at + 4, 4) == 2)
-    else {
+    let Some(table) = (0..count).map(section).find(|&at| number(file, at + 4, 4) == 2) else {
         return Vec::new();
     };
     let strings = number(file, section(number(file, table + 40, 4) as usize) + 24, 8) as usize;
-    let (start, size) = (
-        number(file, table + 24, 8) as usize,
-        number(file, table + 32, 8) as usize,
-    );
+    let (start, size) = (number(file, table + 24, 8) as usize, number(file, table + 32, 8) as usize);
     let read = |at: usize| {
         let name = &file[strings + number(file, at, 4) as usize..];
         let end = name.iter().position(|&byte| byte == 0).unwrap_or(0);
         let name = String::from_utf8_lossy(&name[..end]).into_owned();
         (name, number(file, at + 8, 8), number(file, at + 16, 8))
     };
-    (start..start + size)
-        .step_by(24)
-        .map(read)
-        .filter(|(name, ..)| !name.is_empty())
-        .collect()
+    (start..start + size).step_by(24).map(read).filter(|(name, ..)| !name.is_empty()).collect()
 }
 
 /// The words of data that may be addresses: what relocations put into a position-independent program, all
 /// aligned words of the others.
 pub fn data_words(file: &[u8]) -> Vec<u64> {
     const POSITION_INDEPENDENT: u64 = 3;
-    if number(file, 16, 2) == POSITION_INDEPENDENT {
-        relocated_words(file)
-    } else {
-        aligned_words(file)
-    }
+    if number(file, 16, 2) == POSITION_INDEPENDENT { relocated_words(file) } else { aligned_words(file) }
 }
 
 fn aligned_words(file: &[u8]) -> Vec<u64> {
-    let data = segments(file)
-        .into_iter()
-        .filter(|s| s.kind == PT_LOAD && s.flags & EXECUTABLE == 0);
+    let data = segments(file).into_iter().filter(|s| s.kind == PT_LOAD && s.flags & EXECUTABLE == 0);
     let words = |segment: Segment| {
         let ahead = segment.address.next_multiple_of(8) - segment.address;
-        let words: Vec<u64> = segment.bytes[ahead as usize..]
-            .chunks_exact(8)
-            .map(|word| number(word, 0, 8))
-            .collect();
+        let words: Vec<u64> = segment.bytes[ahead as usize..].chunks_exact(8).map(|word| number(word, 0, 8)).collect();
         words
     };
     data.flat_map(words).collect()
@@ -251,18 +186,10 @@ fn relocated_words(file: &[u8]) -> Vec<u64> {
     const RELA: u64 = 4;
     const RELATIVE: u64 = 8;
     let section = |i: usize| number(file, 40, 8) as usize + i * 64;
-    let tables = (0..number(file, 60, 2) as usize)
-        .map(section)
-        .filter(|&at| number(file, at + 4, 4) == RELA);
+    let tables = (0..number(file, 60, 2) as usize).map(section).filter(|&at| number(file, at + 4, 4) == RELA);
     let entries = tables.flat_map(|at| {
-        let (start, size) = (
-            number(file, at + 24, 8) as usize,
-            number(file, at + 32, 8) as usize,
-        );
+        let (start, size) = (number(file, at + 24, 8) as usize, number(file, at + 32, 8) as usize);
         (start..start + size).step_by(24)
     });
-    entries
-        .filter(|&at| number(file, at + 8, 4) == RELATIVE)
-        .map(|at| number(file, at + 16, 8))
-        .collect()
+    entries.filter(|&at| number(file, at + 8, 4) == RELATIVE).map(|at| number(file, at + 16, 8)).collect()
 }

@@ -125,10 +125,7 @@ impl Insn {
     /// Whether the next instruction is never reached from this one (a call is taken to return).
     #[must_use]
     pub const fn ends_block(&self) -> bool {
-        matches!(
-            self.flow,
-            Flow::Jump { .. } | Flow::IndirectJump | Flow::Return | Flow::Trap
-        )
+        matches!(self.flow, Flow::Jump { .. } | Flow::IndirectJump | Flow::Return | Flow::Trap)
     }
 }
 
@@ -177,10 +174,7 @@ fn interpret(window: &Window, layout: Layout) -> Option<Insn> {
     match layout.displacement() {
         Displacement::None => {}
         Displacement::Rip(at) => {
-            insn.rip_operand = Some(RipOperand {
-                disp: i32_at(window, at)?,
-                is_lea: layout.is_lea(),
-            });
+            insn.rip_operand = Some(RipOperand { disp: i32_at(window, at)?, is_lea: layout.is_lea() });
         }
         Displacement::Absolute(at) => insn.disp32 = Some(i32_at(window, at)?),
     }
@@ -209,10 +203,7 @@ fn interpret(window: &Window, layout: Layout) -> Option<Insn> {
 
 #[inline]
 fn i32_at(window: &Window, at: usize) -> Option<i32> {
-    window
-        .get(at..)?
-        .first_chunk()
-        .map(|bytes| i32::from_le_bytes(*bytes))
+    window.get(at..)?.first_chunk().map(|bytes| i32::from_le_bytes(*bytes))
 }
 
 /// Settles flow and flags of what is not plain: by the opcode's class, then by ModRM where that decides.
@@ -244,25 +235,13 @@ fn refine(layout: Layout, value: i32, insn: &mut Insn) -> Option<()> {
     let is_register = modrm >= 0xc0;
     match layout.opcode {
         // add or adc sbb and sub xor cmp
-        0x80..=0x83 => {
-            insn.flags = if matches!(reg, 2 | 3) {
-                FlagUse::Reads
-            } else {
-                FlagUse::Overwrites
-            }
-        }
+        0x80..=0x83 => insn.flags = if matches!(reg, 2 | 3) { FlagUse::Reads } else { FlagUse::Overwrites },
         // By an immediate that may be 0, by 1, by cl: rol ror rcl rcr shl shr shl sar.
         0xc0 | 0xc1 | 0xd0..=0xd3 => insn.flags = shift_flags(layout.opcode, reg, value),
         // fcmovcc reads, fcomi writes: all register forms of these two count as reading.
         0xda | 0xdb if is_register => insn.flags = FlagUse::Reads,
         // test test not neg mul imul div idiv; what the last four leave undefined is not relied on here.
-        0xf6 | 0xf7 => {
-            insn.flags = if matches!(reg, 0 | 1 | 3) {
-                FlagUse::Overwrites
-            } else {
-                FlagUse::Neither
-            }
-        }
+        0xf6 | 0xf7 => insn.flags = if matches!(reg, 0 | 1 | 3) { FlagUse::Overwrites } else { FlagUse::Neither },
         // mov, or xbegin, which goes to its displacement when the transaction aborts.
         0xc7 if modrm == 0xf8 => {
             insn.immediate = None;

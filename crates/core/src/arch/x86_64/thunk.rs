@@ -109,19 +109,11 @@ pub fn match_at(bytes: &[u8]) -> Option<Thunk> {
     let tail = bytes.get(HEAD + skipped..)?;
     if tail.starts_with(&DROP) {
         let len = (HEAD + skipped + DROP.len() + 1) as u8;
-        return (tail.get(DROP.len()) == Some(&RET)).then_some(Thunk {
-            shape: Shape::StackTop,
-            reg: RSP,
-            len,
-        });
+        return (tail.get(DROP.len()) == Some(&RET)).then_some(Thunk { shape: Shape::StackTop, reg: RSP, len });
     }
     let reg = set_register(tail)?;
     let len = (HEAD + skipped + SET_LEN) as u8;
-    Some(Thunk {
-        shape: shape(capture, reg, len, bytes),
-        reg,
-        len,
-    })
+    Some(Thunk { shape: shape(capture, reg, len, bytes), reg, len })
 }
 
 const RSP: Reg = match Reg::new(4) {
@@ -139,11 +131,7 @@ struct Capture<'a> {
 impl Capture<'_> {
     /// Reads `pause` and `lfence` in any order, at least one of them, and the jump back to the first.
     fn read(bytes: &[u8]) -> Option<Capture<'_>> {
-        let mut capture = Capture {
-            pause: false,
-            lfence: false,
-            padding: &[],
-        };
+        let mut capture = Capture { pause: false, lfence: false, padding: &[] };
         let mut rest = bytes;
         loop {
             if let Some(after) = rest.strip_prefix(&PAUSE) {
@@ -180,9 +168,7 @@ fn set_register(bytes: &[u8]) -> Option<Reg> {
 fn shape(capture: Capture<'_>, reg: Reg, len: u8, bytes: &[u8]) -> Shape {
     let full = capture.pause && capture.lfence;
     match capture.padding {
-        [] if full && len == GCC_LEN && called_back(&bytes[len as usize..], len) => {
-            Shape::GccInline
-        }
+        [] if full && len == GCC_LEN && called_back(&bytes[len as usize..], len) => Shape::GccInline,
         [] if full && len == GCC_LEN => Shape::Gcc,
         [INT3, INT3, INT3, INT3, ..] if full && reg == Reg::R11 => Shape::LldPlt,
         [_, _, _, _] if full && reg == Reg::R11 => Shape::Llvm,
@@ -219,11 +205,7 @@ fn match_short(bytes: &[u8]) -> Option<Thunk> {
         _ => return None,
     };
     let len = (bytes.len() - jump.len() + jump_len) as u8;
-    Some(Thunk {
-        shape,
-        reg: Reg::new(number)?,
-        len,
-    })
+    Some(Thunk { shape, reg: Reg::new(number)?, len })
 }
 
 /// The register that a thunk called `name` jumps through, or `None` when it is no thunk's name.
@@ -245,12 +227,8 @@ pub fn symbol_register(name: &str) -> Option<Reg> {
         "runtime.retpoline",
         "__retpoline_",
     ];
-    let register = PREFIXES
-        .iter()
-        .find_map(|prefix| name.strip_prefix(prefix))?;
-    (0..16)
-        .filter_map(Reg::new)
-        .find(|reg| reg.name().eq_ignore_ascii_case(long_name(register)))
+    let register = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix))?;
+    (0..16).filter_map(Reg::new).find(|reg| reg.name().eq_ignore_ascii_case(long_name(register)))
 }
 
 /// Go writes `AX` for rax.
@@ -304,10 +282,7 @@ const BLOCK: usize = 64;
 /// The offset of the next `pause` or `lfence` at or after `from`.
 fn next_fence(text: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
-    while let Some(block) = text
-        .get(at..)
-        .and_then(<[u8]>::first_chunk::<{ BLOCK + 1 }>)
-    {
+    while let Some(block) = text.get(at..).and_then(<[u8]>::first_chunk::<{ BLOCK + 1 }>) {
         if may_hold_fence(block)
             && let Some(found) = (at..at + BLOCK).find(|&i| is_fence(&text[i..]))
         {
@@ -345,10 +320,7 @@ impl Body {
     fn new(source: &[u8]) -> Body {
         let mut bytes = [INT3; 21];
         bytes[..source.len()].copy_from_slice(source);
-        Body {
-            bytes,
-            len: source.len() as u8,
-        }
+        Body { bytes, len: source.len() as u8 }
     }
 }
 
@@ -369,14 +341,7 @@ pub fn body(thunk: Thunk) -> Option<Body> {
     match thunk.shape {
         Shape::Gcc | Shape::GccInline | Shape::Other => Some(Body::new(&gcc_bytes(reg))),
         Shape::Llvm => Some(Body::new(&llvm_bytes(reg))),
-        Shape::Lfence if reg.is_extended() => Some(Body::new(&[
-            0x0f,
-            0xae,
-            0xe8,
-            0x41,
-            0xff,
-            0xe0 | reg.low3(),
-        ])),
+        Shape::Lfence if reg.is_extended() => Some(Body::new(&[0x0f, 0xae, 0xe8, 0x41, 0xff, 0xe0 | reg.low3()])),
         Shape::Lfence => Some(Body::new(&[0x0f, 0xae, 0xe8, 0xff, 0xe0 | reg.low3()])),
         Shape::Jump if reg.is_extended() => Some(Body::new(&[0x41, 0xff, 0xe0 | reg.low3()])),
         Shape::Jump => Some(Body::new(&[0xff, 0xe0 | reg.low3()])),
@@ -388,25 +353,17 @@ pub fn body(thunk: Thunk) -> Option<Body> {
 #[must_use]
 pub const fn gcc_bytes(reg: Reg) -> [u8; 17] {
     let [rex, modrm] = set_bytes(reg);
-    [
-        CALL, 7, 0, 0, 0, 0xf3, 0x90, 0x0f, 0xae, 0xe8, 0xeb, 0xf9, rex, 0x89, modrm, 0x24, RET,
-    ]
+    [CALL, 7, 0, 0, 0, 0xf3, 0x90, 0x0f, 0xae, 0xe8, 0xeb, 0xf9, rex, 0x89, modrm, 0x24, RET]
 }
 
 /// LLVM's thunk for `reg` (it uses r11 alone).
 #[must_use]
 pub const fn llvm_bytes(reg: Reg) -> [u8; 21] {
     let [rex, modrm] = set_bytes(reg);
-    [
-        CALL, 11, 0, 0, 0, 0xf3, 0x90, 0x0f, 0xae, 0xe8, 0xeb, 0xf9, 0x0f, 0x1f, 0x40, 0x00, rex,
-        0x89, modrm, 0x24, RET,
-    ]
+    [CALL, 11, 0, 0, 0, 0xf3, 0x90, 0x0f, 0xae, 0xe8, 0xeb, 0xf9, 0x0f, 0x1f, 0x40, 0x00, rex, 0x89, modrm, 0x24, RET]
 }
 
 /// REX and ModRM of `mov %reg, (%rsp)`.
 const fn set_bytes(reg: Reg) -> [u8; 2] {
-    [
-        if reg.is_extended() { 0x4c } else { 0x48 },
-        0x04 | reg.low3() << 3,
-    ]
+    [if reg.is_extended() { 0x4c } else { 0x48 }, 0x04 | reg.low3() << 3]
 }

@@ -71,13 +71,7 @@ impl Layout {
     #[inline]
     pub(super) fn read(window: &Window) -> Option<Layout> {
         let head = head(window)?;
-        let Head {
-            prefixes,
-            attributes,
-            opcode,
-            at,
-            is_one_byte,
-        } = head;
+        let Head { prefixes, attributes, opcode, at, is_one_byte } = head;
         // Without ModRM this is 0, behind which nothing follows. A mask, since half of all instructions have
         // one, in no order that a processor could predict.
         let modrm = window[at % WINDOW] & attributes.has_modrm().wrapping_neg();
@@ -130,17 +124,8 @@ fn head(window: &Window) -> Option<Head> {
         return long_head(window);
     }
     let rex = if has_rex { window[0] } else { 0 };
-    let prefixes = Prefixes {
-        rex,
-        ..Prefixes::default()
-    };
-    Some(Head {
-        prefixes,
-        attributes,
-        opcode,
-        at: 1 + usize::from(has_rex),
-        is_one_byte: true,
-    })
+    let prefixes = Prefixes { rex, ..Prefixes::default() };
+    Some(Head { prefixes, attributes, opcode, at: 1 + usize::from(has_rex), is_one_byte: true })
 }
 
 /// The same with prefixes and escapes.
@@ -155,25 +140,13 @@ fn long_head(window: &Window) -> Option<Head> {
             second => (tables::TWO_BYTE[usize::from(second)], second, 2),
         },
         0xc5 => (tables::vector(1, false, byte(2)?), byte(2)?, 3),
-        0xc4 => (
-            tables::vector(byte(1)? & 0x1f, false, byte(3)?),
-            byte(3)?,
-            4,
-        ),
+        0xc4 => (tables::vector(byte(1)? & 0x1f, false, byte(3)?), byte(3)?, 4),
         0x62 => (tables::vector(byte(1)? & 7, true, byte(4)?), byte(4)?, 5),
         // `8f` is `pop r/m` unless its map field says XOP.
-        0x8f if prefixes.rex == 0 && byte(1)? & 0x1f >= 8 => {
-            (tables::xop(byte(1)? & 0x1f), byte(3)?, 4)
-        }
+        0x8f if prefixes.rex == 0 && byte(1)? & 0x1f >= 8 => (tables::xop(byte(1)? & 0x1f), byte(3)?, 4),
         opcode => short(opcode),
     };
-    Some(Head {
-        prefixes,
-        attributes,
-        opcode,
-        at: at + len,
-        is_one_byte: len == 1,
-    })
+    Some(Head { prefixes, attributes, opcode, at: at + len, is_one_byte: len == 1 })
 }
 
 /// All prefixes, and the place behind them.
@@ -200,11 +173,7 @@ fn prefixes(window: &Window) -> Option<(Prefixes, usize)> {
 #[inline]
 fn memory_len(window: &Window, attributes: Attributes, modrm: u8, at: usize) -> usize {
     // Where memory is never meant, the byte is looked up as if it said so.
-    let modrm = if attributes.is_registers_only() {
-        0xc0
-    } else {
-        modrm
-    };
+    let modrm = if attributes.is_registers_only() { 0xc0 } else { modrm };
     let follows = tables::MODRM[usize::from(modrm)];
     let no_base = (follows & tables::NO_BASE != 0) & (window[at % WINDOW] & 7 == 5);
     usize::from(follows & !tables::NO_BASE) + 4 * usize::from(no_base)
@@ -214,8 +183,7 @@ fn memory_len(window: &Window, attributes: Attributes, modrm: u8, at: usize) -> 
 #[inline]
 fn immediate_len(prefixes: Prefixes, attributes: Attributes, modrm: u8) -> usize {
     let kind = attributes.immediate();
-    let column =
-        2 * usize::from(prefixes.is_wide()) + usize::from(prefixes.operand16 & !prefixes.is_wide());
+    let column = 2 * usize::from(prefixes.is_wide()) + usize::from(prefixes.operand16 & !prefixes.is_wide());
     if kind >= Immediate::Offset as usize {
         let is_test = modrm & 0x38 <= 8;
         let is_sse4a = prefixes.operand16 || prefixes.repeat;

@@ -127,9 +127,7 @@ impl Attributes {
     const REGISTERS_ONLY: u16 = 1 << 11;
 
     const fn new() -> Attributes {
-        Attributes(0)
-            .with(Immediate::None)
-            .flag_use(FlagUse::Neither)
+        Attributes(0).with(Immediate::None).flag_use(FlagUse::Neither)
     }
 
     const fn modrm(self) -> Attributes {
@@ -179,12 +177,7 @@ impl Attributes {
 
     #[inline]
     pub(super) fn flags(self) -> FlagUse {
-        const ALL: [FlagUse; 4] = [
-            FlagUse::Reads,
-            FlagUse::Overwrites,
-            FlagUse::Neither,
-            FlagUse::Reads,
-        ];
+        const ALL: [FlagUse; 4] = [FlagUse::Reads, FlagUse::Overwrites, FlagUse::Neither, FlagUse::Reads];
         ALL[(self.0 >> 5 & 3) as usize]
     }
 
@@ -248,11 +241,7 @@ const fn escapes(t: &mut Table) {
 const fn arithmetic(t: &mut Table) {
     let mut op = 0u8;
     while op < 0x40 {
-        let flags = if op == 0x10 || op == 0x18 {
-            FlagUse::Reads
-        } else {
-            FlagUse::Overwrites
-        };
+        let flags = if op == 0x10 || op == 0x18 { FlagUse::Reads } else { FlagUse::Overwrites };
         fill(t, op, op + 3, MODRM_ONLY.flag_use(flags));
         fill(t, op + 4, op + 4, BYTE.flag_use(flags));
         fill(t, op + 5, op + 5, OPERAND.flag_use(flags));
@@ -307,18 +296,8 @@ const fn branches(t: &mut Table) {
     fill(t, 0xcc, 0xcc, TRAP); // int3
     fill(t, 0xcd, 0xcd, BYTE.reads()); // int: the handler sees the flags
     fill(t, 0xcf, 0xcf, RETURN); // iret
-    fill(
-        t,
-        0xe8,
-        0xe8,
-        BARE.with(Immediate::Rel32).class_of(Class::Call),
-    );
-    fill(
-        t,
-        0xe9,
-        0xe9,
-        BARE.with(Immediate::Rel32).class_of(Class::Jump),
-    );
+    fill(t, 0xe8, 0xe8, BARE.with(Immediate::Rel32).class_of(Class::Call));
+    fill(t, 0xe9, 0xe9, BARE.with(Immediate::Rel32).class_of(Class::Jump));
     fill(t, 0xeb, 0xeb, BYTE.class_of(Class::Jump));
     fill(t, 0xf1, 0xf1, TRAP); // int1
     fill(t, 0xf4, 0xf4, TRAP); // hlt
@@ -349,12 +328,7 @@ const fn two_byte() -> Table {
     fill(&mut t, 0x70, 0x73, MODRM_BYTE); // shuffles and shifts
     fill(&mut t, 0x77, 0x77, BARE); // emms
     fill(&mut t, 0x78, 0x78, MODRM_ONLY.with(Immediate::Sse4a)); // vmread, or extrq and insertq
-    fill(
-        &mut t,
-        0x80,
-        0x8f,
-        BARE.reads().with(Immediate::Rel32).class_of(Class::Cond),
-    );
+    fill(&mut t, 0x80, 0x8f, BARE.reads().with(Immediate::Rel32).class_of(Class::Cond));
     fill(&mut t, 0x90, 0x9f, MODRM_ONLY.reads()); // set
     fill(&mut t, 0xa0, 0xa2, BARE); // push and pop fs, cpuid
     fill(&mut t, 0xa4, 0xa4, MODRM_BYTE); // shld
