@@ -4,6 +4,7 @@
 mod call;
 mod error;
 mod key;
+mod method;
 mod passed;
 mod sync;
 mod table;
@@ -27,6 +28,7 @@ pub use table::{DynamicCall, State, Stats, TargetStats};
 pub mod __private {
     #[cfg(patched)]
     pub use crate::imp::{register, unregister};
+    pub use crate::method::MethodSlot;
     pub use crate::passed::register_behind;
 
     /// Reads a key, off the hot path.

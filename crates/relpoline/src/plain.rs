@@ -74,6 +74,9 @@ pub fn forget(_: &DynamicCall) {}
 /// Nothing to count.
 pub fn count_calls(_: &DynamicCall, _: bool) {}
 
+/// Nothing to promote.
+pub fn always_promote(_: &DynamicCall, _: bool) {}
+
 /// No tree.
 pub fn pin(_: &DynamicCall, _: &[*const ()]) -> bool {
     false
@@ -101,4 +104,9 @@ macro_rules! __dynamic_call_function {
             unsafe { target($($arg),*) }
         }
     };
+}
+
+/// Nobody asks a vtable.
+pub fn vtable_offset(_: *const (), _: u8) -> Option<u32> {
+    None
 }

@@ -29,6 +29,8 @@ pub enum State {
     Cold,
     /// Targets are being recorded.
     Learning,
+    /// A tree and the plain call take turns, to see which is faster.
+    Timed,
     /// Calls go through a tree.
     Promoted,
     /// Calls go through the pointer, since a tree would not be faster; they will be looked at again.
@@ -108,6 +110,12 @@ impl DynamicCall {
     /// anew.
     pub fn count_calls(&self, on: bool) {
         imp::count_calls(self, on);
+    }
+
+    /// Promotes whatever the policy wants to promote, without timing the tree against the plain call first; or
+    /// asks the clock again, as it does from the start. Begins anew.
+    pub fn always_promote(&self, on: bool) {
+        imp::always_promote(self, on);
     }
 
     /// Gives the call its targets, hottest first, instead of learning them: at most 16. Returns whether a tree

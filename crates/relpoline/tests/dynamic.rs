@@ -28,6 +28,7 @@ macro_rules! exercise {
 #[test]
 fn a_call_learns_its_targets() {
     dynamic_call!(fn learns(x: u64, offset: &u64) -> u64);
+    learns::state().always_promote(true);
     exercise!(learns, 1, 50_000);
     let stats = learns::stats();
     if PATCHED {
@@ -45,6 +46,7 @@ fn a_call_learns_its_targets() {
 #[test]
 fn it_can_be_paused_pinned_and_reset() {
     dynamic_call!(fn controlled(x: u64, offset: &u64) -> u64);
+    controlled::state().always_promote(true);
     exercise!(controlled, 2, 20_000);
     controlled::pause();
     exercise!(controlled, 2, 20_000);
@@ -70,7 +72,7 @@ fn every_register_carries_a_target() {
         extern "C" fn one(a: u8) -> u64;
         fn two(a: u8, f: f64, b: &str) -> u64;
         fn four(a: &mut [u8], b: u128) -> u128;
-        extern "C" fn five(a: u64, b: i32, c: *const u8, d: bool, e: char, f: f32) -> f64;
+        extern "C" fn five(a: u64, b: i32, c: *const u8, d: bool, e: u16, f: f32) -> f64;
     }
     extern "C" fn f1(a: u8) -> u64 {
         u64::from(a) + 1
@@ -82,8 +84,11 @@ fn every_register_carries_a_target() {
         a[0] = 9;
         b << 1
     }
-    extern "C" fn f5(a: u64, b: i32, c: *const u8, d: bool, e: char, f: f32) -> f64 {
-        (a as f64) + f64::from(b) + f64::from(u8::from(d)) + f64::from(u32::from(e)) + f64::from(f) + c.addr() as f64
+    extern "C" fn f5(a: u64, b: i32, c: *const u8, d: bool, e: u16, f: f32) -> f64 {
+        (a as f64) + f64::from(b) + f64::from(u8::from(d)) + f64::from(e) + f64::from(f) + c.addr() as f64
+    }
+    for state in [none::state(), one::state(), two::state(), four::state(), five::state()] {
+        state.always_promote(true);
     }
     for _ in 0..5000 {
         assert_eq!(none(|| 7), 7);
@@ -92,7 +97,7 @@ fn every_register_carries_a_target() {
         let mut bytes = [1, 2];
         assert_eq!(four(f4, &mut bytes, 1 << 90), 1 << 91);
         assert_eq!(bytes, [9, 2]);
-        assert_eq!(five(f5, 1, 2, std::ptr::without_provenance(3), true, '\u{5}', 0.5), 12.5);
+        assert_eq!(five(f5, 1, 2, std::ptr::without_provenance(3), true, 5, 0.5), 12.5);
     }
     if PATCHED {
         for stats in [none::stats(), one::stats(), two::stats(), four::stats(), five::stats()] {
@@ -117,4 +122,55 @@ fn callees_may_recurse_and_panic() {
         assert!(catch_unwind(AssertUnwindSafe(|| down(even, 101))).is_err());
     }
     std::panic::set_hook(hook);
+}
+
+trait Step {
+    fn before(&self) -> u64;
+    fn step(&self, x: u64) -> u64;
+    fn set(&mut self, to: u64);
+}
+struct Kept<const N: u64>(u64);
+impl<const N: u64> Step for Kept<N> {
+    fn before(&self) -> u64 {
+        self.0 + 1_000_000
+    }
+    fn step(&self, x: u64) -> u64 {
+        self.0 * 1000 + N * 100 + x
+    }
+    fn set(&mut self, to: u64) {
+        self.0 = to + N;
+    }
+}
+
+#[test]
+fn methods_of_trait_objects_are_learned() {
+    relpoline::dynamic_method! {
+        fn step_of(object: &dyn Step, x: u64) -> u64 = step;
+        fn before_of(object: &dyn Step) -> u64 = before;
+    }
+    relpoline::dynamic_method!(fn set_of(object: &mut dyn Step, to: u64) = set);
+    step_of::state().always_promote(true);
+    let mut objects: [Box<dyn Step>; 4] = [Box::new(Kept::<0>(1)), Box::new(Kept::<1>(2)), Box::new(Kept::<2>(3)), Box::new(Kept::<3>(4))];
+    for round in 0..20_000u64 {
+        let n = round % 4;
+        let object = &mut *objects[n as usize];
+        assert_eq!(step_of(object, 7), (n + 1) * 1000 + n * 100 + 7);
+        assert_eq!(before_of(object), n + 1 + 1_000_000);
+        set_of(object, 1);
+        assert_eq!(before_of(object), n + 1 + 1_000_000);
+    }
+    let optimised = PATCHED && !cfg!(debug_assertions);
+    assert!(!optimised || step_of::state().stats().state == State::Promoted, "{:?}", step_of::state());
+}
+
+#[test]
+fn a_tree_and_the_plain_call_take_turns() {
+    dynamic_call!(fn timed(x: u64, offset: &u64) -> u64);
+    let mut seen = Vec::new();
+    for _ in 0..300 {
+        exercise!(timed, 3, 300);
+        seen.push(timed::stats().state);
+    }
+    assert!(!PATCHED || seen.contains(&State::Timed), "{:?}", timed::stats());
+    assert!(!PATCHED || matches!(timed::stats().state, State::Promoted | State::Unpromoted), "{:?}", timed::stats());
 }

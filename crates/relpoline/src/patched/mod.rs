@@ -8,6 +8,7 @@
 //! | [`keys`] | toggling the sites of a key |
 //! | [`calls`] | re-pointing the slots of a static call |
 //! | [`learn`] | learning the targets of dynamic calls |
+//! | [`vtable`] | reading off where a method lies |
 //!
 //! There is one lock, in [`sites`], which every change takes. Sites themselves take none.
 
@@ -17,8 +18,10 @@ mod keys;
 mod learn;
 mod sites;
 mod text;
+mod vtable;
 
 pub use calls::{call_form, update_call};
-pub use learn::{count_calls, forget, pause, pin, stats};
+pub use learn::{always_promote, count_calls, forget, pause, pin, stats};
 pub use keys::{change_keys, key_sites};
+pub use vtable::vtable_offset;
 pub use sites::{prepare_for_sandbox, register, unregister};

@@ -44,6 +44,16 @@ pub fn count_calls(call: &DynamicCall, on: bool) {
     });
 }
 
+/// Lets trees go in place without a contest, or not.
+pub fn always_promote(call: &DynamicCall, on: bool) {
+    let _ = with_table(call, |learner, id| {
+        if let Some(table) = learner.tables.get_mut(id as usize) {
+            table.unchallenged = on;
+        }
+        learner.start_counting(id);
+    });
+}
+
 /// Gives a call its targets.
 pub fn pin(call: &DynamicCall, targets: &[*const ()]) -> bool {
     !targets.is_empty()
@@ -72,6 +82,7 @@ impl Learner {
         if let Some(table) = self.tables.get_mut(id as usize) {
             table.state = SiteState::barred(reason);
             table.pinned = false;
+            table.contest = None;
         }
     }
 
@@ -89,7 +100,10 @@ impl Learner {
     fn stats(&self, id: u32) -> Option<Stats> {
         let table = self.tables.get(id as usize)?;
         let phase = table.state.phase();
-        let state = state_of(phase, table.state.reason(), table.pinned);
+        let state = match table.contest {
+            Some(_) => State::Timed,
+            None => state_of(phase, table.state.reason(), table.pinned),
+        };
         let in_place = matches!(state, State::Promoted | State::Pinned) && table.tree != NONE;
         let left = table.counters().misses.load(Ordering::Relaxed).cast_signed().max(0).cast_unsigned();
         let window = if in_place { u64::from(table.misses.saturating_sub(left)) } else { 0 };

@@ -70,6 +70,9 @@ impl Learner {
         if table.gone {
             return;
         }
+        if self.turn_ended(id, now) {
+            return;
+        }
         let counters = table.counters();
         match table.state.phase() {
             Phase::Cold if is_over(&counters.misses) => self.decide(id, Event::ColdExpired, now),
@@ -135,13 +138,18 @@ impl Learner {
         let arena = &group.arena;
         let action = self.policy.on(&mut state, event, now, &|target| arena.reaches(target));
         self.set_state(id, state);
-        if let Err(reason) = self.act(id, action) {
-            let Some(table) = self.tables.get(id as usize) else { return };
-            let mut state = table.state;
-            let action = self.policy.refused(&mut state, reason, now);
-            self.set_state(id, state);
-            let _ = self.act(id, action);
+        if let Err(reason) = self.act(id, action, now) {
+            self.refuse(id, reason, now);
         }
+    }
+
+    /// Tells the policy that what it wanted is not to be, and does what it says then.
+    pub fn refuse(&mut self, id: u32, reason: Reason, now: u64) {
+        let Some(table) = self.tables.get(id as usize) else { return };
+        let mut state = table.state;
+        let action = self.policy.refused(&mut state, reason, now);
+        self.set_state(id, state);
+        let _ = self.act(id, action, now);
     }
 
     fn set_state(&mut self, id: u32, state: SiteState) {
@@ -150,7 +158,7 @@ impl Learner {
         }
     }
 
-    fn act(&mut self, id: u32, action: Action) -> Result<(), Reason> {
+    fn act(&mut self, id: u32, action: Action, now: u64) -> Result<(), Reason> {
         let Some(table) = self.tables.get_mut(id as usize) else { return Ok(()) };
         let counters = table.counters();
         match action {
@@ -167,7 +175,7 @@ impl Learner {
             Action::Promote(start) => {
                 let tree = self.tree_for_plan(id)?;
                 self.stop_recording(id);
-                self.publish_tree(id, tree, start);
+                self.challenge(id, tree, start, now);
             }
             Action::Resume(start) => {
                 let tree = table.tree;

@@ -18,6 +18,7 @@
 //! | [`arenas`] | executable memory near each module that has tables, with its slow paths |
 //! | [`rings`] | where learning tables record their calls |
 //! | [`judge`] | the slow path: what to do when a countdown or a window ends |
+//! | [`contest`] | whether a tree is faster than the plain jump, by the clock |
 //! | [`publish`] | building trees and leading gates to them |
 //! | [`fork`] | noticing that this is a forked child |
 //! | [`control`] | what the user can ask: statistics, pause, pin, forget |
@@ -28,6 +29,7 @@
 //! path allocates nothing: lists have their final capacity from the start.
 
 mod arenas;
+mod contest;
 mod control;
 mod fork;
 mod judge;
@@ -35,7 +37,7 @@ mod publish;
 mod rings;
 mod table;
 
-pub use control::{count_calls, forget, pause, pin, stats};
+pub use control::{always_promote, count_calls, forget, pause, pin, stats};
 
 use super::sites::Site;
 use super::text::Text;

@@ -70,6 +70,8 @@ impl Learner {
             ring: NO_RING,
             group: index as u8,
             reg,
+            contest: None,
+            unchallenged: false,
             counted: false,
             pinned: false,
             linked: false,
@@ -89,6 +91,7 @@ impl Learner {
         table.state = SiteState::new();
         table.misses = calls;
         table.pinned = false;
+        table.contest = None;
         table.counters().misses.store(calls, Ordering::Relaxed);
         self.stop_recording(id);
         self.unlink(id);
@@ -263,6 +266,13 @@ impl Learner {
         }
     }
 
+    /// Lets the gate word lead to a cell.
+    pub fn publish_cell(&mut self, id: u32, cell: Cell) {
+        let Some(&table) = self.tables.get(id as usize) else { return };
+        let at = self.arena(&table).map(|arena| arena.address(cell));
+        self.publish(id, at);
+    }
+
     /// Puts a tree in place, with its countdowns.
     pub fn publish_tree(&mut self, id: u32, tree: u32, start: Start) {
         let Some(&Tree { head, settling, .. }) = self.trees.get(tree as usize) else { return };
@@ -276,17 +286,14 @@ impl Learner {
         counters.misses.store(running(start.misses), Ordering::Relaxed);
         counters.exits.store(running(start.exits), Ordering::Relaxed);
         counters.settle.store(running(start.settle), Ordering::Relaxed);
-        let cell = if start.settle == 0 { head } else { settling };
-        let at = self.arena(&table).map(|arena| arena.address(cell));
-        self.publish(id, at);
+        self.publish_cell(id, if start.settle == 0 { head } else { settling });
     }
 
     /// Lets the gate word lead straight to the tree.
     pub fn publish_head(&mut self, id: u32) {
         let Some(&table) = self.tables.get(id as usize) else { return };
-        let Some(tree) = self.trees.get(table.tree as usize) else { return };
-        let at = self.arena(&table).map(|arena| arena.address(tree.head));
-        self.publish(id, at);
+        let Some(&tree) = self.trees.get(table.tree as usize) else { return };
+        self.publish_cell(id, tree.head);
     }
 
     /// Lets the text gate lead to the tree, past the gate word, by one byte.

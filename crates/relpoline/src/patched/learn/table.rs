@@ -1,5 +1,6 @@
 //! What is remembered of a table, and of the trees it was given.
 
+use super::contest::Contest;
 use relpoline_core::arch::Reg;
 use relpoline_core::policy::SiteState;
 use relpoline_text::arena::Counters;
@@ -46,6 +47,10 @@ pub struct Table {
     pub group: u8,
     /// The register that holds the target.
     pub reg: Reg,
+    /// A tree and the plain jump are taking turns.
+    pub contest: Option<Contest>,
+    /// Trees go in place without a contest.
+    pub unchallenged: bool,
     /// Trees count their calls.
     pub counted: bool,
     /// Its targets were given, not learned.
