@@ -431,9 +431,8 @@ impl Transaction {
         let mut component = Component::default();
         let outcome = first.shared().links().swap(&self.changes, &mut component);
         let (old_codes, old_cores) = outcome?;
-        for code in old_codes {
-            reclaim::retire(Box::new(code));
-        }
+        // All at once: one grace period for the whole generation.
+        reclaim::retire(Box::new(old_codes));
         drop((old_cores, component));
         reclaim::reap();
         Ok(())

@@ -23,6 +23,7 @@
 //! | `program` | loading and running |
 //! | `array` | program arrays: updates, swaps, patch sites |
 //! | `elf` | object files |
+//! | [`listing`] | instructions as text, beside the machine code they became |
 //! | `map`, `helper` | maps and helpers |
 //! | `reclaim`, `space` | grace periods; code memory |
 //!
@@ -43,6 +44,7 @@ mod hits;
 pub mod insn;
 mod interp;
 mod jit;
+pub mod listing;
 mod map;
 pub mod op;
 mod printk;

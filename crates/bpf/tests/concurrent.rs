@@ -1,0 +1,163 @@
+//! Eight threads run a chain of 33 programs while another changes it: no packet is lost, none goes astray.
+//!
+//! Each program of the chain exists in two versions. Program *i* of version *v* writes `2i + v + 1` to byte *i* of
+//! its packet, and calls the next; if that is not there, it returns *i*. So a packet tells where it was.
+//!
+//! `RELPOLINE_BPF_SECONDS` sets how long each test runs (default 1).
+
+mod support;
+
+use relpoline_bpf::{Engine, Invocation, MapHandle, ProgArray, Program, Runtime};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Programs in the array; the one that leads there is not.
+const CHAIN: usize = 33;
+const THREADS: usize = 8;
+
+struct Chain {
+    runtime: Runtime,
+    array: ProgArray,
+    entry: Program,
+    /// By version.
+    programs: [Vec<Program>; 2],
+}
+
+fn program(runtime: &Runtime, array: &ProgArray, place: usize, version: usize, direct: bool) -> Program {
+    let mark = 2 * place + version + 1;
+    let index = if direct { "mov %r3, NEXT".replace("NEXT", &place.to_string()) } else { variable(place) };
+    // r6 is clobbered, so that prologues push and tail calls pop.
+    let text = format!(
+        "mov %r6, %r1\nstb [%r1+{place}], {mark}\nldmap %r2, 0\n{index}\ncall 12\n\
+         ldxb %r0, [%r6+{place}]\nsub %r0, 1\nrsh %r0, 1\nexit"
+    );
+    support::load(runtime, &format!("{place}.{version}"), &text, &[MapHandle::Array(array.clone())])
+}
+
+/// The index computed from the packet, so that it is not a constant.
+fn variable(place: usize) -> String {
+    format!("ldxb %r3, [%r1+{place}]\nsub %r3, 1\nrsh %r3, 1")
+}
+
+impl Chain {
+    fn new(direct: bool) -> Chain {
+        let runtime = Runtime::new().unwrap();
+        let array = ProgArray::new(&runtime, "chain", CHAIN as u32).unwrap();
+        let entry = program(&runtime, &array, 0, 0, direct);
+        let programs = [0, 1].map(|version| {
+            (1..=CHAIN).map(|place| program(&runtime, &array, place, version, direct)).collect::<Vec<_>>()
+        });
+        let chain = Chain { runtime, array, entry, programs };
+        chain.array.update_all(&chain.all(0)).unwrap();
+        chain
+    }
+
+    fn all(&self, version: usize) -> Vec<(u32, Option<&Program>)> {
+        self.programs[version].iter().enumerate().map(|(i, p)| (i as u32, Some(p))).collect()
+    }
+
+    /// Runs one packet: where it ended, and the versions it met.
+    fn run(&self, engine: Engine) -> (usize, Vec<usize>) {
+        let mut packet = [0u8; 64];
+        let end = self.entry.invoke(Invocation::new(&mut packet).engine(engine)).unwrap_or_else(|t| panic!("{t}"));
+        let end = end as usize;
+        let met = (1..=end).map(|place| {
+            let mark = usize::from(packet[place]);
+            assert_eq!((mark.wrapping_sub(1)) / 2, place, "program {place} was left out or another ran: {packet:?}");
+            (mark - 1) % 2
+        });
+        let met = met.collect();
+        assert!(packet[end + 1..].iter().all(|b| *b == 0), "went on after its end at {end}: {packet:?}");
+        (end, met)
+    }
+}
+
+fn duration() -> Duration {
+    let seconds = std::env::var("RELPOLINE_BPF_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1.0);
+    Duration::from_secs_f64(seconds)
+}
+
+/// Runs packets in eight threads, and `change` over and over in this one.
+fn under_load(chain: &Chain, judge: impl Fn(usize, &[usize]) + Sync, mut change: impl FnMut(usize)) -> (u64, usize) {
+    let (stop, runs) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut changes = 0;
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (stop, runs, judge) = (&stop, &runs, &judge);
+            scope.spawn(move || {
+                // One of them interprets.
+                let engine = if thread == 0 { Engine::Interpreter } else { Engine::Compiled };
+                let mut mine = 0;
+                while !stop.load(Relaxed) {
+                    let (end, met) = chain.run(engine);
+                    judge(end, &met);
+                    mine += 1;
+                }
+                runs.fetch_add(mine, Relaxed);
+            });
+        }
+        let begin = Instant::now();
+        while begin.elapsed() < duration() {
+            change(changes);
+            changes += 1;
+        }
+        stop.store(true, Relaxed);
+    });
+    let runs = runs.into_inner();
+    eprintln!("{runs} runs, {changes} changes");
+    assert!(runs > 100 && changes > 3, "{runs} runs, {changes} changes");
+    (runs, changes)
+}
+
+#[test]
+fn slots_are_replaced() {
+    for direct in [true, false] {
+        let chain = Chain::new(direct);
+        let whole = |end: usize, _: &[usize]| assert_eq!(end, CHAIN, "a packet was lost");
+        under_load(&chain, whole, |n| {
+            let slot = n * 7 % CHAIN;
+            chain.array.update(slot as u32, Some(&chain.programs[n / CHAIN % 2][slot])).unwrap();
+        });
+    }
+}
+
+#[test]
+fn whole_arrays_are_swapped() {
+    for direct in [true, false] {
+        let chain = Chain::new(direct);
+        let judge = |end: usize, met: &[usize]| {
+            assert_eq!(end, CHAIN, "a packet was lost");
+            assert!(met.iter().all(|v| *v == met[0]), "a run saw old and new: {met:?}");
+        };
+        under_load(&chain, judge, |n| chain.array.swap(chain.all(n % 2)).unwrap());
+    }
+}
+
+#[test]
+fn slots_are_emptied_and_filled() {
+    let chain = Chain::new(true);
+    // A packet may end where a slot is empty, and nowhere else.
+    let judge = |end: usize, _: &[usize]| assert!(matches!(end, 3 | 20 | CHAIN), "ended at {end}");
+    under_load(&chain, judge, |n| {
+        let slots = [3usize, 20];
+        let (slot, fill) = (slots[n / 2 % 2], n % 2 == 1);
+        let program = &chain.programs[n / 4 % 2][slot];
+        chain.array.update(slot as u32, fill.then_some(program)).unwrap();
+    });
+}
+
+#[test]
+fn programs_come_and_go() {
+    let chain = Chain::new(true);
+    let whole = |end: usize, _: &[usize]| assert_eq!(end, CHAIN, "a packet was lost");
+    let before = chain.runtime.code_bytes();
+    under_load(&chain, whole, |n| {
+        // Nobody but the slot holds it, so the next one frees it.
+        let fresh = program(&chain.runtime, &chain.array, 12, n % 2, true);
+        chain.array.update(11, Some(&fresh)).unwrap();
+    });
+    chain.array.update(11, Some(&chain.programs[0][11])).unwrap();
+    chain.runtime.quiesce();
+    chain.runtime.quiesce();
+    assert_eq!(chain.runtime.code_bytes(), before, "programs leaked");
+}
