@@ -41,26 +41,12 @@ pub struct Tree {
 impl Tree {
     /// Runs a step of the build in the tree, at low priority, its output going to the log.
     pub fn step(&self, program: &str, arguments: &[&str]) -> Result<()> {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.log)?;
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new("nice");
-        command
-            .arg(program)
-            .args(arguments)
-            .current_dir(&self.dir)
-            .stdin(Stdio::null());
+        command.arg(program).args(arguments).current_dir(&self.dir).stdin(Stdio::null());
         command.env("CC", &self.cc).env("CXX", &self.cxx);
         // A build must not join the jobserver of a make that started us, nor inherit flags.
-        for name in [
-            "MAKEFLAGS",
-            "MAKELEVEL",
-            "CFLAGS",
-            "CXXFLAGS",
-            "LDFLAGS",
-            "CPPFLAGS",
-        ] {
+        for name in ["MAKEFLAGS", "MAKELEVEL", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CPPFLAGS"] {
             command.env_remove(name);
         }
         command.stdout(log.try_clone()?).stderr(log);
@@ -69,10 +55,7 @@ impl Tree {
         let status = child.wait()?;
         if !status.success() {
             let (line, end) = (arguments.join(" "), last_lines(&self.log, 15)?);
-            bail!(
-                "{program} {line}: {status}\n{end}\nthe whole log: {}",
-                self.log.display()
-            );
+            bail!("{program} {line}: {status}\n{end}\nthe whole log: {}", self.log.display());
         }
         Ok(())
     }
@@ -115,9 +98,7 @@ impl<'a> Builder<'a> {
         }
         self.variant(program, Variant::Retpoline, &version)?;
         let setting = Setting::direct(self.place, program.name(), Variant::Retpoline)?;
-        program
-            .prepare(&setting)
-            .context("making the data of its workloads")
+        program.prepare(&setting).context("making the data of its workloads")
     }
 
     fn variant(&self, program: &dyn Program, variant: Variant, version: &str) -> Result<()> {
@@ -137,22 +118,13 @@ impl<'a> Builder<'a> {
             _ => self.tree(program, variant, "")?,
         }
         fs::write(&stamp_file, stamp)?;
-        eprintln!(
-            "xtask: built {} {} in {} s",
-            program.name(),
-            variant.name(),
-            started.elapsed().as_secs()
-        );
+        eprintln!("xtask: built {} {} in {} s", program.name(), variant.name(), started.elapsed().as_secs());
         Ok(())
     }
 
     fn stamp(&self, program: &dyn Program, variant: Variant, version: &str) -> String {
         let flags = variant.flags(&self.thunks.to_string_lossy());
-        format!(
-            "{} {version}\n{flags}\nrecipe {}\n",
-            program.source(),
-            program.recipe()
-        )
+        format!("{} {version}\n{flags}\nrecipe {}\n", program.source(), program.recipe())
     }
 
     /// Instrumented build, training run, build with what was learned. gcc names profiles after the paths of
@@ -165,17 +137,9 @@ impl<'a> Builder<'a> {
         }
         let dir = profile.display();
         // Without -Wno-missing-profile a program that treats warnings as errors would not build.
-        self.tree(
-            program,
-            Variant::Pgo,
-            &format!("-fprofile-generate={dir} -fprofile-update=single"),
-        )?;
+        self.tree(program, Variant::Pgo, &format!("-fprofile-generate={dir} -fprofile-update=single"))?;
         training.run(&Setting::direct(self.place, program.name(), Variant::Pgo)?)?;
-        self.tree(
-            program,
-            Variant::Pgo,
-            &format!("-fprofile-use={dir} -fprofile-correction -Wno-missing-profile"),
-        )
+        self.tree(program, Variant::Pgo, &format!("-fprofile-use={dir} -fprofile-correction -Wno-missing-profile"))
     }
 
     fn tree(&self, program: &dyn Program, variant: Variant, more: &str) -> Result<()> {
@@ -203,15 +167,8 @@ impl<'a> Builder<'a> {
         let path = self.place.work.join("READY.txt");
         let head = format!("{} {} ", program.name(), variant.name());
         let old = fs::read_to_string(&path).unwrap_or_default();
-        let mut lines: Vec<_> = old
-            .lines()
-            .filter(|line| !line.starts_with(&head))
-            .map(str::to_owned)
-            .collect();
-        let examples = program
-            .workloads()
-            .into_iter()
-            .map(|load| load.example(self.place, program.name(), variant));
+        let mut lines: Vec<_> = old.lines().filter(|line| !line.starts_with(&head)).map(str::to_owned).collect();
+        let examples = program.workloads().into_iter().map(|load| load.example(self.place, program.name(), variant));
         lines.extend(examples.map(|example| format!("{head}{example}")));
         replace(&path, &(lines.join("\n") + "\n"))
     }
@@ -242,11 +199,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("xtask-compiler-{}", std::process::id()));
         fs::write(&path, compiler_script("echo", "-O2 -g0")).expect("written");
         let said = |words: &[&str]| {
-            let output = Command::new("sh")
-                .arg(&path)
-                .args(words)
-                .output()
-                .expect("it runs");
+            let output = Command::new("sh").arg(&path).args(words).output().expect("it runs");
             String::from_utf8_lossy(&output.stdout).trim().to_owned()
         };
         assert_eq!(said(&["-O3", "-c", "a b.c"]), "-O3 -c a b.c -O2 -g0");

@@ -42,23 +42,14 @@ pub fn spawn(command: &mut Command, stop: i32) -> Result<(Child, Group)> {
     let die_with_parent = move || {
         // SAFETY: this prctl takes a number and changes the calling process alone.
         let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, stop) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
     // SAFETY: between fork and exec only prctl is called, which is async-signal-safe. It runs after
     // a change of user, which would reset what it sets.
     unsafe { command.pre_exec(die_with_parent) };
-    let child = command
-        .spawn()
-        .with_context(|| format!("starting {command:?}"))?;
+    let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
     let id = i32::try_from(child.id()).context("a pid fits an i32")?;
-    let free = GROUPS.iter().find(|slot| {
-        slot.compare_exchange(0, id, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-    });
+    let free = GROUPS.iter().find(|slot| slot.compare_exchange(0, id, Ordering::SeqCst, Ordering::SeqCst).is_ok());
     let group = Group { id };
     free.context("too many children at once")?;
     Ok((child, group))
@@ -107,8 +98,7 @@ mod tests {
 
     #[test]
     fn dropping_the_group_kills_the_child() {
-        let (mut child, group) =
-            spawn(Command::new("sleep").arg("100"), libc::SIGKILL).expect("sleep starts");
+        let (mut child, group) = spawn(Command::new("sleep").arg("100"), libc::SIGKILL).expect("sleep starts");
         drop(group);
         assert_eq!(child.wait().expect("it ends").signal(), Some(libc::SIGKILL));
     }

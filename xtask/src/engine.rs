@@ -39,23 +39,13 @@ impl Engine {
     pub fn new(binary: &Path, reports: PathBuf) -> Result<Engine> {
         fs::create_dir_all(&reports).with_context(|| format!("creating {}", reports.display()))?;
         fs::set_permissions(&reports, Permissions::from_mode(0o777))?;
-        Ok(Engine {
-            binary: binary.to_owned(),
-            reports,
-        })
+        Ok(Engine { binary: binary.to_owned(), reports })
     }
 
     /// The words before the program's own command line.
     pub fn prefix(&self) -> Vec<PathBuf> {
         let report = self.reports.join("report.json");
-        vec![
-            self.binary.clone(),
-            "run".into(),
-            "--report".into(),
-            report,
-            "--quiet".into(),
-            "--".into(),
-        ]
+        vec![self.binary.clone(), "run".into(), "--report".into(), report, "--quiet".into(), "--".into()]
     }
 
     /// Removes reports of an earlier run.
@@ -68,24 +58,13 @@ impl Engine {
 
     /// The report of the last run, if it wrote one.
     pub fn promotion(&self) -> Option<Promotion> {
-        let texts = self
-            .report_files()
-            .into_iter()
-            .filter_map(|path| fs::read_to_string(path).ok());
-        texts
-            .filter_map(|text| promotion(&text))
-            .max_by_key(|found| found.sites_promoted)
+        let texts = self.report_files().into_iter().filter_map(|path| fs::read_to_string(path).ok());
+        texts.filter_map(|text| promotion(&text)).max_by_key(|found| found.sites_promoted)
     }
 
     fn report_files(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.reports)
-            .into_iter()
-            .flatten()
-            .filter_map(Result::ok);
-        entries
-            .map(|entry| entry.path())
-            .filter(|path| path.is_file())
-            .collect()
+        let entries = fs::read_dir(&self.reports).into_iter().flatten().filter_map(Result::ok);
+        entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect()
     }
 }
 
@@ -109,10 +88,7 @@ mod tests {
     fn a_report_is_read_and_a_strange_one_reads_as_nothing() {
         let report = r#"{"schema":1,"engine":{"patches":12},"sites_total":9,"sites_run":4,"sites_promoted":3}"#;
         let found = promotion(report).expect("it is JSON");
-        assert_eq!(
-            (found.sites_promoted, found.patches, found.learn_cycles),
-            (Some(3), Some(12), None)
-        );
+        assert_eq!((found.sites_promoted, found.patches, found.learn_cycles), (Some(3), Some(12), None));
         assert_eq!(promotion("{}"), Some(Promotion::default()));
         assert_eq!(promotion("no JSON"), None);
     }
@@ -123,10 +99,7 @@ mod tests {
         let engine = Engine::new(Path::new("/bin/true"), dir.clone()).expect("a directory");
         fs::write(dir.join("report.json"), r#"{"sites_promoted":2}"#).expect("written");
         fs::write(dir.join("report.json.77"), r#"{"sites_promoted":5}"#).expect("written");
-        assert_eq!(
-            engine.promotion().and_then(|found| found.sites_promoted),
-            Some(5)
-        );
+        assert_eq!(engine.promotion().and_then(|found| found.sites_promoted), Some(5));
         engine.forget();
         assert_eq!(engine.promotion(), None);
         fs::remove_dir_all(dir).expect("removed");

@@ -32,15 +32,10 @@ impl Machine {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let flags = value_of(&cpuinfo, "flags").unwrap_or_default();
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        let name = release
-            .lines()
-            .find_map(|line| line.strip_prefix("PRETTY_NAME="))
-            .unwrap_or_default();
+        let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or_default();
         Machine {
             host: line_from("/proc/sys/kernel/hostname"),
-            cpu: value_of(&cpuinfo, "model name")
-                .unwrap_or_default()
-                .to_owned(),
+            cpu: value_of(&cpuinfo, "model name").unwrap_or_default().to_owned(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             virtualised: flags.split(' ').any(|flag| flag == "hypervisor"),
             kernel: line_from("/proc/sys/kernel/osrelease"),
@@ -63,40 +58,21 @@ pub fn now() -> String {
 
 /// How many processes wanted to run in the last minute: how disturbed a measurement was.
 pub fn load_average() -> f64 {
-    line_from("/proc/loadavg")
-        .split(' ')
-        .next()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0.0)
+    line_from("/proc/loadavg").split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0)
 }
 
 fn value_of<'a>(cpuinfo: &'a str, key: &str) -> Option<&'a str> {
     let pairs = cpuinfo.lines().filter_map(|line| line.split_once(':'));
-    pairs
-        .into_iter()
-        .find_map(|(name, value)| (name.trim() == key).then_some(value.trim()))
+    pairs.into_iter().find_map(|(name, value)| (name.trim() == key).then_some(value.trim()))
 }
 
 fn line_from(path: &str) -> String {
-    fs::read_to_string(path)
-        .unwrap_or_default()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
 }
 
 fn output_line(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .map(|output| output.stdout)
-        .unwrap_or_default();
-    String::from_utf8_lossy(&output)
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    let output = Command::new(program).args(arguments).output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -37,10 +37,7 @@ use crate::rounds::Protocol;
 use crate::variant::Variant;
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "Benchmarks of real programs with and without Relpoline"
-)]
+#[command(name = "cargo xtask", about = "Benchmarks of real programs with and without Relpoline")]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -129,14 +126,8 @@ fn chosen(names: &[String]) -> Result<Vec<Box<dyn Program>>> {
 
 fn bench(options: &Bench) -> Result<()> {
     let (place, programs) = build_programs(&options.build)?;
-    let engine = options
-        .engine
-        .clone()
-        .unwrap_or_else(|| place.root.join("target/release/relpoline"));
-    let out = options
-        .out
-        .clone()
-        .unwrap_or_else(|| place.root.join("bench/results"));
+    let engine = options.engine.clone().unwrap_or_else(|| place.root.join("target/release/relpoline"));
+    let out = options.out.clone().unwrap_or_else(|| place.root.join("bench/results"));
     let mut protocol = Protocol {
         rounds: options.rounds.unwrap_or(if options.quick { 3 } else { 7 }),
         quick: options.quick,

@@ -24,10 +24,7 @@ pub struct Finished {
 pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
     let line = format!("{command:?}");
     let errors = tempfile()?;
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(errors.try_clone()?);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone()?);
     let (mut child, group) = children::spawn(command, libc::SIGKILL)?;
     let mut output = child.stdout.take().context("stdout was piped")?;
     let id = i32::try_from(child.id()).context("a pid fits an i32")?;
@@ -71,25 +68,14 @@ fn wait(pid: i32) -> Result<(ExitStatus, f64)> {
             return Ok((ExitStatus::from_raw(status), user));
         }
         let error = std::io::Error::last_os_error();
-        ensure!(
-            error.kind() == std::io::ErrorKind::Interrupted,
-            "waiting for {pid}: {error}"
-        );
+        ensure!(error.kind() == std::io::ErrorKind::Interrupted, "waiting for {pid}: {error}");
     }
 }
 
 /// A nameless file for standard error: a pipe that nobody reads would block a talkative child.
 fn tempfile() -> Result<File> {
-    let path = std::env::temp_dir().join(format!(
-        "xtask-{}-{:?}",
-        std::process::id(),
-        thread::current().id()
-    ));
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
+    let path = std::env::temp_dir().join(format!("xtask-{}-{:?}", std::process::id(), thread::current().id()));
+    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)
 }
@@ -97,13 +83,8 @@ fn tempfile() -> Result<File> {
 fn text_of(mut file: File) -> String {
     use std::io::{Seek, SeekFrom};
     let mut text = Vec::new();
-    let read = file
-        .seek(SeekFrom::Start(0))
-        .and_then(|_| file.read_to_end(&mut text));
-    read.map_or_else(
-        |error| error.to_string(),
-        |_| String::from_utf8_lossy(&text).into_owned(),
-    )
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut text));
+    read.map_or_else(|error| error.to_string(), |_| String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]
@@ -113,10 +94,7 @@ mod tests {
     #[test]
     fn output_and_time_come_back() {
         let mut command = Command::new("sh");
-        command.args([
-            "-c",
-            "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo $i",
-        ]);
+        command.args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo $i"]);
         let done = run(&mut command, Duration::from_secs(60)).expect("it runs");
         assert_eq!(done.stdout, b"200000\n");
         assert!(done.user > 0.01 && done.user < 60.0, "{} s", done.user);
@@ -125,11 +103,7 @@ mod tests {
     #[test]
     fn failure_tells_what_was_said() {
         let mut command = Command::new("sh");
-        let error = run(
-            command.args(["-c", "echo broken >&2; exit 3"]),
-            Duration::from_secs(60),
-        )
-        .err();
+        let error = run(command.args(["-c", "echo broken >&2; exit 3"]), Duration::from_secs(60)).err();
         assert!(error.is_some_and(|error| error.to_string().contains("broken")));
     }
 

@@ -33,14 +33,10 @@ pub struct Place {
 impl Place {
     /// Takes `work`, or the default below the repository's `target`, and creates it.
     pub fn new(work: Option<PathBuf>) -> Result<Place> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("xtask lies in no repository")?
-            .to_owned();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in no repository")?.to_owned();
         let work = work.unwrap_or_else(|| root.join("target/bench-programs"));
         for part in ["apt", "src", "build", "run"] {
-            fs::create_dir_all(work.join(part))
-                .with_context(|| format!("creating {}/{part}", work.display()))?;
+            fs::create_dir_all(work.join(part)).with_context(|| format!("creating {}/{part}", work.display()))?;
         }
         let work = work.canonicalize()?;
         let lock = File::create(work.join("lock"))?;
@@ -48,11 +44,7 @@ impl Place {
             eprintln!("xtask: waiting for another xtask in {}", work.display());
             try_lock(&lock, 0)?;
         }
-        Ok(Place {
-            root,
-            work,
-            _lock: lock,
-        })
+        Ok(Place { root, work, _lock: lock })
     }
 
     /// The unpacked source of a package.
@@ -62,18 +54,12 @@ impl Place {
 
     /// The tree in which a variant is built and from which it is run.
     pub fn built(&self, program: &str, variant: Variant) -> PathBuf {
-        self.work
-            .join("build")
-            .join(program)
-            .join(variant.binaries().name())
+        self.work.join("build").join(program).join(variant.binaries().name())
     }
 
     /// A file beside that tree: its stamp, log or compiler.
     pub fn beside(&self, program: &str, variant: Variant, suffix: &str) -> PathBuf {
-        self.work
-            .join("build")
-            .join(program)
-            .join(format!("{}.{suffix}", variant.binaries().name()))
+        self.work.join("build").join(program).join(format!("{}.{suffix}", variant.binaries().name()))
     }
 
     /// The directory for data and logs of a running program, created when missing.
@@ -97,11 +83,7 @@ fn try_lock(file: &File, how: i32) -> Result<bool> {
         return Ok(true);
     }
     let error = io::Error::last_os_error();
-    if error.kind() == io::ErrorKind::WouldBlock {
-        Ok(false)
-    } else {
-        bail!("locking: {error}")
-    }
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { bail!("locking: {error}") }
 }
 
 #[cfg(test)]
@@ -111,10 +93,7 @@ mod tests {
     #[test]
     fn a_second_lock_has_to_wait_for_the_first() {
         let path = std::env::temp_dir().join(format!("xtask-lock-{}", std::process::id()));
-        let (first, second) = (
-            File::create(&path).expect("a file"),
-            File::create(&path).expect("a file"),
-        );
+        let (first, second) = (File::create(&path).expect("a file"), File::create(&path).expect("a file"));
         assert_eq!(try_lock(&first, libc::LOCK_NB).ok(), Some(true));
         assert_eq!(try_lock(&second, libc::LOCK_NB).ok(), Some(false));
         drop(first);

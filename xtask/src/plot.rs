@@ -24,9 +24,7 @@ const GAP: f64 = 14.0;
 /// The whole picture.
 pub fn svg(report: &Report) -> String {
     let groups: Vec<_> = report.rows.iter().map(|row| (row, present(row))).collect();
-    let far = groups
-        .iter()
-        .flat_map(|(row, bars)| bars.iter().map(|bar| row.variants[&bar.0].ratio.high));
+    let far = groups.iter().flat_map(|(row, bars)| bars.iter().map(|bar| row.variants[&bar.0].ratio.high));
     // A tenth of room beyond the longest bar, and never less than the retpoline line.
     let scale = WIDTH / (far.fold(1.0, f64::max) * 1.1);
     let below: f64 = groups.iter().map(|(_, bars)| height(bars.len())).sum();
@@ -44,9 +42,7 @@ pub fn svg(report: &Report) -> String {
 type Bar = (Variant, &'static str, &'static str);
 
 fn present(row: &Row) -> Vec<Bar> {
-    BARS.into_iter()
-        .filter(|(variant, ..)| row.variants.contains_key(variant))
-        .collect()
+    BARS.into_iter().filter(|(variant, ..)| row.variants.contains_key(variant)).collect()
 }
 
 fn height(bars: usize) -> f64 {
@@ -62,12 +58,7 @@ fn opening(width: f64, height: f64, report: &Report) -> String {
         escaped(&report.machine.cpu),
         report.date,
     );
-    let used = |variant: Variant| {
-        report
-            .rows
-            .iter()
-            .any(|row| row.variants.contains_key(&variant))
-    };
+    let used = |variant: Variant| report.rows.iter().any(|row| row.variants.contains_key(&variant));
     for (place, (_, name, colour)) in BARS.into_iter().filter(|bar| used(bar.0)).enumerate() {
         let x = LEFT + 150.0 * place as f64;
         let _ = writeln!(
@@ -80,11 +71,7 @@ fn opening(width: f64, height: f64, report: &Report) -> String {
 }
 
 fn group(picture: &mut String, row: &Row, bars: &[Bar], y: f64, scale: f64) {
-    let arrow = if row.better == Better::Less {
-        "less is better"
-    } else {
-        "more is better"
-    };
+    let arrow = if row.better == Better::Less { "less is better" } else { "more is better" };
     let title = escaped(&format!("{} {}", row.program, row.workload));
     let right = LEFT - 8.0;
     let _ = writeln!(
@@ -96,22 +83,12 @@ fn group(picture: &mut String, row: &Row, bars: &[Bar], y: f64, scale: f64) {
         escaped(&row.metric),
     );
     for (place, (variant, _, colour)) in bars.iter().enumerate() {
-        bar(
-            picture,
-            &row.variants[variant].ratio,
-            colour,
-            y + BAR * place as f64,
-            scale,
-        );
+        bar(picture, &row.variants[variant].ratio, colour, y + BAR * place as f64, scale);
     }
 }
 
 fn bar(picture: &mut String, ratio: &crate::stats::Interval, colour: &str, y: f64, scale: f64) {
-    let (end, low, high) = (
-        LEFT + ratio.median * scale,
-        LEFT + ratio.low * scale,
-        LEFT + ratio.high * scale,
-    );
+    let (end, low, high) = (LEFT + ratio.median * scale, LEFT + ratio.low * scale, LEFT + ratio.high * scale);
     let middle = y + BAR / 2.0;
     let _ = writeln!(
         picture,
@@ -132,11 +109,7 @@ fn axis(picture: &mut String, bottom: f64, scale: f64) {
     for quarter in 0..=steps {
         let ratio = f64::from(quarter) / 4.0;
         let x = LEFT + ratio * scale;
-        let line = if quarter == 4 {
-            "stroke=\"black\" stroke-dasharray=\"4 3\""
-        } else {
-            "stroke=\"#ddd\""
-        };
+        let line = if quarter == 4 { "stroke=\"black\" stroke-dasharray=\"4 3\"" } else { "stroke=\"#ddd\"" };
         let _ = writeln!(
             picture,
             "<path d=\"M{x:.1} {}V{bottom:.1}\" {line} opacity=\"0.7\"/>\
@@ -148,9 +121,7 @@ fn axis(picture: &mut String, bottom: f64, scale: f64) {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

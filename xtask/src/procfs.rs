@@ -16,9 +16,7 @@ pub fn am_root() -> bool {
 /// Seconds of processor time that a process has used, all its threads together.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let mut nanoseconds = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))
-        .with_context(|| format!("process {pid} is gone"))?
-    {
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid} is gone"))? {
         let text = fs::read_to_string(thread?.path().join("schedstat"))?;
         nanoseconds += on_cpu(&text).with_context(|| format!("cannot read schedstat {text:?}"))?;
     }
@@ -32,15 +30,11 @@ pub fn on_cpu(schedstat: &str) -> Option<u64> {
 
 /// Ticks of user and system time of the children a process has waited for.
 pub fn waited_children_ticks(pid: u32) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))
-        .with_context(|| format!("process {pid} is gone"))?;
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
     let fields = fields_after_name(&text);
     let field = |n: usize| fields.get(n).and_then(|text| text.parse::<u64>().ok());
     // cutime and cstime, fields 16 and 17 counted from one; the name is the second.
-    field(13)
-        .zip(field(14))
-        .map(|(user, system)| user + system)
-        .context("cannot read stat")
+    field(13).zip(field(14)).map(|(user, system)| user + system).context("cannot read stat")
 }
 
 /// The direct children of a process.
@@ -57,8 +51,7 @@ fn parent_of(pid: u32) -> Option<u32> {
 
 /// The fields from the state on. The name before it may hold blanks and brackets.
 fn fields_after_name(stat: &str) -> Vec<&str> {
-    stat.rsplit_once(')')
-        .map_or(Vec::new(), |(_, rest)| rest.split_whitespace().collect())
+    stat.rsplit_once(')').map_or(Vec::new(), |(_, rest)| rest.split_whitespace().collect())
 }
 
 #[cfg(test)]

@@ -84,18 +84,9 @@ pub struct Numbers {
 impl Numbers {
     /// Summarises samples against those of the retpoline build.
     pub fn new(samples: &[f64], retpoline: &[f64]) -> Option<Numbers> {
-        let (low, high) = (
-            samples.iter().copied().reduce(f64::min)?,
-            samples.iter().copied().reduce(f64::max)?,
-        );
+        let (low, high) = (samples.iter().copied().reduce(f64::min)?, samples.iter().copied().reduce(f64::max)?);
         let ratio = stats::interval(&stats::ratios(samples, retpoline))?;
-        Some(Numbers {
-            samples: samples.to_vec(),
-            median: stats::median(samples)?,
-            min: low,
-            max: high,
-            ratio,
-        })
+        Some(Numbers { samples: samples.to_vec(), median: stats::median(samples)?, min: low, max: high, ratio })
     }
 }
 
@@ -103,23 +94,15 @@ impl Report {
     /// Today's report of this machine: what was written earlier, or an empty one.
     pub fn open(dir: &Path) -> Result<Report> {
         let (date, machine) = (machine::today(), Machine::here());
-        let fresh = Report {
-            schema: 1,
-            date,
-            machine,
-            rows: Vec::new(),
-        };
+        let fresh = Report { schema: 1, date, machine, rows: Vec::new() };
         let path = dir.join(fresh.file_name());
         if !path.exists() {
             return Ok(fresh);
         }
         let text = fs::read_to_string(&path)?;
-        let old: Report = serde_json::from_str(&text)
-            .with_context(|| format!("{} is no report; move it away", path.display()))?;
-        Ok(Report {
-            rows: old.rows,
-            ..fresh
-        })
+        let old: Report =
+            serde_json::from_str(&text).with_context(|| format!("{} is no report; move it away", path.display()))?;
+        Ok(Report { rows: old.rows, ..fresh })
     }
 
     fn file_name(&self) -> String {
@@ -128,13 +111,7 @@ impl Report {
 
     /// Puts a row in, in place of an older one of the same metric.
     pub fn add(&mut self, row: Row) {
-        let key = |row: &Row| {
-            (
-                row.program.clone(),
-                row.workload.clone(),
-                row.metric.clone(),
-            )
-        };
+        let key = |row: &Row| (row.program.clone(), row.workload.clone(), row.metric.clone());
         match self.rows.iter_mut().find(|old| key(old) == key(&row)) {
             Some(old) => *old = row,
             None => self.rows.push(row),
@@ -144,10 +121,7 @@ impl Report {
     /// Writes JSON, table and plot.
     pub fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-        fs::write(
-            dir.join(self.file_name()),
-            serde_json::to_string_pretty(self)? + "\n",
-        )?;
+        fs::write(dir.join(self.file_name()), serde_json::to_string_pretty(self)? + "\n")?;
         fs::write(dir.join("table.md"), table::markdown(self))?;
         Ok(fs::write(dir.join("plot.svg"), plot::svg(self))?)
     }
@@ -161,11 +135,7 @@ pub mod tests {
     pub fn row(program: &str) -> Row {
         let base = [2.0; 7];
         let numbers = |value: f64| Numbers::new(&[value; 7], &base).expect("seven samples");
-        let values = [
-            (Variant::Retpoline, 2.0),
-            (Variant::Jmpthunk, 1.0),
-            (Variant::Relpoline, 1.1),
-        ];
+        let values = [(Variant::Retpoline, 2.0), (Variant::Jmpthunk, 1.0), (Variant::Relpoline, 1.1)];
         Row {
             program: program.to_owned(),
             package: "p 1".to_owned(),
@@ -179,10 +149,7 @@ pub mod tests {
             quick: false,
             answer: String::new(),
             commands: BTreeMap::new(),
-            variants: values
-                .into_iter()
-                .map(|(variant, value)| (variant, numbers(value)))
-                .collect(),
+            variants: values.into_iter().map(|(variant, value)| (variant, numbers(value))).collect(),
             won_back: stats::won_back(&base, &[1.0; 7], &[1.1; 7]),
             promotion: None,
         }
@@ -191,27 +158,15 @@ pub mod tests {
     /// A report of such rows.
     pub fn report(programs: &[&str]) -> Report {
         let rows = programs.iter().map(|program| row(program)).collect();
-        Report {
-            schema: 1,
-            date: "2025-01-31".to_owned(),
-            machine: Machine::here(),
-            rows,
-        }
+        Report { schema: 1, date: "2025-01-31".to_owned(), machine: Machine::here(), rows }
     }
 
     #[test]
     fn a_newer_row_replaces_the_older_one() {
         let mut report = report(&["a", "b"]);
-        report.add(Row {
-            rounds: 9,
-            ..row("a")
-        });
+        report.add(Row { rounds: 9, ..row("a") });
         report.add(row("c"));
-        let rounds: Vec<_> = report
-            .rows
-            .iter()
-            .map(|row| (row.program.as_str(), row.rounds))
-            .collect();
+        let rounds: Vec<_> = report.rows.iter().map(|row| (row.program.as_str(), row.rounds)).collect();
         assert_eq!(rounds, [("a", 9), ("b", 7), ("c", 7)]);
     }
 
@@ -220,10 +175,6 @@ pub mod tests {
         let text = serde_json::to_string(&report(&["a"])).expect("serialisable");
         let back: Report = serde_json::from_str(&text).expect("readable");
         assert_eq!(back.rows[0].variants[&Variant::Relpoline].samples, [1.1; 7]);
-        assert!(
-            back.rows[0]
-                .won_back
-                .is_some_and(|share| (share.median - 0.9).abs() < 1e-9)
-        );
+        assert!(back.rows[0].won_back.is_some_and(|share| (share.median - 0.9).abs() < 1e-9));
     }
 }

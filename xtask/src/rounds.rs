@@ -42,12 +42,8 @@ impl Protocol {
         match binary.canonicalize() {
             Ok(binary) => self.engine = Some(binary),
             Err(error) => {
-                eprintln!(
-                    "xtask: variant relpoline left out: {}: {error}",
-                    binary.display()
-                );
-                self.variants
-                    .retain(|variant| *variant != Variant::Relpoline);
+                eprintln!("xtask: variant relpoline left out: {}: {error}", binary.display());
+                self.variants.retain(|variant| *variant != Variant::Relpoline);
             }
         }
     }
@@ -64,16 +60,9 @@ pub fn measure_program(
     for load in program.workloads() {
         let mut series = Series::new(place, program, load.as_ref(), protocol)?;
         match series.measure(protocol) {
-            Ok(()) => series
-                .rows(protocol)?
-                .into_iter()
-                .for_each(|row| report.add(row)),
+            Ok(()) => series.rows(protocol)?.into_iter().for_each(|row| report.add(row)),
             Err(error) if protocol.keep_going => {
-                eprintln!(
-                    "xtask: {} {}: {error:#}; going on",
-                    program.name(),
-                    load.name()
-                );
+                eprintln!("xtask: {} {}: {error:#}; going on", program.name(), load.name());
                 failures += 1;
             }
             Err(error) => return Err(error.context(format!("{} {}", program.name(), load.name()))),
@@ -103,11 +92,7 @@ impl<'a> Series<'a> {
         protocol: &Protocol,
     ) -> Result<Series<'a>> {
         let reports = place.run(program.name())?.join("reports");
-        let engine = protocol
-            .engine
-            .as_deref()
-            .map(|binary: &Path| Engine::new(binary, reports))
-            .transpose()?;
+        let engine = protocol.engine.as_deref().map(|binary: &Path| Engine::new(binary, reports)).transpose()?;
         let mut variants = protocol.variants.clone();
         variants.retain(|variant| *variant != Variant::Pgo || program.training().is_some());
         // Everything is compared with it, so it is measured whether asked for or not.
@@ -115,16 +100,7 @@ impl<'a> Series<'a> {
             variants.insert(0, Variant::Retpoline);
         }
         let samples = BTreeMap::new();
-        Ok(Series {
-            place,
-            program,
-            load,
-            engine,
-            variants,
-            samples,
-            promotion: None,
-            failed: 0,
-        })
+        Ok(Series { place, program, load, engine, variants, samples, promotion: None, failed: 0 })
     }
 
     fn measure(&mut self, protocol: &Protocol) -> Result<()> {
@@ -141,19 +117,14 @@ impl<'a> Series<'a> {
             self.progress(round, protocol.rounds);
         }
         // The warm-up round has done its work.
-        self.samples
-            .values_mut()
-            .for_each(|samples| drop(samples.remove(0)));
+        self.samples.values_mut().for_each(|samples| drop(samples.remove(0)));
         Ok(())
     }
 
     fn once(&mut self, variant: Variant, protocol: &Protocol) -> Result<Sample> {
         let mut setting = Setting::direct(self.place, self.program.name(), variant)?;
         setting.quick = protocol.quick;
-        let engine = self
-            .engine
-            .as_ref()
-            .filter(|_| variant == Variant::Relpoline);
+        let engine = self.engine.as_ref().filter(|_| variant == Variant::Relpoline);
         setting.engine = engine;
         if let Some(engine) = engine {
             engine.forget();
@@ -164,20 +135,14 @@ impl<'a> Series<'a> {
         }
         if let Some(known) = self.samples.values().flatten().next() {
             let (is, should) = (&sample.answer, &known.answer);
-            ensure!(
-                is == should,
-                "the answer differs from that of the other variants: {is}, not {should}"
-            );
+            ensure!(is == should, "the answer differs from that of the other variants: {is}, not {should}");
         }
         Ok(sample)
     }
 
     fn leave_out(&mut self, variant: Variant, error: &anyhow::Error) {
         let (program, load) = (self.program.name(), self.load.name());
-        eprintln!(
-            "xtask: {program} {load} without {}: {error:#}",
-            variant.name()
-        );
+        eprintln!("xtask: {program} {load} without {}: {error:#}", variant.name());
         self.variants.retain(|other| *other != variant);
         self.samples.remove(&variant);
         self.failed += 1;
@@ -187,31 +152,18 @@ impl<'a> Series<'a> {
         let last = |variant: &Variant| self.samples.get(variant)?.last()?.values.first().copied();
         let value = |variant: &Variant| Some(format!("{} {:.3}", variant.name(), last(variant)?));
         let values: Vec<_> = self.variants.iter().filter_map(value).collect();
-        let name = if round == 0 {
-            "warm-up".to_owned()
-        } else {
-            format!("round {round}/{rounds}")
-        };
-        eprintln!(
-            "xtask: {} {} {name}: {}",
-            self.program.name(),
-            self.load.name(),
-            values.join("  ")
-        );
+        let name = if round == 0 { "warm-up".to_owned() } else { format!("round {round}/{rounds}") };
+        eprintln!("xtask: {} {} {name}: {}", self.program.name(), self.load.name(), values.join("  "));
     }
 
     fn rows(&self, protocol: &Protocol) -> Result<Vec<Row>> {
-        (0..self.load.metrics().len())
-            .map(|place| self.row(place, protocol))
-            .collect()
+        (0..self.load.metrics().len()).map(|place| self.row(place, protocol)).collect()
     }
 
     /// The values of one metric, round by round.
     fn values(&self, variant: Variant, place: usize) -> Vec<f64> {
         let samples = self.samples.get(&variant).into_iter().flatten();
-        samples
-            .filter_map(|sample| sample.values.get(place).copied())
-            .collect()
+        samples.filter_map(|sample| sample.values.get(place).copied()).collect()
     }
 
     fn row(&self, place: usize, protocol: &Protocol) -> Result<Row> {
@@ -219,12 +171,7 @@ impl<'a> Series<'a> {
         let of = |variant| self.values(variant, place);
         let base = of(Variant::Retpoline);
         let numbers = |variant: &Variant| Some((*variant, Numbers::new(&of(*variant), &base)?));
-        let known = self
-            .samples
-            .values()
-            .flatten()
-            .next()
-            .context("no samples")?;
+        let known = self.samples.values().flatten().next().context("no samples")?;
         let package = self.program.source();
         let version = source::fetched_version(self.place, package).unwrap_or_default();
         Ok(Row {
@@ -239,11 +186,7 @@ impl<'a> Series<'a> {
             rounds: protocol.rounds,
             quick: protocol.quick,
             answer: known.answer.clone(),
-            commands: self
-                .variants
-                .iter()
-                .map(|variant| (*variant, self.command(*variant)))
-                .collect(),
+            commands: self.variants.iter().map(|variant| (*variant, self.command(*variant))).collect(),
             variants: self.variants.iter().filter_map(numbers).collect(),
             won_back: stats::won_back(&base, &of(Variant::Jmpthunk), &of(Variant::Relpoline)),
             promotion: self.promotion.clone(),
@@ -252,14 +195,8 @@ impl<'a> Series<'a> {
 
     fn command(&self, variant: Variant) -> String {
         let example = self.load.example(self.place, self.program.name(), variant);
-        let engine = self
-            .engine
-            .as_ref()
-            .filter(|_| variant == Variant::Relpoline);
-        let prefix = engine
-            .into_iter()
-            .flat_map(Engine::prefix)
-            .map(|word| word.to_string_lossy().into_owned());
+        let engine = self.engine.as_ref().filter(|_| variant == Variant::Relpoline);
+        let prefix = engine.into_iter().flat_map(Engine::prefix).map(|word| word.to_string_lossy().into_owned());
         prefix.chain([example]).collect::<Vec<_>>().join(" ")
     }
 }
@@ -286,10 +223,7 @@ mod tests {
         let all = [Variant::Retpoline, Variant::Plain, Variant::Jmpthunk];
         let orders: Vec<_> = (0..6).map(|round| in_order(&all, round)).collect();
         assert_eq!(orders[0], all);
-        assert_eq!(
-            orders[1],
-            [Variant::Jmpthunk, Variant::Plain, Variant::Retpoline]
-        );
+        assert_eq!(orders[1], [Variant::Jmpthunk, Variant::Plain, Variant::Retpoline]);
         assert_ne!(orders[0], orders[2]);
         for mut order in orders {
             order.sort();
@@ -302,13 +236,7 @@ mod tests {
     #[test]
     fn a_missing_engine_drops_its_variant_only() {
         let variants = vec![Variant::Retpoline, Variant::Relpoline];
-        let mut protocol = Protocol {
-            rounds: 1,
-            quick: true,
-            variants,
-            engine: None,
-            keep_going: false,
-        };
+        let mut protocol = Protocol { rounds: 1, quick: true, variants, engine: None, keep_going: false };
         protocol.take_engine(PathBuf::from("/no/such/file"));
         assert_eq!(protocol.variants, [Variant::Retpoline]);
         assert!(protocol.engine.is_none());

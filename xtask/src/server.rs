@@ -31,10 +31,7 @@ impl Server {
     /// Starts a server; its output goes to `log`. `stop` is the signal that ends it in an orderly way.
     pub fn start(command: &mut Command, stop: i32, log: &Path) -> Result<Server> {
         let file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file);
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let (child, group) = children::spawn(command, stop)?;
         Ok(Server { child, group, stop })
     }
@@ -88,8 +85,7 @@ impl Drop for Server {
 pub fn pid_from(file: &Path) -> Result<u32> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let line = text.lines().next().unwrap_or_default().trim();
-    line.parse()
-        .with_context(|| format!("{} holds no pid", file.display()))
+    line.parse().with_context(|| format!("{} holds no pid", file.display()))
 }
 
 /// Sends a request over a fresh connection and reads until the server closes it.
@@ -104,9 +100,7 @@ pub fn ask(port: u16, request: &str) -> Result<Vec<u8>> {
 
 /// A port of the loopback device that nobody listens on just now.
 pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
-        .local_addr()?
-        .port())
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 #[cfg(test)]
@@ -116,11 +110,9 @@ mod tests {
     #[test]
     fn a_server_that_ends_early_is_noticed_and_one_that_runs_is_stopped() {
         let log = std::env::temp_dir().join(format!("xtask-server-{}", std::process::id()));
-        let mut early =
-            Server::start(&mut Command::new("true"), libc::SIGTERM, &log).expect("it starts");
+        let mut early = Server::start(&mut Command::new("true"), libc::SIGTERM, &log).expect("it starts");
         assert!(early.wait_until(|| false).is_err());
-        let mut lasting = Server::start(Command::new("sleep").arg("100"), libc::SIGTERM, &log)
-            .expect("it starts");
+        let mut lasting = Server::start(Command::new("sleep").arg("100"), libc::SIGTERM, &log).expect("it starts");
         assert!(lasting.wait_until(|| true).is_ok());
         let started = Instant::now();
         assert!(lasting.stop().is_ok());

@@ -31,8 +31,7 @@ pub fn fetch(place: &Place, package: &str) -> Result<String> {
     let apt = Apt::new(place)?;
     apt.update_once()?;
     apt.download(package)?;
-    let version = fetched_version(place, package)
-        .with_context(|| format!("apt left no .dsc of {package}"))?;
+    let version = fetched_version(place, package).with_context(|| format!("apt left no .dsc of {package}"))?;
     unpack(place, package, &version)?;
     Ok(version)
 }
@@ -41,32 +40,22 @@ pub fn fetch(place: &Place, package: &str) -> Result<String> {
 pub fn fetched_version(place: &Place, package: &str) -> Option<String> {
     let entries = fs::read_dir(place.work.join("apt/sources")).ok()?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names
-        .filter_map(|name| Some(version_of(&name, package)?.to_owned()))
-        .max()
+    names.filter_map(|name| Some(version_of(&name, package)?.to_owned())).max()
 }
 
 fn version_of<'a>(file: &'a str, package: &str) -> Option<&'a str> {
-    file.strip_prefix(package)?
-        .strip_prefix('_')?
-        .strip_suffix(".dsc")
+    file.strip_prefix(package)?.strip_prefix('_')?.strip_suffix(".dsc")
 }
 
 fn unpack(place: &Place, package: &str, version: &str) -> Result<()> {
-    let description = place
-        .work
-        .join("apt/sources")
-        .join(format!("{package}_{version}.dsc"));
+    let description = place.work.join("apt/sources").join(format!("{package}_{version}.dsc"));
     let target = place.source(package);
     if target.exists() {
         fs::remove_dir_all(&target)?;
     }
     let mut command = Command::new("dpkg-source");
     // apt has checked the signature already; dpkg would want the uploader's key on top.
-    command
-        .args(["--no-check", "--no-copy", "--skip-patches", "-x"])
-        .arg(description)
-        .arg(target);
+    command.args(["--no-check", "--no-copy", "--skip-patches", "-x"]).arg(description).arg(target);
     quietly(&mut command)
 }
 
@@ -91,13 +80,7 @@ impl Apt {
             // The sandbox user `_apt` may not be able to reach a work directory below someone's home.
             "APT::Sandbox::User=root".to_owned(),
         ];
-        Ok(Apt {
-            dir,
-            options: options
-                .into_iter()
-                .flat_map(|option| ["-o".to_owned(), option])
-                .collect(),
-        })
+        Ok(Apt { dir, options: options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect() })
     }
 
     fn update_once(&self) -> Result<()> {
@@ -112,56 +95,35 @@ impl Apt {
 
     fn download(&self, package: &str) -> Result<()> {
         let mut command = Command::new("apt-get");
-        command
-            .args(&self.options)
-            .args(["source", "--download-only", "--only-source", package]);
+        command.args(&self.options).args(["source", "--download-only", "--only-source", package]);
         quietly(command.current_dir(self.dir.join("sources")))
     }
 }
 
 /// Installs what a build or a load generator needs, when it is missing and we may.
 pub fn install_missing(packages: &[&str]) -> Result<()> {
-    let missing: Vec<_> = packages
-        .iter()
-        .filter(|package| !is_installed(package))
-        .copied()
-        .collect();
+    let missing: Vec<_> = packages.iter().filter(|package| !is_installed(package)).copied().collect();
     if missing.is_empty() {
         return Ok(());
     }
-    ensure!(
-        procfs::am_root(),
-        "packages missing: {0}; as root: apt-get install {0}",
-        missing.join(" ")
-    );
+    ensure!(procfs::am_root(), "packages missing: {0}; as root: apt-get install {0}", missing.join(" "));
     eprintln!("xtask: installing {} with apt-get", missing.join(" "));
     let mut command = Command::new("apt-get");
-    command
-        .args(["install", "-y", "--no-install-recommends"])
-        .args(&missing);
+    command.args(["install", "-y", "--no-install-recommends"]).args(&missing);
     quietly(command.env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
 fn is_installed(package: &str) -> bool {
-    let query = Command::new("dpkg-query")
-        .args(["-W", "-f", "${db:Status-Status}", package])
-        .output();
+    let query = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]).output();
     query.is_ok_and(|output| output.stdout == b"installed")
 }
 
 /// Runs a command whose output is of interest only when it fails.
 fn quietly(command: &mut Command) -> Result<()> {
     let line = format!("{command:?}");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("starting {line}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {line}"))?;
     if !output.status.success() {
-        bail!(
-            "{line}: {}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
+        bail!("{line}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
     Ok(())
 }
@@ -177,10 +139,7 @@ mod tests {
 
     #[test]
     fn version_is_what_stands_between_name_and_suffix() {
-        assert_eq!(
-            version_of("redis_7.0.15-1~deb12u7.dsc", "redis"),
-            Some("7.0.15-1~deb12u7")
-        );
+        assert_eq!(version_of("redis_7.0.15-1~deb12u7.dsc", "redis"), Some("7.0.15-1~deb12u7"));
         assert_eq!(version_of("redis-tools_1.dsc", "redis"), None);
         assert_eq!(version_of("redis_7.0.15.orig.tar.gz", "redis"), None);
     }

@@ -45,16 +45,8 @@ fn sorted(values: &[f64]) -> Vec<f64> {
 pub fn interval(values: &[f64]) -> Option<Interval> {
     let (median, sorted) = (median(values)?, sorted(values));
     let n = sorted.len();
-    let deepest = (2..=n.div_ceil(2))
-        .take_while(|&k| coverage(n, k) >= WANTED)
-        .last()
-        .unwrap_or(1);
-    Some(Interval {
-        median,
-        low: sorted[deepest - 1],
-        high: sorted[n - deepest],
-        confidence: coverage(n, deepest),
-    })
+    let deepest = (2..=n.div_ceil(2)).take_while(|&k| coverage(n, k) >= WANTED).last().unwrap_or(1);
+    Some(Interval { median, low: sorted[deepest - 1], high: sorted[n - deepest], confidence: coverage(n, deepest) })
 }
 
 /// Probability that the median lies between the k-th smallest and the k-th largest of n.
@@ -71,11 +63,7 @@ fn coverage(n: usize, k: usize) -> f64 {
 
 /// Round by round, `values` in terms of `base`.
 pub fn ratios(values: &[f64], base: &[f64]) -> Vec<f64> {
-    values
-        .iter()
-        .zip(base)
-        .map(|(value, base)| value / base)
-        .collect()
+    values.iter().zip(base).map(|(value, base)| value / base).collect()
 }
 
 /// Below this share of the retpoline build's time there is too little to win back for a quotient to mean anything.
@@ -89,15 +77,9 @@ pub fn won_back(retpoline: &[f64], unprotected: &[f64], engine: &[f64]) -> Optio
         return None;
     }
     let rounds = retpoline.iter().zip(unprotected).zip(engine);
-    let shares: Vec<_> = rounds
-        .map(|((base, best), own)| (base - own) / (base - best))
-        .collect();
+    let shares: Vec<_> = rounds.map(|((base, best), own)| (base - own) / (base - best)).collect();
     // A round whose noise exceeds the cost itself can divide by nothing.
-    interval(&shares).filter(|share| {
-        [share.median, share.low, share.high]
-            .iter()
-            .all(|end| end.is_finite())
-    })
+    interval(&shares).filter(|share| [share.median, share.low, share.high].iter().all(|end| end.is_finite()))
 }
 
 #[cfg(test)]

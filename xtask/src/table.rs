@@ -20,15 +20,8 @@ pub fn markdown(report: &Report) -> String {
     let mut text = heading(report);
     let names: String = shown.iter().map(|(_, name)| format!(" {name} |")).collect();
     // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "| program | metric | retpoline = 1.00 |{names} won back | sites promoted / run | rounds |"
-    );
-    let _ = writeln!(
-        text,
-        "|---|---|---|{}---|---|---|",
-        "---|".repeat(shown.len())
-    );
+    let _ = writeln!(text, "| program | metric | retpoline = 1.00 |{names} won back | sites promoted / run | rounds |");
+    let _ = writeln!(text, "|---|---|---|{}---|---|---|", "---|".repeat(shown.len()));
     for row in &report.rows {
         let _ = writeln!(text, "{}", line(row, &shown));
     }
@@ -37,25 +30,13 @@ pub fn markdown(report: &Report) -> String {
 
 /// The columns that any row has something in.
 fn shown(report: &Report) -> Vec<(Variant, &'static str)> {
-    let used = |variant: Variant| {
-        report
-            .rows
-            .iter()
-            .any(|row| row.variants.contains_key(&variant))
-    };
-    COLUMNS
-        .into_iter()
-        .filter(|&(variant, _)| used(variant))
-        .collect()
+    let used = |variant: Variant| report.rows.iter().any(|row| row.variants.contains_key(&variant));
+    COLUMNS.into_iter().filter(|&(variant, _)| used(variant)).collect()
 }
 
 fn heading(report: &Report) -> String {
     let machine = &report.machine;
-    let load = report
-        .rows
-        .iter()
-        .map(|row| row.load_average)
-        .fold(0.0, f64::max);
+    let load = report.rows.iter().map(|row| row.load_average).fold(0.0, f64::max);
     format!(
         "Measured {} on {} ({} processors{}), Linux {}, {}.\n\n\
          Medians of paired ratios to the retpoline build of the same round; in brackets the interval that holds the true median\n\
@@ -73,45 +54,19 @@ fn heading(report: &Report) -> String {
 }
 
 fn line(row: &Row, shown: &[(Variant, &str)]) -> String {
-    let arrow = if row.better == Better::Less {
-        "↓"
-    } else {
-        "↑"
-    };
-    let base = row
-        .variants
-        .get(&Variant::Retpoline)
-        .map_or("–".to_owned(), |base| value(base.median, &row.unit));
-    let cell = |variant: &Variant| {
-        row.variants
-            .get(variant)
-            .map_or("–".to_owned(), |found| ratio(&found.ratio))
-    };
-    let cells: String = shown
-        .iter()
-        .map(|(variant, _)| format!(" {} |", cell(variant)))
-        .collect();
+    let arrow = if row.better == Better::Less { "↓" } else { "↑" };
+    let base = row.variants.get(&Variant::Retpoline).map_or("–".to_owned(), |base| value(base.median, &row.unit));
+    let cell = |variant: &Variant| row.variants.get(variant).map_or("–".to_owned(), |found| ratio(&found.ratio));
+    let cells: String = shown.iter().map(|(variant, _)| format!(" {} |", cell(variant))).collect();
     let won = row.won_back.map_or("–".to_owned(), |share| percent(&share));
-    let rounds = if row.quick {
-        format!("{} (quick)", row.rounds)
-    } else {
-        row.rounds.to_string()
-    };
+    let rounds = if row.quick { format!("{} (quick)", row.rounds) } else { row.rounds.to_string() };
     let (program, load, metric) = (&row.program, &row.workload, &row.metric);
-    format!(
-        "| {program} {load} | {metric} {arrow} | {base} |{cells} {won} | {} | {rounds} |",
-        sites(row)
-    )
+    format!("| {program} {load} | {metric} {arrow} | {base} |{cells} {won} | {} | {rounds} |", sites(row))
 }
 
 fn sites(row: &Row) -> String {
-    let counts = row
-        .promotion
-        .as_ref()
-        .and_then(|found| Some((found.sites_promoted?, found.sites_run?)));
-    counts.map_or("–".to_owned(), |(promoted, run)| {
-        format!("{promoted} / {run}")
-    })
+    let counts = row.promotion.as_ref().and_then(|found| Some((found.sites_promoted?, found.sites_run?)));
+    counts.map_or("–".to_owned(), |(promoted, run)| format!("{promoted} / {run}"))
 }
 
 fn value(number: f64, unit: &str) -> String {
@@ -125,19 +80,11 @@ fn value(number: f64, unit: &str) -> String {
 }
 
 fn ratio(interval: &Interval) -> String {
-    format!(
-        "{:.3} [{:.3}, {:.3}]",
-        interval.median, interval.low, interval.high
-    )
+    format!("{:.3} [{:.3}, {:.3}]", interval.median, interval.low, interval.high)
 }
 
 fn percent(interval: &Interval) -> String {
-    format!(
-        "{:.0} % [{:.0}, {:.0}]",
-        100.0 * interval.median,
-        100.0 * interval.low,
-        100.0 * interval.high
-    )
+    format!("{:.0} % [{:.0}, {:.0}]", 100.0 * interval.median, 100.0 * interval.low, 100.0 * interval.high)
 }
 
 #[cfg(test)]
@@ -148,10 +95,7 @@ mod tests {
     #[test]
     fn a_row_shows_ratios_and_share_won_back() {
         let text = markdown(&report(&["lua"]));
-        let row = text
-            .lines()
-            .find(|line| line.starts_with("| lua w"))
-            .expect("a row");
+        let row = text.lines().find(|line| line.starts_with("| lua w")).expect("a row");
         assert_eq!(
             row,
             "| lua w | user CPU ↓ | 2.00 s | 0.500 [0.500, 0.500] | 0.550 [0.550, 0.550] | 90 % [90, 90] | – | 7 |"
@@ -161,11 +105,8 @@ mod tests {
     #[test]
     fn every_line_of_the_table_has_the_same_columns() {
         let text = markdown(&report(&["a", "b"]));
-        let counts: Vec<_> = text
-            .lines()
-            .filter(|line| line.starts_with('|'))
-            .map(|line| line.matches('|').count())
-            .collect();
+        let counts: Vec<_> =
+            text.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
         assert_eq!(counts.len(), 4);
         assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
     }

@@ -45,11 +45,7 @@ impl Variant {
 
     /// The variant whose binaries this one runs.
     pub fn binaries(self) -> Variant {
-        if self == Variant::Relpoline {
-            Variant::Retpoline
-        } else {
-            self
-        }
+        if self == Variant::Relpoline { Variant::Retpoline } else { self }
     }
 
     /// Compiler flags, given after the program's own so that they win. `thunks` is the header with bare thunks.
@@ -64,10 +60,8 @@ impl Variant {
     }
 }
 
-const REGISTERS: [&str; 15] = [
-    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-    "r15",
-];
+const REGISTERS: [&str; 15] =
+    ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
 
 /// A header, included into every translation unit of `jmpthunk`, that defines the bare thunks.
 ///
@@ -75,8 +69,7 @@ const REGISTERS: [&str; 15] = [
 /// This does the same, so executables and shared libraries each get one private copy and no
 /// link command has to change. The rest of the 17 bytes is int3.
 pub fn bare_thunks() -> String {
-    let mut header =
-        String::from("/* Written by xtask: unprotected thunks. */\n#ifndef __ASSEMBLER__\n");
+    let mut header = String::from("/* Written by xtask: unprotected thunks. */\n#ifndef __ASSEMBLER__\n");
     for register in REGISTERS {
         let name = format!("__x86_indirect_thunk_{register}");
         let lines = [

@@ -38,23 +38,11 @@ pub enum Better {
 }
 
 /// User time of a command, the metric of everything that is not a server.
-pub const USER_CPU: Metric = Metric {
-    name: "user CPU",
-    unit: "s",
-    better: Better::Less,
-};
+pub const USER_CPU: Metric = Metric { name: "user CPU", unit: "s", better: Better::Less };
 /// Requests per second.
-pub const THROUGHPUT: Metric = Metric {
-    name: "throughput",
-    unit: "1/s",
-    better: Better::More,
-};
+pub const THROUGHPUT: Metric = Metric { name: "throughput", unit: "1/s", better: Better::More };
 /// Processor time of the server per request.
-pub const CPU_PER_REQUEST: Metric = Metric {
-    name: "CPU per request",
-    unit: "us",
-    better: Better::Less,
-};
+pub const CPU_PER_REQUEST: Metric = Metric { name: "CPU per request", unit: "us", better: Better::Less };
 
 /// One run's numbers, in the order of the metrics, and a digest of what the program answered.
 pub struct Sample {
@@ -95,14 +83,7 @@ impl<'a> Setting<'a> {
     /// A setting without the engine.
     pub fn direct(place: &'a Place, program: &str, variant: Variant) -> Result<Setting<'a>> {
         let (built, run) = (place.built(program, variant), place.run(program)?);
-        Ok(Setting {
-            place,
-            built,
-            run,
-            engine: None,
-            quick: false,
-            program: program.to_owned(),
-        })
+        Ok(Setting { place, built, run, engine: None, quick: false, program: program.to_owned() })
     }
 
     /// The command that starts a program of the built tree, under the engine if there is one, pinned if asked for.
@@ -120,15 +101,8 @@ impl<'a> Setting<'a> {
 
     /// A client, pinned. All variants are asked by one and the same build: the plain one where it exists.
     pub fn client(&self, executable: &str, pin: usize) -> Command {
-        let plain = self
-            .place
-            .built(&self.program, Variant::Plain)
-            .join(executable);
-        let client = if plain.is_file() {
-            plain
-        } else {
-            self.built.join(executable)
-        };
+        let plain = self.place.built(&self.program, Variant::Plain).join(executable);
+        let client = if plain.is_file() { plain } else { self.built.join(executable) };
         let mut command = Command::new("taskset");
         command.arg("-c").arg(pin.to_string()).arg(client);
         command
@@ -199,37 +173,21 @@ impl Workload for Run {
 
     fn run(&self, setting: &Setting) -> Result<Sample> {
         let mut command = setting.start(self.executable, None);
-        command.args(
-            self.words(setting.place, &setting.built, &setting.run)
-                .iter()
-                .map(OsStr::new),
-        );
-        command
-            .envs(self.environment.iter().copied())
-            .current_dir(&setting.run);
+        command.args(self.words(setting.place, &setting.built, &setting.run).iter().map(OsStr::new));
+        command.envs(self.environment.iter().copied()).current_dir(&setting.run);
         let done = measure::run(&mut command, Duration::from_secs(120))?;
         let text = String::from_utf8_lossy(&done.stdout);
         let answer: Vec<_> = text.lines().filter(|line| (self.is_answer)(line)).collect();
         answer.first().context("the program printed no answer")?;
-        Ok(Sample {
-            values: vec![done.user],
-            answer: digest(answer.join("\n").as_bytes()),
-        })
+        Ok(Sample { values: vec![done.user], answer: digest(answer.join("\n").as_bytes()) })
     }
 
     fn example(&self, place: &Place, program: &str, variant: Variant) -> String {
         let built = place.built(program, variant);
         let run = place.work.join("run").join(program);
-        let variables: String = self
-            .environment
-            .iter()
-            .map(|(name, value)| format!("{name}={value} "))
-            .collect();
+        let variables: String = self.environment.iter().map(|(name, value)| format!("{name}={value} ")).collect();
         let words = self.words(place, &built, &run).join(" ");
-        format!(
-            "env {variables}{} {words}",
-            built.join(self.executable).display()
-        )
+        format!("env {variables}{} {words}", built.join(self.executable).display())
     }
 }
 

@@ -28,10 +28,7 @@ impl Program for CPython {
     }
 
     fn build(&self, tree: &Tree) -> Result<()> {
-        tree.step(
-            "./configure",
-            &["--without-ensurepip", "--disable-test-modules"],
-        )?;
+        tree.step("./configure", &["--without-ensurepip", "--disable-test-modules"])?;
         tree.make(&[])
     }
 

@@ -24,24 +24,11 @@ impl Program for Lua {
     fn build(&self, tree: &Tree) -> Result<()> {
         let compiler = format!("CC={}", tree.cc.display());
         // Debian's Makefile wants libtool for its libraries; the interpreter needs only its own objects.
-        tree.make(&[
-            "-C",
-            "src",
-            &compiler,
-            "CFLAGS=-DLUA_USE_LINUX -DLUA_COMPAT_5_3",
-            "LIBS=-lm -ldl -Wl,-E",
-            "lua",
-        ])
+        tree.make(&["-C", "src", &compiler, "CFLAGS=-DLUA_USE_LINUX -DLUA_COMPAT_5_3", "LIBS=-lm -ldl -Wl,-E", "lua"])
     }
 
     fn workloads(&self) -> Vec<Box<dyn Workload>> {
         let arguments = vec![Word::File("b.lua")];
-        vec![Box::new(Run {
-            name: "b.lua",
-            executable: "src/lua",
-            arguments,
-            environment: &[],
-            is_answer: |_| true,
-        })]
+        vec![Box::new(Run { name: "b.lua", executable: "src/lua", arguments, environment: &[], is_answer: |_| true })]
     }
 }

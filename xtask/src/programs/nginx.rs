@@ -51,10 +51,7 @@ impl Program for Nginx {
         let by_hand = configured(7781, &setting.run);
         fs::write(setting.run.join("nginx.conf"), by_hand)?;
         let line = "A page of four kilobytes, served again and again over loopback.\n";
-        Ok(fs::write(
-            setting.run.join("html/page.html"),
-            line.repeat(64),
-        )?)
+        Ok(fs::write(setting.run.join("html/page.html"), line.repeat(64))?)
     }
 
     fn workloads(&self) -> Vec<Box<dyn Workload>> {
@@ -80,18 +77,11 @@ impl Workload for StaticFile {
         let configuration = setting.run.join("nginx.conf");
         fs::write(&configuration, configured(port, &setting.run))?;
         let mut command = setting.start("objs/nginx", Some(SERVER_CPU));
-        command
-            .arg("-p")
-            .arg(&setting.run)
-            .arg("-c")
-            .arg(&configuration);
-        let mut server =
-            Server::start(&mut command, libc::SIGTERM, &setting.run.join("server.log"))?;
+        command.arg("-p").arg(&setting.run).arg("-c").arg(&configuration);
+        let mut server = Server::start(&mut command, libc::SIGTERM, &setting.run.join("server.log"))?;
         server.wait_until(|| pid_file.is_file() && server::ask(port, REQUEST).is_ok())?;
         let master = server::pid_from(&pid_file)?;
-        let worker = *procfs::children(master)?
-            .first()
-            .context("nginx has no worker")?;
+        let worker = *procfs::children(master)?.first().context("nginx has no worker")?;
 
         let before = procfs::cpu_seconds(worker)?;
         let load = load(port, setting.count(4).max(1))?;
@@ -99,10 +89,7 @@ impl Workload for StaticFile {
         let answer = server::ask(port, REQUEST)?;
         server.stop()?;
         let values = vec![load.per_second, used * 1e6 / load.requests];
-        Ok(Sample {
-            values,
-            answer: digest(body(&answer)?),
-        })
+        Ok(Sample { values, answer: digest(body(&answer)?) })
     }
 
     fn example(&self, place: &Place, program: &str, variant: Variant) -> String {
@@ -120,11 +107,7 @@ const REQUEST: &str = "GET /page.html HTTP/1.1\r\nHost: localhost\r\nConnection:
 
 fn configured(port: u16, run: &Path) -> String {
     // Only a root master can change its workers' user; they then lose what root may do, as in production.
-    let user = if procfs::am_root() {
-        "user nobody nogroup;"
-    } else {
-        ""
-    };
+    let user = if procfs::am_root() { "user nobody nogroup;" } else { "" };
     format!(
         "{user}\ndaemon off;\nworker_processes 1;\npid {run}/nginx.pid;\nerror_log {run}/logs/error.log warn;\n\
          events {{ worker_connections 256; }}\n\
@@ -143,53 +126,28 @@ struct Load {
 /// Asks for the file for some seconds over 16 connections.
 fn load(port: u16, seconds: u64) -> Result<Load> {
     let mut command = Command::new("taskset");
-    command.args([
-        "-c",
-        &CLIENT_CPU.to_string(),
-        "wrk",
-        "-t1",
-        "-c16",
-        &format!("-d{seconds}s"),
-    ]);
+    command.args(["-c", &CLIENT_CPU.to_string(), "wrk", "-t1", "-c16", &format!("-d{seconds}s")]);
     command.arg(format!("http://127.0.0.1:{port}/page.html"));
     let done = measure::run(&mut command, Duration::from_secs(seconds + 30))?;
     parsed(&String::from_utf8_lossy(&done.stdout))
 }
 
 fn parsed(report: &str) -> Result<Load> {
-    ensure!(
-        !report.contains("Non-2xx") && !report.contains("Socket errors"),
-        "failed requests:\n{report}"
-    );
+    ensure!(!report.contains("Non-2xx") && !report.contains("Socket errors"), "failed requests:\n{report}");
     let number_after = |label: &str| {
-        let line = report
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(label));
+        let line = report.lines().find_map(|line| line.trim().strip_prefix(label));
         line.and_then(|rest| rest.trim().parse::<f64>().ok())
     };
-    let requests = report
-        .lines()
-        .find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok());
+    let requests = report.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok());
     let per_second = number_after("Requests/sec:");
-    let (requests, per_second) = requests
-        .zip(per_second)
-        .with_context(|| format!("wrk said:\n{report}"))?;
-    Ok(Load {
-        requests,
-        per_second,
-    })
+    let (requests, per_second) = requests.zip(per_second).with_context(|| format!("wrk said:\n{report}"))?;
+    Ok(Load { requests, per_second })
 }
 
 /// The answer without its header, which holds the time.
 fn body(answer: &[u8]) -> Result<&[u8]> {
-    ensure!(
-        answer.starts_with(b"HTTP/1.1 200"),
-        "nginx did not deliver the file"
-    );
-    let end = answer
-        .windows(4)
-        .position(|four| four == b"\r\n\r\n")
-        .context("an answer without end of header")?;
+    ensure!(answer.starts_with(b"HTTP/1.1 200"), "nginx did not deliver the file");
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").context("an answer without end of header")?;
     Ok(&answer[end + 4..])
 }
 
@@ -207,10 +165,7 @@ mod tests {
 
     #[test]
     fn body_starts_after_the_empty_line() {
-        assert_eq!(
-            body(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nhi").ok(),
-            Some(&b"hi"[..])
-        );
+        assert_eq!(body(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nhi").ok(), Some(&b"hi"[..]));
         assert!(body(b"HTTP/1.1 404 Not Found\r\n\r\n").is_err());
     }
 }

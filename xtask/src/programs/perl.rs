@@ -32,12 +32,6 @@ impl Program for Perl {
         // `-I` finds the build's own strict.pm and warnings.pm instead of an installation's.
         let arguments = vec![Word::Plain("-I"), Word::Built("lib"), Word::File("b.pl")];
         let environment = &[("PERL_HASH_SEED", "0")];
-        vec![Box::new(Run {
-            name: "b.pl",
-            executable: "perl",
-            arguments,
-            environment,
-            is_answer: |_| true,
-        })]
+        vec![Box::new(Run { name: "b.pl", executable: "perl", arguments, environment, is_answer: |_| true })]
     }
 }

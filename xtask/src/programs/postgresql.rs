@@ -19,9 +19,7 @@ use crate::place::Place;
 use crate::procfs;
 use crate::server::{self, CLIENT_CPU, SERVER_CPU, Server};
 use crate::variant::Variant;
-use crate::workload::{
-    Better, CPU_PER_REQUEST, Metric, Sample, Setting, THROUGHPUT, Workload, digest,
-};
+use crate::workload::{Better, CPU_PER_REQUEST, Metric, Sample, Setting, THROUGHPUT, Workload, digest};
 
 pub struct PostgreSql;
 
@@ -43,10 +41,7 @@ impl Program for PostgreSql {
 
     fn build(&self, tree: &Tree) -> Result<()> {
         let prefix = format!("--prefix={}", tree.dir.join("inst").display());
-        tree.step(
-            "./configure",
-            &[&prefix, "--without-readline", "--without-zlib"],
-        )?;
+        tree.step("./configure", &[&prefix, "--without-readline", "--without-zlib"])?;
         tree.make(&["-s"])?;
         tree.make(&["-s", "install"])
     }
@@ -65,27 +60,10 @@ impl Program for PostgreSql {
             chown(&data, Some(NOBODY), Some(NOBODY))?;
         }
         let mut initdb = setting.start("inst/bin/initdb", None);
-        initdb
-            .args([
-                "-A",
-                "trust",
-                "-U",
-                "bench",
-                "--no-sync",
-                "--no-locale",
-                "-E",
-                "UTF8",
-                "-D",
-            ])
-            .arg(&data);
+        initdb.args(["-A", "trust", "-U", "bench", "--no-sync", "--no-locale", "-E", "UTF8", "-D"]).arg(&data);
         measure::run(unprivileged(&mut initdb), LIMIT)?;
         let cluster = Cluster::start(setting)?;
-        measure::run(
-            cluster
-                .client(setting, "pgbench")
-                .args(["-i", "-q", "-s", "10", "postgres"]),
-            LIMIT,
-        )?;
+        measure::run(cluster.client(setting, "pgbench").args(["-i", "-q", "-s", "10", "postgres"]), LIMIT)?;
         cluster.query(setting, &[FACTS, "vacuum (analyze, freeze) facts"])?;
         cluster.server.stop()?;
         Ok(fs::write(done, "")?)
@@ -125,49 +103,22 @@ struct SocketDir(PathBuf);
 impl Cluster {
     fn start(setting: &Setting) -> Result<Cluster> {
         // A socket's path may have 107 bytes; the work directory's may be longer.
-        let socket =
-            SocketDir(std::env::temp_dir().join(format!("xtask-pg-{}", std::process::id())));
+        let socket = SocketDir(std::env::temp_dir().join(format!("xtask-pg-{}", std::process::id())));
         fs::create_dir_all(&socket.0)?;
         if procfs::am_root() {
             chown(&socket.0, Some(NOBODY), Some(NOBODY))?;
         }
         let data = setting.run.join("data");
         let mut command = setting.start("inst/bin/postgres", Some(SERVER_CPU));
-        command
-            .arg("-D")
-            .arg(&data)
-            .arg("-k")
-            .arg(&socket.0)
-            .args(["-h", ""]);
-        let options = [
-            "fsync=off",
-            "jit=off",
-            "max_parallel_workers_per_gather=0",
-            "shared_buffers=256MB",
-        ];
-        let quiet = [
-            "work_mem=64MB",
-            "autovacuum=off",
-            "max_wal_size=4GB",
-            "checkpoint_timeout=1d",
-        ];
-        command.args(
-            options
-                .iter()
-                .chain(&quiet)
-                .flat_map(|option| ["-c", option]),
-        );
+        command.arg("-D").arg(&data).arg("-k").arg(&socket.0).args(["-h", ""]);
+        let options = ["fsync=off", "jit=off", "max_parallel_workers_per_gather=0", "shared_buffers=256MB"];
+        let quiet = ["work_mem=64MB", "autovacuum=off", "max_wal_size=4GB", "checkpoint_timeout=1d"];
+        command.args(options.iter().chain(&quiet).flat_map(|option| ["-c", option]));
         // SIGINT is its fast shutdown: sessions are ended, everything is written.
         let log = setting.run.join("server.log");
         let mut server = Server::start(unprivileged(&mut command), libc::SIGINT, &log)?;
-        server
-            .wait_until(|| answers(setting, &socket.0))
-            .with_context(|| format!("see {}", log.display()))?;
-        Ok(Cluster {
-            server,
-            socket,
-            data,
-        })
+        server.wait_until(|| answers(setting, &socket.0)).with_context(|| format!("see {}", log.display()))?;
+        Ok(Cluster { server, socket, data })
     }
 
     fn client(&self, setting: &Setting, name: &str) -> Command {
@@ -204,11 +155,7 @@ fn answers(setting: &Setting, socket: &Path) -> bool {
 
 /// Makes root's command run as nobody, who may stand in no directory of root's.
 fn unprivileged(command: &mut Command) -> &mut Command {
-    if procfs::am_root() {
-        command.uid(NOBODY).gid(NOBODY).current_dir("/")
-    } else {
-        command
-    }
+    if procfs::am_root() { command.uid(NOBODY).gid(NOBODY).current_dir("/") } else { command }
 }
 
 /// A session of aggregates, measured by the processor time of its backend.
@@ -220,11 +167,7 @@ impl Workload for Aggregates {
     }
 
     fn metrics(&self) -> &'static [Metric] {
-        &[Metric {
-            name: "server CPU",
-            unit: "s",
-            better: Better::Less,
-        }]
+        &[Metric { name: "server CPU", unit: "s", better: Better::Less }]
     }
 
     fn run(&self, setting: &Setting) -> Result<Sample> {
@@ -233,15 +176,9 @@ impl Workload for Aggregates {
         let own_time = "select pg_read_file('/proc/self/schedstat')";
         let text = cluster.query(setting, &[AGGREGATES, own_time])?;
         cluster.server.stop()?;
-        let (answer, used) = text
-            .trim_end()
-            .rsplit_once('\n')
-            .context("psql printed too little")?;
+        let (answer, used) = text.trim_end().rsplit_once('\n').context("psql printed too little")?;
         let nanoseconds = procfs::on_cpu(used).context("no schedstat from the backend")?;
-        Ok(Sample {
-            values: vec![nanoseconds as f64 / 1e9],
-            answer: digest(answer.as_bytes()),
-        })
+        Ok(Sample { values: vec![nanoseconds as f64 / 1e9], answer: digest(answer.as_bytes()) })
     }
 
     fn example(&self, place: &Place, program: &str, variant: Variant) -> String {
@@ -265,24 +202,12 @@ impl Workload for Selects {
         const CONNECTIONS: u64 = 2;
         let cluster = Cluster::start(setting)?;
         let postmaster = cluster.postmaster()?;
-        let answer = cluster.query(
-            setting,
-            &["select sum(aid), sum(abalance) from pgbench_accounts where aid % 7 = 3"],
-        )?;
+        let answer =
+            cluster.query(setting, &["select sum(aid), sum(abalance) from pgbench_accounts where aid % 7 = 3"])?;
         let before = procfs::waited_children_ticks(postmaster)?;
         let each = setting.count(25_000);
         let mut load = cluster.client(setting, "pgbench");
-        load.args([
-            "-S",
-            "-n",
-            "-j",
-            "1",
-            "-c",
-            &CONNECTIONS.to_string(),
-            "-t",
-            &each.to_string(),
-            "postgres",
-        ]);
+        load.args(["-S", "-n", "-j", "1", "-c", &CONNECTIONS.to_string(), "-t", &each.to_string(), "postgres"]);
         let done = measure::run(&mut load, LIMIT)?;
         // The postmaster learns of the backends' ends, and of their times, a moment after pgbench.
         std::thread::sleep(Duration::from_millis(200));
@@ -290,10 +215,7 @@ impl Workload for Selects {
         cluster.server.stop()?;
         let per_second = rate(&String::from_utf8_lossy(&done.stdout))?;
         let per_request = ticks as f64 * 10_000.0 / (each * CONNECTIONS) as f64;
-        Ok(Sample {
-            values: vec![per_second, per_request],
-            answer: digest(answer.as_bytes()),
-        })
+        Ok(Sample { values: vec![per_second, per_request], answer: digest(answer.as_bytes()) })
     }
 
     fn example(&self, place: &Place, program: &str, variant: Variant) -> String {
@@ -303,9 +225,7 @@ impl Workload for Selects {
 
 /// The figure in `tps = 1234.5 (without initial connection time)`.
 fn rate(report: &str) -> Result<f64> {
-    let figure = report
-        .lines()
-        .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+    let figure = report.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
     figure.with_context(|| format!("pgbench said:\n{report}"))
 }
 

@@ -30,18 +30,9 @@ impl Program for Redis {
     }
 
     fn build(&self, tree: &Tree) -> Result<()> {
-        let (c, cxx) = (
-            format!("CC={}", tree.cc.display()),
-            format!("CXX={}", tree.cxx.display()),
-        );
+        let (c, cxx) = (format!("CC={}", tree.cc.display()), format!("CXX={}", tree.cxx.display()));
         let goals = ["redis-server", "redis-benchmark", "redis-cli"];
-        tree.make(
-            &[
-                &["-C", "src", &c, &cxx, "MALLOC=libc", "OPTIMIZATION=-O2"][..],
-                &goals[..],
-            ]
-            .concat(),
-        )
+        tree.make(&[&["-C", "src", &c, &cxx, "MALLOC=libc", "OPTIMIZATION=-O2"][..], &goals[..]].concat())
     }
 
     fn workloads(&self) -> Vec<Box<dyn Workload>> {
@@ -52,9 +43,7 @@ impl Program for Redis {
 /// A mix of commands, 32 at a time.
 struct Pipelined;
 
-const TESTS: [&str; 8] = [
-    "set", "get", "incr", "lpush", "rpop", "sadd", "hset", "zadd",
-];
+const TESTS: [&str; 8] = ["set", "get", "incr", "lpush", "rpop", "sadd", "hset", "zadd"];
 
 /// Commands whose answers show that the data types work: strings, lists, sorted sets, scripts.
 const QUESTIONS: &str = "FLUSHALL\r\nSET a 41\r\nINCR a\r\nRPUSH l one two three\r\nLRANGE l 0 -1\r\n\
@@ -74,26 +63,10 @@ impl Workload for Pipelined {
         let (port, pid_file) = (server::free_port()?, setting.run.join("redis.pid"));
         let _ = fs::remove_file(&pid_file);
         let mut command = setting.start("src/redis-server", Some(SERVER_CPU));
-        command.args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]);
-        command
-            .arg("--pidfile")
-            .arg(&pid_file)
-            .arg("--dir")
-            .arg(&setting.run)
-            .current_dir(&setting.run);
-        let mut server =
-            Server::start(&mut command, libc::SIGTERM, &setting.run.join("server.log"))?;
-        server
-            .wait_until(|| pid_file.is_file() && server::ask(port, "PING\r\nQUIT\r\n").is_ok())?;
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+        command.arg("--pidfile").arg(&pid_file).arg("--dir").arg(&setting.run).current_dir(&setting.run);
+        let mut server = Server::start(&mut command, libc::SIGTERM, &setting.run.join("server.log"))?;
+        server.wait_until(|| pid_file.is_file() && server::ask(port, "PING\r\nQUIT\r\n").is_ok())?;
         let pid = server::pid_from(&pid_file)?;
 
         let before = procfs::cpu_seconds(pid)?;
@@ -104,10 +77,7 @@ impl Workload for Pipelined {
         server.stop()?;
         let requests = each as f64 * rates.len() as f64;
         let seconds: f64 = rates.iter().map(|rate| each as f64 / rate).sum();
-        Ok(Sample {
-            values: vec![requests / seconds, used * 1e6 / requests],
-            answer: digest(&answer),
-        })
+        Ok(Sample { values: vec![requests / seconds, used * 1e6 / requests], answer: digest(&answer) })
     }
 
     fn example(&self, place: &Place, program: &str, variant: Variant) -> String {
@@ -123,46 +93,19 @@ impl Workload for Pipelined {
 /// Runs the client and returns requests per second of each test.
 fn load(setting: &Setting, port: u16, each: u64) -> Result<Vec<f64>> {
     let mut command = setting.client("src/redis-benchmark", CLIENT_CPU);
-    command.args([
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &port.to_string(),
-        "-P",
-        "32",
-        "-c",
-        "32",
-        "-r",
-        "10000",
-        "--csv",
-    ]);
+    command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-P", "32", "-c", "32", "-r", "10000", "--csv"]);
     command.args(["-n", &each.to_string(), "-t", &TESTS.join(",")]);
     let done = measure::run(&mut command, Duration::from_secs(120))?;
     let rates = rates(&String::from_utf8_lossy(&done.stdout))?;
-    ensure!(
-        rates.len() == TESTS.len(),
-        "redis-benchmark ran {} tests of {}",
-        rates.len(),
-        TESTS.len()
-    );
+    ensure!(rates.len() == TESTS.len(), "redis-benchmark ran {} tests of {}", rates.len(), TESTS.len());
     Ok(rates)
 }
 
 /// The second column of each line but the heading.
 fn rates(csv: &str) -> Result<Vec<f64>> {
-    let lines = csv
-        .lines()
-        .filter(|line| line.starts_with('"') && !line.starts_with("\"test\""));
-    let rate = |line: &str| {
-        line.split(',')
-            .nth(1)?
-            .trim_matches('"')
-            .parse::<f64>()
-            .ok()
-    };
-    lines
-        .map(|line| rate(line).with_context(|| format!("redis-benchmark said {line:?}")))
-        .collect()
+    let lines = csv.lines().filter(|line| line.starts_with('"') && !line.starts_with("\"test\""));
+    let rate = |line: &str| line.split(',').nth(1)?.trim_matches('"').parse::<f64>().ok();
+    lines.map(|line| rate(line).with_context(|| format!("redis-benchmark said {line:?}"))).collect()
 }
 
 #[cfg(test)]
@@ -171,8 +114,7 @@ mod tests {
 
     #[test]
     fn rates_are_read_below_the_heading() {
-        let csv =
-            "\"test\",\"rps\",\"avg\"\n\"SET\",\"1000.50\",\"0.1\"\n\"GET\",\"2000\",\"0.1\"\n";
+        let csv = "\"test\",\"rps\",\"avg\"\n\"SET\",\"1000.50\",\"0.1\"\n\"GET\",\"2000\",\"0.1\"\n";
         assert_eq!(rates(csv).ok(), Some(vec![1000.5, 2000.0]));
         assert!(rates("\"SET\",\"nan?\"\n").is_err());
     }

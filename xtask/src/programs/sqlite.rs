@@ -31,13 +31,7 @@ impl Program for Sqlite {
         tree.make(&["sqlite3.c"])?;
         let compiler = tree.cc.to_string_lossy();
         let sources = ["-I.", "test/speedtest1.c", "sqlite3.c"];
-        let options = [
-            "-DSQLITE_THREADSAFE=0",
-            "-DSQLITE_OMIT_LOAD_EXTENSION",
-            "-o",
-            "speedtest1",
-            "-lm",
-        ];
+        let options = ["-DSQLITE_THREADSAFE=0", "-DSQLITE_OMIT_LOAD_EXTENSION", "-o", "speedtest1", "-lm"];
         tree.step(&compiler, &[&sources[..], &options[..]].concat())
     }
 
@@ -46,10 +40,7 @@ impl Program for Sqlite {
     }
 
     fn training(&self) -> Option<Box<dyn Workload>> {
-        Some(speedtest(
-            "speedtest1 cte",
-            &["--size", "20", "--testset", "cte"],
-        ))
+        Some(speedtest("speedtest1 cte", &["--size", "20", "--testset", "cte"]))
     }
 }
 
@@ -58,12 +49,7 @@ fn speedtest(name: &'static str, options: &[&'static str]) -> Box<dyn Workload> 
     Box::new(Run {
         name,
         executable: "speedtest1",
-        arguments: options
-            .iter()
-            .chain(&fixed)
-            .copied()
-            .map(Word::Plain)
-            .collect(),
+        arguments: options.iter().chain(&fixed).copied().map(Word::Plain).collect(),
         environment: &[],
         // All other lines hold times.
         is_answer: |line| line.starts_with("Verification Hash"),

@@ -25,12 +25,8 @@ impl Program for Xerces {
     }
 
     fn build(&self, tree: &Tree) -> Result<()> {
-        let options = [
-            "--disable-shared",
-            "--disable-network",
-            "--enable-transcoder-gnuiconv",
-            "--disable-pretty-make",
-        ];
+        let options =
+            ["--disable-shared", "--disable-network", "--enable-transcoder-gnuiconv", "--disable-pretty-make"];
         tree.step("./configure", &options)?;
         tree.make(&["-C", "src"])?;
         tree.make(&["-C", "samples", "DOMPrint"])
@@ -53,9 +49,7 @@ impl Program for Xerces {
 
 /// A document with nesting, attributes, entities, comments and character data.
 fn document(orders: u32) -> String {
-    let mut text = String::from(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<orders xmlns=\"urn:example:orders\">\n",
-    );
+    let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<orders xmlns=\"urn:example:orders\">\n");
     for n in 0..orders {
         let (part, count, price) = (n * 7919 % 1009, n % 9 + 1, n * 31 % 997);
         // Writing to a String cannot fail.
