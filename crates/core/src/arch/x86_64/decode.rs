@@ -8,7 +8,7 @@
 //! Every opcode has one attributes word (module `tables`): whether a ModRM byte follows, how many immediate
 //! bytes, how control goes on, what happens to the flags. From it follows where each field stands and how
 //! long the instruction is (module `layout`), and from that the answer. The few opcodes whose meaning
-//! depends on ModRM's `reg` field (`f6`, `ff`, the shifts …) are settled last, in [`refine`].
+//! depends on ModRM's `reg` field (`f6`, `ff`, the shifts …) are settled last, in `refine`.
 //!
 //! Two promises, both held by tests against another decoder (iced-x86):
 //! * any bytes are fine: the answer is `None` for what no compiler emits, never a panic;
