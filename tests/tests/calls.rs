@@ -1,5 +1,7 @@
 //! Calls and jumps of every kind reach the right place with the right arguments, at every optimisation level.
 
+use std::process::Command;
+
 use relpoline_tests::{Program, Run};
 
 /// Functions of `calls.c` whose targets follow a foreseeable order.
@@ -88,6 +90,25 @@ fn every_register_is_kept() {
         "call_by_r13",
     ];
     outcome.report().assert_promoted(&callers);
+}
+
+#[test]
+fn the_engine_uses_no_code_that_touches_vectors() {
+    // Libc's memcpy would; the slow path saves the lower halves of vector registers only.
+    let engine = relpoline_tests::tool::engine();
+    let output = |tool: &str, arg: &str| {
+        let output = Command::new(tool).arg(arg).arg(&engine).output().expect("binutils are needed");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let imports = output("nm", "-D");
+    let imports: Vec<&str> =
+        imports.lines().filter_map(|line| line.trim().strip_prefix("U ")?.split('@').next()).collect();
+    assert_eq!(imports, ["__errno_location", "dl_iterate_phdr", "dlsym", "environ"]);
+    let code = output("objdump", "-d");
+    assert!(code.lines().count() > 1000);
+    let wide: Vec<&str> =
+        code.lines().filter(|line| line.contains("%ymm") || line.contains("%zmm") || line.contains("\tv")).collect();
+    assert!(wide.is_empty(), "{wide:#?}");
 }
 
 #[test]

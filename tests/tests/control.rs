@@ -12,3 +12,15 @@ fn disable_leads_every_site_back_to_its_thunk() {
         outcome.report().assert_promoted(&["quiet_site", "running_site"]);
     }
 }
+
+#[test]
+fn options_that_choose() {
+    let program = Program::retpolined("calls.c").build();
+    let run = |options: &[&str]| options.iter().fold(Run::new(&program), |run, option| run.option(option)).same();
+    let one = run(&["--max-targets", "1"]);
+    assert!(one.report().sites.iter().all(|site| site.target_count <= 1), "{}", one.report().summary());
+    one.report().assert_promoted(&["one_target"]);
+    assert_eq!(run(&["--exclude", "calls-*"]).report().sites_promoted, 0);
+    assert_eq!(run(&["--only", "lib*"]).report().sites_promoted, 0);
+    run(&["--only", "calls-*"]).report().assert_promoted(&["one_target", "four_targets"]);
+}

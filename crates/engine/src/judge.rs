@@ -345,19 +345,20 @@ impl Engine {
             self.remember_shares(found);
             return Ok(found);
         }
+        // Built from a copy that nobody changes. The plan is everybody's: should this thread stand still here
+        // until its lock is broken, another one's plan must not get between a compare and its jump.
+        let first = self.targets.extend(spec.targets).ok_or(Reason::ArenaFull)?;
+        let copy = self.targets.as_slice().get(first..first + spec.targets.len()).unwrap_or_default();
+        let spec = TreeSpec { targets: copy, ..spec };
         let (head, settling) = build_tree(arena, &site, &spec)?;
-        let first_target = self.targets.len() as u32;
-        for &target in plan.targets() {
-            self.targets.push(target).ok_or(Reason::ArenaFull)?;
-        }
         let tree = Tree {
             fingerprint,
             head,
             settling,
             older: site.newest_tree,
-            first_target,
-            targets: plan.targets().len() as u16,
-            chain: plan.chain() as u16,
+            first_target: first as u32,
+            targets: spec.targets.len() as u16,
+            chain: spec.chain as u16,
         };
         let index = self.trees.push(tree).ok_or(Reason::ArenaFull)? as u32;
         if let Some(site) = self.sites.get_mut(id as usize) {

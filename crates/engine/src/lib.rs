@@ -15,6 +15,7 @@
 //! | [`site`], [`state`], [`table`], [`rings`], [`memory`] | what is remembered, and where |
 //! | [`calibrate`] | what calls cost here |
 //! | [`fork`], [`loader`], [`exec`], [`sandbox`] | children, libraries, new programs, seccomp |
+//! | `bytes` | `memcpy` and its like, which must leave vector registers alone |
 //! | [`share`], [`report`] | the statistics |
 //! | [`unwind`] | what debuggers are told |
 //! | `preload` | constructor and exported functions, with the feature of that name |
@@ -23,6 +24,8 @@
 #[cfg(test)]
 extern crate std;
 
+#[cfg(feature = "preload")]
+mod bytes;
 pub mod calibrate;
 pub mod config;
 pub mod discover;

@@ -43,16 +43,21 @@ impl<T: Copy> Table<T> {
         self.len() == 0
     }
 
-    /// Appends `value` and returns its index; `None` when the table is full. One caller at a time.
+    /// Appends `value` and returns its index; `None` when the table is full.
     pub fn push(&mut self, value: T) -> Option<usize> {
-        let index = self.len();
-        if index >= self.capacity {
-            return None;
-        }
-        // SAFETY: inside the reservation.
-        unsafe { self.start.add(index).write(value) };
-        self.len.store(index + 1, Ordering::Release);
-        Some(index)
+        self.extend(&[value])
+    }
+
+    /// Appends `values` in a row and returns the first one's index; `None` when there is no room for them.
+    ///
+    /// The room is claimed first: if the engine's lock was broken while its holder stood still, two callers
+    /// still get places of their own, which hold zeroes until they are filled.
+    pub fn extend(&mut self, values: &[T]) -> Option<usize> {
+        let claim = |len: usize| len.checked_add(values.len()).filter(|&end| end <= self.capacity);
+        let first = self.len.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).ok()?;
+        // SAFETY: inside the reservation, and claimed a moment ago.
+        unsafe { core::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(first), values.len()) };
+        Some(first)
     }
 
     /// The values.
