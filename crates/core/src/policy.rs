@@ -43,6 +43,7 @@ mod trial;
 pub mod workload;
 
 pub use budget::Budget;
+pub use judge::CHAIN_MAX;
 pub use costs::{Config, Costs};
 pub use plan::Plan;
 pub use reason::Reason;

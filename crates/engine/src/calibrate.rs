@@ -1,13 +1,17 @@
 //! What calls cost on this processor, under this kernel: measured once, before the first judgement.
 //!
-//! Three loops of a few thousand rounds each, the best of three runs: a direct call, a call through a
-//! retpoline, and a branch that a pseudo-random bit decides. A quarter of a millisecond in all. The policy
+//! A few loops of two thousand rounds each, the best of six runs: a direct call, a call through a retpoline, a
+//! branch that a pseudo-random bit decides, compares and nodes in a row. Half a millisecond in all. The policy
 //! weighs trees against retpolines with these, so another processor gets its own answer.
 
 use core::arch::asm;
 use relpoline_core::policy::Costs;
 
 const ROUNDS: u64 = 2048;
+const RUNS: u32 = 6;
+/// A mistake is noticed only when the target has been loaded, mostly through two dependent loads: their latency
+/// is lost with it [1/16 cycle].
+const LOAD: u32 = 9 * 16;
 
 /// The time-stamp counter.
 #[must_use]
@@ -18,7 +22,7 @@ pub fn now() -> u64 {
 
 /// Cycles of `body` per round, in 1/16 cycles: the least of a few runs.
 fn per_round(body: fn()) -> u32 {
-    (0..4)
+    (0..RUNS)
         .map(|_| {
             let start = now();
             body();
@@ -53,17 +57,23 @@ fn retpolined_calls() {
     }
 }
 
-/// Half of these branches go the other way than any predictor can know: a xorshift generator decides.
+/// Half of these branches go the other way than any predictor can know: a xorshift generator decides. It is
+/// stepped behind the branch, on either side, so that nothing useful is done before the mistake is noticed.
 fn random_branches() {
     // SAFETY: registers only.
     unsafe {
         asm!(
-            "2:",
+            "2:", "test {x:l}, 1", "jz 3f",
             "mov {t}, {x}", "shl {t}, 13", "xor {x}, {t}",
             "mov {t}, {x}", "shr {t}, 7", "xor {x}, {t}",
             "mov {t}, {x}", "shl {t}, 17", "xor {x}, {t}",
-            "test {x:l}, 1", "jz 3f", "nop", "3:",
+            "dec {n}", "jnz 2b", "jmp 4f",
+            "3:",
+            "mov {t}, {x}", "shl {t}, 13", "xor {x}, {t}",
+            "mov {t}, {x}", "shr {t}, 7", "xor {x}, {t}",
+            "mov {t}, {x}", "shl {t}, 17", "xor {x}, {t}",
             "dec {n}", "jnz 2b",
+            "4:",
             n = inout(reg) ROUNDS => _, x = inout(reg_abcd) seed() => _, t = out(reg) _,
         );
     }
@@ -74,13 +84,44 @@ fn no_branches() {
     // SAFETY: registers only.
     unsafe {
         asm!(
-            "2:",
+            "2:", "test {x:l}, 1",
             "mov {t}, {x}", "shl {t}, 13", "xor {x}, {t}",
             "mov {t}, {x}", "shr {t}, 7", "xor {x}, {t}",
             "mov {t}, {x}", "shl {t}, 17", "xor {x}, {t}",
-            "test {x:l}, 1", "nop",
             "dec {n}", "jnz 2b",
             n = inout(reg) ROUNDS => _, x = inout(reg_abcd) seed() => _, t = out(reg) _,
+        );
+    }
+}
+
+/// Compares in a row, as in a chain: eight to a round, none of them taken.
+fn compares() {
+    let constant = 1u64;
+    // SAFETY: registers and one load.
+    unsafe {
+        asm!(
+            "2:",
+            "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f",
+            "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f",
+            "dec {n}", "jnz 2b", "3:",
+            n = inout(reg) ROUNDS => _, x = in(reg) 2u64, c = in(reg) &raw const constant,
+        );
+    }
+}
+
+/// Nodes of a search tree in a row: eight to a round, each with a branch that is not taken and one that is.
+fn nodes() {
+    let constant = 1u64;
+    // SAFETY: registers and one load.
+    unsafe {
+        asm!(
+            "2:",
+            "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:", "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:",
+            "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:", "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:",
+            "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:", "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:",
+            "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:", "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:",
+            "dec {n}", "jnz 2b", "3:",
+            n = inout(reg) ROUNDS => _, x = in(reg) 2u64, c = in(reg) &raw const constant,
         );
     }
 }
@@ -101,7 +142,10 @@ pub fn measure() -> Costs {
     let direct = plausible(per_round(direct_calls), typical.direct);
     let retpoline = plausible(per_round(retpolined_calls), typical.retpoline);
     let branch = per_round(random_branches).saturating_sub(per_round(no_branches)).saturating_mul(2);
-    Costs { direct, retpoline, mispredict: plausible(branch, typical.mispredict), ..typical }
+    let mispredict = plausible(branch + LOAD, typical.mispredict);
+    let compare = plausible(per_round(compares) / 8, typical.compare);
+    let node = plausible(per_round(nodes) / 8, typical.node);
+    Costs { direct, retpoline, mispredict, compare, node, ..typical }
 }
 
 #[cfg(test)]

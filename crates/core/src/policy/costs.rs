@@ -37,9 +37,9 @@ impl Costs {
     /// retpoline 31.6.
     pub const TYPICAL: Costs = Costs {
         direct: 40,
-        compare: 12,
-        node: 20,
-        mispredict: 288,
+        compare: 8,
+        node: 28,
+        mispredict: 400,
         retpoline: 506,
         counted_call: 600,
         gate: 20,

@@ -2,7 +2,7 @@
 
 use super::Policy;
 use super::costs::cycles;
-use super::judge::CHAIN_MAX;
+use super::judge::FEW;
 use super::reason::Reason;
 use super::site::{Action, Cause, Counters, Event, Phase, SiteState};
 use super::trial::{Trial, UNWATCHED};
@@ -125,7 +125,7 @@ impl Policy {
     pub(super) fn in_place(&self, site: &mut SiteState, reason: Reason, now: u64) -> Counters {
         (site.phase, site.reason, site.since) = (Phase::Promoted, reason, now);
         // What cannot be noticed by counting is looked at from time to time.
-        let unwatched = usize::from(site.targets) > CHAIN_MAX && !site.counts_exits;
+        let unwatched = usize::from(site.targets) > FEW && !site.counts_exits;
         site.due = if unwatched { self.retry_at(site, now) } else { 0 };
         // A site that changes often is linked later.
         site.window = self.config.settle_calls << site.promotions.saturating_sub(1).min(5);

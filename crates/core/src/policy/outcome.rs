@@ -1,7 +1,7 @@
 //! The verdict on a full window: longer, a tree, the tree that was there, or the retpoline.
 
 use super::Policy;
-use super::judge::{CHAIN_MAX, Choice, Terms};
+use super::judge::{FEW, Choice, Terms};
 use super::reason::Reason;
 use super::site::{Action, Cause, Current, SiteState};
 use super::trial::Trial;
@@ -47,7 +47,7 @@ impl Policy {
     /// certain without a replay, which takes most of the time of judging.
     #[inline(never)]
     fn order_is_beside_the_point(&mut self, site: &SiteState) -> Option<Predictability> {
-        if site.had_tree || self.scratch.histogram.distinct() > CHAIN_MAX {
+        if site.had_tree || self.scratch.histogram.distinct() > FEW {
             return None;
         }
         let (blind, known) = (self.choose(ONE), self.choose(0));

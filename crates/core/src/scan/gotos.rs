@@ -27,10 +27,7 @@
 //! Everything is kept in scratch memory that the caller brings, one word per function with thunked jumps and
 //! one per label.
 
-use super::{
-    Function, Functions, Refusal, Region, Site, SiteKind, displacements::Displacements, flags,
-    sources::Sums,
-};
+use super::{Function, Functions, Refusal, Region, Site, SiteKind, flags, sources::Sums};
 use crate::arch::{
     Reg,
     decode::{Flow, Insn, decode},
@@ -72,11 +69,7 @@ impl Label {
     const IN_PART: u64 = 2;
 
     fn new(offset: u64, is_taken: bool, in_part: bool) -> Label {
-        Label(
-            offset << 2
-                | if is_taken { Label::TAKEN } else { 0 }
-                | if in_part { Label::IN_PART } else { 0 },
-        )
+        Label(offset << 2 | if is_taken { Label::TAKEN } else { 0 } | if in_part { Label::IN_PART } else { 0 })
     }
 
     fn offset(self) -> u64 {
@@ -102,13 +95,7 @@ impl<'a, F: Functions> Gotos<'a, F> {
     pub fn new(object: Object<'a, F>, scratch: &'a mut [u64]) -> Gotos<'a, F> {
         // Ranges are packed into halves of words.
         let overflow = u32::try_from(object.text.bytes.len()).is_err();
-        Gotos {
-            object,
-            scratch,
-            functions: 0,
-            labels: 0,
-            overflow,
-        }
+        Gotos { object, scratch, functions: 0, labels: 0, overflow }
     }
 
     /// Adds a site. To be called for all sites, in their order, before any label; calls are ignored.
@@ -153,21 +140,9 @@ impl<'a, F: Functions> Gotos<'a, F> {
             return;
         };
         let bytes = self.object.text.bytes;
-        let mut at = 0;
-        while let Some(block) = bytes
-            .get(at..)
-            .and_then(<[u8]>::first_chunk::<{ BLOCK + 1 }>)
-        {
-            if may_hold_lea(block) {
-                (at..at + BLOCK)
-                    .filter_map(|at| lea(bytes, at))
-                    .for_each(|target| self.add_lea(target, low, span));
-            }
-            at += BLOCK;
+        for target in memchr::memchr_iter(LEA, bytes).filter_map(|at| lea(bytes, at)) {
+            self.add_lea(target, low, span);
         }
-        (at..bytes.len())
-            .filter_map(|at| lea(bytes, at))
-            .for_each(|target| self.add_lea(target, low, span));
     }
 
     fn add_lea(&mut self, offset: u64, low: u64, span: u64) {
@@ -189,19 +164,8 @@ impl<'a, F: Functions> Gotos<'a, F> {
         if self.labels > 0 {
             self.mark_parts();
         }
-        let Gotos {
-            object,
-            scratch,
-            functions,
-            labels,
-            overflow,
-        } = self;
-        Verdicts {
-            object,
-            labels: &scratch[functions..functions + labels],
-            overflow,
-            last: None,
-        }
+        let Gotos { object, scratch, functions, labels, overflow } = self;
+        Verdicts { object, labels: &scratch[functions..functions + labels], overflow, last: None }
     }
 
     /// Finds the parts that unwind rules do not give away: something in them jumps into the middle of a
@@ -215,11 +179,7 @@ impl<'a, F: Functions> Gotos<'a, F> {
         for i in 0..labels.len() {
             let label = Label(labels[i]);
             if label.in_part() && !part.contains(label.address(text)) {
-                part = self
-                    .object
-                    .functions
-                    .containing(label.address(text))
-                    .unwrap_or(part);
+                part = self.object.functions.containing(label.address(text)).unwrap_or(part);
                 // The start of a part sorts before the other labels in it.
                 for other in &mut labels[i..] {
                     let is_inside = part.contains(Label(*other).address(text));
@@ -234,24 +194,17 @@ impl<'a, F: Functions> Gotos<'a, F> {
             return;
         };
         let text = self.object.text;
-        for field in Displacements::new(text.bytes, low as u32, span as u32) {
-            let Some((opcode, target)) = jump(text.bytes, field) else {
+        for (opcode, target) in memchr::memchr2_iter(JUMP, ESCAPE, text.bytes).filter_map(|at| jump(text.bytes, at)) {
+            if target.wrapping_sub(low) > span {
                 continue;
-            };
+            }
             let Some(packed) = self.listed(target) else {
                 continue;
             };
             let is_crossing = target > packed >> 32 && !is_in(packed, opcode);
             let source = text.address.wrapping_add(opcode);
             if is_crossing && let Some(function) = self.object.functions.containing(source) {
-                self.push(
-                    function.start,
-                    false,
-                    Function {
-                        is_part: true,
-                        ..function
-                    },
-                );
+                self.push(function.start, false, Function { is_part: true, ..function });
             }
         }
     }
@@ -266,11 +219,7 @@ impl<'a, F: Functions> Gotos<'a, F> {
     /// The same for those that hold labels.
     fn labelled_span(&self) -> Option<(u64, u64)> {
         let labels = &self.scratch[self.functions..self.functions + self.labels];
-        let ranges = || {
-            labels
-                .iter()
-                .filter_map(|&word| self.listed(Label(word).offset()))
-        };
+        let ranges = || labels.iter().filter_map(|&word| self.listed(Label(word).offset()));
         let low = ranges().min()? >> 32;
         Some((low, (ranges().max()? & 0xffff_ffff).saturating_sub(low)))
     }
@@ -303,31 +252,17 @@ impl<'a, F: Functions> Gotos<'a, F> {
     /// A function's range as two offsets in one word.
     fn pack(&self, function: Function) -> u64 {
         let text = self.object.text;
-        let offset = |address: u64| {
-            address
-                .wrapping_sub(text.address)
-                .min(text.bytes.len() as u64)
-        };
+        let offset = |address: u64| address.wrapping_sub(text.address).min(text.bytes.len() as u64);
         offset(function.start) << 32 | offset(function.end)
     }
 }
 
-/// Bytes looked at in one go in the search for `lea`.
-const BLOCK: usize = 16;
-
-/// Whether a `lea` with a rip-relative operand may begin in the block (its REX prefix apart).
-#[inline]
-fn may_hold_lea(block: &[u8; BLOCK + 1]) -> bool {
-    let mut any = 0;
-    for i in 0..BLOCK {
-        any |= u8::from(block[i] == 0x8d) & u8::from(block[i + 1] & 0xc7 == 0x05);
-    }
-    any != 0
-}
+/// The opcode of `lea`.
+const LEA: u8 = 0x8d;
 
 /// The target's offset of the rip-relative `lea` whose opcode stands at `at`.
 fn lea(bytes: &[u8], at: usize) -> Option<u64> {
-    let [0x8d, modrm, disp @ ..] = *bytes.get(at..)?.first_chunk::<6>()? else {
+    let [LEA, modrm, disp @ ..] = *bytes.get(at..)?.first_chunk::<6>()? else {
         return None;
     };
     let next = at as u64 + 6;
@@ -339,21 +274,20 @@ fn is_in(packed: u64, offset: u64) -> bool {
     packed >> 32 <= offset && offset < packed & 0xffff_ffff
 }
 
-/// The opcode's offset and the target's, where a direct jump's displacement stands at `field`.
-fn jump(bytes: &[u8], field: usize) -> Option<(u64, u64)> {
-    let opcode = match (
-        field.checked_sub(2).map(|at| bytes[at]),
-        *bytes.get(field.checked_sub(1)?)?,
-    ) {
-        (_, 0xe9) => field - 1,
-        (Some(0x0f), 0x80..=0x8f) => field - 2,
+/// The opcode of a direct jump.
+const JUMP: u8 = 0xe9;
+/// The first byte of the conditional jumps' opcodes.
+const ESCAPE: u8 = 0x0f;
+
+/// The offset of the direct jump whose opcode begins at `at`, and its target's.
+fn jump(bytes: &[u8], at: usize) -> Option<(u64, u64)> {
+    let field = match *bytes.get(at..at + 2)? {
+        [JUMP, _] => at + 1,
+        [_, 0x80..=0x8f] => at + 2,
         _ => return None,
     };
     let rel = i32::from_le_bytes(*bytes.get(field..)?.first_chunk()?);
-    Some((
-        opcode as u64,
-        (field as u64 + 4).checked_add_signed(i64::from(rel))?,
-    ))
+    Some((at as u64, (field as u64 + 4).checked_add_signed(i64::from(rel))?))
 }
 
 /// Tells what a jump site is.
@@ -423,9 +357,8 @@ impl<F: Functions> Verdicts<'_, F> {
                 if self.jumps_to_sum(&insn, target, sums) {
                     return Err(Refusal::ComputedTarget);
                 }
-                found.has_labels |= self
-                    .neighbour(function, &insn, target)
-                    .is_some_and(|g| !self.labels_in(g).is_empty());
+                found.has_labels |=
+                    self.neighbour(function, &insn, target).is_some_and(|g| !self.labels_in(g).is_empty());
             }
             sums.follow(bytes);
             if insn.ends_block() {
@@ -467,8 +400,7 @@ impl<F: Functions> Verdicts<'_, F> {
     }
 
     fn check(&self, function: Function, label: u64) -> Result<(), Refusal> {
-        let is_checked_goto =
-            |at, target| function.contains(at) && self.object.thunks.binary_search(&target).is_ok();
+        let is_checked_goto = |at, target| function.contains(at) && self.object.thunks.binary_search(&target).is_ok();
         if flags::are_dead(self.object.text, label, is_checked_goto) {
             Ok(())
         } else {
@@ -479,22 +411,14 @@ impl<F: Functions> Verdicts<'_, F> {
     /// The labels in `function`'s range.
     fn labels_in(&self, function: Function) -> &[u64] {
         let text = self.object.text;
-        let first = |address: u64| {
-            self.labels
-                .partition_point(|&word| Label(word).address(text) < address)
-        };
-        self.labels
-            .get(first(function.start)..first(function.end))
-            .unwrap_or(&[])
+        let first = |address: u64| self.labels.partition_point(|&word| Label(word).address(text) < address);
+        self.labels.get(first(function.start)..first(function.end)).unwrap_or(&[])
     }
 
     /// The other function that a jump leads into.
     fn neighbour(&self, function: Function, insn: &Insn, target: u64) -> Option<Function> {
         let is_jump = matches!(insn.flow, Flow::Jump { .. } | Flow::Cond { .. });
-        if !is_jump
-            || function.contains(target)
-            || self.object.thunks.binary_search(&target).is_ok()
-        {
+        if !is_jump || function.contains(target) || self.object.thunks.binary_search(&target).is_ok() {
             return None;
         }
         self.object.functions.containing(target)
@@ -502,32 +426,23 @@ impl<F: Functions> Verdicts<'_, F> {
 
     /// The label whose address an instruction takes, as a `lea` or as a constant.
     fn taken_label(&self, at: u64, insn: &Insn) -> Option<u64> {
-        let lea = insn
-            .rip_operand
-            .filter(|operand| operand.is_lea)
-            .and_then(|_| insn.rip_target(at));
+        let lea = insn.rip_operand.filter(|operand| operand.is_lea).and_then(|_| insn.rip_target(at));
         let constants = [insn.immediate, insn.disp32.map(i64::from)];
         let constants = constants.into_iter().flatten().map(i64::cast_unsigned);
         let constants = constants.filter(|_| self.object.is_position_dependent);
-        lea.into_iter()
-            .chain(constants)
-            .find(|&value| self.is_label(value))
+        lea.into_iter().chain(constants).find(|&value| self.is_label(value))
     }
 
     fn is_label(&self, value: u64) -> bool {
         let function = || self.object.functions.containing(value);
-        self.object.text.contains(value)
-            && function().is_some_and(|function| function.is_interior(value))
+        self.object.text.contains(value) && function().is_some_and(|function| function.is_interior(value))
     }
 
     /// Whether this is a thunked jump through a register that holds a sum.
     fn jumps_to_sum(&self, insn: &Insn, target: u64, sums: Sums) -> bool {
         let is_jump = matches!(insn.flow, Flow::Jump { .. } | Flow::Cond { .. });
         let thunk = || self.object.thunks.binary_search(&target).ok();
-        is_jump
-            && thunk()
-                .and_then(|i| self.object.registers.get(i))
-                .is_some_and(|&reg| sums.holds(reg))
+        is_jump && thunk().and_then(|i| self.object.registers.get(i)).is_some_and(|&reg| sums.holds(reg))
     }
 
     /// A function's instructions with their addresses and bytes, up to one that cannot be read.

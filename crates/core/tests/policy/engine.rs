@@ -1,7 +1,7 @@
 //! A model of the engine: one site, its gate and counters, driven by the real policy.
 
 use relpoline_core::policy::workload::Call;
-use relpoline_core::policy::{Action, Costs, Counters, Current, Event, Phase, Policy, Reason, SiteState};
+use relpoline_core::policy::{Action, CHAIN_MAX, Costs, Counters, Current, Event, Phase, Policy, Reason, SiteState};
 use relpoline_core::trace::{Trace, WINDOW_MAX, entry};
 
 use crate::cpu::Cpu;
@@ -191,7 +191,7 @@ impl Engine {
             }
             Action::Promote(counters) => {
                 let plan = self.policy.plan();
-                assert!(!plan.targets().is_empty() && plan.chain() <= 8);
+                assert!(!plan.targets().is_empty() && plan.chain() <= CHAIN_MAX);
                 let searched = &plan.targets()[plan.chain()..];
                 assert!(searched.windows(2).all(|w| w[0].share >= w[1].share));
                 assert!(plan.targets().iter().all(|t| (self.reach)(t.address)));
