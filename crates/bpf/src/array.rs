@@ -146,7 +146,7 @@ impl ProgArray {
     /// An array of `entries` empty slots.
     ///
     /// # Errors
-    /// [`MapError::BadSize`] for none, or more than [`MOST_ENTRIES`].
+    /// [`MapError::BadSize`] for none, or more than 65536.
     pub fn new(runtime: &Runtime, name: &str, entries: u32) -> Result<ProgArray, MapError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         if entries == 0 || entries > MOST_ENTRIES {

@@ -85,12 +85,15 @@ pub fn written(op: Op) -> Option<R> {
         | Op::Load { dst, .. } => Some(dst),
         Op::Atomic { op: Atomic::Cmpxchg, .. } => Some(R::R0),
         Op::Atomic { op: Atomic::Xchg, src, .. } => Some(src),
-        Op::Atomic { op, src, .. } => match op {
-            Atomic::Add { fetch } | Atomic::Or { fetch } | Atomic::And { fetch } | Atomic::Xor { fetch } => {
-                fetch.then_some(src)
-            }
-            _ => None,
-        },
+        Op::Atomic {
+            op:
+                Atomic::Add { fetch: true }
+                | Atomic::Or { fetch: true }
+                | Atomic::And { fetch: true }
+                | Atomic::Xor { fetch: true },
+            src,
+            ..
+        } => Some(src),
         _ => None,
     }
 }

@@ -38,6 +38,8 @@ pub enum Verb {
     /// Compile a small program with and without retpolines and measure what promotion wins back.
     #[command(after_help = DEMO_AFTER_HELP)]
     Demo(DemoArgs),
+    /// Run eBPF programs in user space; change their program arrays while they run.
+    Bpf(crate::bpf::BpfArgs),
     /// Write a completion script for a shell to stdout.
     Completions(CompletionsArgs),
     /// Write the manual page to stdout, or all of them into a directory.

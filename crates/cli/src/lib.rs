@@ -5,6 +5,7 @@
 //! | [`arguments`] | the command line |
 //! | [`run`] | `relpoline run`: start a program with the engine preloaded |
 //! | [`inspect`] | `relpoline inspect`: the retpolines of a file |
+//! | [`bpf`] | `relpoline bpf`: eBPF programs with tail calls that are patched while they run |
 //! | [`demo`] | `relpoline demo`: what it brings on this machine |
 //! | [`report`] | what the engine left behind, as JSON and as text |
 //! | [`preload`] | where the engine's file is |
@@ -14,6 +15,7 @@
 //! It is a library, so that tests and xtask can read reports with the same structures.
 
 pub mod arguments;
+pub mod bpf;
 pub mod demo;
 pub mod inherited;
 pub mod inspect;
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
         Verb::Run(run) => run::run(&run),
         Verb::Inspect(inspect) => inspect::run(inspect),
         Verb::Demo(demo) => demo::run(&demo),
+        Verb::Bpf(bpf) => bpf::run(bpf),
         Verb::Completions(completions) => shell::completions(&completions),
         Verb::Man(man) => shell::man(&man),
     };

@@ -84,7 +84,6 @@ pub enum ObjectError {
 }
 
 impl ObjectError {
-    #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
     fn elf(error: object::Error) -> ObjectError {
         ObjectError::Elf(error.to_string())
     }

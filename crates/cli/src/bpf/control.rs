@@ -1,0 +1,111 @@
+//! The socket through which a run that is going on is changed.
+//!
+//! A connection carries one request, lines of text, and one reply. The first line names the array; each further
+//! one is `INDEX`, to empty a slot, or `INDEX FILE PROGRAM`, separated by tabs. The server loads the files
+//! itself; their maps of the same name as the running object's are those. All slots change at once for every
+//! packet. The socket is for its user alone (mode 0600).
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use relpoline_bpf::{Object, Options, Program, Runtime};
+
+/// Most bytes of a request.
+const LONGEST: u64 = 1 << 20;
+/// How long a client may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The socket's file, removed in the end.
+#[derive(Debug)]
+pub struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Somebody else may have removed it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// What requests refer to. Objects that programs came from are kept, since their other arrays would empty.
+struct Server {
+    runtime: Runtime,
+    object: Object,
+    options: Options,
+    loaded: Vec<Object>,
+}
+
+/// Serves requests at `path` in a thread of its own.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub fn listen(path: &Path, runtime: Runtime, object: Object, options: Options) -> Result<Socket> {
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+    let socket = Socket(path.to_path_buf());
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let mut server = Server { runtime, object, options, loaded: Vec::new() };
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            if let Err(error) = server.serve(&stream) {
+                // The client may be gone; the run goes on.
+                let _ = writeln!(&stream, "error {error:#}");
+            }
+        }
+    });
+    Ok(socket)
+}
+
+impl Server {
+    fn serve(&mut self, stream: &UnixStream) -> Result<()> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut lines = BufReader::new(stream.take(LONGEST)).lines();
+        let array = lines.next().context("an empty request")??;
+        let mut changes = Vec::new();
+        for line in lines {
+            changes.push(self.change(&line?)?);
+        }
+        let array = self.object.array(&array).with_context(|| format!("no program array '{array}'"))?;
+        let begin = Instant::now();
+        array.swap(changes.iter().map(|(index, program)| (*index, program.as_ref())))?;
+        writeln!(&*stream, "ok {:.1} µs", begin.elapsed().as_nanos() as f64 / 1000.0)?;
+        Ok(())
+    }
+
+    fn change(&mut self, line: &str) -> Result<(u32, Option<Program>)> {
+        let mut fields = line.split('\t');
+        let index = fields.next().unwrap_or("").parse().context("a slot's number is expected")?;
+        let program = match (fields.next(), fields.next()) {
+            (Some(file), Some(name)) => Some(self.program(Path::new(file), name)?),
+            _ => None,
+        };
+        Ok((index, program))
+    }
+
+    fn program(&mut self, file: &Path, name: &str) -> Result<Program> {
+        let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let object = Object::load_sharing(&self.runtime, &bytes, self.options, self.object.maps())
+            .with_context(|| file.display().to_string())?;
+        let program = super::choose(&object, Some(name))?.clone();
+        self.loaded.push(object);
+        Ok(program)
+    }
+}
+
+/// Sends a request: the server's reply.
+///
+/// # Errors
+/// When it cannot be reached, or says so.
+pub fn request(path: &Path, text: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(path).with_context(|| format!("no run listens at {}", path.display()))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(text.as_bytes())?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply)?;
+    let reply = reply.trim_end();
+    ensure!(reply.starts_with("ok"), "{}", reply.strip_prefix("error ").unwrap_or("the run ended"));
+    Ok(reply.into())
+}

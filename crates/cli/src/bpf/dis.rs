@@ -1,0 +1,87 @@
+//! `relpoline bpf dis`: instructions on the left, the machine code they became on the right.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use relpoline_bpf::listing::{Line, Listing};
+
+use super::{LoadArgs, choose, load, runtime};
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub struct DisArgs {
+    /// Object file (clang -target bpf -c).
+    file: PathBuf,
+    /// One program, instead of all.
+    #[arg(long, value_name = "NAME")]
+    prog: Option<String>,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Shows.
+///
+/// # Errors
+/// When the file cannot be read or loaded.
+pub fn run(arguments: &DisArgs) -> Result<ExitCode> {
+    let runtime = runtime()?;
+    let object = load(&runtime, &arguments.file, arguments.load.options(false))?;
+    let chosen = arguments.prog.as_deref().map(|name| choose(&object, Some(name))).transpose()?;
+    for program in object.programs().iter().filter(|p| chosen.is_none_or(|c| c.name() == p.name())) {
+        let listing = program.listing();
+        println!("{} ({}), {} bytes of code:", program.name(), program.section(), listing.code.len());
+        for line in &listing.lines {
+            show(&listing, line);
+        }
+        println!();
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(listing: &Listing, line: &Line) {
+    // The last instruction's code is followed by the slow ways of all memory accesses.
+    let last = listing.lines.last().is_some_and(|l| l.slot == line.slot);
+    let machine = machine(listing, line, last);
+    if line.begins_function && line.slot > 0 {
+        println!();
+    }
+    let mut left = format!("{:4}: {}", line.slot, line.text);
+    for (address, text, mark) in &machine {
+        println!("{left:<44} {address:5x}  {text:<46}{mark}");
+        left.clear();
+    }
+    if machine.is_empty() {
+        println!("{left}");
+    }
+}
+
+/// Offset, text and mark of each machine instruction.
+fn machine(listing: &Listing, line: &Line, last: bool) -> Vec<(u64, String, String)> {
+    let mut formatter = IntelFormatter::new();
+    let base = listing.address + line.code.start as u64;
+    let mut decoder = Decoder::with_ip(64, &listing.code[line.code.clone()], base, DecoderOptions::NONE);
+    let mut out = Vec::new();
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        let mut text = String::new();
+        formatter.format(&instruction, &mut text);
+        let offset = instruction.ip() - listing.address;
+        out.push((offset, text, mark(listing, offset as usize)));
+        if last && instruction.mnemonic() == iced_x86::Mnemonic::Ret {
+            break;
+        }
+    }
+    out
+}
+
+fn mark(listing: &Listing, offset: usize) -> String {
+    let at = |place: usize| place == offset;
+    match listing.sites.iter().find(|s| at(s.bypass) || at(s.target)) {
+        Some(site) if at(site.bypass) => format!("<- bypass of slot {}", site.index),
+        Some(site) => format!("<- target of slot {}", site.index),
+        None => String::new(),
+    }
+}

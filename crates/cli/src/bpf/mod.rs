@@ -1,0 +1,122 @@
+//! `relpoline bpf`: eBPF programs in user space, with tail calls that are patched while they run.
+//!
+//! | verb | module |
+//! |---|---|
+//! | `run` | [`run`]: object files over packets |
+//! | `swap` | [`swap`]: change program arrays of a `run` that is going on, through its socket ([`control`]) |
+//! | `dis` | [`dis`]: instructions and machine code side by side |
+//! | `plugin` | [`plugin`]: for bpf_conformance |
+//! | `bench` | [`bench`]: what hops and updates cost here |
+
+pub mod bench;
+pub mod control;
+pub mod dis;
+pub mod packets;
+pub mod plugin;
+pub mod run;
+pub mod swap;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use relpoline_bpf::{Object, Options, Program, Runtime};
+
+/// `relpoline bpf`.
+#[derive(Debug, Args)]
+pub struct BpfArgs {
+    /// What to do.
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a program of an object file over packets.
+    #[command(after_help = run::AFTER_HELP)]
+    Run(run::RunArgs),
+    /// Change program arrays of a run that is going on; many slots change at once for every packet.
+    #[command(after_help = swap::AFTER_HELP)]
+    Swap(swap::SwapArgs),
+    /// Show instructions and the machine code they became, with patch sites marked.
+    Dis(dis::DisArgs),
+    /// Execute instructions given as hex on stdin: the plugin protocol of bpf_conformance.
+    Plugin(plugin::PluginArgs),
+    /// Measure tail calls and updates of program arrays on this machine.
+    Bench(bench::BenchArgs),
+}
+
+/// Does what the arguments say.
+///
+/// # Errors
+/// What went wrong, with the file, program and instruction it concerns.
+pub fn run(arguments: BpfArgs) -> Result<ExitCode> {
+    match arguments.verb {
+        Verb::Run(arguments) => run::run(&arguments),
+        Verb::Swap(arguments) => swap::run(&arguments),
+        Verb::Dis(arguments) => dis::run(&arguments),
+        Verb::Plugin(arguments) => plugin::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments),
+    }
+}
+
+/// How programs are loaded.
+#[derive(Debug, Args)]
+pub struct LoadArgs {
+    /// Instructions a run may spend on loops and calls before it is ended.
+    #[arg(long, value_name = "N", default_value_t = 1 << 30)]
+    budget: u64,
+    /// Do not check memory accesses: the program is trusted like this command itself.
+    #[arg(long)]
+    trusted: bool,
+}
+
+impl LoadArgs {
+    fn options(&self, count: bool) -> Options {
+        Options { budget: Some(self.budget), trusted: self.trusted, count }
+    }
+}
+
+/// A runtime whose programs print to stderr.
+fn runtime() -> Result<Runtime> {
+    Ok(Runtime::builder().printk(|line| eprintln!("{}", line.trim_end())).build()?)
+}
+
+fn load(runtime: &Runtime, file: &Path, options: Options) -> Result<Object> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Object::load(runtime, &bytes, options).with_context(|| file.display().to_string())
+}
+
+/// The program called `name`, or the first.
+fn choose<'a>(object: &'a Object, name: Option<&str>) -> Result<&'a Program> {
+    let names = || object.programs().iter().map(Program::name).collect::<Vec<_>>().join(", ");
+    match name {
+        None => object.programs().first().context("the file has no programs"),
+        Some(name) => object.program(name).with_context(|| format!("no program '{name}'; there are {}", names())),
+    }
+}
+
+/// Bytes from hex digits; blanks are skipped.
+fn hex(text: &str) -> Result<Vec<u8>> {
+    let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
+    anyhow::ensure!(digits.len().is_multiple_of(2), "an odd number of hex digits");
+    let byte = |pair: &[char]| Some((pair[0].to_digit(16)? * 16 + pair[1].to_digit(16)?) as u8);
+    digits.chunks(2).map(byte).collect::<Option<_>>().context("not hex digits")
+}
+
+/// A path that means the same in another process.
+fn absolute(file: &Path) -> Result<PathBuf> {
+    std::path::absolute(file).with_context(|| format!("no such path: {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_digits() {
+        assert_eq!(hex("00 ff\n1 2").unwrap(), [0, 255, 0x12]);
+        assert!(hex("0").is_err() && hex("zz").is_err());
+    }
+}

@@ -1,0 +1,189 @@
+//! `relpoline bpf run`: a program over packets, in one or several threads, once or for a while.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use relpoline_bpf::{Engine, Invocation, Object, Program, Trap};
+
+use super::{LoadArgs, choose, control, hex, load, packets, runtime};
+
+/// Examples for `--help`.
+pub const AFTER_HELP: &str = "\
+Examples:
+  relpoline bpf run filter.o --hex '00 11 22 33'            one packet; prints r0
+  relpoline bpf run pipeline.o --pcap in.pcap --stats       all packets of a file, and who ran how often
+  relpoline bpf run pipeline.o --pcap in.pcap --seconds 60 --threads 4 --control /tmp/pipeline
+                                                            over and over, changeable by bpf swap
+
+The program gets the packet's address in r1 and its length in r2.
+
+Exit status: 0 when every run ended, 1 when one was trapped or nothing could be run.";
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Object file (clang -target bpf -c).
+    file: PathBuf,
+    /// Packets from a pcap file.
+    #[arg(long, value_name = "FILE", conflicts_with = "hex")]
+    pcap: Option<PathBuf>,
+    /// One packet as hex digits.
+    #[arg(long, value_name = "HEX")]
+    hex: Option<String>,
+    /// The program to begin with, instead of the file's first.
+    #[arg(long, value_name = "NAME")]
+    prog: Option<String>,
+    /// Threads, each over all packets.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
+    /// Go over the packets for so long, instead of once.
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+    /// Show how often each program was started, and the time per packet.
+    #[arg(long)]
+    stats: bool,
+    /// Interpret instead of running compiled code.
+    #[arg(long)]
+    interpret: bool,
+    /// Let bpf swap change program arrays through the socket PATH meanwhile.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// What a thread saw.
+#[derive(Debug, Default)]
+struct Tally {
+    packets: u64,
+    results: BTreeMap<u64, u64>,
+    traps: u64,
+    first_trap: Option<Trap>,
+}
+
+impl Tally {
+    fn count(&mut self, result: Result<u64, Trap>) {
+        self.packets += 1;
+        match result {
+            Ok(r0) => *self.results.entry(r0).or_default() += 1,
+            Err(trap) => {
+                self.traps += 1;
+                self.first_trap.get_or_insert(trap);
+            }
+        }
+    }
+
+    fn add(&mut self, other: Tally) {
+        self.packets += other.packets;
+        self.traps += other.traps;
+        for (r0, count) in other.results {
+            *self.results.entry(r0).or_default() += count;
+        }
+        self.first_trap = self.first_trap.take().or(other.first_trap);
+    }
+}
+
+/// Runs.
+///
+/// # Errors
+/// When something cannot be read or loaded.
+pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
+    let runtime = runtime()?;
+    let options = arguments.load.options(arguments.stats);
+    let object = load(&runtime, &arguments.file, options)?;
+    let program = choose(&object, arguments.prog.as_deref())?;
+    let packets = read_packets(arguments)?;
+    let _socket = match &arguments.control {
+        Some(path) => Some(control::listen(path, runtime.clone(), object.clone(), options)?),
+        None => None,
+    };
+    let begin = Instant::now();
+    let tally = over_packets(arguments, program, &packets);
+    print(arguments, &object, &tally, begin.elapsed());
+    Ok(if tally.traps == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn read_packets(arguments: &RunArgs) -> Result<Vec<Vec<u8>>> {
+    let packets = match (&arguments.pcap, &arguments.hex) {
+        (Some(path), _) => {
+            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            packets::parse(&bytes).with_context(|| path.display().to_string())?
+        }
+        (None, Some(text)) => vec![hex(text)?],
+        (None, None) => vec![Vec::new()],
+    };
+    ensure!(!packets.is_empty(), "there are no packets");
+    Ok(packets)
+}
+
+fn over_packets(arguments: &RunArgs, program: &Program, packets: &[Vec<u8>]) -> Tally {
+    let stop = AtomicBool::new(false);
+    let mut total = Tally::default();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..arguments.threads)
+            .map(|_| {
+                let program = program.clone();
+                let stop = &stop;
+                scope.spawn(move || one_thread(arguments, &program, packets, stop))
+            })
+            .collect();
+        if let Some(seconds) = arguments.seconds {
+            std::thread::sleep(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+            stop.store(true, Ordering::Relaxed);
+        }
+        for thread in threads {
+            // A panic of a thread is one of ours and is passed on.
+            total.add(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+    });
+    total
+}
+
+fn one_thread(arguments: &RunArgs, program: &Program, packets: &[Vec<u8>], stop: &AtomicBool) -> Tally {
+    let engine = if arguments.interpret { Engine::Interpreter } else { Engine::Compiled };
+    let mut tally = Tally::default();
+    let mut copy = Vec::new();
+    loop {
+        for packet in packets {
+            copy.clear();
+            copy.extend_from_slice(packet);
+            tally.count(program.invoke(Invocation::new(&mut copy).engine(engine)));
+        }
+        if arguments.seconds.is_none() || stop.load(Ordering::Relaxed) {
+            return tally;
+        }
+    }
+}
+
+fn print(arguments: &RunArgs, object: &Object, tally: &Tally, elapsed: Duration) {
+    if tally.packets == 1 {
+        if let Some(r0) = tally.results.keys().next() {
+            println!("{r0:#x}");
+        }
+    } else {
+        println!("{:>12}  r0", "packets");
+        for (r0, count) in &tally.results {
+            println!("{count:>12}  {r0:#x}");
+        }
+    }
+    if let Some(trap) = &tally.first_trap {
+        eprintln!("relpoline: {} of {} runs trapped; the first: {trap}", tally.traps, tally.packets);
+    }
+    if arguments.stats {
+        println!("\n{:>12}  program", "starts");
+        for program in object.programs() {
+            println!("{:>12}  {}", program.hits().unwrap_or(0), program.name());
+        }
+        let per_packet = elapsed.as_nanos() as f64 * f64::from(arguments.threads) / tally.packets as f64;
+        println!(
+            "\n{} packets in {:.3} s, {per_packet:.0} ns per packet and thread",
+            tally.packets,
+            elapsed.as_secs_f64()
+        );
+    }
+}
