@@ -43,8 +43,8 @@ mod trial;
 pub mod workload;
 
 pub use budget::Budget;
-pub use judge::CHAIN_MAX;
 pub use costs::{Config, Costs};
+pub use judge::CHAIN_MAX;
 pub use plan::Plan;
 pub use reason::Reason;
 pub use site::{Action, Counters, Current, Event, Phase, SiteState};

@@ -168,7 +168,10 @@ fn find_sites(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &
         let begun = engine.found.len();
         // SAFETY: thunks and their registers neither move nor change until the next object is looked at.
         let (thunks, registers) = unsafe {
-            (&*core::ptr::from_ref(engine.thunk_addresses.as_slice()), &*core::ptr::from_ref(engine.thunk_registers.as_slice()))
+            (
+                &*core::ptr::from_ref(engine.thunk_addresses.as_slice()),
+                &*core::ptr::from_ref(engine.thunk_registers.as_slice()),
+            )
         };
         // Bytes that only look like a branch to a thunk are no site: there is nothing to report.
         for site in Sites::new(region, thunks, functions).flatten() {
@@ -213,7 +216,9 @@ fn check_gotos(
                 }
                 kept += 1;
             }
-            Err(refusal) => refuse_in(&mut engine.share, &engine.thunk_registers, index, &site, reason(refusal), outcome),
+            Err(refusal) => {
+                refuse_in(&mut engine.share, &engine.thunk_registers, index, &site, reason(refusal), outcome)
+            }
         }
     }
     engine.found.truncate(kept);

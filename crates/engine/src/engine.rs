@@ -105,11 +105,11 @@ fn own_path(buffer: &mut [u8; 4096]) -> &[u8] {
     let here = own_path as *const () as u64;
     let mut len = 0;
     object::each(&mut |object| {
-        if object.span().contains(&here) {
-            if let Some(room) = buffer.get_mut(..object.name.len()) {
-                room.copy_from_slice(object.name);
-                len = object.name.len();
-            }
+        if object.span().contains(&here)
+            && let Some(room) = buffer.get_mut(..object.name.len())
+        {
+            room.copy_from_slice(object.name);
+            len = object.name.len();
         }
     });
     &buffer[..len]
@@ -228,7 +228,11 @@ fn switch(engine: &mut Engine, on: bool) {
     }
     engine.enabled = on;
     for id in 0..engine.sites.len() as u32 {
-        if on { engine.restart(id) } else { engine.retire(id) }
+        if on {
+            engine.restart(id)
+        } else {
+            engine.retire(id)
+        }
         report::site(engine, id);
     }
     report::header(engine);

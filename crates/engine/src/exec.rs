@@ -162,7 +162,12 @@ fn reachable() -> Verdict {
 ///
 /// # Safety
 /// `envp` must be a null-terminated array of C strings, or null.
-unsafe fn with_environment(verdict: Verdict, path: &[u8], envp: Strings, go: &mut dyn FnMut(Strings) -> c_long) -> c_long {
+unsafe fn with_environment(
+    verdict: Verdict,
+    path: &[u8],
+    envp: Strings,
+    go: &mut dyn FnMut(Strings) -> c_long,
+) -> c_long {
     if let Verdict::Exclude(refusal) = verdict {
         crate::engine::child_refused(refusal, path);
     }
@@ -195,7 +200,8 @@ fn names_engine(value: &[u8]) -> bool {
 /// As for [`with_environment`].
 unsafe fn is_as_wanted(verdict: Verdict, envp: Strings) -> bool {
     // SAFETY: passed on.
-    let (preload, switch) = unsafe { (config::lookup(envp, b"LD_PRELOAD"), config::lookup(envp, options::SWITCH.as_bytes())) };
+    let (preload, switch) =
+        unsafe { (config::lookup(envp, b"LD_PRELOAD"), config::lookup(envp, options::SWITCH.as_bytes())) };
     let named = preload.is_some_and(names_engine);
     match verdict {
         Verdict::Leave => true,

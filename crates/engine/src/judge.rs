@@ -35,6 +35,9 @@ const DUE_STEPS: u32 = 16;
 static BUSY: AtomicU32 = AtomicU32::new(NONE);
 
 /// What generated code calls.
+///
+/// # Safety
+/// To be called by the slow path of an arena only, with the number of a site.
 pub unsafe extern "C" fn slow(site: u32, _target: u64) {
     if !sandbox::may_read_clock() || !fork::settle_epoch() {
         return;
@@ -268,13 +271,13 @@ impl Engine {
     /// Ends a site's recording and gives its ring back.
     #[inline(never)]
     pub fn stop_recording(&mut self, id: u32) {
-        if let Some(site) = self.sites.get_mut(id as usize) {
-            if site.ring != NO_RING {
-                let within = site.counters().cursor.load(Ordering::Relaxed) & ((1 << RING_BITS) - 1);
-                site.calls_seen += within / 8;
-                self.rings.give_back(site.ring);
-                site.ring = NO_RING;
-            }
+        if let Some(site) = self.sites.get_mut(id as usize)
+            && site.ring != NO_RING
+        {
+            let within = site.counters().cursor.load(Ordering::Relaxed) & ((1 << RING_BITS) - 1);
+            site.calls_seen += within / 8;
+            self.rings.give_back(site.ring);
+            site.ring = NO_RING;
         }
     }
 
@@ -383,10 +386,10 @@ impl Engine {
         let Some(tree) = self.trees.as_slice().get(tree as usize) else { return };
         let first = tree.first_target as usize;
         let wanted = self.policy.plan().targets();
-        if let Some(old) = self.targets.as_mut_slice().get_mut(first..first + usize::from(tree.targets)) {
-            if old.len() == wanted.len() {
-                old.copy_from_slice(wanted);
-            }
+        if let Some(old) = self.targets.as_mut_slice().get_mut(first..first + usize::from(tree.targets))
+            && old.len() == wanted.len()
+        {
+            old.copy_from_slice(wanted);
         }
     }
 
@@ -447,7 +450,9 @@ impl Engine {
         counters.exits.store(running(start.exits), Ordering::Relaxed);
         counters.settle.store(running(start.settle), Ordering::Relaxed);
         let settle = start.settle != 0 && !site.stuck;
-        let Some(at) = self.arena(&site).map(|arena| arena.address(if settle { settling } else { head })) else { return };
+        let Some(at) = self.arena(&site).map(|arena| arena.address(if settle { settling } else { head })) else {
+            return;
+        };
         self.publish(id, at);
     }
 
@@ -561,8 +566,13 @@ fn build_tree(arena: &Arena, site: &Site, spec: &TreeSpec<'_>) -> Result<(Cell, 
     let (head_buf, settling_buf, body_buf) =
         unsafe { (arena.fresh(head, 1), arena.fresh(settling, 1), arena.fresh(body, body_cells as usize)) };
     tree::emit(spec, head_buf, arena.address(head), body_buf, arena.address(body)).map_err(|_| Reason::OutOfRange)?;
-    stub::emit_settling(settling_buf, arena.address(settling), site.counters, site.gate.slow(arena), arena.address(head))
-        .map_err(|_| Reason::OutOfRange)?;
+    stub::emit_settling(
+        settling_buf,
+        arena.address(settling),
+        site.counters,
+        site.gate.slow(arena),
+        arena.address(head),
+    )
+    .map_err(|_| Reason::OutOfRange)?;
     Ok((head, settling))
 }
-

@@ -185,7 +185,12 @@ impl<'a> Object<'a> {
     fn dynamic_value(&self, tag: u64) -> Option<u64> {
         let (at, len) = self.dynamic?;
         let entries = self.bytes(at, len)?;
-        entries.chunks_exact(16).map(|e| (word(e, 0), word(e, 8))).take_while(|e| e.0 != 0).find(|e| e.0 == tag).map(|e| e.1)
+        entries
+            .chunks_exact(16)
+            .map(|e| (word(e, 0), word(e, 8)))
+            .take_while(|e| e.0 != 0)
+            .find(|e| e.0 == tag)
+            .map(|e| e.1)
     }
 
     /// The bytes that a pair of dynamic entries names. Loaders store addresses relocated or not.

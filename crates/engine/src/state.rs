@@ -7,8 +7,8 @@ use crate::site::{Site, Tree};
 use crate::table::Table;
 use crate::unwind;
 use core::cell::UnsafeCell;
-use relpoline_core::arch::thunk::{self, Thunk};
 use relpoline_core::arch::Reg;
+use relpoline_core::arch::thunk::{self, Thunk};
 use relpoline_core::policy::Policy;
 use relpoline_core::scan;
 use relpoline_core::tree::Target;
@@ -210,7 +210,6 @@ pub static LOCK: TryLock = TryLock::new();
 /// # Safety
 /// The caller holds [`LOCK`], or is the constructor, and keeps no reference beyond that.
 #[must_use]
-#[expect(clippy::mut_from_ref, reason = "exclusiveness comes from the lock")]
 pub unsafe fn engine() -> &'static mut Engine {
     // SAFETY: passed on to the caller.
     unsafe { &mut *ENGINE.0.get() }

@@ -43,10 +43,7 @@ impl Layout {
     /// it last, when the rest is in place.
     #[must_use]
     pub const fn header(self) -> Header {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "sizes of our own records and small tables"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "sizes of our own records and small tables")]
         Header {
             version: VERSION,
             header_size: size_of::<Header>() as u32,
@@ -79,10 +76,7 @@ impl core::fmt::Display for Malformed {
         match self {
             Self::Short => f.write_str("the file is shorter than its header"),
             Self::Magic => f.write_str("the file is not a finished statistics file"),
-            Self::Version(v) => write!(
-                f,
-                "the file has layout version {v}, this tool reads {VERSION}"
-            ),
+            Self::Version(v) => write!(f, "the file has layout version {v}, this tool reads {VERSION}"),
             Self::Sizes => f.write_str("the file's record sizes are not those of its version"),
         }
     }
@@ -110,11 +104,7 @@ impl<'a> Stats<'a> {
         if header.version != VERSION {
             return Err(Malformed::Version(header.version));
         }
-        let sizes = (
-            header.header_size as usize,
-            header.object_size as usize,
-            header.site_size as usize,
-        );
+        let sizes = (header.header_size as usize, header.object_size as usize, header.site_size as usize);
         if sizes != (Header::SIZE, ObjectRecord::SIZE, SiteRecord::SIZE) {
             return Err(Malformed::Sizes);
         }
@@ -130,11 +120,7 @@ impl<'a> Stats<'a> {
     /// The object records in use, as far as the file holds them.
     pub fn objects(&self) -> impl Iterator<Item = ObjectRecord> + use<'a> {
         let h = &self.header;
-        table(
-            self.bytes,
-            h.object_offset,
-            h.object_count.min(h.object_capacity),
-        )
+        table(self.bytes, h.object_offset, h.object_count.min(h.object_capacity))
     }
 
     /// The site records in use, as far as the file holds them.
@@ -148,9 +134,7 @@ impl<'a> Stats<'a> {
 /// Up to `count` records from `offset` on.
 fn table<T: Plain>(bytes: &[u8], offset: u32, count: u32) -> impl Iterator<Item = T> {
     let rest = bytes.get(offset as usize..).unwrap_or_default();
-    rest.chunks_exact(T::SIZE)
-        .take(count as usize)
-        .filter_map(T::load)
+    rest.chunks_exact(T::SIZE).take(count as usize).filter_map(T::load)
 }
 
 /// The text in a zero-padded field: the bytes before the first zero.
@@ -164,9 +148,7 @@ pub fn text(field: &[u8]) -> &[u8] {
 pub fn set_text(field: &mut [u8], text: &[u8]) {
     field.fill(0);
     let room = field.len().saturating_sub(1);
-    let tail = text
-        .get(text.len().saturating_sub(room)..)
-        .unwrap_or_default();
+    let tail = text.get(text.len().saturating_sub(room)..).unwrap_or_default();
     if let Some(start) = field.get_mut(..tail.len()) {
         start.copy_from_slice(tail);
     }

@@ -111,10 +111,7 @@ pub struct Options<'a> {
 /// Reads the variable's value.
 #[must_use]
 pub fn parse(source: &[u8]) -> Options<'_> {
-    let mut options = Options {
-        source,
-        ..Options::default()
-    };
+    let mut options = Options { source, ..Options::default() };
     for (name, value) in pairs(source) {
         options.set(name, value);
     }
@@ -127,9 +124,8 @@ impl<'a> Options<'a> {
     #[must_use]
     pub fn selects(&self, path: &[u8]) -> bool {
         let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-        let matches = |glob: Escaped<'a>| {
-            crate::glob::matches(glob.bytes(), path) || crate::glob::matches(glob.bytes(), name)
-        };
+        let matches =
+            |glob: Escaped<'a>| crate::glob::matches(glob.bytes(), path) || crate::glob::matches(glob.bytes(), name);
         let mut only = self.values(key::ONLY).peekable();
         let wanted = only.peek().is_none() || only.any(matches);
         wanted && !self.values(key::EXCLUDE).any(matches)
@@ -137,9 +133,7 @@ impl<'a> Options<'a> {
 
     /// All values given for a key.
     pub fn values(&self, key: &'static str) -> impl Iterator<Item = Escaped<'a>> + use<'a> {
-        pairs(self.source)
-            .filter(move |(name, _)| *name == key.as_bytes())
-            .map(|(_, value)| value)
+        pairs(self.source).filter(move |(name, _)| *name == key.as_bytes()).map(|(_, value)| value)
     }
 
     fn set(&mut self, name: &[u8], value: Escaped<'a>) {
@@ -164,10 +158,7 @@ impl<'a> Options<'a> {
 fn pairs(source: &[u8]) -> impl Iterator<Item = (&[u8], Escaped<'_>)> {
     source.split(|&byte| byte == b',').map(|item| {
         let mut halves = item.splitn(2, |&byte| byte == b'=');
-        (
-            halves.next().unwrap_or_default(),
-            Escaped(halves.next().unwrap_or_default()),
-        )
+        (halves.next().unwrap_or_default(), Escaped(halves.next().unwrap_or_default()))
     })
 }
 

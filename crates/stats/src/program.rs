@@ -27,10 +27,7 @@ const FEATURE_SHADOW_STACK: u32 = 2;
 
 /// What a file is to exec.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is no heap to put the path on"
-)]
+#[expect(clippy::large_enum_variant, reason = "there is no heap to put the path on")]
 pub enum Program {
     /// A script: its interpreter is the program that counts. The first `usize` bytes are its path.
     Script([u8; SCRIPT_LINE], usize),
@@ -50,9 +47,7 @@ pub fn examine(read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> Program {
     let length = read_at(0, &mut head).min(SCRIPT_LINE);
     match &head[..length] {
         [b'#', b'!', line @ ..] => script(line),
-        [0x7f, b'E', b'L', b'F', ..] if length >= HEADER_SIZE => {
-            elf(&head, read_at).unwrap_or_else(Program::Unfit)
-        }
+        [0x7f, b'E', b'L', b'F', ..] if length >= HEADER_SIZE => elf(&head, read_at).unwrap_or_else(Program::Unfit),
         _ => Program::Unfit(Refusal::NotElf),
     }
 }
@@ -60,14 +55,8 @@ pub fn examine(read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> Program {
 /// The interpreter named in a script's first line (after the `#!`).
 fn script(line: &[u8]) -> Program {
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let line = line
-        .split(|&byte| byte == b'\n' || byte == 0)
-        .next()
-        .unwrap_or_default();
-    let start = line
-        .iter()
-        .position(|byte| !blank(byte))
-        .unwrap_or(line.len());
+    let line = line.split(|&byte| byte == b'\n' || byte == 0).next().unwrap_or_default();
+    let start = line.iter().position(|byte| !blank(byte)).unwrap_or(line.len());
     let path = line[start..].split(blank).next().unwrap_or_default();
     if path.is_empty() {
         return Program::Unfit(Refusal::NotElf);
@@ -78,10 +67,7 @@ fn script(line: &[u8]) -> Program {
 }
 
 /// Looks at an ELF file whose first bytes are `head`.
-fn elf(
-    head: &[u8; SCRIPT_LINE],
-    read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize,
-) -> Result<Program, Refusal> {
+fn elf(head: &[u8; SCRIPT_LINE], read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> Result<Program, Refusal> {
     if head[4] != CLASS_64 {
         return Err(Refusal::OtherClass);
     }
@@ -117,20 +103,13 @@ fn is_glibc(offset: u64, size: u64, read_at: &mut dyn FnMut(u64, &mut [u8]) -> u
     let mut path = [0; 512];
     let wanted = path.len().min(usize::try_from(size).unwrap_or(usize::MAX));
     let length = read_at(offset, &mut path[..wanted]).min(wanted);
-    let path = path[..length]
-        .split(|&byte| byte == 0)
-        .next()
-        .unwrap_or_default();
+    let path = path[..length].split(|&byte| byte == 0).next().unwrap_or_default();
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
     name == b"ld-linux-x86-64.so.2" || name.starts_with(b"ld-lsb-x86-64.so.")
 }
 
 /// Whether the property note at `offset` marks the program for shadow stacks.
-fn wants_shadow_stack(
-    offset: u64,
-    size: u64,
-    read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize,
-) -> bool {
+fn wants_shadow_stack(offset: u64, size: u64, read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> bool {
     let mut note = [0; 256];
     let wanted = note.len().min(usize::try_from(size).unwrap_or(usize::MAX));
     let length = read_at(offset, &mut note[..wanted]).min(wanted);
@@ -150,12 +129,9 @@ fn wants_shadow_stack(
 /// Whether glibc's tunables (`GLIBC_TUNABLES`) switch shadow stacks on for programs marked for them.
 #[must_use]
 pub fn tunables_enable_shadow_stack(tunables: &[u8]) -> bool {
-    tunables.split(|&byte| byte == b':').any(|tunable| {
-        matches!(
-            tunable,
-            b"glibc.cpu.x86_shstk=on" | b"glibc.cpu.x86_shstk=permissive"
-        )
-    })
+    tunables
+        .split(|&byte| byte == b':')
+        .any(|tunable| matches!(tunable, b"glibc.cpu.x86_shstk=on" | b"glibc.cpu.x86_shstk=permissive"))
 }
 
 /// The integer at `offset`, 0 when the bytes end before it.

@@ -5,28 +5,15 @@ use relpoline_stats::options::{Escaped, needs_escape, parse};
 
 /// What the tool does to a value (it may allocate).
 fn escape(value: &[u8]) -> String {
-    value
-        .iter()
-        .map(|&b| {
-            if needs_escape(b) {
-                format!("%{b:02x}")
-            } else {
-                char::from(b).to_string()
-            }
-        })
-        .collect()
+    value.iter().map(|&b| if needs_escape(b) { format!("%{b:02x}") } else { char::from(b).to_string() }).collect()
 }
 
 #[test]
 fn a_full_string_is_understood() {
-    let options =
-        parse(b"stats=/run/x,only=lib*,max_targets=4,count,no_link,window=500,future=1,,");
+    let options = parse(b"stats=/run/x,only=lib*,max_targets=4,count,no_link,window=500,future=1,,");
     assert_eq!(options.stats, Some(Escaped(b"/run/x")));
     assert_eq!((options.max_targets, options.window), (Some(4), Some(500)));
-    assert_eq!(
-        (options.count, options.no_link, options.dry_run),
-        (true, true, false)
-    );
+    assert_eq!((options.count, options.no_link, options.dry_run), (true, true, false));
 }
 
 #[test]
@@ -43,10 +30,7 @@ fn globs_select_by_path_and_by_name() {
 #[test]
 fn a_value_that_does_not_fit_is_refused() {
     assert_eq!(Escaped(b"abc").copy_to(&mut [0; 2]), None);
-    assert_eq!(
-        Escaped(b"%61%").copy_to(&mut [0; 2]).as_deref(),
-        Some(&b"a%"[..])
-    );
+    assert_eq!(Escaped(b"%61%").copy_to(&mut [0; 2]).as_deref(), Some(&b"a%"[..]));
 }
 
 proptest! {

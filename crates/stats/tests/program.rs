@@ -6,10 +6,7 @@ use relpoline_stats::program::{Program, examine, tunables_enable_shadow_stack};
 
 fn look(file: &[u8]) -> Program {
     examine(&mut |offset, buffer| {
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|at| file.get(at..))
-            .unwrap_or_default();
+        let rest = usize::try_from(offset).ok().and_then(|at| file.get(at..)).unwrap_or_default();
         let length = rest.len().min(buffer.len());
         buffer[..length].copy_from_slice(&rest[..length]);
         length
@@ -34,26 +31,10 @@ fn elf(segment: u32, content: &[u8]) -> Vec<u8> {
 #[test]
 fn loaders_are_told_apart() {
     let glibc = elf(3, b"/lib64/ld-linux-x86-64.so.2\0");
-    assert_eq!(
-        look(&glibc),
-        Program::Fit {
-            shadow_stack: false
-        }
-    );
-    let nix = elf(
-        3,
-        b"/nix/store/0123456789-glibc-2.40/lib/ld-linux-x86-64.so.2\0",
-    );
-    assert_eq!(
-        look(&nix),
-        Program::Fit {
-            shadow_stack: false
-        }
-    );
-    assert_eq!(
-        look(&elf(3, b"/lib/ld-musl-x86_64.so.1\0")),
-        Program::Unfit(Refusal::OtherLoader)
-    );
+    assert_eq!(look(&glibc), Program::Fit { shadow_stack: false });
+    let nix = elf(3, b"/nix/store/0123456789-glibc-2.40/lib/ld-linux-x86-64.so.2\0");
+    assert_eq!(look(&nix), Program::Fit { shadow_stack: false });
+    assert_eq!(look(&elf(3, b"/lib/ld-musl-x86_64.so.1\0")), Program::Unfit(Refusal::OtherLoader));
     assert_eq!(look(&elf(1, b"")), Program::Unfit(Refusal::Static));
 }
 
@@ -73,16 +54,7 @@ fn classes_and_machines_are_told_apart() {
 #[test]
 fn a_shadow_stack_mark_is_seen() {
     let mut file = elf(3, b"/lib64/ld-linux-x86-64.so.2\0");
-    let note = [
-        4,
-        16,
-        5,
-        u32::from_le_bytes(*b"GNU\0"),
-        0xc000_0002,
-        4,
-        3,
-        0,
-    ];
+    let note = [4, 16, 5, u32::from_le_bytes(*b"GNU\0"), 0xc000_0002, 4, 3, 0];
     let note: Vec<u8> = note.iter().flat_map(|word| word.to_le_bytes()).collect();
     file[56] = 2;
     let second = 64 + 56;
@@ -91,18 +63,14 @@ fn a_shadow_stack_mark_is_seen() {
     file[second + 32] = 32;
     file[4096..4096 + note.len()].copy_from_slice(&note);
     assert_eq!(look(&file), Program::Fit { shadow_stack: true });
-    assert!(tunables_enable_shadow_stack(
-        b"glibc.malloc.check=1:glibc.cpu.x86_shstk=on"
-    ));
+    assert!(tunables_enable_shadow_stack(b"glibc.malloc.check=1:glibc.cpu.x86_shstk=on"));
     assert!(!tunables_enable_shadow_stack(b"glibc.cpu.x86_shstk=off"));
 }
 
 #[test]
 fn a_script_names_its_interpreter() {
     for line in [&b"#!/bin/sh"[..], b"#! \t/bin/sh -e\necho", b"#!/bin/sh\0x"] {
-        let Program::Script(path, length) = look(line) else {
-            panic!("{line:?}")
-        };
+        let Program::Script(path, length) = look(line) else { panic!("{line:?}") };
         assert_eq!(&path[..length], b"/bin/sh");
     }
     assert_eq!(look(b"#!\n"), Program::Unfit(Refusal::NotElf));

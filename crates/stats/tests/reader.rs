@@ -5,10 +5,7 @@ use relpoline_stats::file::{set_text, text};
 use relpoline_stats::record::MAGIC;
 use relpoline_stats::{Header, Layout, Malformed, ObjectRecord, Plain, SiteRecord, Stats};
 
-const LAYOUT: Layout = Layout {
-    objects: 4,
-    sites: 16,
-};
+const LAYOUT: Layout = Layout { objects: 4, sites: 16 };
 
 /// A file with one object and three sites, the second of them unused.
 fn sample() -> Vec<u8> {
@@ -26,8 +23,7 @@ fn sample() -> Vec<u8> {
         let mut site = SiteRecord::ZERO;
         site.address = address;
         site.targets[7].share = 5;
-        site.store(&mut bytes[LAYOUT.site_offset() + index * SiteRecord::SIZE..])
-            .unwrap();
+        site.store(&mut bytes[LAYOUT.site_offset() + index * SiteRecord::SIZE..]).unwrap();
     }
     bytes
 }
@@ -51,24 +47,15 @@ fn what_was_written_is_read() {
     let bytes = sample();
     let stats = Stats::parse(&bytes).unwrap();
     let object = stats.objects().next().unwrap();
-    assert_eq!(
-        (object.base, text(&object.path)),
-        (0x5555_0000_0000, &b"/bin/prog"[..])
-    );
-    let sites: Vec<_> = stats
-        .sites()
-        .map(|site| (site.address, site.targets[7].share))
-        .collect();
+    assert_eq!((object.base, text(&object.path)), (0x5555_0000_0000, &b"/bin/prog"[..]));
+    let sites: Vec<_> = stats.sites().map(|site| (site.address, site.targets[7].share)).collect();
     assert_eq!(sites, [(0x1000, 5), (0x2000, 5)]);
 }
 
 #[test]
 fn an_unfinished_file_is_named_as_such() {
     assert_eq!(read_all(&[]), Err(Malformed::Short));
-    assert_eq!(
-        read_all(&vec![0; LAYOUT.file_size()]),
-        Err(Malformed::Magic)
-    );
+    assert_eq!(read_all(&vec![0; LAYOUT.file_size()]), Err(Malformed::Magic));
 }
 
 #[test]

@@ -257,11 +257,7 @@ impl Arena {
         let rel = self.base.wrapping_sub(next);
         let third = (rel >> 16) as u32 & 0xff;
         let carry = BANKS as u32 - third;
-        if carry >= BANKS as u32 / 2 {
-            (0..carry - 1, End::Low)
-        } else {
-            (carry + 1..BANKS as u32, End::High)
-        }
+        if carry >= BANKS as u32 / 2 { (0..carry - 1, End::Low) } else { (carry + 1..BANKS as u32, End::High) }
     }
 
     fn map(&self) -> &CellMap {

@@ -129,8 +129,7 @@ impl Domain {
     /// A reader that an ended thread gave back.
     pub fn take_idle(&'static self) -> Option<&'static Reader> {
         expedited();
-        self.readers()
-            .find(|r| r.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok())
+        self.readers().find(|r| r.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok())
     }
 
     /// Adds `reader`, taken by the caller. To be called once per reader.

@@ -37,7 +37,8 @@ fn memfd() -> Result<OwnedFd, ArenaError> {
 
 fn map(fd: &OwnedFd, bytes: usize, prot: ProtFlags) -> Result<*mut c_void, ArenaError> {
     // SAFETY: a fresh mapping at an address of the kernel's choice.
-    unsafe { rustix::mm::mmap(core::ptr::null_mut(), bytes, prot, MapFlags::SHARED, fd, 0) }.map_err(|_| ArenaError::Map)
+    unsafe { rustix::mm::mmap(core::ptr::null_mut(), bytes, prot, MapFlags::SHARED, fd, 0) }
+        .map_err(|_| ArenaError::Map)
 }
 
 impl CodeMemory {

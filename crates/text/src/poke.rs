@@ -77,7 +77,10 @@ pub fn poke_idle(at: u64, bytes: &[u8]) -> Result<(), PokeError> {
 enum Way {
     Mem(OwnedFd),
     /// The object's text is writable, and not executable, for the time being.
-    Unprotected { start: u64, len: usize },
+    Unprotected {
+        start: u64,
+        len: usize,
+    },
 }
 
 /// Writes many displacements of one object's text while no thread runs it.

@@ -1,7 +1,7 @@
 //! The verdict on a full window: longer, a tree, the tree that was there, or the retpoline.
 
 use super::Policy;
-use super::judge::{FEW, Choice, Terms};
+use super::judge::{Choice, FEW, Terms};
 use super::reason::Reason;
 use super::site::{Action, Cause, Current, SiteState};
 use super::trial::Trial;

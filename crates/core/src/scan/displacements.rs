@@ -26,13 +26,7 @@ impl<'a> Displacements<'a> {
     /// Searches for what leads to `first` to `first + span` inclusive, counted from the start of `bytes`
     /// modulo 2^32: in texts of more than 4 GiB, some of what is found leads elsewhere.
     pub(super) fn new(bytes: &'a [u8], first: u32, span: u32) -> Displacements<'a> {
-        Displacements {
-            bytes,
-            first,
-            span,
-            next: 0,
-            block_end: 0,
-        }
+        Displacements { bytes, first, span, next: 0, block_end: 0 }
     }
 
     /// What must be added to the displacement at `at` to count from the range's start.
@@ -48,11 +42,7 @@ impl<'a> Displacements<'a> {
 
     /// Goes on to the next block in which something is, or to the last bytes.
     fn next_block(&mut self) {
-        while let Some(block) = self
-            .bytes
-            .get(self.next..)
-            .and_then(<[u8]>::first_chunk::<READ>)
-        {
+        while let Some(block) = self.bytes.get(self.next..).and_then(<[u8]>::first_chunk::<READ>) {
             if is_any_inside(block, self.origin(self.next), self.span) {
                 self.block_end = self.next + BLOCK;
                 return;

@@ -129,7 +129,8 @@ fn a_refused_promotion_leaves_the_old_tree_as_it_was() {
     let mut site = SiteState::new();
     let mut now = 1000;
     // Hot in front, more rare ones than a chain holds behind: a chain and a search tree, exits counted.
-    let first: Vec<u64> = (0..256u64).map(|i| if i % 4 == 0 { 0x2000 + i / 4 % 30 * 32 } else { 0x1000 + i % 3 }).collect();
+    let first: Vec<u64> =
+        (0..256u64).map(|i| if i % 4 == 0 { 0x2000 + i / 4 % 30 * 32 } else { 0x1000 + i % 3 }).collect();
     policy.on(&mut site, Event::ColdExpired, now, &|_| true);
     let full = Event::WindowFull { trace: Trace::new(&first), current: None };
     let Action::Promote(counters) = policy.on(&mut site, full, now, &|_| true) else { panic!("no tree") };
