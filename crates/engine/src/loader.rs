@@ -2,7 +2,7 @@
 //!
 //! The loader calls an empty function, whose address it publishes for debuggers (`r_brk` in `struct r_debug`,
 //! link.h), whenever its list of objects is about to change and when it has changed. Its first instruction
-//! is turned into a jump to [`entry`] while the process has one thread. So the engine hears of a library
+//! is turned into a jump to `entry` while the process has one thread. So the engine hears of a library
 //! after it is mapped and before it is relocated or any of its code runs, and of an unmapping before it
 //! happens, on the thread that holds the loader's lock. Nothing about `dlopen` changes for its callers: not
 //! even its return address, by which the loader finds the caller's search path.

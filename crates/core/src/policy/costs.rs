@@ -4,29 +4,29 @@
 /// point; those of the slow path in whole cycles of the clock that the policy is given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Costs {
-    /// A direct call, loop included [1/16 cycle].
+    /// A direct call, loop included (1/16 cycle).
     pub direct: u32,
-    /// One foreseen compare of the chain [1/16 cycle].
+    /// One foreseen compare of the chain (1/16 cycle).
     pub compare: u32,
-    /// One foreseen node of the search tree: a compare and up to two branches [1/16 cycle].
+    /// One foreseen node of the search tree: a compare and up to two branches (1/16 cycle).
     pub node: u32,
-    /// A mispredicted conditional branch [1/16 cycle].
+    /// A mispredicted conditional branch (1/16 cycle).
     pub mispredict: u32,
-    /// A call through the retpoline, loop included [1/16 cycle].
+    /// A call through the retpoline, loop included (1/16 cycle).
     pub retpoline: u32,
-    /// A call that is written to the trace [1/16 cycle].
+    /// A call that is written to the trace (1/16 cycle).
     pub counted_call: u32,
-    /// The gate's jump in front of a tree, gone once the site is linked [1/16 cycle].
+    /// The gate's jump in front of a tree, gone once the site is linked (1/16 cycle).
     pub gate: u32,
-    /// Counting an exit from the chain [1/16 cycle].
+    /// Counting an exit from the chain (1/16 cycle).
     pub exit: u32,
-    /// Judging, apart from what grows with the window [cycles].
+    /// Judging, apart from what grows with the window (cycles).
     pub judge: u32,
-    /// Judging, per call in the window [1/16 cycle].
+    /// Judging, per call in the window (1/16 cycle).
     pub judge_call: u32,
-    /// Building and publishing a tree [cycles].
+    /// Building and publishing a tree (cycles).
     pub patch: u32,
-    /// Linking a site to its tree, or undoing it [cycles].
+    /// Linking a site to its tree, or undoing it (cycles).
     pub link: u32,
     /// The clock's rate.
     pub cycles_per_ms: u32,
@@ -81,25 +81,25 @@ pub struct Config {
     pub young: u8,
     /// Exits from the chain in a window.
     pub exit_window: u32,
-    /// Exits are counted if at most this share of calls is expected to leave the chain [1/65536].
+    /// Exits are counted if at most this share of calls is expected to leave the chain (1/65536).
     pub exit_share: u32,
     /// Misses or exits that cost more than 1/this of the elapsed time make the site learn again.
     pub relearn_share: u32,
-    /// A change must improve the modelled cost by this much [percent].
+    /// A change must improve the modelled cost by this much (percent).
     pub margin: u32,
     /// Most doublings of a site's windows.
     pub max_backoff: u8,
-    /// First wait before a retpolined site gets another chance [ms].
+    /// First wait before a retpolined site gets another chance (ms).
     pub retry_ms: u32,
     /// Most doublings of that wait.
     pub max_retry_backoff: u8,
     /// Learning may take 1/this of the elapsed time …
     pub learning_share: u32,
-    /// … and this much on top, once [ms].
+    /// … and this much on top, once (ms).
     pub allowance_ms: u32,
     /// Patches that may follow each other at once.
     pub patch_burst: u32,
-    /// Time in which one more patch becomes allowed [µs].
+    /// Time in which one more patch becomes allowed (µs).
     pub patch_interval_us: u32,
 }
 

@@ -33,15 +33,15 @@ const SIZES: [usize; 4] = [8, 16, 32, 64];
 #[derive(Debug)]
 pub(super) struct Candidates {
     targets: [Target; MAX_TARGETS],
-    /// Share of each in the window at hand [1/65536]. Differs from the target's own share in merged lists.
+    /// Share of each in the window at hand (1/65536). Differs from the target's own share in merged lists.
     seen: [u32; MAX_TARGETS],
     len: usize,
     /// Positions by ascending address; and those of them that are behind the chain of the tree being priced.
     sorted: [u8; MAX_TARGETS],
     searched: [u8; MAX_TARGETS],
-    /// Expected share of calls to targets that were never seen [1/65536].
+    /// Expected share of calls to targets that were never seen (1/65536).
     pub unseen: u32,
-    /// Share of calls to targets that no tree may jump to [1/65536].
+    /// Share of calls to targets that no tree may jump to (1/65536).
     pub unreachable: u32,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Choice {
     chain: u8,
     /// Compare with the hottest target after the rest of the chain.
     hottest_last: bool,
-    /// Modelled cost of a call [1/16 cycle].
+    /// Modelled cost of a call (1/16 cycle).
     pub cost: u32,
 }
 
@@ -271,7 +271,7 @@ impl Candidates {
         self.priced(choice.size(), choice.chain(), 0).counts_exits(config)
     }
 
-    /// Share of the window's calls that go to the first `size` [1/65536].
+    /// Share of the window's calls that go to the first `size` (1/65536).
     pub fn covered(&self, size: usize) -> u32 {
         self.seen[..size.min(self.len)].iter().sum::<u32>().min(ONE)
     }

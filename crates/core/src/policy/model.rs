@@ -25,7 +25,7 @@ use crate::tree::shape::{Fork, Node, Walk};
 pub(super) struct Priced<'a> {
     /// The targets; their shares shape the search tree.
     pub targets: &'a [Target],
-    /// Share of calls that go to each of them [1/65536].
+    /// Share of calls that go to each of them (1/65536).
     pub seen: &'a [u32],
     /// Positions in `targets` of those behind the chain, by ascending address.
     pub order: &'a [u8],
@@ -33,7 +33,7 @@ pub(super) struct Priced<'a> {
     pub chain: usize,
     /// Compare with the first target after the rest of the chain.
     pub hottest_last: bool,
-    /// Which part of the mistakes of a branch predictor without history remains [1/65536].
+    /// Which part of the mistakes of a branch predictor without history remains (1/65536).
     pub randomness: u32,
 }
 
@@ -52,7 +52,7 @@ impl Effort {
 }
 
 impl Priced<'_> {
-    /// Modelled cost of a call [1/16 cycle].
+    /// Modelled cost of a call (1/16 cycle).
     pub fn price(&self, costs: &Costs, config: &Config) -> u32 {
         let whole = u64::from(ONE);
         let hits = self.seen.iter().map(|&s| u64::from(s)).sum::<u64>().min(whole);

@@ -63,13 +63,13 @@ impl Plan {
         self.accuracy
     }
 
-    /// Modelled cost of a call through the tree [1/16 cycle].
+    /// Modelled cost of a call through the tree (1/16 cycle).
     #[must_use]
     pub fn tree_cost(&self) -> u32 {
         self.tree_cost
     }
 
-    /// Modelled cost of a call through the retpoline [1/16 cycle].
+    /// Modelled cost of a call through the retpoline (1/16 cycle).
     #[must_use]
     pub fn retpoline_cost(&self) -> u32 {
         self.retpoline_cost

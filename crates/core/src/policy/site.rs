@@ -45,7 +45,7 @@ pub struct SiteState {
     /// Which hot targets were dropped before, one bit each (a Bloom filter with one hash): a target that
     /// comes back shows that the site flaps.
     pub(super) dropped: u64,
-    /// Calls of the current cold or settling window; during a trial, what the tree's turn took [cycles].
+    /// Calls of the current cold or settling window; during a trial, what the tree's turn took (cycles).
     pub(super) window: u32,
     pub(super) phase: Phase,
     pub(super) reason: Reason,

@@ -89,7 +89,7 @@ pub struct Call {
     pub thread: u16,
     /// Number of the phase, for patterns that have phases.
     pub phase: u32,
-    /// Nominal clock reading before the call [cycles].
+    /// Nominal clock reading before the call (cycles).
     pub at: u64,
 }
 
@@ -100,7 +100,7 @@ pub struct Workload {
     pub name: &'static str,
     /// How targets follow each other.
     pub pattern: Pattern,
-    /// What the program does between two calls [cycles].
+    /// What the program does between two calls (cycles).
     pub work: u32,
     /// The clock's rate. Slower clocks make long phases affordable.
     pub cycles_per_ms: u32,
