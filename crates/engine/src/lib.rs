@@ -24,7 +24,7 @@
 #[cfg(test)]
 extern crate std;
 
-#[cfg(feature = "preload")]
+#[cfg(any(test, feature = "preload"))]
 mod bytes;
 pub mod calibrate;
 pub mod config;
