@@ -21,6 +21,7 @@
 //! | `jit` | the compiler to x86-64 |
 //! | `run`, `region`, `stack` | the memory of a run, and bounds checks |
 //! | `program` | loading and running |
+//! | `packet` | contexts as the kernel's programs expect them |
 //! | `array` | program arrays: updates, swaps, patch sites |
 //! | `elf` | object files |
 //! | [`listing`] | instructions as text, beside the machine code they became |
@@ -47,6 +48,7 @@ mod jit;
 pub mod listing;
 mod map;
 pub mod op;
+mod packet;
 mod printk;
 mod program;
 mod reclaim;
@@ -63,6 +65,7 @@ pub use elf::{Object, ObjectError};
 pub use helper::HelperCall;
 pub use jit::CompileError;
 pub use map::{Map, MapError, MapKind, MapSpec, Mode};
+pub use packet::{ContextKind, NoLowMemory, PacketBuffer};
 pub use program::{Engine, Invocation, LoadError, LoadErrorKind, MapHandle, Options, Program, Source};
 pub use runtime::{Runtime, RuntimeBuilder, RuntimeError};
 pub use trap::{Trap, TrapKind};

@@ -298,6 +298,12 @@ impl<'a> Invocation<'a> {
         self.buffer(bytes)
     }
 
+    /// Names a part of the input as the packet.
+    pub(crate) fn packet_within(mut self, packet: Region) -> Self {
+        self.packet = Some(packet);
+        self
+    }
+
     /// Clears the stack first, so that nothing of earlier runs can be read there.
     #[must_use]
     pub fn clear_stack(mut self) -> Self {

@@ -3,7 +3,7 @@
 mod support;
 
 use proptest::prelude::*;
-use relpoline_bpf::{Engine, Invocation, Object, ObjectError, Options, Runtime};
+use relpoline_bpf::{ContextKind, Engine, Invocation, Object, ObjectError, Options, PacketBuffer, Runtime, TrapKind};
 use std::sync::{Arc, Mutex};
 
 /// An Ethernet, IPv4 and UDP header; `len` is the IP length.
@@ -57,6 +57,28 @@ fn a_pipeline_with_everything() {
         let hits: Vec<_> = object.programs().iter().map(|p| (p.name().to_string(), p.hits().unwrap())).collect();
         let hits_of = |name: &str| hits.iter().find(|(n, _)| n == name).unwrap().1;
         assert_eq!((hits_of("parse_ethernet"), hits_of("parse_ip"), hits_of("parse_udp")), (10, 8, 7));
+    }
+}
+
+#[test]
+fn contexts_of_the_kernel() {
+    let runtime = Runtime::new().unwrap();
+    let object = Object::load(&runtime, &support::object("contexts"), Options::default()).unwrap();
+    let program = |name: &str| object.program(name).unwrap();
+    object.array("next").unwrap().update(0, Some(program("keys"))).unwrap();
+    let packet = packet(1, 17, 53, 100);
+    let mut buffer = PacketBuffer::new(1500).unwrap();
+    for engine in [Engine::Interpreter, Engine::Compiled] {
+        buffer.put(&[1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 8, 0, 99], ContextKind::Xdp);
+        assert_eq!(program("reflect").invoke(buffer.invocation().engine(engine)).unwrap(), 3);
+        assert_eq!(buffer.packet(), [2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 8, 0, 99]);
+        buffer.put(&[0; 13], ContextKind::Xdp);
+        assert_eq!(program("reflect").invoke(buffer.invocation().engine(engine)).unwrap(), 1);
+        let trap = program("careless").invoke(buffer.invocation().engine(engine)).unwrap_err();
+        assert!(matches!(trap.kind, TrapKind::OutOfBounds { size: 1, write: false, .. }), "{trap}");
+        buffer.put(&packet, ContextKind::Skb);
+        assert_eq!(program("dispatch").invoke(buffer.invocation().engine(engine)).unwrap(), 0);
+        assert_eq!(buffer.flow_keys()[..4], [64, 0, 8, 0]);
     }
 }
 

@@ -43,9 +43,14 @@ struct Server {
 /// # Errors
 /// When the socket cannot be made.
 pub fn listen(path: &Path, runtime: Runtime, object: Object, options: Options) -> Result<Socket> {
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+    // Made under another name first: under its own it appears with its mode, and accepts.
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{}", std::process::id()));
+    let draft = Socket(draft.into());
+    let listener = UnixListener::bind(&draft.0).with_context(|| format!("cannot listen at {}", path.display()))?;
+    std::fs::set_permissions(&draft.0, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::hard_link(&draft.0, path).with_context(|| format!("cannot listen at {}", path.display()))?;
     let socket = Socket(path.to_path_buf());
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     let mut server = Server { runtime, object, options, loaded: Vec::new() };
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
-use relpoline_bpf::{Engine, Invocation, Object, Program, Trap};
+use clap::{Args, ValueEnum};
+use relpoline_bpf::{ContextKind, Engine, Invocation, Object, PacketBuffer, Program, Trap};
 
 use super::{LoadArgs, choose, control, hex, load, packets, runtime};
 
@@ -20,7 +20,8 @@ Examples:
   relpoline bpf run pipeline.o --pcap in.pcap --seconds 60 --threads 4 --control /tmp/pipeline
                                                             over and over, changeable by bpf swap
 
-The program gets the packet's address in r1 and its length in r2.
+The program gets the packet's address in r1 and its length in r2, or, with --context, the kernel's xdp_md or
+__sk_buff in r1.
 
 Exit status: 0 when every run ended, 1 when one was trapped or nothing could be run.";
 
@@ -38,6 +39,9 @@ pub struct RunArgs {
     /// The program to begin with, instead of the file's first.
     #[arg(long, value_name = "NAME")]
     prog: Option<String>,
+    /// What r1 points to.
+    #[arg(long, value_enum, default_value_t = Target::Raw)]
+    context: Target,
     /// Threads, each over all packets.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
@@ -55,6 +59,17 @@ pub struct RunArgs {
     control: Option<PathBuf>,
     #[command(flatten)]
     load: LoadArgs,
+}
+
+/// What a program's r1 points to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Target {
+    /// The packet.
+    Raw,
+    /// A struct xdp_md.
+    Xdp,
+    /// A struct __sk_buff.
+    Skb,
 }
 
 /// What a thread saw.
@@ -103,7 +118,7 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
         None => None,
     };
     let begin = Instant::now();
-    let tally = over_packets(arguments, program, &packets);
+    let tally = over_packets(arguments, program, &packets)?;
     print(arguments, &object, &tally, begin.elapsed());
     Ok(if tally.traps == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -121,15 +136,17 @@ fn read_packets(arguments: &RunArgs) -> Result<Vec<Vec<u8>>> {
     Ok(packets)
 }
 
-fn over_packets(arguments: &RunArgs, program: &Program, packets: &[Vec<u8>]) -> Tally {
+fn over_packets(arguments: &RunArgs, program: &Program, packets: &[Vec<u8>]) -> Result<Tally> {
     let stop = AtomicBool::new(false);
+    let longest = packets.iter().map(Vec::len).max().unwrap_or(0);
+    let buffers = (0..arguments.threads).map(|_| PacketBuffer::new(longest)).collect::<Result<Vec<_>, _>>()?;
     let mut total = Tally::default();
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..arguments.threads)
-            .map(|_| {
-                let program = program.clone();
+        let threads: Vec<_> = buffers
+            .into_iter()
+            .map(|buffer| {
                 let stop = &stop;
-                scope.spawn(move || one_thread(arguments, &program, packets, stop))
+                scope.spawn(move || one_thread(arguments, program, packets, buffer, stop))
             })
             .collect();
         if let Some(seconds) = arguments.seconds {
@@ -141,18 +158,34 @@ fn over_packets(arguments: &RunArgs, program: &Program, packets: &[Vec<u8>]) -> 
             total.add(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
     });
-    total
+    Ok(total)
 }
 
-fn one_thread(arguments: &RunArgs, program: &Program, packets: &[Vec<u8>], stop: &AtomicBool) -> Tally {
+fn one_thread(
+    arguments: &RunArgs,
+    program: &Program,
+    packets: &[Vec<u8>],
+    mut buffer: PacketBuffer,
+    stop: &AtomicBool,
+) -> Tally {
     let engine = if arguments.interpret { Engine::Interpreter } else { Engine::Compiled };
     let mut tally = Tally::default();
     let mut copy = Vec::new();
     loop {
         for packet in packets {
-            copy.clear();
-            copy.extend_from_slice(packet);
-            tally.count(program.invoke(Invocation::new(&mut copy).engine(engine)));
+            let invocation = match arguments.context {
+                Target::Raw => {
+                    copy.clear();
+                    copy.extend_from_slice(packet);
+                    Invocation::new(&mut copy)
+                }
+                Target::Xdp | Target::Skb => {
+                    let xdp = arguments.context == Target::Xdp;
+                    buffer.put(packet, if xdp { ContextKind::Xdp } else { ContextKind::Skb });
+                    buffer.invocation()
+                }
+            };
+            tally.count(program.invoke(invocation.engine(engine)));
         }
         if arguments.seconds.is_none() || stop.load(Ordering::Relaxed) {
             return tally;
