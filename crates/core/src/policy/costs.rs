@@ -42,7 +42,7 @@ impl Costs {
         mispredict: 400,
         retpoline: 506,
         counted_call: 600,
-        gate: 20,
+        gate: 46,
         exit: 16,
         judge: 3_000,
         judge_call: 960,
