@@ -138,9 +138,9 @@ impl PacketBuffer {
         &self.bytes()[PACKET..]
     }
 
-    /// What a program wrote to the context's `flow_keys`.
-    pub fn flow_keys(&mut self) -> &[u8] {
-        &self.bytes()[CONTEXT..PACKET]
+    /// What the context's `flow_keys` points to, to be filled before a run and read after it.
+    pub fn flow_keys(&mut self) -> &mut [u8] {
+        &mut self.bytes()[CONTEXT..PACKET]
     }
 }
 

@@ -2,6 +2,11 @@
 //!
 //! Programs of one runtime may touch each other's maps (a value's address is as good in one program as in
 //! another); runtimes are separate from each other.
+//!
+//! # Fork
+//! A forked child can run the programs it inherited. It cannot load programs or change arrays of an inherited
+//! runtime: the writable mapping of code is the parent's alone, and the code itself stays shared with the parent.
+//! A child that wants to makes a runtime of its own.
 
 use crate::array::Links;
 use crate::helper::{Helpers, Printk};

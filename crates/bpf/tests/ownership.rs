@@ -22,9 +22,7 @@ fn a_program_that_calls_itself_does_not_live_for_ever() {
     // The program's handle still holds the array.
     assert_eq!(program.run(&mut []).unwrap(), 7);
     drop(program);
-    runtime.quiesce();
-    runtime.quiesce();
-    assert_eq!(runtime.code_bytes(), empty);
+    assert!(support::code_shrinks_to(&runtime, empty));
 }
 
 #[test]
@@ -180,7 +178,11 @@ fn maps_in_their_life() {
     };
     assert!(Map::new(&runtime, &spec(MapKind::Array, 0)).is_err());
     assert!(Map::new(&runtime, &spec(MapKind::RingBuf, 100)).is_err());
-    assert!(Map::new(&runtime, &spec(MapKind::Array, u32::MAX)).is_err());
+    for kind in [MapKind::Array, MapKind::PerCpuArray, MapKind::Hash, MapKind::LruHash, MapKind::RingBuf] {
+        assert!(Map::new(&runtime, &spec(kind, u32::MAX)).is_err(), "{kind:?}");
+        assert!(Map::new(&runtime, &spec(kind, 1 << 31)).is_err(), "{kind:?}");
+    }
+    assert!(ProgArray::new(&runtime, "array", u32::MAX).is_err());
     let lookup = "mov %r6, %r1\nstw [%r10-4], 0\nmov %r2, %r10\nadd %r2, -4\nldmap %r1, 0\ncall 1\nmov %r1, %r0\n\
                   jeq %r1, 0, exit\nldxdw %r0, [%r1+0]\nexit";
     let map = Map::new(&runtime, &spec(MapKind::Hash, 8)).unwrap();

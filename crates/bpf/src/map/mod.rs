@@ -61,7 +61,7 @@ pub struct MapSpec {
 /// Why a map cannot be made, or an operation on it failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MapError {
-    /// Sizes that make no sense for the kind, or more than 1 GiB.
+    /// Sizes that make no sense for the kind, more than 1 GiB, or a hash of more than 2²⁴ entries.
     #[error("key, value or entry sizes that a map of this kind cannot have")]
     BadSize,
     /// The runtime has as many maps as it can have.
@@ -136,12 +136,16 @@ pub struct MapBody {
     kind: Kind,
 }
 
+/// Most entries of a hash.
+const MOST_KEYS: u32 = 1 << 24;
+
 impl MapBody {
     fn new(spec: &MapSpec) -> Result<MapBody, MapError> {
         let (kind, copies, count) = match spec.kind {
             MapKind::Array if spec.key_size == 4 => (Kind::Array, 1, spec.max_entries),
             MapKind::PerCpuArray if spec.key_size == 4 => (Kind::PerCpu, values::cpus(), spec.max_entries),
-            MapKind::Hash | MapKind::LruHash if spec.key_size > 0 => {
+            // Checked before the index is made, which takes memory for each entry.
+            MapKind::Hash | MapKind::LruHash if spec.key_size > 0 && (1..=MOST_KEYS).contains(&spec.max_entries) => {
                 (Kind::Hash(Hash::new(spec.max_entries, spec.kind == MapKind::LruHash)), 1, spec.max_entries)
             }
             MapKind::RingBuf if spec.max_entries.is_power_of_two() && spec.max_entries >= 64 => {

@@ -59,3 +59,14 @@ fn build(name: &str) -> Vec<u8> {
     let _ = std::fs::remove_file(out);
     bytes
 }
+
+/// Waits until no more than `bytes` of code are left, for at most ten seconds: another thread of the test may be the
+/// one that is freeing it.
+pub fn code_shrinks_to(runtime: &Runtime, bytes: usize) -> bool {
+    let begin = std::time::Instant::now();
+    while runtime.code_bytes() > bytes && begin.elapsed().as_secs() < 10 {
+        runtime.quiesce();
+        std::thread::yield_now();
+    }
+    runtime.code_bytes() == bytes
+}
