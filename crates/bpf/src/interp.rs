@@ -5,9 +5,9 @@
 //! memory, the same budget, the same registers preserved across calls, the same tail-call limit.
 
 use crate::check::FRAME;
+use crate::code::{Code, MapRef};
 use crate::helper::{self, TAIL_CALL};
 use crate::op::{Atomic, Op, R, Size, Width};
-use crate::program::{Code, MapRef};
 use crate::run::Run;
 use crate::semantics::{self as sem, value};
 use relpoline_core::tailcall::LIMIT;

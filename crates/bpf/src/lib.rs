@@ -20,7 +20,7 @@
 //! | [`semantics`], `interp` | what instructions mean, and the interpreter |
 //! | `jit` | the compiler to x86-64 |
 //! | `run`, `region`, `stack` | the memory of a run, and bounds checks |
-//! | `program` | loading and running |
+//! | `program`, `code`, `invocation` | loading, what a program consists of, running |
 //! | `packet` | contexts as the kernel's programs expect them |
 //! | `array` | program arrays: updates, swaps, patch sites |
 //! | `elf` | object files |
@@ -37,6 +37,7 @@
 
 mod array;
 pub mod check;
+mod code;
 pub mod constant;
 pub mod decode;
 mod elf;
@@ -44,6 +45,7 @@ mod helper;
 mod hits;
 pub mod insn;
 mod interp;
+mod invocation;
 mod jit;
 pub mod listing;
 mod map;
@@ -63,9 +65,10 @@ mod trap;
 pub use array::{ProgArray, Transaction, UpdateError};
 pub use elf::{Object, ObjectError};
 pub use helper::HelperCall;
+pub use invocation::{Engine, Invocation};
 pub use jit::CompileError;
 pub use map::{Map, MapError, MapKind, MapSpec, Mode};
 pub use packet::{ContextKind, NoLowMemory, PacketBuffer};
-pub use program::{Engine, Invocation, LoadError, LoadErrorKind, MapHandle, Options, Program, Source};
+pub use program::{LoadError, LoadErrorKind, MapHandle, Options, Program, Source};
 pub use runtime::{Runtime, RuntimeBuilder, RuntimeError};
 pub use trap::{Trap, TrapKind};

@@ -9,7 +9,7 @@
 //!
 //! The layouts are those of the kernel's `uapi/linux/bpf.h`. Fields that are not mentioned here are zero.
 
-use crate::program::Invocation;
+use crate::invocation::Invocation;
 use crate::region::Region;
 use rustix::mm::{MapFlags, ProtFlags};
 

@@ -1,4 +1,4 @@
-//! Programs: loading, running, and their life.
+//! Programs: loading, running, and their life. What they consist of is in `code`.
 //!
 //! | | what it is | who owns it |
 //! |---|---|---|
@@ -12,26 +12,23 @@
 //! when the host's last handle to it is gone ([`crate::ProgArray`]), and a program's handle holds on to the
 //! arrays it was loaded with.
 
-use crate::array::{ArrayCore, ProgArray, Table};
-use crate::check::{Checked, check, function_at};
+use crate::check::{Checked, check};
+use crate::code::{Body, Core, MapRef};
 use crate::constant::{TailCall, tail_calls};
 use crate::decode::InsnError;
 use crate::helper::TAIL_CALL;
 use crate::insn::Insn;
-use crate::jit::{CompileError, Placed, SiteAt, compile};
-use crate::map::{Map, MapOwner};
+use crate::invocation::{Engine, Invocation};
+use crate::jit::CompileError;
+use crate::map::Map;
 use crate::op::Op;
 use crate::reclaim::{self, Section};
-use crate::region::Region;
-use crate::run::{BUFFERS, Run, Window};
 use crate::runtime::{Runtime, Shared};
-use crate::space::Block;
 use crate::stack::Taken;
 use crate::trap::Trap;
-use crate::{hits, interp};
+use crate::{ProgArray, hits, interp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// Why a program was not loaded: which, where, and why.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -96,220 +93,6 @@ pub enum MapHandle {
     Map(Map),
     /// A program array.
     Array(ProgArray),
-}
-
-/// What a body keeps of them.
-pub enum MapRef {
-    /// A map with values.
-    Map(Arc<MapOwner>),
-    /// A program array.
-    Array(Arc<ArrayCore>),
-}
-
-impl MapRef {
-    /// What a program knows it by.
-    pub fn handle(&self) -> u64 {
-        match self {
-            MapRef::Map(map) => map.handle,
-            MapRef::Array(array) => array.handle(),
-        }
-    }
-
-    /// The address `offset` bytes into its values.
-    pub fn value_address(&self, offset: u32) -> Option<u64> {
-        match self {
-            MapRef::Map(map) => {
-                let region = map.body().region();
-                (u64::from(offset) < region.len).then(|| region.start + u64::from(offset))
-            }
-            MapRef::Array(_) => None,
-        }
-    }
-
-    /// Slots of a program array; 0 for other maps.
-    pub fn entries(&self) -> u32 {
-        if let MapRef::Array(array) = self { array.entries } else { 0 }
-    }
-}
-
-/// See the module's table.
-pub struct Body {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) name: Arc<str>,
-    pub(crate) section: String,
-    pub(crate) id: u32,
-    pub(crate) checked: Checked,
-    pub(crate) tails: BTreeMap<u32, TailCall>,
-    pub(crate) maps: Vec<MapRef>,
-    pub(crate) options: Options,
-    /// Where its starts are counted.
-    pub(crate) hits: Option<usize>,
-    hits_before: u64,
-}
-
-impl Body {
-    /// What a call of the function at `target` takes from the budget.
-    pub fn call_cost(&self, target: u32) -> i64 {
-        let function = &self.checked.functions[function_at(&self.checked.functions, target)];
-        i64::from(function.end - function.start)
-    }
-
-    /// The arrays it can tail-call through.
-    pub fn arrays(&self) -> impl Iterator<Item = &Arc<ArrayCore>> {
-        self.maps.iter().filter_map(|map| if let MapRef::Array(array) = map { Some(array) } else { None })
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        self.shared.forget_program(self.id);
-        if let Some(place) = self.hits {
-            hits::give_back(place);
-        }
-    }
-}
-
-/// See the module's table. The entry comes first: compiled tail calls through a table load it from there.
-#[repr(C)]
-pub struct Code {
-    /// Address where runs and tail calls begin.
-    pub entry: u64,
-    pub(crate) body: Arc<Body>,
-    /// Slot tables of the program's arrays, by map number.
-    pub(crate) tables: Vec<Option<Arc<Table>>>,
-    pub(crate) block: Block,
-    pub(crate) sites: Vec<SiteAt>,
-    pub(crate) offsets: Vec<u32>,
-    /// Bytes of code.
-    pub(crate) len: usize,
-}
-
-impl Code {
-    /// Compiles `body` against `tables` and writes it to its place, all patch sites as nops. To be linked
-    /// before anybody runs it.
-    pub fn place(body: &Arc<Body>, tables: Vec<Option<Arc<Table>>>) -> Result<Arc<Code>, CompileError> {
-        let shared = &body.shared;
-        let addresses: Vec<u64> = tables.iter().map(|t| t.as_ref().map_or(0, |t| t.slots.as_ptr() as u64)).collect();
-        let Placed { block, bytes, sites, offsets } = compile(body, &addresses, &shared.space, &shared.stubs)?;
-        // SAFETY: the block was just taken, so nobody executes it.
-        unsafe { shared.space.memory().write(block.offset, &bytes) };
-        let entry = shared.space.memory().address(block.offset);
-        Ok(Arc::new(Code { entry, body: body.clone(), tables, block, sites, offsets, len: bytes.len() }))
-    }
-}
-
-impl Drop for Code {
-    fn drop(&mut self) {
-        // SAFETY: codes are dropped a grace period after they were unpublished, or never were.
-        unsafe { self.body.shared.space.give_back(self.block) };
-    }
-}
-
-/// See the module's table.
-pub struct Core {
-    pub(crate) body: Arc<Body>,
-    /// Owns one count of the `Arc`.
-    code: AtomicPtr<Code>,
-}
-
-impl Core {
-    /// A core whose current code is `code`.
-    pub fn new(code: Arc<Code>) -> Core {
-        Core { body: code.body.clone(), code: AtomicPtr::new(Arc::into_raw(code).cast_mut()) }
-    }
-
-    /// The current code, for the table of a variable index and for runs.
-    pub fn code_ptr(&self) -> *mut Code {
-        self.code.load(Ordering::Acquire)
-    }
-
-    /// Address of its current entry, under the links' lock.
-    pub fn entry(&self) -> u64 {
-        // SAFETY: a core owns its current code, and codes are replaced under the lock only.
-        unsafe { &*self.code_ptr() }.entry
-    }
-
-    /// Publishes `code`, and returns what was current before, which is to be retired.
-    pub fn publish(&self, code: Arc<Code>) -> Arc<Code> {
-        let old = self.code.swap(Arc::into_raw(code).cast_mut(), Ordering::AcqRel);
-        // SAFETY: it came from `Arc::into_raw`, and the core's count goes to the result.
-        unsafe { Arc::from_raw(old) }
-    }
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        // SAFETY: as in `publish`; nobody can publish any more.
-        let code = unsafe { Arc::from_raw(*self.code.get_mut()) };
-        self.body.shared.links().forget(&code);
-        reclaim::retire(Box::new(code));
-    }
-}
-
-/// How a run is executed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Engine {
-    /// As compiled code.
-    #[default]
-    Compiled,
-    /// By the interpreter.
-    Interpreter,
-}
-
-/// A run to be: what a program is given.
-#[derive(Debug)]
-pub struct Invocation<'a> {
-    input: &'a mut [u8],
-    packet: Option<Region>,
-    buffers: [Region; BUFFERS],
-    used: usize,
-    engine: Engine,
-    clear_stack: bool,
-}
-
-impl<'a> Invocation<'a> {
-    /// A run with `input` as r1, its length as r2, and as the packet.
-    pub fn new(input: &'a mut [u8]) -> Self {
-        let (packet, buffers) = (None, [Region::default(); BUFFERS]);
-        Invocation { input, packet, buffers, used: 0, engine: Engine::default(), clear_stack: false }
-    }
-
-    /// Chooses how it is executed.
-    #[must_use]
-    pub fn engine(mut self, engine: Engine) -> Self {
-        self.engine = engine;
-        self
-    }
-
-    /// Lets the run touch `bytes` too, if there are at most three such buffers.
-    #[must_use]
-    pub fn buffer(mut self, bytes: &'a mut [u8]) -> Self {
-        if let Some(place) = self.buffers.get_mut(self.used) {
-            *place = Region { start: bytes.as_mut_ptr() as u64, len: bytes.len() as u64, writable: true };
-            self.used += 1;
-        }
-        self
-    }
-
-    /// As [`Invocation::buffer`], and makes it the packet that helpers load from.
-    #[must_use]
-    pub fn packet(mut self, bytes: &'a mut [u8]) -> Self {
-        self.packet = Some(Region { start: bytes.as_mut_ptr() as u64, len: bytes.len() as u64, writable: true });
-        self.buffer(bytes)
-    }
-
-    /// Names a part of the input as the packet.
-    pub(crate) fn packet_within(mut self, packet: Region) -> Self {
-        self.packet = Some(packet);
-        self
-    }
-
-    /// Clears the stack first, so that nothing of earlier runs can be read there.
-    #[must_use]
-    pub fn clear_stack(mut self) -> Self {
-        self.clear_stack = true;
-        self
-    }
 }
 
 /// A loaded program. Clones are the same program. It can be run by any number of threads at a time.
@@ -421,7 +204,7 @@ impl Program {
         }
         let len = invocation.input.len() as u64;
         let input = if len == 0 { 0 } else { invocation.input.as_mut_ptr() as u64 };
-        let mut run = new_run(body, &invocation, stack.bounds(), input, len);
+        let mut run = crate::invocation::new_run(body, &invocation, stack.bounds(), input, len);
         let _section = Section::enter();
         // SAFETY: the section was entered before, so what is current now lives until it is left.
         let code = unsafe { &*self.core.code_ptr() };
@@ -439,28 +222,6 @@ impl Program {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.core.body.shared
-    }
-}
-
-#[inline]
-fn new_run(body: &Body, invocation: &Invocation<'_>, stack: (u64, u64), input: u64, len: u64) -> Run {
-    let window = Window::new(input, len);
-    let budget = body.options.budget.map_or(i64::MAX, |b| i64::try_from(b).unwrap_or(i64::MAX));
-    Run {
-        windows: [window, window, Window::default(), Window::default()],
-        native_stack: 0,
-        stack_end: stack.1,
-        budget,
-        failed: 0,
-        instruction: 0,
-        program: body.id,
-        helper: 0,
-        hits: hits::mine(),
-        shared: Arc::as_ptr(&body.shared),
-        stack_start: stack.0,
-        buffers: invocation.buffers,
-        packet: invocation.packet.unwrap_or(Region { start: input, len, writable: true }),
-        kind: None,
     }
 }
 

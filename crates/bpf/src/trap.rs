@@ -33,7 +33,7 @@ pub enum TrapKind {
     /// A helper refused its arguments.
     #[error("a helper refused its arguments")]
     Refused,
-    /// A helper panicked.
+    /// A helper panicked. (Where the host is built with `panic = "abort"`, the process ends instead.)
     #[error("a helper panicked")]
     Panicked,
     /// A tail call passed its open bypass and found no target: the poke protocol was broken.

@@ -3,6 +3,9 @@
 //! Each program of the chain exists in two versions. Program *i* of version *v* writes `2i + v + 1` to byte *i* of
 //! its packet, and calls the next; if that is not there, it returns *i*. So a packet tells where it was.
 //!
+//! With `RUSTFLAGS='--cfg relpoline_broken="tail-call-order"'` bypasses open before their targets are there, and targets
+//! are cleared without a grace period: `slots_are_emptied_and_filled` then fails within a second.
+//!
 //! `RELPOLINE_BPF_SECONDS` sets how long each test runs (default 1).
 
 mod support;

@@ -19,8 +19,8 @@ mod flow;
 pub mod stubs;
 mod tail;
 
+use crate::code::Body;
 use crate::op::{Op, Operand, Width};
-use crate::program::Body;
 use crate::space::{Block, Space};
 use asm::{Asm, Label, reg};
 
