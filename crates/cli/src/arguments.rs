@@ -38,6 +38,9 @@ pub enum Verb {
     /// Compile a small program with and without retpolines and measure what promotion wins back.
     #[command(after_help = DEMO_AFTER_HELP)]
     Demo(DemoArgs),
+    /// Measure what calls cost on this machine, and whether promotion keeps its budgets.
+    #[command(after_help = BENCH_AFTER_HELP)]
+    Bench(crate::bench::BenchArgs),
     /// Run eBPF programs in user space; change their program arrays while they run.
     Bpf(crate::bpf::BpfArgs),
     /// Write a completion script for a shell to stdout.
@@ -75,6 +78,13 @@ Exit status: 0 when all variants gave the same output, 1 otherwise or without a 
 Environment:
   CC                 the C compiler, instead of cc, gcc or clang
   NO_COLOR           no colours in the progress bar";
+
+const BENCH_AFTER_HELP: &str = "\
+Examples:
+  relpoline bench                               under two minutes
+  relpoline bench --quick --json > bench.json
+
+Exit status: 0 when it was measured, whatever the verdict; 1 without a C compiler.";
 
 /// `relpoline run`.
 #[derive(Debug, Args)]

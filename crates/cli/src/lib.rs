@@ -7,6 +7,8 @@
 //! | [`inspect`] | `relpoline inspect`: the retpolines of a file |
 //! | [`bpf`] | `relpoline bpf`: eBPF programs with tail calls that are patched while they run |
 //! | [`demo`] | `relpoline demo`: what it brings on this machine |
+//! | [`bench`] | `relpoline bench`: what a call costs, and whether the budgets hold on this machine |
+//! | [`workbench`] | what demo and bench share: bundled C programs, compiled in variants |
 //! | [`report`] | what the engine left behind, as JSON and as text |
 //! | [`preload`] | where the engine's file is |
 //! | [`shell`] | completions and manual pages |
@@ -15,6 +17,7 @@
 //! It is a library, so that tests and xtask can read reports with the same structures.
 
 pub mod arguments;
+pub mod bench;
 pub mod bpf;
 pub mod demo;
 pub mod inherited;
@@ -23,6 +26,7 @@ pub mod preload;
 pub mod report;
 pub mod run;
 pub mod shell;
+pub mod workbench;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -54,6 +58,7 @@ pub fn main() -> ExitCode {
         Verb::Run(run) => run::run(&run),
         Verb::Inspect(inspect) => inspect::run(inspect),
         Verb::Demo(demo) => demo::run(&demo),
+        Verb::Bench(bench) => bench::run(&bench),
         Verb::Bpf(bpf) => bpf::run(bpf),
         Verb::Completions(completions) => shell::completions(&completions),
         Verb::Man(man) => shell::man(&man),

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::machine::Machine;
-use super::measure::{Rounds, Variant};
+use super::measure::Rounds;
 use crate::report::Report;
+use crate::workbench::machine::Machine;
+use crate::workbench::sample::median;
+use crate::workbench::variant::Variant;
 
 /// The outcome of the demo.
 #[derive(Debug, Serialize)]
@@ -44,14 +46,11 @@ pub struct Measured {
 
 impl Figures {
     pub(super) fn new(rounds: &Rounds, report: Report, machine: Machine) -> Self {
-        let [plain, retpoline, relpoline, unprotected] =
-            rounds.seconds.each_ref().map(|runs| median(runs));
+        let [plain, retpoline, relpoline, unprotected] = rounds.seconds.each_ref().map(|runs| median(runs));
         let variants = Variant::ALL.iter().zip(&rounds.seconds);
         Self {
             schema: 1,
-            variants: variants
-                .map(|(variant, runs)| (variant.name(), Measured::new(runs, retpoline)))
-                .collect(),
+            variants: variants.map(|(variant, runs)| (variant.name(), Measured::new(runs, retpoline))).collect(),
             recovered: share(retpoline - relpoline, retpoline - plain),
             recovered_of_layout: share(retpoline - relpoline, retpoline - unprotected),
             outputs_equal: rounds.different().is_none(),
@@ -68,38 +67,12 @@ impl Measured {
             user_s,
             min_s: runs.iter().copied().fold(f64::INFINITY, f64::min),
             max_s: runs.iter().copied().fold(0.0, f64::max),
-            ratio: if retpoline > 0.0 {
-                user_s / retpoline
-            } else {
-                1.0
-            },
+            ratio: if retpoline > 0.0 { user_s / retpoline } else { 1.0 },
             runs_s: runs.to_vec(),
         }
     }
 }
 
-/// The one in the middle, or between the two.
-fn median(runs: &[f64]) -> f64 {
-    let mut sorted = runs.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = |index: usize| sorted.get(index).copied().unwrap_or_default();
-    f64::midpoint(
-        middle(sorted.len() / 2),
-        middle(sorted.len().saturating_sub(1) / 2),
-    )
-}
-
 fn share(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| part / whole)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians() {
-        assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
-        assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
-    }
 }

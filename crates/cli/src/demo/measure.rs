@@ -4,67 +4,15 @@
 //! round to round, and the first round is thrown away. User time comes from wait4(2), so that it is that of
 //! the one process with its threads.
 
-use std::ffi::OsStr;
-use std::fmt;
 use std::io::{Read, Seek};
 use std::mem::MaybeUninit;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::build::Programs;
-
-/// What is compared.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Variant {
-    /// Compiled without retpolines.
-    Plain,
-    /// With them.
-    Retpoline,
-    /// With them, run under relpoline.
-    Relpoline,
-    /// With thunks that are plain jumps.
-    Unprotected,
-}
-
-impl Variant {
-    /// All of them.
-    pub const ALL: [Self; 4] = [
-        Self::Plain,
-        Self::Retpoline,
-        Self::Relpoline,
-        Self::Unprotected,
-    ];
-
-    /// Its name in tables and JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Retpoline => "retpoline",
-            Self::Relpoline => "relpoline",
-            Self::Unprotected => "unprotected",
-        }
-    }
-
-    fn command(self, programs: &Programs) -> anyhow::Result<Command> {
-        Ok(match self {
-            Self::Plain => Command::new(&programs.plain),
-            Self::Retpoline => Command::new(&programs.retpoline),
-            Self::Relpoline => relpoline(&programs.retpoline, &[])?,
-            Self::Unprotected => Command::new(&programs.unprotected),
-        })
-    }
-}
-
-impl fmt::Display for Variant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use crate::workbench::progress::progress;
+use crate::workbench::variant::{Programs, Variant};
 
 /// Seconds of every measured run, and what the runs printed.
 #[derive(Debug, Default)]
@@ -83,19 +31,6 @@ impl Rounds {
     }
 }
 
-/// `relpoline run` of a program with these options, by this very command.
-pub fn relpoline(program: &Path, options: &[&OsStr]) -> anyhow::Result<Command> {
-    let mut command =
-        Command::new(std::env::current_exe().context("this command's own file is gone")?);
-    command
-        .args(["run", "--quiet"])
-        .args(options)
-        .arg("--")
-        .arg(program);
-    command.env_remove(relpoline_stats::options::SWITCH);
-    Ok(command)
-}
-
 /// Runs all variants `count` times, after one round that does not count.
 pub fn rounds(programs: &Programs, count: u32) -> anyhow::Result<Rounds> {
     let mut rounds = Rounds::default();
@@ -108,8 +43,8 @@ pub fn rounds(programs: &Programs, count: u32) -> anyhow::Result<Rounds> {
                 continue;
             };
             bar.set_message(variant.name());
-            let (seconds, output) = user_time(variant.command(programs)?)
-                .with_context(|| format!("the {variant} variant failed"))?;
+            let (seconds, output) =
+                user_time(variant.command(programs, &[])?).with_context(|| format!("the {variant} variant failed"))?;
             if round > 0 {
                 rounds.seconds[index].push(seconds);
             }
@@ -124,23 +59,10 @@ pub fn rounds(programs: &Programs, count: u32) -> anyhow::Result<Rounds> {
     Ok(rounds)
 }
 
-fn progress(length: u64) -> ProgressBar {
-    // Draws nothing when stderr is not a terminal.
-    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.set_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
-}
-
 /// Runs a command: its user CPU seconds and its output.
 fn user_time(mut command: Command) -> anyhow::Result<(f64, Vec<u8>)> {
     let mut file = tempfile::tempfile()?;
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(file.try_clone()?)
-        .spawn()?;
+    let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).spawn()?;
     let (status, usage) = wait(child.id().cast_signed())?;
     ensure!(status.success(), "it ended with {status}");
     let mut output = Vec::new();
@@ -153,17 +75,8 @@ fn user_time(mut command: Command) -> anyhow::Result<(f64, Vec<u8>)> {
 fn wait(pid: libc::pid_t) -> std::io::Result<(ExitStatus, libc::rusage)> {
     let (mut status, mut usage) = (0, MaybeUninit::<libc::rusage>::zeroed());
     // SAFETY: both are live; zeros are a valid rusage.
-    let (waited, usage) = unsafe {
-        (
-            libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()),
-            usage.assume_init(),
-        )
-    };
-    if waited == -1 {
-        Err(std::io::Error::last_os_error())
-    } else {
-        Ok((ExitStatus::from_raw(status), usage))
-    }
+    let (waited, usage) = unsafe { (libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()), usage.assume_init()) };
+    if waited == -1 { Err(std::io::Error::last_os_error()) } else { Ok((ExitStatus::from_raw(status), usage)) }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few seconds")]

@@ -1,7 +1,6 @@
 //! `relpoline demo`: what retpolines cost on this machine, and how much of it promotion wins back.
 //!
 //! ```text
-//! compiler   find one, and the flags by which it makes retpolines
 //! build      the bundled program in variants
 //! measure    user CPU time of each, in interleaved rounds
 //! figures    medians, spread, the share won back
@@ -13,9 +12,7 @@
 //! user gave up.
 
 mod build;
-mod compiler;
 mod figures;
-mod machine;
 mod measure;
 mod table;
 
@@ -26,8 +23,9 @@ use anyhow::Context;
 
 use crate::arguments::DemoArgs;
 use crate::report::Report;
-use build::Programs;
-use compiler::Compiler;
+use crate::workbench::compiler::Compiler;
+use crate::workbench::machine;
+use crate::workbench::variant::{Programs, Variant};
 use figures::Figures;
 use measure::Rounds;
 
@@ -36,9 +34,7 @@ use measure::Rounds;
 /// # Errors
 /// Without a compiler that makes retpolines, or when something cannot be started.
 pub fn run(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
-    let scratch = tempfile::Builder::new()
-        .prefix("relpoline-demo-")
-        .tempdir()?;
+    let scratch = tempfile::Builder::new().prefix("relpoline-demo-").tempdir()?;
     let directory = arguments.keep.as_deref().unwrap_or(scratch.path());
     std::fs::create_dir_all(directory)
         .with_context(|| format!("the directory {} cannot be made", directory.display()))?;
@@ -54,15 +50,10 @@ pub fn run(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
 /// One more run, with hits counted: the figures stay free of what counting costs.
 fn observe(programs: &Programs, scratch: &Path) -> anyhow::Result<Report> {
     let file = scratch.join("report.json");
-    let mut command = measure::relpoline(
-        &programs.retpoline,
-        &["--count".as_ref(), "--report".as_ref(), file.as_ref()],
-    )?;
+    let mut command =
+        Variant::Relpoline.command(programs, &["--count".as_ref(), "--report".as_ref(), file.as_ref()])?;
     let status = command.stdout(std::process::Stdio::null()).status()?;
-    anyhow::ensure!(
-        status.success(),
-        "the program failed under relpoline ({status})"
-    );
+    anyhow::ensure!(status.success(), "the program failed under relpoline ({status})");
     let text = std::fs::read_to_string(&file).context("the report was not written")?;
     serde_json::from_str(&text).context("the report cannot be read")
 }

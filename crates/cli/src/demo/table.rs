@@ -3,9 +3,9 @@
 use std::fmt::{self, Write};
 
 use super::figures::Figures;
-use super::measure::Variant;
 use crate::report::schema::{Site, Target};
 use crate::report::text::cut;
+use crate::workbench::variant::Variant;
 
 /// Sites shown.
 const SITES: usize = 12;
@@ -13,9 +13,8 @@ const SITES: usize = 12;
 pub fn render(figures: &Figures) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _ = variants(&mut out, figures)
-        .and_then(|()| won_back(&mut out, figures))
-        .and_then(|()| sites(&mut out, figures));
+    let _ =
+        variants(&mut out, figures).and_then(|()| won_back(&mut out, figures)).and_then(|()| sites(&mut out, figures));
     out
 }
 
@@ -29,23 +28,13 @@ fn variants(out: &mut String, figures: &Figures) -> fmt::Result {
         machine.kernel,
         cut(&machine.compiler, 80)
     )?;
-    writeln!(
-        out,
-        "{:<32}{:>10}{:>17}{:>9}",
-        "", "user s", "spread", "ratio"
-    )?;
+    writeln!(out, "{:<32}{:>10}{:>17}{:>9}", "", "user s", "spread", "ratio")?;
     for variant in Variant::ALL {
         let Some(measured) = figures.variants.get(variant.name()) else {
             continue;
         };
         let spread = format!("{:.3} – {:.3}", measured.min_s, measured.max_s);
-        writeln!(
-            out,
-            "{:<32}{:>10.3}{spread:>17}{:>9.2}",
-            title(variant),
-            measured.user_s,
-            measured.ratio
-        )?;
+        writeln!(out, "{:<32}{:>10.3}{spread:>17}{:>9.2}", title(variant), measured.user_s, measured.ratio)?;
     }
     Ok(())
 }
@@ -67,10 +56,7 @@ fn won_back(out: &mut String, figures: &Figures) -> fmt::Result {
             plain * 100.0,
             layout * 100.0
         ),
-        _ => writeln!(
-            out,
-            "\nRetpolines cost nothing here, so there was nothing to win back."
-        ),
+        _ => writeln!(out, "\nRetpolines cost nothing here, so there was nothing to win back."),
     }?;
     match &figures.report.engine.why_disabled {
         Some(why) => writeln!(out, "Promotion was not at work: {why}."),
@@ -80,31 +66,15 @@ fn won_back(out: &mut String, figures: &Figures) -> fmt::Result {
 
 fn sites(out: &mut String, figures: &Figures) -> fmt::Result {
     let report = &figures.report;
-    let ran: Vec<&Site> = report
-        .sites
-        .iter()
-        .filter(|site| site.calls() > 0 || !site.targets.is_empty())
-        .collect();
+    let ran: Vec<&Site> = report.sites.iter().filter(|site| site.calls() > 0 || !site.targets.is_empty()).collect();
     if ran.is_empty() {
         return Ok(());
     }
-    writeln!(
-        out,
-        "\n{} of {} sites that ran were promoted",
-        report.sites_promoted, report.sites_run
-    )?;
+    writeln!(out, "\n{} of {} sites that ran were promoted", report.sites_promoted, report.sites_run)?;
     if let Some(coverage) = report.coverage {
-        writeln!(
-            out,
-            "{:.1} % of the calls took a direct jump",
-            coverage * 100.0
-        )?;
+        writeln!(out, "{:.1} % of the calls took a direct jump", coverage * 100.0)?;
     }
-    writeln!(
-        out,
-        "\n{:<26} {:<10} {:<34} reason",
-        "site", "state", "hottest targets"
-    )?;
+    writeln!(out, "\n{:<26} {:<10} {:<34} reason", "site", "state", "hottest targets")?;
     for site in ran.iter().take(SITES) {
         let name = site.symbol.as_ref().unwrap_or(&site.address);
         writeln!(
@@ -124,21 +94,13 @@ fn sites(out: &mut String, figures: &Figures) -> fmt::Result {
 
 /// The two hottest targets.
 fn targets(site: &Site) -> String {
-    site.targets
-        .iter()
-        .take(2)
-        .map(target)
-        .collect::<Vec<_>>()
-        .join(" ")
+    site.targets.iter().take(2).map(target).collect::<Vec<_>>().join(" ")
 }
 
 fn target(target: &Target) -> String {
     let name = target.symbol.as_ref().unwrap_or(&target.address);
     // A label inside the function is told by its offset alone.
-    let name = name
-        .rfind('+')
-        .filter(|_| name.len() > 11)
-        .map_or(name.as_str(), |at| &name[at..]);
+    let name = name.rfind('+').filter(|_| name.len() > 11).map_or(name.as_str(), |at| &name[at..]);
     format!("{} {:.0} %", cut(name, 11), target.share * 100.0)
 }
 

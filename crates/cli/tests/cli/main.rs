@@ -3,6 +3,7 @@
 //! Most tests compare a program's run under relpoline with the same run without it. Nothing may differ but
 //! the speed and, where a program cannot be promoted, one line on stderr.
 
+mod bench;
 mod compiled;
 mod demo;
 mod exit_status;

@@ -19,11 +19,10 @@ pub struct Machine {
     pub compiler: String,
 }
 
-pub(super) fn describe(compiler: &Compiler) -> Machine {
+/// Asks the kernel and the compiler.
+pub fn describe(compiler: &Compiler) -> Machine {
     let unknown = || "unknown".to_owned();
-    let line = |path: &str| {
-        std::fs::read_to_string(path).map_or_else(|_| unknown(), |text| text.trim().to_owned())
-    };
+    let line = |path: &str| std::fs::read_to_string(path).map_or_else(|_| unknown(), |text| text.trim().to_owned());
     Machine {
         cpu: cpu().unwrap_or_else(unknown),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),

@@ -25,15 +25,9 @@ pub struct Dialect {
 
 const GCC: Dialect = Dialect {
     retpoline: &["-mindirect-branch=thunk", "-mindirect-branch-register"],
-    external: &[
-        "-mindirect-branch=thunk-extern",
-        "-mindirect-branch-register",
-    ],
+    external: &["-mindirect-branch=thunk-extern", "-mindirect-branch-register"],
     thunk: "__x86_indirect_thunk_",
-    registers: &[
-        "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13",
-        "r14", "r15",
-    ],
+    registers: &["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"],
 };
 
 const CLANG: Dialect = Dialect {
@@ -54,44 +48,29 @@ pub struct Compiler {
 impl Compiler {
     /// The compiler asked for on the command line or by `CC`, else the first of the usual names that works.
     pub fn find(asked: Option<&OsStr>, scratch: &Path) -> anyhow::Result<Self> {
-        let asked = asked
-            .map(OsStr::to_owned)
-            .or_else(|| std::env::var_os("CC").filter(|cc| !cc.is_empty()));
-        let names = asked.clone().map_or_else(
-            || ["cc", "gcc", "clang"].map(OsString::from).to_vec(),
-            |cc| vec![cc],
-        );
+        let asked = asked.map(OsStr::to_owned).or_else(|| std::env::var_os("CC").filter(|cc| !cc.is_empty()));
+        let names = asked.clone().map_or_else(|| ["cc", "gcc", "clang"].map(OsString::from).to_vec(), |cc| vec![cc]);
         let found = names.iter().find_map(|name| Self::try_name(name, scratch));
         match (found, asked) {
             (Some(compiler), _) => Ok(compiler),
-            (None, Some(cc)) => bail!(
-                "the C compiler {} does not work or cannot make retpolines; name another with --cc",
-                cc.display()
-            ),
-            (None, None) => bail!(
-                "no C compiler that makes retpolines was found; install gcc or clang, or name one with --cc"
-            ),
+            (None, Some(cc)) => {
+                bail!("the C compiler {} does not work or cannot make retpolines; name another with --cc", cc.display())
+            }
+            (None, None) => {
+                bail!("no C compiler that makes retpolines was found; install gcc or clang, or name one with --cc")
+            }
         }
     }
 
     fn try_name(name: &OsStr, scratch: &Path) -> Option<Self> {
         let command = words(name)?;
-        [GCC, CLANG]
-            .into_iter()
-            .map(|dialect| Self {
-                command: command.clone(),
-                dialect,
-            })
-            .find(|it| it.works(scratch))
+        [GCC, CLANG].into_iter().map(|dialect| Self { command: command.clone(), dialect }).find(|it| it.works(scratch))
     }
 
     /// Whether it compiles and links with its retpoline flags.
     fn works(&self, scratch: &Path) -> bool {
         let source = scratch.join("try.c");
-        let written = std::fs::write(
-            &source,
-            "int main(int n, char **v) { return ((int (*)(void))v)(); }\n",
-        );
+        let written = std::fs::write(&source, "int main(int n, char **v) { return ((int (*)(void))v)(); }\n");
         let status = self
             .command(self.dialect.retpoline)
             .arg(source)
@@ -114,21 +93,14 @@ impl Compiler {
     /// The first line of its `--version`.
     pub fn version(&self) -> Option<String> {
         let output = self.command(&[]).arg("--version").output().ok()?;
-        Some(
-            String::from_utf8_lossy(&output.stdout)
-                .lines()
-                .next()?
-                .to_owned(),
-        )
+        Some(String::from_utf8_lossy(&output.stdout).lines().next()?.to_owned())
     }
 }
 
 /// `CC` may hold words ("ccache gcc"), unless it is itself the name of a file.
 fn words(name: &OsStr) -> Option<Vec<OsString>> {
     match name.to_str() {
-        Some(text) if !Path::new(name).exists() => {
-            Some(text.split_whitespace().map(OsString::from).collect())
-        }
+        Some(text) if !Path::new(name).exists() => Some(text.split_whitespace().map(OsString::from).collect()),
         _ => Some(vec![name.to_owned()]),
     }
     .filter(|words| !words.is_empty())

@@ -1,0 +1,64 @@
+//! `relpoline bench`: what calls cost on this machine, and whether promotion keeps its budgets.
+//!
+//! ```text
+//! build      the bundled program in variants
+//! traces     the sequences of calls it is to play
+//! player     a variant, alive, told over a pipe what to play
+//! measure    the variants take turns, slice by slice
+//! figures    medians, spread, ratios: what --json prints
+//! verdict    the budgets
+//! table      for people
+//! ```
+//! Cycles are those of the time-stamp counter, per call, loop included; the empty loop stands beside them and
+//! nothing is subtracted. Each trace has a call site of its own, in one process that lives until the end: so
+//! what is measured after the first milliseconds is what was learned from the very first call on.
+
+mod build;
+mod figures;
+mod measure;
+mod player;
+mod table;
+mod traces;
+mod verdict;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::workbench::compiler::Compiler;
+use crate::workbench::machine;
+use figures::Figures;
+use measure::Effort;
+
+/// `relpoline bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Print the figures as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Fewer and shorter rounds: some 20 seconds.
+    #[arg(long)]
+    quick: bool,
+    /// C compiler (gcc or clang).
+    #[arg(long, value_name = "CC")]
+    cc: Option<OsString>,
+}
+
+/// Builds, measures, prints.
+///
+/// # Errors
+/// Without a compiler that makes retpolines, or when something cannot be started.
+pub fn run(arguments: &BenchArgs) -> anyhow::Result<ExitCode> {
+    let scratch = tempfile::Builder::new().prefix("relpoline-bench-").tempdir()?;
+    let compiler = Compiler::find(arguments.cc.as_deref(), scratch.path())?;
+    let programs = build::build(&compiler, scratch.path())?;
+    let measured = measure::measure(&programs, scratch.path(), Effort::new(arguments.quick))?;
+    let figures = Figures::new(&measured, machine::describe(&compiler), arguments.quick);
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&figures)?);
+    } else {
+        print!("{}", table::render(&figures));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,38 @@
+//! The benchmark, short. What it measures is not asserted: tests run beside it.
+
+use serde_json::Value;
+
+use crate::started::{output, relpoline};
+
+fn has(value: &Value, keys: &[&str]) {
+    for key in keys {
+        assert!(!value[key].is_null(), "{key} is missing in {value:#}");
+    }
+}
+
+#[test]
+fn its_figures_follow_the_schema() {
+    let said = output(&mut relpoline(&["bench", "--quick", "--json"]));
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert!(said.stderr.is_empty(), "no progress bar off a terminal");
+    let figures: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!((&figures["schema"], &figures["quick"]), (&1.into(), &true.into()));
+    has(&figures, &["machine", "clock_mhz", "spread", "noisy", "micro", "traces", "engine", "verdicts"]);
+    for line in figures["micro"].as_array().unwrap() {
+        has(line, &["name", "variant"]);
+        assert!(line["cycles"]["median"].as_f64().unwrap() > 0.0, "{line:#}");
+    }
+    let keys = ["name", "retpoline", "relpoline", "unprotected", "cold_ratio", "best_fixed", "best_fixed_cycles"];
+    for trace in figures["traces"].as_array().unwrap() {
+        has(trace, &keys);
+        has(trace, &["ratio", "ratio_to_best", "changes", "state", "reason", "targets", "relearned"]);
+        assert!(trace["ratio"]["median"].as_f64().unwrap() > 0.0, "{trace:#}");
+        assert_ne!(trace["state"], "", "the report knows the site of {}", trace["name"]);
+    }
+    has(&figures["engine"], &["patches", "patches_per_s_max", "judgements", "links", "learn_cycles"]);
+    has(&figures["engine"], &["learning_share", "lived_s", "startup_ms"]);
+    assert!(figures["verdicts"].as_array().unwrap().len() >= 6);
+    for verdict in figures["verdicts"].as_array().unwrap() {
+        has(verdict, &["budget", "limit", "measured", "unit", "pass", "of"]);
+    }
+}
