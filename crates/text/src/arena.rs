@@ -372,3 +372,68 @@ fn copy_words(from: u64, alias: *mut u8, offset: usize, bytes: usize) {
 
 /// Pages of code, for those who account for them.
 pub const PAGES: usize = CODE_PAGES;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cells::{BANK, COLUMNS};
+
+    /// Some arena and some instruction within its reach.
+    fn places() -> impl Iterator<Item = (Arena, u64)> {
+        let mut state = 1u64;
+        let mut random = move || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            state >> 20
+        };
+        let edges = [0, 1, 0xffff, 0x1_0000, 0x7f_0000, 0x80_0000, 0x80_ffff, 0x81_0000, 0xff_0000, 0xff_ffff];
+        let somewhere = (0..20_000).map(move |_| random());
+        edges.into_iter().chain(somewhere).map(|distance| {
+            let arena = Arena { base: 0x5555_0040_0000, alias: core::ptr::null_mut(), sites: 0 };
+            let next = arena.base + ARENA_BYTES as u64 + distance % (REACH - ARENA_BYTES as u64);
+            (arena, next)
+        })
+    }
+
+    fn displacement(arena: &Arena, next: u64, bank: u32, column: u32) -> [u8; 4] {
+        let cell = Cell(bank * COLUMNS as u32 + column);
+        i32::try_from(arena.address(cell).wrapping_sub(next).cast_signed()).expect("out of reach").to_le_bytes()
+    }
+
+    #[test]
+    fn gates_and_heads_differ_in_the_third_byte_alone() {
+        for (arena, next) in places() {
+            let (banks, end) = arena.link_banks(next);
+            assert!(banks.len() >= 127 && banks.end <= BANKS as u32, "{banks:?}");
+            // Gates fill three eighths from their end.
+            let gates = BANKS as u32 / 8 * 3;
+            let gate_banks = [0, gates - 1].map(|n| if end == End::Low { n } else { BANKS as u32 - 1 - n });
+            for column in [0, 1, next as u32 % COLUMNS as u32, COLUMNS as u32 - 1] {
+                for gate in gate_banks.map(|bank| displacement(&arena, next, bank, column)) {
+                    for bank in [banks.start, banks.start + 1, banks.end / 2 + 40, banks.end - 1] {
+                        let head = displacement(&arena, next, bank, column);
+                        let same = (gate[0], gate[1], gate[3]) == (head[0], head[1], head[3]);
+                        assert!(same, "{next:#x}, bank {bank} of {banks:?}, column {column}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_arena_says_so() {
+        let here = a_full_arena_says_so as *const () as u64 & !0xf_ffff;
+        let mut arena = Arena::create(&(here..here + 0x10_0000)).unwrap();
+        while arena.take_run(100).is_some() {}
+        while arena.take_gate(End::Low).is_some() {}
+        while arena.take_gate(End::High).is_some() {}
+        for _ in 0..3 {
+            assert!(arena.take_gate(End::Low).is_none() && arena.take_gate(End::High).is_none());
+            assert!(arena.take_run(100).is_none());
+        }
+        let in_column = |column| core::iter::from_fn(|| arena.take_in_column(column, 0..256, End::Low)).count();
+        let taken = (0..COLUMNS as u32).map(in_column).sum::<usize>();
+        assert!(taken > 0 && taken < CODE_BYTES / CELL);
+        assert_eq!(core::iter::from_fn(|| arena.take_counters()).count(), SITES);
+        assert_eq!(arena.address(Cell(COLUMNS as u32)) - arena.base(), BANK as u64);
+    }
+}

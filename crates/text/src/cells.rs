@@ -278,3 +278,104 @@ impl CellMap {
 
 /// Number of pages of an arena's code.
 pub const CODE_PAGES: usize = PAGES;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::boxed::Box;
+    use std::collections::HashSet;
+    use std::vec::Vec;
+
+    fn empty() -> Box<CellMap> {
+        // SAFETY: all zero is the empty map.
+        unsafe { Box::<CellMap>::new_zeroed().assume_init() }
+    }
+
+    #[test]
+    fn no_cell_is_given_out_twice_and_kinds_are_kept() {
+        let map = empty();
+        let mut seen = HashSet::new();
+        let mut check = |cells: core::ops::Range<u32>, kind: PageKind| {
+            for cell in cells {
+                assert!((cell as usize) < CELLS && seen.insert(cell), "{cell}");
+                assert_eq!(map.page_kind(Cell(cell).page()), kind);
+            }
+        };
+        let mut round = 0u32;
+        let mut failed = 0;
+        while failed < 4000 {
+            let column = round.wrapping_mul(37) % COLUMNS as u32;
+            let count = 1 + round % 97;
+            let (cell, count, kind) = match round % 4 {
+                0 => (map.take_gate(End::Low), 1, PageKind::Gates),
+                1 => (map.take_gate(End::High), 1, PageKind::Gates),
+                2 => (map.take_in_column(column, 0..BANKS as u32, End::High), 1, PageKind::Trees),
+                _ => (map.take_run(count), count, PageKind::Trees),
+            };
+            match cell {
+                Some(cell) => {
+                    assert!(round % 4 != 2 || cell.column() == column);
+                    check(cell.0..cell.0 + count, kind);
+                }
+                None => failed += 1,
+            }
+            round += 1;
+        }
+    }
+
+    #[test]
+    fn threads_never_get_the_same_cell() {
+        let map = empty();
+        let take = |thread: u32| {
+            let take = |n: u32| match (n + thread) % 3 {
+                0 => map.take_gate(End::Low),
+                1 => map.take_in_column(n % 8, 0..BANKS as u32, End::Low),
+                _ => map.take_run(1),
+            };
+            (0..6000).filter_map(take).map(|cell| cell.0).collect::<Vec<_>>()
+        };
+        let all = std::thread::scope(|scope| {
+            let threads = [0, 1, 2].map(|thread| scope.spawn(move || take(thread)));
+            threads.map(|thread| thread.join().unwrap()).concat()
+        });
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+    }
+
+    #[test]
+    fn a_child_owns_its_gates_and_leaves_its_parents_trees_alone() {
+        let (parent, child) = (empty(), empty());
+        let gate = parent.take_gate(End::Low).unwrap();
+        let tree = parent.take_in_column(gate.column(), 0..200, End::Low).unwrap();
+        let run = parent.take_run(5).unwrap();
+        let mut own = Vec::new();
+        child.inherit_gates(&parent, |page, count| Ok::<(), ()>(own.extend(page..page + count))).unwrap();
+        assert_eq!(own, [gate.page()]);
+        // A page of gates that the parent begins only now is none of the child's.
+        let late = parent.take_gate(End::High).unwrap();
+        child.inherit_trees(&parent);
+        for (cell, kind) in [
+            (gate, PageKind::Gates),
+            (tree, PageKind::Foreign),
+            (run, PageKind::Foreign),
+            (late, PageKind::Foreign),
+        ] {
+            assert_eq!(child.page_kind(cell.page()), kind);
+        }
+        let mut free = Vec::new();
+        child.each_free_run(|page, count| Ok::<(), ()>(free.extend(page..page + count))).unwrap();
+        assert_eq!(free.len(), PAGES - 4);
+        let foreign = [tree, run, late].map(Cell::page);
+        for _ in 0..2000 {
+            let taken = [
+                child.take_gate(End::Low),
+                child.take_gate(End::High),
+                child.take_in_column(gate.column(), 0..BANKS as u32, End::Low),
+                child.take_run(3),
+            ];
+            for cell in taken.into_iter().flatten() {
+                assert!(!foreign.contains(&cell.page()) && cell != gate, "{cell:?}");
+            }
+        }
+        assert_eq!(child.inherit_gates(&parent, |_, _| Err(7)), Err(7));
+    }
+}
