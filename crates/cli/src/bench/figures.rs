@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::measure::{MICRO, Measured, Rounds};
+use super::measure::{Alone, MICRO, Measured, Rounds};
 use super::traces::{TRACES, Trace};
 use super::verdict::{self, Verdict};
-use crate::report::schema::{Report, Site};
+use crate::report::schema::Site;
 use crate::workbench::machine::Machine;
 use crate::workbench::sample::{Sample, median};
 
@@ -31,6 +31,8 @@ pub struct Figures {
     pub micro: Vec<MicroFigure>,
     /// The policy's traces.
     pub traces: Vec<TraceFigure>,
+    /// Traces that should be left to their retpolines, each in a process of its own.
+    pub left_alone: Vec<AloneFigure>,
     /// The engine in the program that played all of it.
     pub engine: EngineFigure,
     /// The budgets.
@@ -75,7 +77,7 @@ pub struct TraceFigure {
     pub changes: usize,
     /// Microseconds from a change until calls were fast again; null without phases.
     pub repromoted_us: Option<Sample>,
-    /// What became of its site.
+    /// What became of its site by the end; sites that rest are tried again from time to time.
     pub state: String,
     /// Why.
     pub reason: String,
@@ -83,6 +85,19 @@ pub struct TraceFigure {
     pub targets: u32,
     /// Times it was learned anew.
     pub relearned: u32,
+}
+
+/// A site that has a process to itself.
+#[derive(Debug, Serialize)]
+pub struct AloneFigure {
+    /// Name of the trace.
+    pub name: &'static str,
+    /// relpoline / retpoline, of the same round.
+    pub ratio: Sample,
+    /// What became of the site.
+    pub state: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// The engine's own account.
@@ -114,13 +129,26 @@ impl Figures {
             .iter()
             .zip(&measured.traces)
             .enumerate()
-            .map(|(number, (trace, rounds))| trace_figure(trace, rounds, site_of(&measured.report, number)))
+            .map(|(number, (trace, rounds))| trace_figure(trace, rounds, Trace::site_in(&measured.report, number)))
             .collect();
         let spread = typical_spread(&micro, &traces);
         let engine = engine(measured);
-        let verdicts = verdict::all(&micro, &traces, &engine);
+        let left_alone: Vec<_> = measured.alone.iter().map(alone_figure).collect();
+        let verdicts = verdict::all(&micro, &traces, &left_alone, &engine);
         let clock_mhz = measured.cycles_per_us;
-        Self { schema: 1, machine, clock_mhz, quick, spread, noisy: spread > NOISY, micro, traces, engine, verdicts }
+        Self {
+            schema: 1,
+            machine,
+            clock_mhz,
+            quick,
+            spread,
+            noisy: spread > NOISY,
+            micro,
+            traces,
+            left_alone,
+            engine,
+            verdicts,
+        }
     }
 }
 
@@ -132,6 +160,15 @@ fn micro(measured: &Measured) -> Vec<MicroFigure> {
         runs: runs.clone(),
     };
     MICRO.iter().zip(&measured.micro).map(figure).collect()
+}
+
+fn alone_figure(alone: &Alone) -> AloneFigure {
+    AloneFigure {
+        name: alone.trace,
+        ratio: Sample::of_ratios(&alone.relpoline, &alone.retpoline),
+        state: alone.site.state.clone(),
+        reason: alone.site.reason.clone(),
+    }
 }
 
 fn trace_figure(trace: &Trace, rounds: &Rounds, site: Site) -> TraceFigure {
@@ -161,13 +198,6 @@ fn trace_figure(trace: &Trace, rounds: &Rounds, site: Site) -> TraceFigure {
         targets: site.target_count,
         relearned: site.relearned,
     }
-}
-
-/// The report's line on the site of a trace.
-fn site_of(report: &Report, number: usize) -> Site {
-    let function = Trace::site(number);
-    let is_it = |site: &&Site| site.symbol.as_ref().is_some_and(|symbol| symbol.split('+').next() == Some(&*function));
-    report.sites.iter().find(is_it).cloned().unwrap_or_default()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]

@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 
 use super::player::{Played, Player};
 use super::traces::{TRACES, Trace};
-use crate::report::Report;
+use crate::report::schema::{Report, Site};
 use crate::workbench::progress::progress;
 use crate::workbench::variant::{Programs, Variant};
 
@@ -96,8 +96,8 @@ pub const MICRO: &[Micro] = &[
     micro("promoted, 32 in order", Variant::Relpoline, "", "period 32"),
     micro("promoted, 64 in order", Variant::Relpoline, "", "period 64"),
     micro("promoted, 96 in order", Variant::Relpoline, "", "period 96"),
-    micro("left alone, 64 at random", Variant::Relpoline, "", "random 64"),
-    micro("left alone, 96 at random", Variant::Relpoline, "", "random 96"),
+    micro("64 at random", Variant::Relpoline, "", "random 64"),
+    micro("96 at random", Variant::Relpoline, "", "random 96"),
     micro("direct, with work", Variant::Relpoline, "direct_work", "mono"),
     micro("retpoline, with work", Variant::Retpoline, "site_work", "mono"),
     micro("promoted, with work", Variant::Relpoline, "site_work", "mono"),
@@ -120,6 +120,20 @@ pub struct Rounds {
     pub changes_us: Vec<f64>,
 }
 
+/// A site that has a process to itself: elsewhere, other sites' slow paths keep sending one that was left alone
+/// back to learning, so that its steady state would be measured now and its trials then.
+#[derive(Debug, Default)]
+pub struct Alone {
+    /// Name of the trace.
+    pub trace: &'static str,
+    /// Cycles per call with retpolines.
+    pub retpoline: Vec<f64>,
+    /// Under relpoline.
+    pub relpoline: Vec<f64>,
+    /// What became of the site.
+    pub site: Site,
+}
+
 /// Everything.
 #[derive(Debug, Default)]
 pub struct Measured {
@@ -127,6 +141,8 @@ pub struct Measured {
     pub micro: Vec<Vec<f64>>,
     /// By [`TRACES`].
     pub traces: Vec<Rounds>,
+    /// Traces that should be left to their retpolines.
+    pub alone: Vec<Alone>,
     /// Rate of the time-stamp counter.
     pub cycles_per_us: f64,
     /// Microseconds that the program under relpoline lived.
@@ -165,12 +181,19 @@ pub fn measure(programs: &Programs, scratch: &Path, effort: Effort) -> anyhow::R
         trace_rounds(&mut players, number, rounds, effort)?;
         bar.inc(1);
     }
+    for trace in ["random 64", "random 96"] {
+        measured.alone.push(alone(&mut players, programs, &sequences, &scratch.join("alone.json"), trace, effort)?);
+    }
     bar.finish_and_clear();
     let [_, _, relpoline, _] = players.0;
     measured.lived_us = relpoline.end()?;
-    let text = std::fs::read_to_string(&file).context("the report was not written")?;
-    measured.report = serde_json::from_str(&text).context("the report cannot be read")?;
+    measured.report = read(&file)?;
     Ok(measured)
+}
+
+fn read(report: &Path) -> anyhow::Result<Report> {
+    let text = std::fs::read_to_string(report).context("the report was not written")?;
+    serde_json::from_str(&text).context("the report cannot be read")
 }
 
 /// Lets every site learn its trace, cold, and measures the beginning of that.
@@ -227,4 +250,27 @@ fn trace_rounds(players: &mut Players, number: usize, rounds: &mut Rounds, effor
         }
     }
     Ok(())
+}
+
+fn alone(
+    players: &mut Players,
+    programs: &Programs,
+    sequences: &[PathBuf],
+    report: &Path,
+    trace: &'static str,
+    effort: Effort,
+) -> anyhow::Result<Alone> {
+    let options = ["--report".as_ref(), report.as_os_str()];
+    let mut player = Player::start(Variant::Relpoline, programs, &options, sequences)?;
+    let number = Trace::number(trace);
+    let site = Trace::site(number);
+    let mut alone = Alone { trace, ..Alone::default() };
+    player.play(&site, number, effort.learn_ms, 0)?;
+    for _ in 0..effort.rounds {
+        alone.relpoline.push(player.play(&site, number, effort.slice_ms, 1)?.cycles);
+        alone.retpoline.push(players.play(Variant::Retpoline, &site, number, effort.slice_ms, 1)?.cycles);
+    }
+    player.end()?;
+    alone.site = Trace::site_in(&read(report)?, number);
+    Ok(alone)
 }

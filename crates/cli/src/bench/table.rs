@@ -35,7 +35,7 @@ fn micro(out: &mut String, figures: &Figures) -> fmt::Result {
 fn traces(out: &mut String, figures: &Figures) -> fmt::Result {
     writeln!(
         out,
-        "\n{:<21}{:>6}{:>6}{:>7}{:>15}{:>6}  {:<14}{:>8}  became",
+        "\n{:<21}{:>6}{:>6}{:>7}{:>15}{:>6}  {:<14}{:>8}  in the end",
         "trace", "retp.", "unpr.", "ratio", "spread", "cold", "best tree", "again µs"
     )?;
     figures.traces.iter().try_for_each(|trace| trace_line(out, trace))?;

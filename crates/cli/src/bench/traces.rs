@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use relpoline_core::policy::workload::{Pattern, Workload};
 
+use crate::report::schema::{Report, Site};
+
 /// Calls in a sequence, which then repeats: a multiple of every period here and of the program's pieces, and far
 /// more than a branch predictor could learn by heart.
 const CALLS: usize = 120_000;
@@ -74,6 +76,14 @@ impl Trace {
     /// The function of the program that plays it and nothing else.
     pub fn site(number: usize) -> String {
         format!("site{number:02}")
+    }
+
+    /// The report's line on that function's call.
+    pub fn site_in(report: &Report, number: usize) -> Site {
+        let function = Self::site(number);
+        let is_it =
+            |site: &&Site| site.symbol.as_ref().is_some_and(|symbol| symbol.split('+').next() == Some(&*function));
+        report.sites.iter().find(is_it).cloned().unwrap_or_default()
     }
 
     /// One byte per call: the number of the target, the hottest 0.

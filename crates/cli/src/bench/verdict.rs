@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::figures::{EngineFigure, MicroFigure, TraceFigure};
+use super::figures::{AloneFigure, EngineFigure, MicroFigure, TraceFigure};
 use crate::workbench::sample::Sample;
 
 /// A budget and what was measured.
@@ -33,7 +33,12 @@ impl Verdict {
 }
 
 /// All of them.
-pub fn all(micro: &[MicroFigure], traces: &[TraceFigure], engine: &EngineFigure) -> Vec<Verdict> {
+pub fn all(
+    micro: &[MicroFigure],
+    traces: &[TraceFigure],
+    left_alone: &[AloneFigure],
+    engine: &EngineFigure,
+) -> Vec<Verdict> {
     let single = |value| Sample { median: value, min: value, max: value };
     let mut verdicts = vec![
         Verdict::new("one target / direct call", 1.05, "×", ratio(micro, "promoted, 1 target", "direct"), "bare loop"),
@@ -52,11 +57,12 @@ pub fn all(micro: &[MicroFigure], traces: &[TraceFigure], engine: &EngineFigure)
             "bare loop",
         ),
     ];
-    let left = traces.iter().filter(|trace| trace.state == "retpolined");
-    if let Some(trace) = worst(left) {
-        verdicts.push(Verdict::new("left alone / retpoline", 1.02, "×", trace.ratio, trace.name));
+    let left = left_alone.iter().max_by(|a, b| a.ratio.median.total_cmp(&b.ratio.median));
+    if let Some(left) = left {
+        let of = format!("{}: {}, {}", left.name, left.state, left.reason);
+        verdicts.push(Verdict::new("left alone / retpoline", 1.02, "×", left.ratio, of));
     }
-    if let Some(trace) = worst(traces.iter()) {
+    if let Some(trace) = worst(traces) {
         verdicts.push(Verdict::new("any trace, learned / retpoline", 1.05, "×", trace.ratio, trace.name));
     }
     let changes = traces.iter().filter_map(|trace| Some((trace.repromoted_us?, trace.name)));
@@ -70,8 +76,8 @@ pub fn all(micro: &[MicroFigure], traces: &[TraceFigure], engine: &EngineFigure)
     verdicts
 }
 
-fn worst<'a>(traces: impl Iterator<Item = &'a TraceFigure>) -> Option<&'a TraceFigure> {
-    traces.max_by(|a, b| a.ratio.median.total_cmp(&b.ratio.median))
+fn worst(traces: &[TraceFigure]) -> Option<&TraceFigure> {
+    traces.iter().max_by(|a, b| a.ratio.median.total_cmp(&b.ratio.median))
 }
 
 fn ratio(micro: &[MicroFigure], of: &str, to: &str) -> Sample {

@@ -17,7 +17,7 @@ fn its_figures_follow_the_schema() {
     assert!(said.stderr.is_empty(), "no progress bar off a terminal");
     let figures: Value = serde_json::from_slice(&said.stdout).unwrap();
     assert_eq!((&figures["schema"], &figures["quick"]), (&1.into(), &true.into()));
-    has(&figures, &["machine", "clock_mhz", "spread", "noisy", "micro", "traces", "engine", "verdicts"]);
+    has(&figures, &["machine", "clock_mhz", "spread", "noisy", "micro", "traces", "left_alone", "engine", "verdicts"]);
     for line in figures["micro"].as_array().unwrap() {
         has(line, &["name", "variant"]);
         assert!(line["cycles"]["median"].as_f64().unwrap() > 0.0, "{line:#}");
