@@ -24,3 +24,16 @@ fn options_that_choose() {
     assert_eq!(run(&["--only", "lib*"]).report().sites_promoted, 0);
     run(&["--only", "calls-*"]).report().assert_promoted(&["one_target", "four_targets"]);
 }
+
+/// Thunks that are none of the compilers': a site that is led back to its thunk gets a whole one all the same.
+#[test]
+fn unusual_thunks_are_given_back() {
+    let thunks = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/thunks.S");
+    for variant in ["-DPAUSE_ONLY", "-DLFENCE_ONLY"] {
+        let flags = ["-mindirect-branch=thunk-extern", variant, thunks];
+        let program = Program::retpolined("control.c").flags(&flags).build();
+        let outcome = Run::new(&program).args(&["engine"]).promoted();
+        outcome.assert_success();
+        outcome.report().assert_promoted(&["quiet_site", "running_site"]);
+    }
+}

@@ -64,3 +64,18 @@ fn switched_off_in_a_sandbox() {
 fn speculation_control_alone_changes_nothing() {
     run(&["speculation"], &[]).report().assert_promoted(&["before_site", "after_site"]);
 }
+
+#[test]
+fn libraries_loaded_behind_a_filter_stay_as_they_are() {
+    let plugin = Program::retpolined("plugin.c").flags(&["-shared", "-fPIC", "-DVARIANT=0", "-DPADDING=1"]).build();
+    let outcome = Run::new(Program::retpolined("blacklist.c").build()).arg("library").arg(plugin).same();
+    outcome.report().assert_promoted(&["site"]);
+    assert!(!outcome.report().sites_in("plugin_calls").any(|site| site.was_promoted()));
+}
+
+#[test]
+fn programs_started_behind_a_filter_go_without_the_engine() {
+    for how in ["execv", "execlp"] {
+        Run::new(Program::retpolined("blacklist.c").build()).arg(how).same().assert_success();
+    }
+}

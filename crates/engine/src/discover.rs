@@ -10,6 +10,7 @@
 
 use crate::object::{self, Object, Segment};
 use crate::report;
+use crate::sandbox;
 use crate::share::Share;
 use crate::site::{NO_RING, NONE, Site};
 use crate::state::{Engine, Group, Known};
@@ -251,6 +252,9 @@ fn promote_all(engine: &mut Engine, index: usize, object: &Object<'_>) -> Result
     if engine.options().dry_run {
         return Err(Reason::DryRun);
     }
+    if !sandbox::may_call() {
+        return Err(Reason::TextLocked);
+    }
     let first = engine.sites.len();
     for text in object.texts() {
         let group = group_for(engine, object)?;
@@ -344,6 +348,7 @@ fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &scan:
         address: found.address,
         field: found.field,
         thunk_at,
+        thunk: *body.first_chunk().ok_or(Reason::NoArena)?,
         counters,
         gate,
         state: SiteState::new(),

@@ -139,6 +139,10 @@ fn usable(engine: &mut Engine) -> bool {
             engine.entries = u32::MAX - 1;
             fork::become_own(engine)
         })
+        && {
+            engine.recover();
+            true
+        }
 }
 
 /// The loader is about to change, or has changed, the list of objects.
@@ -169,9 +173,11 @@ pub fn loader_changed(change: Change) {
 }
 
 /// The program is about to restrict itself; `without_clock` when the time-stamp counter goes too, without
-/// which nothing can be learnt.
-pub fn entering_sandbox(without_clock: bool) {
+/// which nothing can be learnt. `latch` notes it, once nobody is in the middle of a system call that was still
+/// allowed: another thread's, since a filter may be meant for all of them.
+pub fn entering_sandbox(without_clock: bool, latch: impl FnOnce()) {
     if !is_running() || !fork::settle_epoch() {
+        latch();
         return;
     }
     let _held = take();
@@ -184,6 +190,7 @@ pub fn entering_sandbox(without_clock: bool) {
     if !engine.inherited {
         engine.share.header().flags |= flag::SANDBOXED;
     }
+    latch();
 }
 
 /// A program that was started by exec goes without the engine.

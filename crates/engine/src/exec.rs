@@ -118,8 +118,11 @@ enum Verdict {
 
 /// Looks at the program at `path`.
 fn judge(path: &CStr) -> Verdict {
-    if !may_call() || !COMPANION.known.load(Ordering::Acquire) {
+    if !COMPANION.known.load(Ordering::Acquire) {
         return Verdict::Leave;
+    }
+    if !may_call() {
+        return Verdict::Exclude(Refusal::Sandbox);
     }
     if !COMPANION.follow.load(Ordering::Acquire) {
         return Verdict::Exclude(Refusal::Off);
@@ -276,7 +279,7 @@ unsafe fn verdict_for<'a>(path: *const c_char) -> (Verdict, &'a [u8]) {
 unsafe fn verdict_on_path<'a>(file: *const c_char) -> (Verdict, &'a [u8]) {
     // SAFETY: passed on.
     let name = if file.is_null() { &[][..] } else { unsafe { CStr::from_ptr(file) }.to_bytes() };
-    if name.is_empty() || name.contains(&b'/') {
+    if name.is_empty() || name.contains(&b'/') || !may_call() {
         // SAFETY: passed on.
         return unsafe { verdict_for(file) };
     }
@@ -290,7 +293,7 @@ unsafe fn verdict_on_path<'a>(file: *const c_char) -> (Verdict, &'a [u8]) {
         candidate.push(name);
         let Some(bytes) = candidate.finish() else { continue };
         let Ok(candidate) = CStr::from_bytes_until_nul(bytes) else { continue };
-        if may_call() && rustix::fs::access(candidate, Access::EXEC_OK).is_ok() {
+        if rustix::fs::access(candidate, Access::EXEC_OK).is_ok() {
             return (judge(candidate), name);
         }
     }
@@ -414,8 +417,14 @@ pub unsafe extern "C" fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_i
 
 /// Looks at the program behind a descriptor. Scripts are left as they are.
 fn judge_descriptor(fd: c_int) -> Verdict {
-    if !may_call() || !COMPANION.known.load(Ordering::Acquire) || fd < 0 {
+    if !COMPANION.known.load(Ordering::Acquire) || fd < 0 {
         return Verdict::Leave;
+    }
+    if !may_call() {
+        return Verdict::Exclude(Refusal::Sandbox);
+    }
+    if !COMPANION.follow.load(Ordering::Acquire) {
+        return Verdict::Exclude(Refusal::Off);
     }
     // SAFETY: the caller's descriptor, borrowed for this look.
     let fd = unsafe { rustix::fd::BorrowedFd::borrow_raw(fd) };

@@ -3,7 +3,8 @@
 //! Once a seccomp filter is in place, a system call that the program never makes may kill it. `prctl`,
 //! `seccomp` (which libc does not wrap: it goes through `syscall`) and `syscall` are therefore interposed.
 //! From the moment a filter is asked for, the engine makes no system call any more: learning and promoting by
-//! gates goes on, links stay as they are.
+//! gates goes on, links stay as they are, libraries that are loaded later stay as they are, and programs that are
+//! started by exec go without the engine, whose own start the filter may not allow.
 //!
 //! Strict mode (and `PR_SET_TSC`) also forbids reading the time-stamp counter. Promotion is switched off
 //! before that: every site goes back to its retpoline.
@@ -19,6 +20,7 @@ const PR_SET_SPECULATION_CTRL: c_long = 53;
 const PR_TSC_SIGSEGV: c_long = 2;
 const SECCOMP_MODE_STRICT: c_long = 1;
 const SECCOMP_SET_MODE_STRICT: c_long = 0;
+const SECCOMP_SET_MODE_FILTER: c_long = 1;
 const SYS_PRCTL: c_long = 157;
 const SYS_SECCOMP: c_long = 317;
 
@@ -52,12 +54,14 @@ enum Request {
 }
 
 fn classify(number: c_long, first: c_long, second: c_long) -> Request {
+    // The kernel takes an int there: what stands above it in the register means nothing.
+    let first = c_long::from(first as c_int);
     match (number, first, second) {
         (SYS_SECCOMP, SECCOMP_SET_MODE_STRICT, _) | (SYS_PRCTL, PR_SET_SECCOMP, SECCOMP_MODE_STRICT) => {
             Request::Timeless { strict: true }
         }
         (SYS_PRCTL, PR_SET_TSC, PR_TSC_SIGSEGV) => Request::Timeless { strict: false },
-        (SYS_SECCOMP, ..) | (SYS_PRCTL, PR_SET_SECCOMP, _) => Request::Filter,
+        (SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, _) | (SYS_PRCTL, PR_SET_SECCOMP, _) => Request::Filter,
         (SYS_PRCTL, PR_SET_SPECULATION_CTRL, _) => Request::Careful,
         _ => Request::Other,
     }
@@ -69,13 +73,14 @@ extern "C" fn before(number: c_long, first: c_long, second: c_long) {
     if request == Request::Other {
         return;
     }
-    crate::engine::entering_sandbox(matches!(request, Request::Timeless { .. }));
-    if matches!(request, Request::Filter | Request::Timeless { strict: true }) {
-        SEALED.store(true, Ordering::Release);
-    }
-    if matches!(request, Request::Timeless { .. }) {
-        TIMELESS.store(true, Ordering::Release);
-    }
+    crate::engine::entering_sandbox(matches!(request, Request::Timeless { .. }), || {
+        if matches!(request, Request::Filter | Request::Timeless { strict: true }) {
+            SEALED.store(true, Ordering::Release);
+        }
+        if matches!(request, Request::Timeless { .. }) {
+            TIMELESS.store(true, Ordering::Release);
+        }
+    });
 }
 
 unsafe extern "C" {
@@ -148,4 +153,20 @@ pub unsafe extern "C" fn syscall() -> c_long {
         "4:", "mov rdi, rax", "jmp {fail}",
         seccomp = const SYS_SECCOMP, prctl = const SYS_PRCTL, before = sym before, fail = sym fail,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_that_restrict_are_told_from_those_that_ask() {
+        assert_eq!(classify(SYS_SECCOMP, 1, 0), Request::Filter);
+        assert_eq!(classify(SYS_PRCTL, PR_SET_SECCOMP, 2), Request::Filter);
+        assert_eq!(classify(SYS_PRCTL, PR_SET_SECCOMP | 7 << 32, 2), Request::Filter);
+        assert_eq!(classify(SYS_SECCOMP, 0, 0), Request::Timeless { strict: true });
+        // SECCOMP_GET_ACTION_AVAIL and SECCOMP_GET_NOTIF_SIZES.
+        assert_eq!(classify(SYS_SECCOMP, 2, 0), Request::Other);
+        assert_eq!(classify(SYS_SECCOMP, 3, 0), Request::Other);
+    }
 }

@@ -19,6 +19,9 @@ pub struct Site {
     pub field: u64,
     /// The program's thunk.
     pub thunk_at: u64,
+    /// What the gate begins with when it is the thunk: the first bytes of the copy in its cell. The program's own
+    /// thunk may be shaped otherwise, or be unmapped.
+    pub thunk: [u8; 8],
     /// Address of its [`Counters`].
     pub counters: u64,
     /// Its gate.

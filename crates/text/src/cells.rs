@@ -353,12 +353,9 @@ mod tests {
         // A page of gates that the parent begins only now is none of the child's.
         let late = parent.take_gate(End::High).unwrap();
         child.inherit_trees(&parent);
-        for (cell, kind) in [
-            (gate, PageKind::Gates),
-            (tree, PageKind::Foreign),
-            (run, PageKind::Foreign),
-            (late, PageKind::Foreign),
-        ] {
+        for (cell, kind) in
+            [(gate, PageKind::Gates), (tree, PageKind::Foreign), (run, PageKind::Foreign), (late, PageKind::Foreign)]
+        {
             assert_eq!(child.page_kind(cell.page()), kind);
         }
         let mut free = Vec::new();
