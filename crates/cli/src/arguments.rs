@@ -43,6 +43,8 @@ pub enum Verb {
     Bench(crate::bench::BenchArgs),
     /// Run eBPF programs in user space; change their program arrays while they run.
     Bpf(crate::bpf::BpfArgs),
+    /// Write retpoline thunks for programs that are compiled with external ones, as assembly source.
+    Thunks(crate::thunks::ThunksArgs),
     /// Write a completion script for a shell to stdout.
     Completions(CompletionsArgs),
     /// Write the manual page to stdout, or all of them into a directory.

@@ -11,6 +11,7 @@
 //! | [`workbench`] | what demo and bench share: bundled C programs, compiled in variants |
 //! | [`report`] | what the engine left behind, as JSON and as text |
 //! | [`preload`] | where the engine's file is |
+//! | [`thunks`] | `relpoline thunks`: thunks to link for `-mindirect-branch=thunk-extern` |
 //! | [`shell`] | completions and manual pages |
 //! | [`inherited`] | what this process was given, to be handed on unchanged |
 //!
@@ -26,6 +27,7 @@ pub mod preload;
 pub mod report;
 pub mod run;
 pub mod shell;
+pub mod thunks;
 pub mod workbench;
 
 use std::fmt;
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Verb::Demo(demo) => demo::run(&demo),
         Verb::Bench(bench) => bench::run(&bench),
         Verb::Bpf(bpf) => bpf::run(bpf),
+        Verb::Thunks(thunks) => thunks::run(&thunks),
         Verb::Completions(completions) => shell::completions(&completions),
         Verb::Man(man) => shell::man(&man),
     };

@@ -13,3 +13,4 @@ mod refused;
 mod reported;
 mod started;
 mod surroundings;
+mod thunks;
