@@ -11,7 +11,7 @@ const ROUNDS: u64 = 2048;
 const RUNS: u32 = 6;
 /// A mistake is noticed only when the target has been loaded, mostly through two dependent loads: their latency
 /// is lost with it [1/16 cycle].
-const LOAD: u32 = 9 * 16;
+const LOAD: u32 = 12 * 16;
 
 /// The time-stamp counter.
 #[must_use]
