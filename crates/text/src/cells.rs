@@ -348,7 +348,12 @@ mod tests {
         let tree = parent.take_in_column(gate.column(), 0..200, End::Low).unwrap();
         let run = parent.take_run(5).unwrap();
         let mut own = Vec::new();
-        child.inherit_gates(&parent, |page, count| Ok::<(), ()>(own.extend(page..page + count))).unwrap();
+        child
+            .inherit_gates(&parent, |page, count| {
+                own.extend(page..page + count);
+                Ok::<(), ()>(())
+            })
+            .unwrap();
         assert_eq!(own, [gate.page()]);
         // A page of gates that the parent begins only now is none of the child's.
         let late = parent.take_gate(End::High).unwrap();
@@ -359,7 +364,12 @@ mod tests {
             assert_eq!(child.page_kind(cell.page()), kind);
         }
         let mut free = Vec::new();
-        child.each_free_run(|page, count| Ok::<(), ()>(free.extend(page..page + count))).unwrap();
+        child
+            .each_free_run(|page, count| {
+                free.extend(page..page + count);
+                Ok::<(), ()>(())
+            })
+            .unwrap();
         assert_eq!(free.len(), PAGES - 4);
         let foreign = [tree, run, late].map(Cell::page);
         for _ in 0..2000 {
