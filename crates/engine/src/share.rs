@@ -7,6 +7,7 @@
 
 use crate::calibrate;
 use crate::memory;
+use crate::sandbox;
 use core::ffi::{CStr, c_void};
 use relpoline_stats::options::Escaped;
 use relpoline_stats::record::{MAGIC, ObjectRecord, SiteRecord};
@@ -18,6 +19,9 @@ use rustix::mm::{MapFlags, ProtFlags};
 const LAYOUT: Layout = Layout { objects: 512, sites: 65_536 };
 
 const PATH_MAX: usize = 512;
+const PAGE: usize = relpoline_text::cells::PAGE;
+/// The file is claimed in pieces of this size.
+const CLAIM: usize = 16 * PAGE;
 
 /// The mapped records.
 pub struct Share {
@@ -27,6 +31,8 @@ pub struct Share {
     path: [u8; PATH_MAX],
     /// Bytes of the directory's path; 0 without statistics.
     directory: usize,
+    /// Bytes of the mapping that are known to be there; all of it in private memory.
+    claimed: usize,
 }
 
 // SAFETY: used under the engine's lock only.
@@ -44,6 +50,14 @@ fn append_number(buffer: &mut [u8], len: usize, n: u32) -> Option<usize> {
     append(buffer, len, &[b'0' + (n % 10) as u8])
 }
 
+/// Whether the pages of a mapping from `from` on, `len` bytes, are there, or could be made so now. Kernels before
+/// 5.14 cannot tell; there, as with any mapped file, a full file system shows at the store.
+fn is_there(base: *mut u8, from: usize, len: usize) -> bool {
+    // SAFETY: inside the mapping; the advice changes no content.
+    let populated = unsafe { rustix::mm::madvise(base.add(from).cast(), len, rustix::mm::Advice::LinuxPopulateWrite) };
+    populated.is_ok() || populated == Err(rustix::io::Errno::INVAL)
+}
+
 fn pid() -> u32 {
     rustix::process::getpid().as_raw_nonzero().get().cast_unsigned()
 }
@@ -52,7 +66,7 @@ impl Share {
     /// No records yet, for a static.
     #[must_use]
     pub const fn none() -> Share {
-        Share { base: core::ptr::null_mut(), path: [0; PATH_MAX], directory: 0 }
+        Share { base: core::ptr::null_mut(), path: [0; PATH_MAX], directory: 0, claimed: 0 }
     }
 
     /// Maps the records; without a directory, or when no file can be made there, in private memory.
@@ -62,7 +76,7 @@ impl Share {
         if let Some(escaped) = directory {
             share.directory = escaped.copy_to(&mut share.path).map_or(0, |path| path.len());
         }
-        share.base = share.map()?;
+        share.base = share.map(LAYOUT.site_offset())?;
         share.write_header(0);
         Some(share)
     }
@@ -90,15 +104,33 @@ impl Share {
         Some(fd)
     }
 
-    /// Maps fresh records: from a file if there is a directory for one.
-    fn map(&mut self) -> Option<*mut u8> {
-        let file = if self.is_shared() { self.create_file() } else { None };
-        let Some(fd) = file else { return memory::reserve(LAYOUT.file_size()) };
+    /// Maps fresh records, of which `used` bytes are about to be written: from a file if there is a directory for
+    /// one.
+    fn map(&mut self, used: usize) -> Option<*mut u8> {
+        self.claimed = usize::MAX;
+        if self.is_shared()
+            && let Some(file) = self.map_file(used)
+        {
+            return Some(file);
+        }
+        memory::reserve(LAYOUT.file_size())
+    }
+
+    /// A fresh file of which the first `used` bytes are certainly there.
+    fn map_file(&mut self, used: usize) -> Option<*mut u8> {
+        let fd = self.create_file()?;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let mapped =
-            unsafe { rustix::mm::mmap(core::ptr::null_mut(), LAYOUT.file_size(), prot, MapFlags::SHARED, &fd, 0) };
-        mapped.ok().map(<*mut c_void>::cast)
+        // SAFETY: a fresh mapping at an address of the kernel's choice; given back if it is of no use.
+        unsafe {
+            let at =
+                rustix::mm::mmap(core::ptr::null_mut(), LAYOUT.file_size(), prot, MapFlags::SHARED, &fd, 0).ok()?;
+            if !is_there(at.cast(), 0, used) {
+                let _ = rustix::mm::munmap(at, LAYOUT.file_size());
+                return None;
+            }
+            self.claimed = used.next_multiple_of(PAGE);
+            Some(at.cast())
+        }
     }
 
     fn write_header(&mut self, forked_from: u32) {
@@ -146,13 +178,29 @@ impl Share {
 
     /// A fresh site record; `None` when there are none left, which is counted.
     pub fn new_site(&mut self) -> Option<u32> {
-        let header = self.header();
-        if header.site_count >= header.site_capacity {
-            header.sites_lost += 1;
+        let count = self.header().site_count;
+        let end = LAYOUT.site_offset() + (count as usize + 1) * size_of::<SiteRecord>();
+        if count >= LAYOUT.sites || !self.claim(end) {
+            self.header().sites_lost += 1;
             return None;
         }
-        header.site_count += 1;
-        Some(header.site_count - 1)
+        self.header().site_count = count + 1;
+        Some(count)
+    }
+
+    /// Sees to it that the first `end` bytes can be written: a store to a page of a file that a full file system
+    /// cannot hold would kill the program.
+    fn claim(&mut self, end: usize) -> bool {
+        if end <= self.claimed {
+            return true;
+        }
+        let more = (end - self.claimed).next_multiple_of(CLAIM);
+        let grown =
+            sandbox::may_call() && is_there(self.base, self.claimed, more.min(LAYOUT.file_size() - self.claimed));
+        if grown {
+            self.claimed += more;
+        }
+        grown
     }
 
     /// In a forked child: takes the records over into a file, or private memory, of its own.
@@ -165,9 +213,9 @@ impl Share {
         let old_base = self.base;
         let parent = self.header().pid;
         // The parent's records are copied out of its mapping into a new one, which then replaces it.
-        let Some(copy) = self.map() else { return false };
         let used = LAYOUT.site_offset() + self.header().site_count as usize * size_of::<SiteRecord>();
         let used = used.min(LAYOUT.file_size());
+        let Some(copy) = self.map(used) else { return false };
         // SAFETY: both mappings are of the layout's size; the move puts the new one in place of the old one.
         unsafe {
             core::ptr::copy_nonoverlapping(old_base, copy, used);
