@@ -27,6 +27,14 @@ static void hide_proc(void) {
     }
 }
 
+/* prctl by hand, which the engine does not see: as if somebody else had put the filter in place before the start. */
+static long prctl_unseen(long option, long a, const void *b, long c, long d) {
+    register long r10 __asm__("r10") = c, r8 __asm__("r8") = d;
+    long answer;
+    __asm__ volatile("syscall" : "=a"(answer) : "0"(SYS_prctl), "D"(option), "S"(a), "d"(b), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
+    return answer;
+}
+
 /* One system call is refused with an error from now on. */
 static void refuse(unsigned number) {
     struct sock_filter filter[] = {
@@ -36,7 +44,7 @@ static void refuse(unsigned number) {
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
-    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0, "seccomp");
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl_unseen(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) == 0, "seccomp");
 }
 
 static void take_away(const char *what, word value) {

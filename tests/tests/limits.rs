@@ -1,5 +1,6 @@
 //! Little of everything. The engine may decline; the program must not notice.
 
+use relpoline_tests::tool::{self, target_directory};
 use relpoline_tests::{Outcome, Program, Run};
 
 fn run(args: &[&str]) -> Outcome {
@@ -90,4 +91,31 @@ fn a_huge_environment() {
     }
     let outcome = run.same();
     outcome.report().assert_promoted(&["limited_site"]);
+}
+
+/// Statistics are a sparse file: a store to a page that the file system cannot hold would be a SIGBUS.
+#[test]
+fn a_full_file_system() {
+    let program = Program::retpolined("limits.c").build();
+    for kibibytes in ["8", "160"] {
+        let directory = target_directory().join(format!("tiny-{kibibytes}"));
+        std::fs::create_dir_all(&directory).unwrap();
+        let script = "mount -t tmpfs -o size=$1k tmpfs $2 || exit 99; export RELPOLINE_OPTS=stats=$2 LD_PRELOAD=$3; exec $4 stack 1024";
+        let status = std::process::Command::new("unshare")
+            .args(["-m", "sh", "-c", script, "sh", kibibytes])
+            .arg(&directory)
+            .args([tool::engine(), program.clone()])
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        if status.code() == Some(99) || !status.success() && !is_root() {
+            println!("skipped: mounting needs root");
+            return;
+        }
+        assert!(status.success(), "{kibibytes} KiB: {status}");
+    }
+}
+
+fn is_root() -> bool {
+    std::process::Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n")
 }
