@@ -11,7 +11,8 @@ fn state_of(engine: &Engine, site: &Site) -> State {
     match site.state.phase() {
         _ if site.gone => State::Gone,
         _ if !engine.enabled => State::Disabled,
-        Phase::Cold | Phase::Learning => State::Learning,
+        Phase::Cold => State::Cold,
+        Phase::Learning => State::Learning,
         Phase::Promoted | Phase::Linked if site.linked => State::Linked,
         Phase::Promoted | Phase::Linked => State::Promoted,
         Phase::Retpolined => State::Retpolined,

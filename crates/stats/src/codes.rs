@@ -53,10 +53,8 @@ codes! {
     pub enum State {
         /// Left alone: its text was not touched. The reason says why.
         Refused = 1 => "refused",
-        /// Re-pointed to its gate, counting in the four candidate slots.
+        /// Recording its calls, to be judged.
         Learning = 2 => "learning",
-        /// Counting in a wide table.
-        LearningWide = 3 => "learning-wide",
         /// Behind its gate with a tree of direct jumps.
         Promoted = 4 => "promoted",
         /// The same, and the site itself jumps to the tree (one-byte link).
@@ -67,6 +65,8 @@ codes! {
         Disabled = 7 => "disabled",
         /// Its object was unloaded.
         Gone = 8 => "gone",
+        /// Counting its first calls down, or called too rarely to be worth learning.
+        Cold = 9 => "cold",
         /// Re-pointed to its gate, not called often enough to be learned.
         Cold = 9 => "cold",
     }
@@ -100,7 +100,7 @@ codes! {
         Unreachable = 7 => "the engine's file cannot be read by it",
         /// User-mode shadow stacks are on.
         ShadowStack = 8 => "it runs with a shadow stack",
-        /// The kernel lacks something the engine needs (sealed memfd, rseq, …).
+        /// The kernel lacks something the engine needs (sealed memfd, MADV_WIPEONFORK).
         Kernel = 9 => "the kernel lacks what the engine needs",
         /// Not an ELF file, and no script either.
         NotElf = 10 => "it is not an ELF program",
