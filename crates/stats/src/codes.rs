@@ -65,8 +65,6 @@ codes! {
         Disabled = 7 => "disabled",
         /// Its object was unloaded.
         Gone = 8 => "gone",
-        /// Counting its first calls down, or called too rarely to be worth learning.
-        Cold = 9 => "cold",
         /// Re-pointed to its gate, not called often enough to be learned.
         Cold = 9 => "cold",
     }
