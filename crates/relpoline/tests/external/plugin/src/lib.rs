@@ -25,10 +25,9 @@ pub extern "C" fn plugin_check() -> u32 {
         for x in 0..5000 {
             check(apply(plain, x) == x + 1 && apply(doubled, x) == 2 * x, 5)?;
         }
-        check(apply::stats().targets.len() == 2, 6)?;
         VERBOSE.disable().map_err(|_| 7u32)?;
         answer::reset().map_err(|_| 8u32)?;
-        check(!unlikely!(VERBOSE) && answer(20) == 21, 9)
+        check(!unlikely!(VERBOSE) && answer(20) == 21, 6)
     };
     run().err().unwrap_or(0)
 }
