@@ -12,10 +12,7 @@ use std::{env, fs, io};
 const LIBRARY: &str = "librelpoline_engine.so";
 
 fn main() {
-    let crates = directory("CARGO_MANIFEST_DIR")
-        .parent()
-        .map(Path::to_path_buf)
-        .unwrap_or_default();
+    let crates = directory("CARGO_MANIFEST_DIR").parent().map(Path::to_path_buf).unwrap_or_default();
     let out = directory("OUT_DIR");
     watch(&crates);
     let built = build_engine(&crates.join("engine"), &out.join("engine"));
@@ -26,10 +23,7 @@ fn main() {
         let _ = replace(&built, &profile.join(LIBRARY));
     }
     let bytes = fs::read(&embedded).expect("cannot read the engine back");
-    println!(
-        "cargo::rustc-env=RELPOLINE_ENGINE_HASH={:016x}",
-        fnv1a(&bytes)
-    );
+    println!("cargo::rustc-env=RELPOLINE_ENGINE_HASH={:016x}", fnv1a(&bytes));
 }
 
 fn directory(variable: &str) -> PathBuf {
@@ -47,10 +41,7 @@ fn watch(crates: &Path) {
         }
     }
     for name in ["build.rs", "../../Cargo.toml"] {
-        println!(
-            "cargo::rerun-if-changed={}",
-            crates.join("cli").join(name).display()
-        );
+        println!("cargo::rerun-if-changed={}", crates.join("cli").join(name).display());
     }
 }
 
@@ -58,16 +49,7 @@ fn watch(crates: &Path) {
 fn build_engine(manifest: &Path, target: &Path) -> PathBuf {
     let triple = env::var("TARGET").expect("cargo did not set TARGET");
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "rustc",
-            "--lib",
-            "--crate-type",
-            "cdylib",
-            "--profile",
-            "preload",
-            "--features",
-            "preload",
-        ])
+        .args(["rustc", "--lib", "--crate-type", "cdylib", "--profile", "preload", "--features", "preload"])
         .args(["--locked", "--target", &triple, "--manifest-path"])
         .arg(manifest.join("Cargo.toml"))
         .arg("--target-dir")
@@ -88,10 +70,7 @@ fn build_engine(manifest: &Path, target: &Path) -> PathBuf {
         .output()
         .expect("cannot start cargo for the engine");
     if !output.status.success() {
-        eprintln!(
-            "the engine could not be built:\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        eprintln!("the engine could not be built:\n{}", String::from_utf8_lossy(&output.stderr));
         std::process::exit(1);
     }
     target.join(triple).join("preload").join(LIBRARY)
@@ -106,7 +85,5 @@ fn replace(from: &Path, to: &Path) -> io::Result<()> {
 
 /// 64-bit FNV-1a: names the cached copy; what counts is the comparison of contents.
 fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-    })
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }

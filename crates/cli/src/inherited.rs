@@ -13,19 +13,13 @@ static CLOSED: AtomicU8 = AtomicU8::new(0);
 /// Notes how things are. Called once, before `main`, by the constructor in `main.rs`.
 pub extern "C" fn record() {
     PIPE_IGNORED.store(is_ignored(libc::SIGPIPE), Relaxed);
-    let closed = (0..3)
-        .filter(|&fd| is_closed(fd))
-        .fold(0, |bits, fd| bits | 1 << fd);
+    let closed = (0..3).filter(|&fd| is_closed(fd)).fold(0, |bits, fd| bits | 1 << fd);
     CLOSED.store(closed, Relaxed);
 }
 
 /// Puts things back as they were. What follows has to be exec.
 pub fn hand_on() {
-    let disposition = if PIPE_IGNORED.load(Relaxed) {
-        libc::SIG_IGN
-    } else {
-        libc::SIG_DFL
-    };
+    let disposition = if PIPE_IGNORED.load(Relaxed) { libc::SIG_IGN } else { libc::SIG_DFL };
     // SAFETY: neither disposition is a function, so no code of ours can be called.
     unsafe { libc::signal(libc::SIGPIPE, disposition) };
     for fd in (0..3).filter(|fd| CLOSED.load(Relaxed) & 1 << fd != 0) {
@@ -45,10 +39,7 @@ fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: a sigaction of zeros is a valid one, and a null new action only asks.
     let (result, action) = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        (
-            libc::sigaction(signal, std::ptr::null(), &raw mut action),
-            action,
-        )
+        (libc::sigaction(signal, std::ptr::null(), &raw mut action), action)
     };
     result == 0 && action.sa_sigaction == libc::SIG_IGN
 }

@@ -15,12 +15,7 @@ use crate::arguments::{Arguments, CompletionsArgs, ManArgs};
 /// # Errors
 /// None today.
 pub fn completions(arguments: &CompletionsArgs) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(
-        arguments.shell,
-        &mut Arguments::command(),
-        "relpoline",
-        &mut io::stdout(),
-    );
+    clap_complete::generate(arguments.shell, &mut Arguments::command(), "relpoline", &mut io::stdout());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -31,12 +26,8 @@ pub fn completions(arguments: &CompletionsArgs) -> anyhow::Result<ExitCode> {
 pub fn man(arguments: &ManArgs) -> anyhow::Result<ExitCode> {
     match &arguments.out {
         None => clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout())?,
-        Some(directory) => write_pages(directory).with_context(|| {
-            format!(
-                "the manual pages cannot be written to {}",
-                directory.display()
-            )
-        })?,
+        Some(directory) => write_pages(directory)
+            .with_context(|| format!("the manual pages cannot be written to {}", directory.display()))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -52,8 +52,14 @@ fn keys(c: &mut Criterion) {
     group.bench_function("nothing", round!(x => black_box(x) + 1));
     group.bench_function("unlikely, off", round!(x => if unlikely!(OFF) { rare(x) } else { black_box(x) + 1 }));
     group.bench_function("likely, on", round!(x => if likely!(ON) { black_box(x) + 1 } else { rare(x) }));
-    group.bench_function("static-keys 0.8.2, off", round!(x => if static_branch_unlikely!(THEIRS) { rare(x) } else { black_box(x) + 1 }));
-    group.bench_function("AtomicBool, off", round!(x => if FLAG.load(Ordering::Relaxed) { rare(x) } else { black_box(x) + 1 }));
+    group.bench_function(
+        "static-keys 0.8.2, off",
+        round!(x => if static_branch_unlikely!(THEIRS) { rare(x) } else { black_box(x) + 1 }),
+    );
+    group.bench_function(
+        "AtomicBool, off",
+        round!(x => if FLAG.load(Ordering::Relaxed) { rare(x) } else { black_box(x) + 1 }),
+    );
     group.finish();
 }
 
@@ -73,11 +79,14 @@ fn static_calls(c: &mut Criterion) {
     group.bench_function("static_call!, first target", round!(x => patched(x)));
     patched::update(other).expect("patched");
     group.bench_function("static_call!, after update", round!(x => patched(x)));
-    group.bench_function("AtomicPtr", round!(x => {
-        // SAFETY: it holds a function of this type.
-        let f: fn(u64) -> u64 = unsafe { std::mem::transmute(POINTER.load(Ordering::Relaxed)) };
-        f(x)
-    }));
+    group.bench_function(
+        "AtomicPtr",
+        round!(x => {
+            // SAFETY: it holds a function of this type.
+            let f: fn(u64) -> u64 = unsafe { std::mem::transmute(POINTER.load(Ordering::Relaxed)) };
+            f(x)
+        }),
+    );
     let _ = ONCE.set(work);
     group.bench_function("OnceLock", round!(x => ONCE.get().map_or(0, |f| f(x))));
     group.finish();
@@ -88,7 +97,13 @@ fn numbered<const N: u64>(x: u64) -> u64 {
     black_box(x) + N
 }
 const TARGETS: [fn(u64) -> u64; 8] = [
-    numbered::<1>, numbered::<2>, numbered::<3>, numbered::<4>, numbered::<5>, numbered::<6>, numbered::<7>,
+    numbered::<1>,
+    numbered::<2>,
+    numbered::<3>,
+    numbered::<4>,
+    numbered::<5>,
+    numbered::<6>,
+    numbered::<7>,
     numbered::<8>,
 ];
 
@@ -103,7 +118,13 @@ impl<const N: u64> Step for Numbered<N> {
     }
 }
 const OBJECTS: [&dyn Step; 8] = [
-    &Numbered::<1>, &Numbered::<2>, &Numbered::<3>, &Numbered::<4>, &Numbered::<5>, &Numbered::<6>, &Numbered::<7>,
+    &Numbered::<1>,
+    &Numbered::<2>,
+    &Numbered::<3>,
+    &Numbered::<4>,
+    &Numbered::<5>,
+    &Numbered::<6>,
+    &Numbered::<7>,
     &Numbered::<8>,
 ];
 
@@ -247,7 +268,10 @@ fn toggles(c: &mut Criterion) {
 }
 
 fn quick() -> Criterion {
-    Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_millis(700)).sample_size(15)
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_millis(700))
+        .sample_size(15)
 }
 
 criterion_group! {

@@ -19,7 +19,9 @@ fn count_portable(haystack: &[u8], needle: u8) -> usize {
 fn count_avx2(haystack: &[u8], needle: u8) -> usize {
     #[target_feature(enable = "avx2")]
     fn vectorised(haystack: &[u8], needle: u8) -> usize {
-        use std::arch::x86_64::{__m256i, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_set1_epi8};
+        use std::arch::x86_64::{
+            __m256i, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_set1_epi8,
+        };
         let wanted = _mm256_set1_epi8(needle.cast_signed());
         let mut chunks = haystack.chunks_exact(32);
         let in_chunks: u32 = chunks

@@ -99,8 +99,18 @@ static_call!(fn number(x: u32) -> u32 = numbered::<0>);
 #[test]
 fn more_targets_than_slots_go_through_the_pointer() {
     let targets: [fn(u32) -> u32; 12] = [
-        numbered::<0>, numbered::<1>, numbered::<2>, numbered::<3>, numbered::<4>, numbered::<5>, numbered::<6>,
-        numbered::<7>, numbered::<8>, numbered::<9>, numbered::<10>, numbered::<11>,
+        numbered::<0>,
+        numbered::<1>,
+        numbered::<2>,
+        numbered::<3>,
+        numbered::<4>,
+        numbered::<5>,
+        numbered::<6>,
+        numbered::<7>,
+        numbered::<8>,
+        numbered::<9>,
+        numbered::<10>,
+        numbered::<11>,
     ];
     for round in 0..3 {
         for i in [0, 3, 1, 7, 2, 6, 5, 4, 8, 11, 9, 10] {

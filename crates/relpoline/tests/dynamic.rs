@@ -3,16 +3,28 @@
 use relpoline::{State, dynamic_call};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const PATCHED: bool =
-    cfg!(all(target_arch = "x86_64", target_os = "linux", not(feature = "no-patch"), not(miri)));
+const PATCHED: bool = cfg!(all(target_arch = "x86_64", target_os = "linux", not(feature = "no-patch"), not(miri)));
 
 fn numbered<const N: u64>(x: u64, offset: &u64) -> u64 {
     N * 1000 + x + *offset
 }
 const TARGETS: [fn(u64, &u64) -> u64; 16] = [
-    numbered::<0>, numbered::<1>, numbered::<2>, numbered::<3>, numbered::<4>, numbered::<5>, numbered::<6>,
-    numbered::<7>, numbered::<8>, numbered::<9>, numbered::<10>, numbered::<11>, numbered::<12>, numbered::<13>,
-    numbered::<14>, numbered::<15>,
+    numbered::<0>,
+    numbered::<1>,
+    numbered::<2>,
+    numbered::<3>,
+    numbered::<4>,
+    numbered::<5>,
+    numbered::<6>,
+    numbered::<7>,
+    numbered::<8>,
+    numbered::<9>,
+    numbered::<10>,
+    numbered::<11>,
+    numbered::<12>,
+    numbered::<13>,
+    numbered::<14>,
+    numbered::<15>,
 ];
 
 /// Calls `count` targets in turn, and checks each result.
@@ -150,7 +162,8 @@ fn methods_of_trait_objects_are_learned() {
     }
     relpoline::dynamic_method!(fn set_of(object: &mut dyn Step, to: u64) = set);
     step_of::state().always_promote(true);
-    let mut objects: [Box<dyn Step>; 4] = [Box::new(Kept::<0>(1)), Box::new(Kept::<1>(2)), Box::new(Kept::<2>(3)), Box::new(Kept::<3>(4))];
+    let mut objects: [Box<dyn Step>; 4] =
+        [Box::new(Kept::<0>(1)), Box::new(Kept::<1>(2)), Box::new(Kept::<2>(3)), Box::new(Kept::<3>(4))];
     for round in 0..20_000u64 {
         let n = round % 4;
         let object = &mut *objects[n as usize];

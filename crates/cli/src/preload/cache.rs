@@ -23,34 +23,18 @@ pub fn path_of(content: &[u8], hash: &str) -> anyhow::Result<PathBuf> {
 
 /// Where the file may lie, best place first.
 fn directories() -> impl Iterator<Item = PathBuf> {
-    let from = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let user = rustix::process::getuid().as_raw();
     let cache = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")));
     let private = [from("XDG_RUNTIME_DIR"), Some(std::env::temp_dir())];
-    let private = private
-        .into_iter()
-        .flatten()
-        .map(move |base| base.join(format!("relpoline-{user}")));
-    cache
-        .map(|base| base.join("relpoline"))
-        .into_iter()
-        .chain(private)
+    let private = private.into_iter().flatten().map(move |base| base.join(format!("relpoline-{user}")));
+    cache.map(|base| base.join("relpoline")).into_iter().chain(private)
 }
 
 /// Makes sure that `directory` has the file.
 fn place(directory: &Path, content: &[u8], hash: &str) -> anyhow::Result<PathBuf> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory)?;
-    ensure!(
-        is_ours(directory)?,
-        "belongs to somebody else or can be written to by others"
-    );
+    DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    ensure!(is_ours(directory)?, "belongs to somebody else or can be written to by others");
     let path = directory.join(format!("{PREFIX}{hash}.so"));
     if !holds(&path, content) {
         write(directory, &path, content).context("cannot be written to")?;
@@ -74,8 +58,7 @@ fn is_ours(path: &Path) -> io::Result<bool> {
 fn write(directory: &Path, path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(content)?;
-    file.as_file()
-        .set_permissions(Permissions::from_mode(0o644))?;
+    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
     file.persist(path)?;
     Ok(())
 }
@@ -90,10 +73,7 @@ mod tests {
         let directory = base.path().join("relpoline");
         let path = place(&directory, b"engine", "1").unwrap();
         fs::write(&path, b"evil").unwrap();
-        assert_eq!(
-            fs::read(place(&directory, b"engine", "1").unwrap()).unwrap(),
-            b"engine"
-        );
+        assert_eq!(fs::read(place(&directory, b"engine", "1").unwrap()).unwrap(), b"engine");
         fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
         place(&directory, b"engine", "1").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);

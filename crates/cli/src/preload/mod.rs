@@ -51,21 +51,14 @@ pub fn locate() -> anyhow::Result<Engine> {
             _ => {}
         }
     }
-    Ok(Engine {
-        path: cache::path_of(embedded::ENGINE, embedded::HASH)?,
-        stale,
-    })
+    Ok(Engine { path: cache::path_of(embedded::ENGINE, embedded::HASH)?, stale })
 }
 
 /// The engine the user asked for.
 fn named_engine(named: &Path) -> anyhow::Result<Engine> {
     let path = std::path::absolute(named)?;
-    std::fs::File::open(&path).with_context(|| {
-        format!(
-            "the engine {} named by {VARIABLE} cannot be read",
-            path.display()
-        )
-    })?;
+    std::fs::File::open(&path)
+        .with_context(|| format!("the engine {} named by {VARIABLE} cannot be read", path.display()))?;
     ensure!(
         is_usable(&path),
         "the engine {} cannot be preloaded from there: the path has a blank, a colon or a dollar sign in it, or its file system is mounted noexec",
@@ -90,8 +83,7 @@ fn neighbours() -> Vec<PathBuf> {
 /// Whether the loader can preload the file at `path`.
 fn is_usable(path: &Path) -> bool {
     let clean = |byte: &u8| !matches!(byte, b':' | b' ' | b'$' | b'\t' | b'\n');
-    let executable =
-        rustix::fs::statvfs(path).is_ok_and(|fs| !fs.f_flag.contains(StatVfsMountFlags::NOEXEC));
+    let executable = rustix::fs::statvfs(path).is_ok_and(|fs| !fs.f_flag.contains(StatVfsMountFlags::NOEXEC));
     path.as_os_str().as_bytes().iter().all(clean) && executable
 }
 
@@ -99,13 +91,10 @@ fn is_usable(path: &Path) -> bool {
 #[must_use]
 pub fn is_engine(entry: &[u8]) -> bool {
     let path = Path::new(OsStr::from_bytes(entry));
-    let in_cache = path
-        .parent()
-        .and_then(Path::file_name)
-        .is_some_and(|name| name.as_bytes().starts_with(b"relpoline"));
-    path.file_name().is_some_and(|name| {
-        name == FILE_NAME || in_cache && name.as_bytes().starts_with(cache::PREFIX.as_bytes())
-    })
+    let in_cache =
+        path.parent().and_then(Path::file_name).is_some_and(|name| name.as_bytes().starts_with(b"relpoline"));
+    path.file_name()
+        .is_some_and(|name| name == FILE_NAME || in_cache && name.as_bytes().starts_with(cache::PREFIX.as_bytes()))
 }
 
 /// The first of `directories` in which the cache can keep a file.
@@ -121,8 +110,5 @@ fn first_that_serves(
             Err(error) => reasons.push(format!("{}: {error:#}", directory.display())),
         }
     }
-    bail!(
-        "the engine cannot be written anywhere ({}); set {VARIABLE} to its path",
-        reasons.join("; ")
-    )
+    bail!("the engine cannot be written anywhere ({}); set {VARIABLE} to its path", reasons.join("; "))
 }

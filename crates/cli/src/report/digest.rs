@@ -24,26 +24,18 @@ pub fn report(stats: &Stats<'_>, symbols: &mut Symbols) -> Report {
         }
         report.sites.push(site(&record, &objects, symbols, &mapped));
     }
-    report
-        .sites
-        .sort_by_key(|site| std::cmp::Reverse(site.calls()));
+    report.sites.sort_by_key(|site| std::cmp::Reverse(site.calls()));
     report.sites_total = objects.iter().map(|object| u64::from(object.sites)).sum();
     report.coverage = coverage(header, &report.sites);
     // What the kernel maps (the vDSO) has no file, and nothing for us.
-    report.objects = objects
-        .into_iter()
-        .filter(|object| !object.path.is_empty() || object.sites > 0)
-        .collect();
+    report.objects = objects.into_iter().filter(|object| !object.path.is_empty() || object.sites > 0).collect();
     report
 }
 
 /// The object records. The loader has no name for the executable, which comes first: it is the program.
 fn objects(stats: &Stats<'_>) -> Vec<ObjectRecord> {
     let mut records: Vec<ObjectRecord> = stats.objects().collect();
-    if let Some(first) = records
-        .first_mut()
-        .filter(|first| text(&first.path).is_empty())
-    {
+    if let Some(first) = records.first_mut().filter(|first| text(&first.path).is_empty()) {
         set_text(&mut first.path, text(&stats.header().program));
     }
     records
@@ -63,12 +55,7 @@ fn head(header: &Header) -> Report {
             retpoline: sixteenths(header.cost_retpoline),
             mispredict: sixteenths(header.cost_mispredict),
         },
-        not_followed: header
-            .refusals
-            .iter()
-            .take(refused)
-            .map(not_followed)
-            .collect(),
+        not_followed: header.refusals.iter().take(refused).map(not_followed).collect(),
         ..Report::default()
     }
 }
@@ -92,21 +79,14 @@ fn engine(header: &Header) -> Engine {
 }
 
 fn not_followed(record: &relpoline_stats::RefusalRecord) -> NotFollowed {
-    NotFollowed {
-        program: string(&record.program),
-        reason: refusal(record.refusal.into()),
-    }
+    NotFollowed { program: string(&record.program), reason: refusal(record.refusal.into()) }
 }
 
 fn object(record: &ObjectRecord) -> Object {
-    let build_id = record
-        .build_id
-        .get(..usize::from(record.build_id_len))
-        .unwrap_or_default();
+    let build_id = record.build_id.get(..usize::from(record.build_id_len)).unwrap_or_default();
     Object {
         path: string(&record.path),
-        build_id: (!build_id.is_empty())
-            .then(|| build_id.iter().map(|byte| format!("{byte:02x}")).collect()),
+        build_id: (!build_id.is_empty()).then(|| build_id.iter().map(|byte| format!("{byte:02x}")).collect()),
         thunks: record.thunks,
         sites: record.sites,
         promoted: 0,
@@ -120,13 +100,9 @@ fn site(record: &SiteRecord, objects: &[Object], symbols: &Symbols, mapped: &[Ma
     Site {
         address: format!("{:#x}", record.address),
         symbol: symbols.name(mapped, record.address),
-        object: objects
-            .get(usize::from(record.object))
-            .map(|object| object.path.clone()),
-        kind: Kind::from_number(record.kind)
-            .map_or_else(|| unknown(record.kind), |kind| kind.to_string()),
-        state: State::from_number(record.state)
-            .map_or_else(|| unknown(record.state), |state| state.to_string()),
+        object: objects.get(usize::from(record.object)).map(|object| object.path.clone()),
+        kind: Kind::from_number(record.kind).map_or_else(|| unknown(record.kind), |kind| kind.to_string()),
+        state: State::from_number(record.state).map_or_else(|| unknown(record.state), |state| state.to_string()),
         reason: reason(record.reason),
         target_count: record.target_count.into(),
         targets: targets(record, symbols, mapped),
@@ -138,10 +114,7 @@ fn site(record: &SiteRecord, objects: &[Object], symbols: &Symbols, mapped: &[Ma
 }
 
 fn targets(record: &SiteRecord, symbols: &Symbols, mapped: &[Mapped]) -> Vec<Target> {
-    let used = record
-        .targets
-        .iter()
-        .take_while(|target| target.address != 0);
+    let used = record.targets.iter().take_while(|target| target.address != 0);
     used.map(|target| Target {
         symbol: symbols.name(mapped, target.address),
         address: format!("{:#x}", target.address),
@@ -151,33 +124,20 @@ fn targets(record: &SiteRecord, symbols: &Symbols, mapped: &[Mapped]) -> Vec<Tar
 }
 
 /// Share of the calls that hit, when hits were counted.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a share needs no more than 53 bits"
-)]
+#[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
 fn coverage(header: &Header, sites: &[Site]) -> Option<f64> {
-    let calls = sites
-        .iter()
-        .fold(0_u64, |sum, site| sum.saturating_add(site.calls()));
-    let hits = sites
-        .iter()
-        .fold(0_u64, |sum, site| sum.saturating_add(site.hits));
+    let calls = sites.iter().fold(0_u64, |sum, site| sum.saturating_add(site.calls()));
+    let hits = sites.iter().fold(0_u64, |sum, site| sum.saturating_add(site.hits));
     (header.flags & flag::COUNT != 0 && calls > 0).then(|| hits as f64 / calls as f64)
 }
 
 fn reason(number: u8) -> String {
-    Reason::from_number(number).map_or_else(
-        || format!("unknown ({number})"),
-        |reason| reason.to_string(),
-    )
+    Reason::from_number(number).map_or_else(|| format!("unknown ({number})"), |reason| reason.to_string())
 }
 
 fn refusal(number: u32) -> String {
     let known = u8::try_from(number).ok().and_then(Refusal::from_number);
-    known.map_or_else(
-        || format!("unknown ({number})"),
-        |refusal| refusal.to_string(),
-    )
+    known.map_or_else(|| format!("unknown ({number})"), |refusal| refusal.to_string())
 }
 
 fn string(field: &[u8]) -> String {

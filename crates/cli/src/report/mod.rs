@@ -32,12 +32,7 @@ const MOST_BYTES: u64 = 1 << 28;
 ///
 /// # Errors
 /// When a report cannot be written. The others are written nevertheless.
-pub fn collect(
-    directory: &Path,
-    main: u32,
-    program: &Path,
-    to: Option<&Destination>,
-) -> anyhow::Result<()> {
+pub fn collect(directory: &Path, main: u32, program: &Path, to: Option<&Destination>) -> anyhow::Result<()> {
     let mut symbols = Symbols::default();
     let mut outcome = Ok(());
     let mut main_report = None;
@@ -65,9 +60,7 @@ fn read_all(directory: &Path, symbols: &mut Symbols) -> anyhow::Result<Vec<(u32,
     let mut reports = Vec::new();
     let entries = fs::read_dir(directory).context("the statistics cannot be read")?;
     for path in entries.flatten().map(|entry| entry.path()) {
-        let pid = path
-            .file_name()
-            .and_then(|name| name.to_str()?.strip_suffix(".stats")?.parse().ok());
+        let pid = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".stats")?.parse().ok());
         let (Some(pid), Some(bytes)) = (pid, read(&path)) else {
             continue;
         };
@@ -82,11 +75,7 @@ fn read_all(directory: &Path, symbols: &mut Symbols) -> anyhow::Result<Vec<(u32,
 /// A file's bytes. The program could have put anything there: a link, a fifo, a file that never ends.
 fn read(path: &Path) -> Option<Vec<u8>> {
     let careful = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(careful)
-        .open(path)
-        .ok()?;
+    let file = OpenOptions::new().read(true).custom_flags(careful).open(path).ok()?;
     file.metadata().ok().filter(fs::Metadata::is_file)?;
     let mut bytes = Vec::new();
     file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
@@ -106,11 +95,7 @@ impl Report {
     }
 
     fn of_idle(program: &Path, pid: u32, why: &str) -> Self {
-        let mut report = Self {
-            pid,
-            program: program.display().to_string(),
-            ..Self::default()
-        };
+        let mut report = Self { pid, program: program.display().to_string(), ..Self::default() };
         report.engine.version = env!("CARGO_PKG_VERSION").into();
         report.engine.why_disabled = Some(why.into());
         report

@@ -33,10 +33,7 @@ impl Destination {
             (file.as_path(), Access::WRITE_OK)
         } else {
             anyhow::ensure!(!file.is_dir(), "{}: it is a directory", refusal(&file));
-            (
-                file.parent().unwrap_or(&file),
-                Access::WRITE_OK | Access::EXEC_OK,
-            )
+            (file.parent().unwrap_or(&file), Access::WRITE_OK | Access::EXEC_OK)
         };
         rustix::fs::access(checked, access).with_context(|| refusal(&file))?;
         Ok(Self { file, format })
@@ -73,10 +70,7 @@ fn is_special(file: &Path) -> bool {
 
 fn write(file: &Path, content: &[u8]) -> anyhow::Result<()> {
     if is_special(file) {
-        OpenOptions::new()
-            .write(true)
-            .open(file)?
-            .write_all(content)?;
+        OpenOptions::new().write(true).open(file)?.write_all(content)?;
         return Ok(());
     }
     // Temporary files are made with mode 0600, which renaming keeps.

@@ -162,9 +162,7 @@ impl Site {
     /// Calls known of.
     #[must_use]
     pub const fn calls(&self) -> u64 {
-        self.hits
-            .saturating_add(self.misses)
-            .saturating_add(self.calls_seen)
+        self.hits.saturating_add(self.misses).saturating_add(self.calls_seen)
     }
 }
 

@@ -50,27 +50,19 @@ impl Symbols {
     /// Reads an object's file, unless it has been read.
     pub fn map(&mut self, record: &ObjectRecord) -> Mapped {
         let path = PathBuf::from(OsStr::from_bytes(text(&record.path)));
-        let build_id = record
-            .build_id
-            .get(..usize::from(record.build_id_len))
-            .unwrap_or_default();
+        let build_id = record.build_id.get(..usize::from(record.build_id_len)).unwrap_or_default();
         if !self.files.contains_key(&path) {
             let table = Table::read(&path, build_id).unwrap_or_default();
             self.files.insert(path.clone(), table);
         }
-        Mapped {
-            path,
-            base: record.base,
-        }
+        Mapped { path, base: record.base }
     }
 
     /// `function` or `function+0xoffset` for an address in memory.
     pub fn name(&self, mapped: &[Mapped], address: u64) -> Option<String> {
         mapped.iter().find_map(|object| {
             let table = self.files.get(&object.path)?;
-            let offset = address
-                .checked_sub(object.base)
-                .filter(|offset| *offset < table.end)?;
+            let offset = address.checked_sub(object.base).filter(|offset| *offset < table.end)?;
             table.name(offset)
         })
     }
@@ -79,19 +71,14 @@ impl Symbols {
 impl Table {
     fn read(path: &Path, build_id: &[u8]) -> Option<Self> {
         // Not a fifo or something endless (/proc/kcore), which the path in a hostile record might name.
-        fs::metadata(path)
-            .ok()
-            .filter(|meta| meta.is_file() && meta.len() <= MOST_BYTES)?;
+        fs::metadata(path).ok().filter(|meta| meta.is_file() && meta.len() <= MOST_BYTES)?;
         let bytes = fs::read(path).ok()?;
         let file = object::File::parse(&*bytes).ok()?;
         // Without one in memory there is nothing to compare.
         if !build_id.is_empty() && file.build_id().ok()?.unwrap_or_default() != build_id {
             return None;
         }
-        let end = file
-            .segments()
-            .map(|segment| segment.address().saturating_add(segment.size()))
-            .max()?;
+        let end = file.segments().map(|segment| segment.address().saturating_add(segment.size())).max()?;
         let mut functions = functions(&file);
         if file.symbol_table().is_none() {
             functions.extend(debug_functions(build_id));
@@ -102,20 +89,14 @@ impl Table {
     }
 
     fn name(&self, offset: u64) -> Option<String> {
-        let after = self
-            .functions
-            .partition_point(|function| function.address <= offset);
+        let after = self.functions.partition_point(|function| function.address <= offset);
         let function = self.functions.get(after.checked_sub(1)?)?;
         let within = offset - function.address;
         if function.size != 0 && within >= function.size {
             return None;
         }
         let name = demangle(&function.name);
-        Some(if within == 0 {
-            name
-        } else {
-            format!("{name}+{within:#x}")
-        })
+        Some(if within == 0 { name } else { format!("{name}+{within:#x}") })
     }
 }
 
@@ -124,16 +105,8 @@ fn functions(file: &object::File<'_>) -> Vec<Function> {
     let symbols = file.symbols().chain(file.dynamic_symbols());
     let code = symbols.filter(|symbol| symbol.is_definition() && symbol.kind() == SymbolKind::Text);
     code.filter_map(|symbol| {
-        let name = symbol
-            .name()
-            .ok()
-            .filter(|name| !name.is_empty())?
-            .to_owned();
-        Some(Function {
-            address: symbol.address(),
-            size: symbol.size(),
-            name,
-        })
+        let name = symbol.name().ok().filter(|name| !name.is_empty())?.to_owned();
+        Some(Function { address: symbol.address(), size: symbol.size(), name })
     })
     .collect()
 }
@@ -146,9 +119,7 @@ fn debug_functions(build_id: &[u8]) -> Vec<Function> {
     let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
     let path = format!("/usr/lib/debug/.build-id/{first:02x}/{rest}.debug");
     let bytes = fs::read(path).unwrap_or_default();
-    object::File::parse(&*bytes)
-        .map(|file| functions(&file))
-        .unwrap_or_default()
+    object::File::parse(&*bytes).map(|file| functions(&file)).unwrap_or_default()
 }
 
 /// The name as it was in the source: Rust, C++, or as it stands.
@@ -156,9 +127,7 @@ fn demangle(name: &str) -> String {
     if let Ok(rust) = rustc_demangle::try_demangle(name) {
         return format!("{rust:#}");
     }
-    let cpp = name
-        .starts_with("_Z")
-        .then(|| cpp_demangle::Symbol::new(name).ok()?.demangle().ok());
+    let cpp = name.starts_with("_Z").then(|| cpp_demangle::Symbol::new(name).ok()?.demangle().ok());
     cpp.flatten().unwrap_or_else(|| name.to_owned())
 }
 
@@ -175,25 +144,9 @@ mod tests {
 
     #[test]
     fn an_address_is_named_by_the_function_around_it() {
-        let function = |address, size, name: &str| Function {
-            address,
-            size,
-            name: name.into(),
-        };
-        let table = Table {
-            end: 99,
-            functions: vec![function(16, 16, "f"), function(64, 0, "g")],
-        };
+        let function = |address, size, name: &str| Function { address, size, name: name.into() };
+        let table = Table { end: 99, functions: vec![function(16, 16, "f"), function(64, 0, "g")] };
         let names: Vec<_> = [15, 16, 20, 32, 70].map(|at| table.name(at)).into();
-        assert_eq!(
-            names,
-            [
-                None,
-                Some("f".into()),
-                Some("f+0x4".into()),
-                None,
-                Some("g+0x6".into())
-            ]
-        );
+        assert_eq!(names, [None, Some("f".into()), Some("f+0x4".into()), None, Some("g+0x6".into())]);
     }
 }

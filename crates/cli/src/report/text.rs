@@ -15,37 +15,22 @@ const WIDTH: usize = 80;
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _ = totals(&mut out, report)
-        .and_then(|()| hottest(&mut out, report))
-        .and_then(|()| rest(&mut out, report));
+    let _ = totals(&mut out, report).and_then(|()| hottest(&mut out, report)).and_then(|()| rest(&mut out, report));
     out
 }
 
 fn totals(out: &mut String, report: &Report) -> fmt::Result {
     let engine = &report.engine;
-    writeln!(
-        out,
-        "relpoline {}: {} (pid {})",
-        engine.version, report.program, report.pid
-    )?;
+    writeln!(out, "relpoline {}: {} (pid {})", engine.version, report.program, report.pid)?;
     if let Some(why) = &engine.why_disabled {
         writeln!(out, "  not promoting: {why}")?;
     }
-    let [total, run, promoted] =
-        [report.sites_total, report.sites_run, report.sites_promoted].map(grouped);
-    writeln!(
-        out,
-        "  sites     {total} found, {run} ran, {promoted} promoted"
-    )?;
+    let [total, run, promoted] = [report.sites_total, report.sites_run, report.sites_promoted].map(grouped);
+    writeln!(out, "  sites     {total} found, {run} ran, {promoted} promoted")?;
     if let Some(coverage) = report.coverage {
-        writeln!(
-            out,
-            "  coverage  {:.1} % of the counted calls were direct",
-            coverage * 100.0
-        )?;
+        writeln!(out, "  coverage  {:.1} % of the counted calls were direct", coverage * 100.0)?;
     }
-    let [judgements, patches, links] =
-        [engine.judgements, engine.patches, engine.links].map(grouped);
+    let [judgements, patches, links] = [engine.judgements, engine.patches, engine.links].map(grouped);
     writeln!(
         out,
         "  learning  {judgements} judgements, {patches} patches (at most {} in a second), {links} links",
@@ -70,11 +55,7 @@ fn hottest(out: &mut String, report: &Report) -> fmt::Result {
     if report.sites.is_empty() {
         return Ok(());
     }
-    writeln!(
-        out,
-        "\n{:>13}  {:>6}  {:<10}  site, targets, reason",
-        "calls", "hit", "state"
-    )?;
+    writeln!(out, "\n{:>13}  {:>6}  {:<10}  site, targets, reason", "calls", "hit", "state")?;
     for site in report.sites.iter().take(HOTTEST) {
         let name = site.symbol.as_ref().unwrap_or(&site.address);
         writeln!(
@@ -99,11 +80,7 @@ fn rest(out: &mut String, report: &Report) -> fmt::Result {
         writeln!(out, "\n{more} more sites are in the JSON report.")?;
     }
     for child in &report.not_followed {
-        writeln!(
-            out,
-            "{} ran without promotion: {}",
-            child.program, child.reason
-        )?;
+        writeln!(out, "{} ran without promotion: {}", child.program, child.reason)?;
     }
     Ok(())
 }
@@ -130,11 +107,7 @@ fn reason_line(site: &Site) -> String {
     };
     match site.target_count {
         0 => format!("{}{again}", site.reason),
-        count => format!(
-            "{}, {count} target{}{again}",
-            site.reason,
-            if count == 1 { "" } else { "s" }
-        ),
+        count => format!("{}, {count} target{}{again}", site.reason, if count == 1 { "" } else { "s" }),
     }
 }
 
@@ -146,11 +119,7 @@ pub fn cut(name: &str, width: usize) -> String {
     }
     let tail = width / 3;
     let head = width.saturating_sub(tail + 1);
-    name.chars()
-        .take(head)
-        .chain(['…'])
-        .chain(name.chars().skip(length - tail))
-        .collect()
+    name.chars().take(head).chain(['…']).chain(name.chars().skip(length - tail)).collect()
 }
 
 /// With commas between thousands.
@@ -172,33 +141,21 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        assert_eq!(
-            [0, 999, 1000, 1_234_567].map(grouped),
-            ["0", "999", "1,000", "1,234,567"]
-        );
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 
     #[test]
     fn no_line_is_wider_than_the_page() {
-        let target = Target {
-            symbol: Some("t".repeat(200)),
-            ..Target::default()
-        };
+        let target = Target { symbol: Some("t".repeat(200)), ..Target::default() };
         let site = Site {
             symbol: Some("s".repeat(200)),
             reason: "r".repeat(200),
             targets: vec![target; 5],
             ..Site::default()
         };
-        let report = Report {
-            sites: vec![site; 30],
-            ..Report::default()
-        };
+        let report = Report { sites: vec![site; 30], ..Report::default() };
         let text = render(&report);
-        assert!(
-            text.lines().all(|line| line.chars().count() <= WIDTH),
-            "{text}"
-        );
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
         assert!(text.contains("10 more sites"));
     }
 }

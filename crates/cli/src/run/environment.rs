@@ -40,10 +40,7 @@ impl Environment {
 
     /// The value of a variable.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
-        self.0
-            .iter()
-            .find_map(|entry| value_of(entry, name))
-            .map(OsStr::from_bytes)
+        self.0.iter().find_map(|entry| value_of(entry, name)).map(OsStr::from_bytes)
     }
 
     /// Sets a variable, where it stands or at the end. A value with a zero byte cannot be one.
@@ -52,11 +49,7 @@ impl Environment {
         let Ok(entry) = CString::new(entry) else {
             return;
         };
-        match self
-            .0
-            .iter_mut()
-            .find(|entry| value_of(entry, name).is_some())
-        {
+        match self.0.iter_mut().find(|entry| value_of(entry, name).is_some()) {
             Some(place) => *place = entry,
             None => self.0.push(entry),
         }
@@ -87,11 +80,7 @@ impl Environment {
             return;
         }
         let others = self.foreign_preloads().join(&b':');
-        if others.is_empty() {
-            self.remove(PRELOAD)
-        } else {
-            self.set(PRELOAD, OsString::from_vec(others))
-        }
+        if others.is_empty() { self.remove(PRELOAD) } else { self.set(PRELOAD, OsString::from_vec(others)) }
     }
 
     /// The block's entries.
@@ -102,26 +91,18 @@ impl Environment {
     /// The preloads that are not an engine of ours.
     fn foreign_preloads(&self) -> Vec<Vec<u8>> {
         let value = self.get(PRELOAD).unwrap_or_default().as_bytes();
-        preloads(value)
-            .filter(|entry| !preload::is_engine(entry))
-            .map(<[u8]>::to_vec)
-            .collect()
+        preloads(value).filter(|entry| !preload::is_engine(entry)).map(<[u8]>::to_vec).collect()
     }
 }
 
 /// The entries of `LD_PRELOAD`, which the loader separates by colons and blanks.
 fn preloads(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|byte| matches!(byte, b':' | b' '))
-        .filter(|entry| !entry.is_empty())
+    value.split(|byte| matches!(byte, b':' | b' ')).filter(|entry| !entry.is_empty())
 }
 
 /// The value, if `entry` is the variable `name`.
 fn value_of<'a>(entry: &'a CStr, name: &str) -> Option<&'a [u8]> {
-    entry
-        .to_bytes()
-        .strip_prefix(name.as_bytes())?
-        .strip_prefix(b"=")
+    entry.to_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
 #[cfg(test)]
@@ -129,20 +110,14 @@ mod tests {
     use super::*;
 
     fn with(value: &str) -> Environment {
-        Environment(vec![
-            CString::new(format!("LD_PRELOAD={value}")).unwrap(),
-            c"odd".into(),
-        ])
+        Environment(vec![CString::new(format!("LD_PRELOAD={value}")).unwrap(), c"odd".into()])
     }
 
     #[test]
     fn the_engine_goes_first_and_only_once() {
         let mut environment = with("/old/librelpoline_engine.so a.so:b.so");
         environment.add_engine(Path::new("/new/librelpoline_engine.so"));
-        assert_eq!(
-            environment.get(PRELOAD).unwrap(),
-            "/new/librelpoline_engine.so:a.so:b.so"
-        );
+        assert_eq!(environment.get(PRELOAD).unwrap(), "/new/librelpoline_engine.so:a.so:b.so");
         assert_eq!(environment.entries()[1].as_c_str(), c"odd");
     }
 

@@ -25,10 +25,7 @@ impl Program {
         let c_string = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
         Ok(Self {
             path: c_string(path.as_os_str())?,
-            arguments: command
-                .iter()
-                .map(|argument| c_string(argument))
-                .collect::<io::Result<_>>()?,
+            arguments: command.iter().map(|argument| c_string(argument)).collect::<io::Result<_>>()?,
             environment: environment.entries().to_vec(),
         })
     }
@@ -36,11 +33,7 @@ impl Program {
     /// Replaces this process. Returns only when it cannot.
     pub fn exec(&self) -> io::Error {
         crate::inherited::hand_on();
-        let error = execve(
-            &self.path,
-            &pointers(&self.arguments),
-            &pointers(&self.environment),
-        );
+        let error = execve(&self.path, &pointers(&self.arguments), &pointers(&self.environment));
         if error.raw_os_error() != Some(libc::ENOEXEC) {
             return error;
         }
@@ -52,18 +45,10 @@ impl Program {
 
 /// The null-terminated array that exec wants.
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings
-        .iter()
-        .map(|string| string.as_ptr())
-        .chain([ptr::null()])
-        .collect()
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-fn execve(
-    path: &std::ffi::CStr,
-    arguments: &[*const libc::c_char],
-    environment: &[*const libc::c_char],
-) -> io::Error {
+fn execve(path: &std::ffi::CStr, arguments: &[*const libc::c_char], environment: &[*const libc::c_char]) -> io::Error {
     // SAFETY: both arrays end with a null pointer (see `pointers`), and the strings outlive the call.
     unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     io::Error::last_os_error()

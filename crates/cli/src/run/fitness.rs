@@ -49,10 +49,7 @@ fn look(path: &Path) -> Program {
 /// What may still be against an ELF program that glibc loads.
 fn of_fit(path: &Path, shadow_stack: bool, environment: &Environment) -> Option<Refusal> {
     let mode = fs::metadata(path).map_or(0, |meta| meta.mode());
-    let tunables = environment
-        .get("GLIBC_TUNABLES")
-        .unwrap_or_default()
-        .as_bytes();
+    let tunables = environment.get("GLIBC_TUNABLES").unwrap_or_default().as_bytes();
     if mode & SET_ID != 0 {
         Some(Refusal::SetId)
     } else if has_capabilities(path) {

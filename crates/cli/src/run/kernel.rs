@@ -21,15 +21,11 @@ fn try_arena() -> rustix::io::Result<()> {
     let fd = rustix::fs::memfd_create("relpoline", flags | MemfdFlags::EXEC)
         .or_else(|_| rustix::fs::memfd_create("relpoline", flags))?;
     rustix::fs::ftruncate(&fd, BYTES as u64)?;
-    rustix::fs::fcntl_add_seals(
-        &fd,
-        SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW,
-    )?;
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW)?;
     let executable = ProtFlags::READ | ProtFlags::EXEC;
     // SAFETY: a new mapping where there is none, of a file nobody else has; unmapped at once, unused.
     unsafe {
-        let mapped =
-            rustix::mm::mmap(ptr::null_mut(), BYTES, executable, MapFlags::SHARED, &fd, 0)?;
+        let mapped = rustix::mm::mmap(ptr::null_mut(), BYTES, executable, MapFlags::SHARED, &fd, 0)?;
         rustix::mm::munmap(mapped, BYTES)
     }
 }
@@ -38,12 +34,7 @@ fn try_arena() -> rustix::io::Result<()> {
 mod tests {
     #[test]
     fn the_probe_leaves_nothing_behind() {
-        let maps = || {
-            std::fs::read_to_string("/proc/self/maps")
-                .unwrap()
-                .matches("memfd:relpoline")
-                .count()
-        };
+        let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().matches("memfd:relpoline").count();
         let _ = super::serves();
         assert_eq!(maps(), 0);
     }

@@ -43,18 +43,11 @@ pub fn run(arguments: &RunArgs) -> anyhow::Result<ExitCode> {
     let path = match resolve::resolve(name, &environment) {
         Resolved::Found(path) => path,
         Resolved::NotExecutable => {
-            return Ok(failure(
-                name.as_ref(),
-                "is not an executable file",
-                crate::CANNOT_EXECUTE,
-            ));
+            return Ok(failure(name.as_ref(), "is not an executable file", crate::CANNOT_EXECUTE));
         }
         Resolved::NotFound => return Ok(failure(name.as_ref(), "was not found", crate::NOT_FOUND)),
     };
-    let report = arguments
-        .report
-        .as_deref()
-        .map(|file| Destination::new(file, arguments.report_format));
+    let report = arguments.report.as_deref().map(|file| Destination::new(file, arguments.report_format));
     let report = report.transpose()?;
     match fitness::refusal(&path, &environment) {
         Some(refusal) => without_engine(arguments, &path, environment, refusal, report.as_ref()),
@@ -72,10 +65,7 @@ fn without_engine(
 ) -> anyhow::Result<ExitCode> {
     // Whoever set RELPOLINE=off knows.
     if refusal != Refusal::Off {
-        say(
-            arguments,
-            format_args!("{} runs without promotion: {refusal}", path.display()),
-        );
+        say(arguments, format_args!("{} runs without promotion: {refusal}", path.display()));
     }
     if let Some(report) = report {
         report.write(&Report::of_refused(path, refusal), None)?;
@@ -95,19 +85,12 @@ fn with_engine(
     mention_stale(arguments, &engine);
     environment.add_engine(&engine.path);
     if report.is_none() && !arguments.dry_run {
-        environment.set(
-            relpoline_stats::options::VARIABLE,
-            options::encode(arguments, None),
-        );
+        environment.set(relpoline_stats::options::VARIABLE, options::encode(arguments, None));
         return Ok(become_program(arguments, path, &environment));
     }
     let scratch = supervise::scratch_directory()?;
-    environment.set(
-        relpoline_stats::options::VARIABLE,
-        options::encode(arguments, Some(scratch.path())),
-    );
-    let (pid, ending) =
-        supervise::supervise(&Program::new(path, &arguments.command, &environment)?)?;
+    environment.set(relpoline_stats::options::VARIABLE, options::encode(arguments, Some(scratch.path())));
+    let (pid, ending) = supervise::supervise(&Program::new(path, &arguments.command, &environment)?)?;
     let ending = match ending {
         Ending::NotStarted(error) => return Ok(cannot_execute(arguments, &error)),
         ending => ending,
@@ -130,21 +113,11 @@ fn become_program(arguments: &RunArgs, path: &Path, environment: &Environment) -
 
 /// Exec failed although the file is there.
 fn cannot_execute(arguments: &RunArgs, error: &std::io::Error) -> ExitCode {
-    let name = arguments
-        .command
-        .first()
-        .map(AsRef::as_ref)
-        .unwrap_or(Path::new(""));
+    let name = arguments.command.first().map(AsRef::as_ref).unwrap_or(Path::new(""));
     match error.kind() {
         // Of a script: its interpreter does not exist.
-        std::io::ErrorKind::NotFound => {
-            failure(name, "or its interpreter was not found", crate::NOT_FOUND)
-        }
-        _ => failure(
-            name,
-            &format!("cannot be executed: {error}"),
-            crate::CANNOT_EXECUTE,
-        ),
+        std::io::ErrorKind::NotFound => failure(name, "or its interpreter was not found", crate::NOT_FOUND),
+        _ => failure(name, &format!("cannot be executed: {error}"), crate::CANNOT_EXECUTE),
     }
 }
 
@@ -155,13 +128,7 @@ fn failure(name: &Path, what: &str, code: u8) -> ExitCode {
 
 fn mention_stale(arguments: &RunArgs, engine: &Engine) {
     if let Some(stale) = &engine.stale {
-        say(
-            arguments,
-            format_args!(
-                "{} is from another build; the built-in engine is used",
-                stale.display()
-            ),
-        );
+        say(arguments, format_args!("{} is from another build; the built-in engine is used", stale.display()));
     }
 }
 

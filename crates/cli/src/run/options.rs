@@ -15,22 +15,9 @@ pub fn encode(arguments: &RunArgs, stats: Option<&Path>) -> OsString {
         .map(|directory| pair(key::STATS, directory.as_os_str()))
         .into_iter()
         .chain(arguments.only.iter().map(|glob| pair(key::ONLY, glob)))
-        .chain(
-            arguments
-                .exclude
-                .iter()
-                .map(|glob| pair(key::EXCLUDE, glob)),
-        )
-        .chain(
-            arguments
-                .max_targets
-                .map(|n| pair(key::MAX_TARGETS, n.to_string().as_ref())),
-        )
-        .chain(
-            arguments
-                .window
-                .map(|n| pair(key::WINDOW, n.to_string().as_ref())),
-        );
+        .chain(arguments.exclude.iter().map(|glob| pair(key::EXCLUDE, glob)))
+        .chain(arguments.max_targets.map(|n| pair(key::MAX_TARGETS, n.to_string().as_ref())))
+        .chain(arguments.window.map(|n| pair(key::WINDOW, n.to_string().as_ref())));
     let switches = [
         (key::COUNT, arguments.count),
         (key::DRY_RUN, arguments.dry_run),
@@ -38,10 +25,7 @@ pub fn encode(arguments: &RunArgs, stats: Option<&Path>) -> OsString {
         (key::NO_LINK, arguments.no_link),
         (key::OFF_IN_SANDBOX, arguments.off_in_sandbox),
     ];
-    let bare = switches
-        .into_iter()
-        .filter(|(_, on)| *on)
-        .map(|(name, _)| name.as_bytes().to_vec());
+    let bare = switches.into_iter().filter(|(_, on)| *on).map(|(name, _)| name.as_bytes().to_vec());
     OsString::from_vec(valued.chain(bare).collect::<Vec<_>>().join(&b','))
 }
 
@@ -66,27 +50,12 @@ mod tests {
 
     #[test]
     fn the_engine_reads_what_was_asked_for() {
-        let line = [
-            "relpoline",
-            "run",
-            "--only",
-            "a,b*",
-            "--max-targets=7",
-            "--count",
-            "--no-link",
-            "--",
-            "x",
-        ];
-        let Verb::Run(arguments) = Arguments::try_parse_from(line).unwrap().verb else {
-            panic!()
-        };
+        let line = ["relpoline", "run", "--only", "a,b*", "--max-targets=7", "--count", "--no-link", "--", "x"];
+        let Verb::Run(arguments) = Arguments::try_parse_from(line).unwrap().verb else { panic!() };
         let value = encode(&arguments, Some(Path::new("/tmp/a b")));
         let read = relpoline_stats::options::parse(value.as_bytes());
         assert_eq!(read.stats.unwrap().bytes().collect::<Vec<_>>(), b"/tmp/a b");
-        assert_eq!(
-            (read.max_targets, read.count, read.no_link, read.dry_run),
-            (Some(7), true, true, false)
-        );
+        assert_eq!((read.max_targets, read.count, read.no_link, read.dry_run), (Some(7), true, true, false));
         assert!(read.selects(b"/x/a,bc") && !read.selects(b"/x/ab"));
     }
 }

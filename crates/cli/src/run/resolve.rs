@@ -32,21 +32,12 @@ pub fn resolve(name: &OsStr, environment: &Environment) -> Resolved {
         return Resolved::NotFound;
     }
     let search = environment.get("PATH").unwrap_or(OsStr::new(DEFAULT_PATH));
-    judge(
-        search
-            .as_bytes()
-            .split(|&byte| byte == b':')
-            .map(|part| in_directory(part, name)),
-    )
+    judge(search.as_bytes().split(|&byte| byte == b':').map(|part| in_directory(part, name)))
 }
 
 /// `name` in a part of `PATH`; an empty part is the working directory.
 fn in_directory(part: &[u8], name: &OsStr) -> PathBuf {
-    let directory = if part.is_empty() {
-        OsStr::new(".")
-    } else {
-        OsStr::from_bytes(part)
-    };
+    let directory = if part.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(part) };
     Path::new(directory).join(name)
 }
 
@@ -59,16 +50,10 @@ fn judge(candidates: impl IntoIterator<Item = PathBuf>) -> Resolved {
             seen |= rustix::fs::access(&path, Access::EXISTS) == Err(rustix::io::Errno::ACCESS);
             continue;
         };
-        if meta.is_file()
-            && rustix::fs::accessat(CWD, &path, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
-        {
+        if meta.is_file() && rustix::fs::accessat(CWD, &path, Access::EXEC_OK, AtFlags::EACCESS).is_ok() {
             return Resolved::Found(path);
         }
         seen = true;
     }
-    if seen {
-        Resolved::NotExecutable
-    } else {
-        Resolved::NotFound
-    }
+    if seen { Resolved::NotExecutable } else { Resolved::NotFound }
 }

@@ -25,14 +25,8 @@ pub struct Before {
 }
 
 /// Signals an error in our own code raises: they must not be blocked.
-const OUR_FAULTS: [libc::c_int; 6] = [
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGILL,
-    libc::SIGFPE,
-    libc::SIGTRAP,
-    libc::SIGSYS,
-];
+const OUR_FAULTS: [libc::c_int; 6] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
 
 /// Everything but [`OUR_FAULTS`].
 fn watched() -> libc::sigset_t {
@@ -60,11 +54,7 @@ pub fn block() -> Before {
     // SAFETY: the default action runs no code of ours; all pointers are to live values.
     unsafe {
         let default: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(
-            libc::SIGCHLD,
-            &raw const default,
-            &raw mut before.child_action,
-        );
+        libc::sigaction(libc::SIGCHLD, &raw const default, &raw mut before.child_action);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const watched, &raw mut before.mask);
     }
     before
@@ -75,16 +65,8 @@ impl Before {
     pub fn restore(&self) {
         // SAFETY: both values came from the system.
         unsafe {
-            libc::sigaction(
-                libc::SIGCHLD,
-                &raw const self.child_action,
-                std::ptr::null_mut(),
-            );
-            libc::sigprocmask(
-                libc::SIG_SETMASK,
-                &raw const self.mask,
-                std::ptr::null_mut(),
-            );
+            libc::sigaction(libc::SIGCHLD, &raw const self.child_action, std::ptr::null_mut());
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const self.mask, std::ptr::null_mut());
         }
     }
 }

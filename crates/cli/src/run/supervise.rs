@@ -31,19 +31,12 @@ pub enum Ending {
 pub fn scratch_directory() -> anyhow::Result<TempDir> {
     let name = format!("relpoline-{}-", rustix::process::getuid().as_raw());
     let owner_only = Permissions::from_mode(0o700);
-    let make = |base: &Path| {
-        tempfile::Builder::new()
-            .prefix(&name)
-            .permissions(owner_only.clone())
-            .tempdir_in(base)
-    };
+    let make = |base: &Path| tempfile::Builder::new().prefix(&name).permissions(owner_only.clone()).tempdir_in(base);
     let private = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
     private
         .and_then(|base| make(base.as_ref()).ok())
         .map_or_else(|| make(Path::new("/tmp")), Ok)
-        .context(
-            "no directory for the statistics can be made, neither in XDG_RUNTIME_DIR nor in /tmp",
-        )
+        .context("no directory for the statistics can be made, neither in XDG_RUNTIME_DIR nor in /tmp")
 }
 
 /// Starts the program, waits for its end; also returns its pid.
@@ -66,10 +59,7 @@ pub fn supervise(program: &Program) -> anyhow::Result<(u32, Ending)> {
             drop(writer);
             let failed = exec_error(reader);
             let ending = wait(pid);
-            Ok((
-                pid.cast_unsigned(),
-                failed.map_or(ending, Ending::NotStarted),
-            ))
+            Ok((pid.cast_unsigned(), failed.map_or(ending, Ending::NotStarted)))
         }
     }
 }
@@ -134,14 +124,9 @@ impl Ending {
             Self::NotStarted(_) => ExitCode::from(crate::CANNOT_EXECUTE),
             Self::Killed(signal) => {
                 // The program has left its own core dump; ours would overwrite it.
-                let none = Rlimit {
-                    current: Some(0),
-                    maximum: Some(0),
-                };
+                let none = Rlimit { current: Some(0), maximum: Some(0) };
                 let _ = rustix::process::setrlimit(Resource::Core, none);
-                let _ = rustix::process::set_dumpable_behavior(
-                    rustix::process::DumpableBehavior::NotDumpable,
-                );
+                let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
                 signals::take(signal);
                 ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
             }

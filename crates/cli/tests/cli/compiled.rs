@@ -37,11 +37,7 @@ int main(int argc, char **argv) {
 }"#;
 
 /// What makes gcc build retpolines.
-pub const RETPOLINE: [&str; 3] = [
-    "-fcf-protection=none",
-    "-mindirect-branch=thunk",
-    "-mindirect-branch-register",
-];
+pub const RETPOLINE: [&str; 3] = ["-fcf-protection=none", "-mindirect-branch=thunk", "-mindirect-branch-register"];
 
 /// A directory with a program in it.
 pub struct Compiled {
@@ -54,19 +50,9 @@ impl Compiled {
     /// Compiles `source` with these flags.
     pub fn new(source: &str, flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (file, path) = (
-            directory.path().join("program.c"),
-            directory.path().join("program"),
-        );
+        let (file, path) = (directory.path().join("program.c"), directory.path().join("program"));
         std::fs::write(&file, source).unwrap();
-        let status = Command::new("cc")
-            .arg("-O2")
-            .args(flags)
-            .arg(&file)
-            .arg("-o")
-            .arg(&path)
-            .status()
-            .unwrap();
+        let status = Command::new("cc").arg("-O2").args(flags).arg(&file).arg("-o").arg(&path).status().unwrap();
         assert!(status.success(), "cc {flags:?}");
         Self { directory, path }
     }

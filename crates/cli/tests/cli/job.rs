@@ -19,10 +19,7 @@ struct Job {
 impl Job {
     /// The script has to write a line when it is ready.
     fn start(script: &str) -> (Self, String) {
-        let mut relpoline = run_shell(&["--report", "/dev/null"], script)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut relpoline = run_shell(&["--report", "/dev/null"], script).stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(relpoline.stdout.take().unwrap());
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
@@ -40,10 +37,7 @@ impl Job {
         let since = Instant::now();
         loop {
             let stat = std::fs::read_to_string(&path).unwrap();
-            let now = stat
-                .rsplit(") ")
-                .next()
-                .and_then(|rest| rest.chars().next());
+            let now = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
             if now == Some(state) {
                 return;
             }
@@ -61,15 +55,10 @@ impl Job {
 
 #[test]
 fn signals_sent_to_us_reach_the_program() {
-    for (name, number) in [
-        ("TERM", libc::SIGTERM),
-        ("HUP", libc::SIGHUP),
-        ("USR1", libc::SIGUSR1),
-        ("INT", libc::SIGINT),
-    ] {
-        let script = format!(
-            "trap 'echo got {name}; exit 9' {name}; echo ready; while :; do sleep 0.05; done"
-        );
+    for (name, number) in
+        [("TERM", libc::SIGTERM), ("HUP", libc::SIGHUP), ("USR1", libc::SIGUSR1), ("INT", libc::SIGINT)]
+    {
+        let script = format!("trap 'echo got {name}; exit 9' {name}; echo ready; while :; do sleep 0.05; done");
         let (job, _) = Job::start(&script);
         job.send(number);
         assert_eq!(job.end(), (format!("got {name}\n"), Some(9)));
@@ -99,11 +88,7 @@ fn terminal() -> (File, OwnedFd) {
 fn take_terminal() -> std::io::Result<()> {
     // SAFETY: two system calls on the calling process alone.
     let result = unsafe { libc::setsid().min(libc::ioctl(0, libc::TIOCSCTTY, 0)) };
-    if result == -1 {
-        Err(std::io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result == -1 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[test]
@@ -119,8 +104,5 @@ fn a_key_on_the_terminal_reaches_the_program_once() {
     output.read_line(&mut said).unwrap();
     keyboard.write_all(b"\x03").unwrap();
     output.read_to_string(&mut said).unwrap();
-    assert_eq!(
-        (said.as_str(), relpoline.wait().unwrap().code()),
-        ("ready\ninterrupted\n", Some(6))
-    );
+    assert_eq!((said.as_str(), relpoline.wait().unwrap().code()), ("ready\ninterrupted\n", Some(6)));
 }

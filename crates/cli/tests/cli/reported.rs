@@ -15,12 +15,7 @@ fn report_with(options: &[&str]) -> Report {
     let program = Compiled::new(CALLS, &RETPOLINE);
     let file = program.directory().join("report");
     let alone = stdout(&mut std::process::Command::new(&program.path));
-    let said = stdout(
-        relpoline(&["run", "--report"])
-            .arg(&file)
-            .args(options)
-            .args(["--", program.text()]),
-    );
+    let said = stdout(relpoline(&["run", "--report"]).arg(&file).args(options).args(["--", program.text()]));
     assert_eq!(said, alone);
     read(&file)
 }
@@ -31,16 +26,8 @@ fn read(file: &Path) -> Report {
 
 /// The site in `many`.
 fn hot(report: &Report) -> &Site {
-    let in_many = |site: &&Site| {
-        site.symbol
-            .as_ref()
-            .is_some_and(|name| name.starts_with("many+"))
-    };
-    report
-        .sites
-        .iter()
-        .find(in_many)
-        .unwrap_or_else(|| panic!("{report:#?}"))
+    let in_many = |site: &&Site| site.symbol.as_ref().is_some_and(|name| name.starts_with("many+"));
+    report.sites.iter().find(in_many).unwrap_or_else(|| panic!("{report:#?}"))
 }
 
 #[test]
@@ -80,25 +67,13 @@ fn a_child_has_a_report_of_its_own_and_all_are_private() {
     let program = Compiled::new(CALLS, &RETPOLINE);
     let directory = program.directory().join("reports");
     fs::create_dir(&directory).unwrap();
-    stdout(
-        relpoline(&["run", "--report"])
-            .arg(directory.join("r"))
-            .args(["--", program.text(), "fork"]),
-    );
-    let files: Vec<PathBuf> = fs::read_dir(&directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    stdout(relpoline(&["run", "--report"]).arg(directory.join("r")).args(["--", program.text(), "fork"]));
+    let files: Vec<PathBuf> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 2, "{files:?}");
     for file in files {
-        assert_eq!(
-            fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         let report = read(&file);
-        let own_name = file
-            .extension()
-            .is_some_and(|pid| pid.to_str() == Some(&report.pid.to_string()));
+        let own_name = file.extension().is_some_and(|pid| pid.to_str() == Some(&report.pid.to_string()));
         assert!(own_name || report.forked_from.is_none(), "{file:?}");
     }
 }
@@ -110,14 +85,8 @@ fn a_report_for_people_fits_a_terminal() {
     let mut start = relpoline(&["run", "--report-format", "text", "--report"]);
     stdout(start.arg(&file).args(["--", program.text()]));
     let text = fs::read_to_string(&file).unwrap();
-    assert!(
-        text.contains("many+") && text.contains("promoted"),
-        "{text}"
-    );
-    assert!(
-        text.lines().skip(1).all(|line| line.chars().count() <= 80),
-        "{text}"
-    );
+    assert!(text.contains("many+") && text.contains("promoted"), "{text}");
+    assert!(text.lines().skip(1).all(|line| line.chars().count() <= 80), "{text}");
 }
 
 #[test]
@@ -128,10 +97,7 @@ fn statistics_that_are_garbage_harm_nobody() {
         head -c 9000 /dev/urandom > $d/77.stats; printf RLPSTATS > $d/78.stats; : > $d/79.stats
         ln -s /dev/zero $d/80.stats; mkfifo $d/81.stats; echo > $d/other; exit 5";
     let said = output(&mut run_shell(&["--report", &file], script));
-    assert_eq!(
-        (said.status.code(), String::from_utf8(said.stderr).unwrap()),
-        (Some(5), String::new())
-    );
+    assert_eq!((said.status.code(), String::from_utf8(said.stderr).unwrap()), (Some(5), String::new()));
     for pid in 77..=81 {
         assert!(!Path::new(&format!("{file}.{pid}")).exists(), "{pid}");
     }
@@ -143,9 +109,6 @@ fn nothing_is_left_behind() {
     let script = "echo $RELPOLINE_OPTS; ls -ld ${RELPOLINE_OPTS#*stats=}";
     let mut start = run_shell(&["--report", "/dev/null"], script);
     let said = stdout(start.env("XDG_RUNTIME_DIR", directory.path()));
-    assert!(
-        said.contains(&directory.path().display().to_string()) && said.contains("drwx------"),
-        "{said}"
-    );
+    assert!(said.contains(&directory.path().display().to_string()) && said.contains("drwx------"), "{said}");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }

@@ -10,12 +10,7 @@ pub const RELPOLINE: &str = env!("CARGO_BIN_EXE_relpoline");
 pub fn relpoline<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(RELPOLINE);
     command.args(arguments).stdin(Stdio::null());
-    for name in [
-        "RELPOLINE",
-        "RELPOLINE_ENGINE",
-        "RELPOLINE_OPTS",
-        "LD_PRELOAD",
-    ] {
+    for name in ["RELPOLINE", "RELPOLINE_ENGINE", "RELPOLINE_OPTS", "LD_PRELOAD"] {
         command.env_remove(name);
     }
     command

@@ -26,10 +26,7 @@ fn an_error_is_one_line_with_our_name() {
 #[test]
 fn completions_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        assert!(
-            stdout(&mut relpoline(&["completions", shell])).contains("report-format"),
-            "{shell}"
-        );
+        assert!(stdout(&mut relpoline(&["completions", shell])).contains("report-format"), "{shell}");
     }
 }
 
@@ -45,14 +42,8 @@ fn manual_pages() {
 
 #[test]
 fn a_full_stderr_and_a_reader_that_goes_away_are_no_crashes() {
-    let script = format!(
-        "{RELPOLINE} run -- no-such 2>/dev/full; echo $?; {RELPOLINE} completions zsh | head -1"
-    );
+    let script = format!("{RELPOLINE} run -- no-such 2>/dev/full; echo $?; {RELPOLINE} completions zsh | head -1");
     let said = output(Command::new("bash").args(["-o", "pipefail", "-c", &script]));
-    assert!(
-        String::from_utf8(said.stdout)
-            .unwrap()
-            .starts_with("127\n#compdef")
-    );
+    assert!(String::from_utf8(said.stdout).unwrap().starts_with("127\n#compdef"));
     assert_eq!(String::from_utf8(said.stderr).unwrap(), "");
 }

@@ -155,8 +155,7 @@ pub fn update_call(call: &StaticCall, target: *const ()) -> Result<(), UpdateErr
 /// How calls reach the current target.
 pub fn call_form(call: &StaticCall) -> Form {
     let modules = lock();
-    let through_pointer = modules
-        .of(core::ptr::from_ref(call) as u64)
-        .any(|site| Gate { at: site.code }.current() == POINTER);
+    let through_pointer =
+        modules.of(core::ptr::from_ref(call) as u64).any(|site| Gate { at: site.code }.current() == POINTER);
     if through_pointer { Form::Pointer } else { Form::Direct }
 }

@@ -9,8 +9,8 @@
 
 use super::sites::{Kind, Modules, Site, key_of, lock};
 use super::text::Text;
-use crate::key::{Change, Sites, StaticKey};
 use crate::UpdateError;
+use crate::key::{Change, Sites, StaticKey};
 
 const JMP_LONG: u8 = 0xe9;
 const TEST_LONG: u8 = 0xa9;

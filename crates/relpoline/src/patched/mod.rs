@@ -21,7 +21,7 @@ mod text;
 mod vtable;
 
 pub use calls::{call_form, update_call};
-pub use learn::{always_promote, count_calls, forget, pause, pin, stats};
 pub use keys::{change_keys, key_sites};
-pub use vtable::vtable_offset;
+pub use learn::{always_promote, count_calls, forget, pause, pin, stats};
 pub use sites::{prepare_for_sandbox, register, unregister};
+pub use vtable::vtable_offset;

@@ -352,7 +352,13 @@ fn build(arena: &Arena, table: &Table, spec: &TreeSpec<'_>) -> Result<(Cell, Cel
     let (head_buf, settling_buf, body_buf) =
         unsafe { (arena.fresh(head, 1), arena.fresh(settling, 1), arena.fresh(body, body_cells as usize)) };
     tree::emit(spec, head_buf, arena.address(head), body_buf, arena.address(body)).map_err(|_| Reason::OutOfRange)?;
-    stub::emit_settling(settling_buf, arena.address(settling), table.counters, table.gate.slow(arena), arena.address(head))
-        .map_err(|_| Reason::OutOfRange)?;
+    stub::emit_settling(
+        settling_buf,
+        arena.address(settling),
+        table.counters,
+        table.gate.slow(arena),
+        arena.address(head),
+    )
+    .map_err(|_| Reason::OutOfRange)?;
     Ok((head, settling))
 }
