@@ -7,7 +7,7 @@
 //! | [`inspect`] | `relpoline inspect`: the retpolines of a file |
 //! | [`bpf`] | `relpoline bpf`: eBPF programs with tail calls that are patched while they run |
 //! | [`demo`] | `relpoline demo`: what it brings on this machine |
-//! | [`bench`] | `relpoline bench`: what a call costs, and whether the budgets hold on this machine |
+//! | [`mod@bench`] | `relpoline bench`: what a call costs, and whether the budgets hold on this machine |
 //! | [`workbench`] | what demo and bench share: bundled C programs, compiled in variants |
 //! | [`report`] | what the engine left behind, as JSON and as text |
 //! | [`preload`] | where the engine's file is |

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`record`] | the records of a statistics file and what each field means; the engine writes them in place |
 //! | [`codes`] | the numbers in them: kinds, states, flags, refusals |
-//! | [`file`] | where the records lie in the file, and the reader, which survives any content |
+//! | [`mod@file`] | where the records lie in the file, and the reader, which survives any content |
 //! | [`options`] | the environment variable `RELPOLINE_OPTS` |
 //! | [`glob`] | the patterns of `--only` and `--exclude` |
 //! | [`program`] | whether a program can take the preload, by its file's bytes |

@@ -2,11 +2,11 @@
 //!
 //! | verb | module |
 //! |---|---|
-//! | `run` | [`run`]: object files over packets |
+//! | `run` | [`mod@run`]: object files over packets |
 //! | `swap` | [`swap`]: change program arrays of a `run` that is going on, through its socket ([`control`]) |
 //! | `dis` | [`dis`]: instructions and machine code side by side |
 //! | `plugin` | [`plugin`]: for bpf_conformance |
-//! | `bench` | [`bench`]: what hops and updates cost here |
+//! | `bench` | [`mod@bench`]: what hops and updates cost here |
 
 pub mod bench;
 pub mod control;

@@ -4,7 +4,7 @@
 //! DIR/PID.stats ──(relpoline-stats)──▶ Stats ──[digest]──▶ Report ──▶ JSON, or [text]
 //!                            ELF files on disk ──[symbols]──┘
 //! ```
-//! [`schema`] is the report as a structure; docs/report.md describes it. [`place`] writes the files.
+//! [`schema`] is the report as a structure; docs/report.md describes it. `place` writes the files.
 
 mod digest;
 mod place;
