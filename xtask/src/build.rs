@@ -5,6 +5,7 @@
 //! flags: the last one wins, for every file, library and configure test alike.
 //!
 //! A stamp beside the tree holds all that went into it. As long as it would come out the same, the tree is kept.
+//! Variants that learn from a training run are built by `feedback`, in steps made of this module's.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::children;
+use crate::feedback;
 use crate::place::Place;
 use crate::programs::Program;
 use crate::source;
@@ -23,14 +25,16 @@ use crate::workload::Setting;
 
 /// Builds programs into one place.
 pub struct Builder<'a> {
-    place: &'a Place,
-    thunks: PathBuf,
+    /// Where.
+    pub place: &'a Place,
 }
 
 /// A tree being built: where it is, and which compilers to use.
 pub struct Tree {
     /// The copied source, also the place of the results.
     pub dir: PathBuf,
+    /// What it is built as: `cargo` takes flags in another way than make.
+    pub variant: Variant,
     /// The C compiler with the variant's flags.
     pub cc: PathBuf,
     /// The C++ compiler with the variant's flags.
@@ -76,35 +80,43 @@ fn last_lines(log: &Path, count: usize) -> Result<String> {
 }
 
 impl<'a> Builder<'a> {
-    /// Writes the header that all `jmpthunk` builds share.
+    /// Writes the headers with thunks that all builds of a variant share.
     pub fn new(place: &'a Place) -> Result<Builder<'a>> {
-        let thunks = place.work.join("jmpthunk.h");
-        let header = variant::bare_thunks();
-        // Left alone when unchanged: make compares times.
-        if fs::read_to_string(&thunks).ok().as_deref() != Some(header.as_str()) {
-            fs::write(&thunks, header)?;
+        let builder = Builder { place };
+        for (variant, before) in Variant::ALL.into_iter().filter_map(|one| Some((one, one.thunk_body()?))) {
+            let (path, header) = (builder.thunks(variant), variant::thunks(before));
+            // Left alone when unchanged: make compares times.
+            if fs::read_to_string(&path).ok().as_deref() != Some(header.as_str()) {
+                fs::write(&path, header)?;
+            }
         }
-        Ok(Builder { place, thunks })
+        Ok(builder)
+    }
+
+    fn thunks(&self, variant: Variant) -> PathBuf {
+        self.place.work.join(format!("{}.h", variant.name()))
     }
 
     /// Brings the source, the packages and every variant's tree up to date.
     pub fn all_variants(&self, program: &dyn Program, variants: &[Variant]) -> Result<()> {
         source::install_missing(program.needs())?;
-        let version = source::fetch(self.place, program.source())?;
-        for &variant in variants {
-            // The relpoline variant has no tree of its own; the retpoline tree is the base of every comparison.
+        for variant in variants.iter().filter(|variant| program.has(**variant)) {
+            source::install_missing(feedback::needs(*variant, program.toolchain()))?;
+        }
+        let version = program.source().fetch(self.place)?;
+        // The relpoline variant has no tree of its own. The retpoline tree is the base of every comparison, and
+        // makes the data that training runs of others need.
+        self.variant(program, Variant::Retpoline, &version)?;
+        let setting = Setting::direct(self.place, program.name(), Variant::Retpoline)?;
+        program.prepare(&setting).context("making the data of its workloads")?;
+        for variant in variants.iter().filter(|variant| program.has(**variant)) {
             self.variant(program, variant.binaries(), &version)?;
             self.announce(program, variant.binaries())?;
         }
-        self.variant(program, Variant::Retpoline, &version)?;
-        let setting = Setting::direct(self.place, program.name(), Variant::Retpoline)?;
-        program.prepare(&setting).context("making the data of its workloads")
+        Ok(())
     }
 
     fn variant(&self, program: &dyn Program, variant: Variant, version: &str) -> Result<()> {
-        if variant == Variant::Pgo && program.training().is_none() {
-            return Ok(());
-        }
         let stamp_file = self.place.beside(program.name(), variant, "stamp");
         let stamp = self.stamp(program, variant, version);
         if fs::read_to_string(&stamp_file).ok().as_deref() == Some(stamp.as_str()) {
@@ -113,8 +125,9 @@ impl<'a> Builder<'a> {
         let started = Instant::now();
         eprintln!("xtask: building {} {}", program.name(), variant.name());
         let _ = fs::remove_file(&stamp_file);
-        match program.training() {
-            Some(_) if variant == Variant::Pgo => self.with_profile(program)?,
+        match variant {
+            Variant::Pgo => feedback::promoted_by_compiler(self, program)?,
+            Variant::Bolt => feedback::promoted_by_bolt(self, program)?,
             _ => self.tree(program, variant, "")?,
         }
         fs::write(&stamp_file, stamp)?;
@@ -123,43 +136,30 @@ impl<'a> Builder<'a> {
     }
 
     fn stamp(&self, program: &dyn Program, variant: Variant, version: &str) -> String {
-        let flags = variant.flags(&self.thunks.to_string_lossy());
-        format!("{} {version}\n{flags}\nrecipe {}\n", program.source(), program.recipe())
+        let flags = variant.flags(program.toolchain(), &self.thunks(variant).to_string_lossy());
+        format!("{} {version}\n{flags}\nrecipe {}\n", program.source().name(), program.recipe())
     }
 
-    /// Instrumented build, training run, build with what was learned. gcc names profiles after the paths of
-    /// objects, so both builds are made in the same directory.
-    fn with_profile(&self, program: &dyn Program) -> Result<()> {
-        let training = program.training().context("no training input")?;
-        let profile = self.place.beside(program.name(), Variant::Pgo, "profile");
-        if profile.exists() {
-            fs::remove_dir_all(&profile)?;
-        }
-        let dir = profile.display();
-        // Without -Wno-missing-profile a program that treats warnings as errors would not build.
-        self.tree(program, Variant::Pgo, &format!("-fprofile-generate={dir} -fprofile-update=single"))?;
-        training.run(&Setting::direct(self.place, program.name(), Variant::Pgo)?)?;
-        self.tree(program, Variant::Pgo, &format!("-fprofile-use={dir} -fprofile-correction -Wno-missing-profile"))
-    }
-
-    fn tree(&self, program: &dyn Program, variant: Variant, more: &str) -> Result<()> {
+    /// Builds one tree from a fresh copy of the source; `more` are flags on top of the variant's.
+    pub fn tree(&self, program: &dyn Program, variant: Variant, more: &str) -> Result<()> {
         let dir = self.place.built(program.name(), variant);
         if dir.exists() {
             fs::remove_dir_all(&dir)?;
         }
         fs::create_dir_all(dir.parent().context("a tree has a parent")?)?;
-        source::copy_tree(&self.place.source(program.source()), &dir)?;
-        let flags = variant.flags(&self.thunks.to_string_lossy());
+        source::copy_tree(&program.source().directory(self.place), &dir)?;
+        let flags = variant.flags(program.toolchain(), &self.thunks(variant).to_string_lossy());
         let compiler = |suffix: &str, name: &str| -> Result<PathBuf> {
             let path = self.place.beside(program.name(), variant, suffix);
             fs::write(&path, compiler_script(name, &format!("{flags} {more}")))?;
             fs::set_permissions(&path, Permissions::from_mode(0o755))?;
             Ok(path)
         };
-        let (cc, cxx) = (compiler("cc", "gcc")?, compiler("cxx", "g++")?);
+        let (c, cxx) = program.toolchain().compilers();
+        let (cc, cxx) = (compiler("cc", c)?, compiler("cxx", cxx)?);
         let log = self.place.beside(program.name(), variant, "log");
         let _ = fs::remove_file(&log);
-        program.build(&Tree { dir, cc, cxx, log })
+        program.build(&Tree { dir, variant, cc, cxx, log })
     }
 
     /// Adds to READY.txt how to run a finished variant by hand.
@@ -181,12 +181,15 @@ fn replace(path: &Path, text: &str) -> Result<()> {
     Ok(fs::rename(&fresh, path)?)
 }
 
-/// A compiler that is gcc with flags added last. Not where it only preprocesses: configure scripts parse that
-/// output, and an included header would be in their way.
+/// A compiler with flags added last. Not where it only preprocesses: configure scripts parse that output, and an included
+/// header would be in their way. What says "position-dependent" is kept from code for shared libraries.
 fn compiler_script(name: &str, flags: &str) -> String {
+    let shared: Vec<_> = flags.split(' ').filter(|flag| !matches!(*flag, "-fno-pie" | "-no-pie")).collect();
     format!(
-        "#!/bin/sh\nfor word; do\n  case \"$word\" in -E|-M|-MM) exec {name} \"$@\" ;; esac\ndone\n\
-         exec {name} \"$@\" {flags}\n"
+        "#!/bin/sh\nshared=\nfor word; do\n  case \"$word\" in\n  -E|-M|-MM) exec {name} \"$@\" ;;\n  \
+         -shared|-fPIC|-fpic) shared=1 ;;\n  esac\ndone\n\
+         if [ \"$shared\" ]; then exec {name} \"$@\" {}; fi\nexec {name} \"$@\" {flags}\n",
+        shared.join(" "),
     )
 }
 
@@ -197,12 +200,13 @@ mod tests {
     #[test]
     fn flags_come_last_and_stay_away_from_the_preprocessor() {
         let path = std::env::temp_dir().join(format!("xtask-compiler-{}", std::process::id()));
-        fs::write(&path, compiler_script("echo", "-O2 -g0")).expect("written");
+        fs::write(&path, compiler_script("echo", "-O2 -no-pie -g0")).expect("written");
         let said = |words: &[&str]| {
             let output = Command::new("sh").arg(&path).args(words).output().expect("it runs");
             String::from_utf8_lossy(&output.stdout).trim().to_owned()
         };
-        assert_eq!(said(&["-O3", "-c", "a b.c"]), "-O3 -c a b.c -O2 -g0");
+        assert_eq!(said(&["-O3", "-c", "a b.c"]), "-O3 -c a b.c -O2 -no-pie -g0");
+        assert_eq!(said(&["-fPIC", "a.c"]), "-fPIC a.c -O2 -g0");
         assert_eq!(said(&["-MM", "a.c"]), "-MM a.c");
         fs::remove_file(path).expect("removed");
     }

@@ -8,6 +8,7 @@
 mod build;
 mod children;
 mod engine;
+mod feedback;
 mod machine;
 mod measure;
 mod place;
@@ -57,7 +58,7 @@ struct Build {
     programs: Vec<String>,
     /// Variants to build or measure
     #[arg(long, value_enum, value_delimiter = ',',
-          default_values_t = [Variant::Retpoline, Variant::Plain, Variant::Jmpthunk, Variant::Relpoline])]
+          default_values_t = [Variant::Retpoline, Variant::Plain, Variant::Jmpthunk, Variant::Relpoline, Variant::Pgo])]
     variants: Vec<Variant>,
     /// Where sources, builds and data of the programs are kept
     #[arg(long, value_name = "DIR")]

@@ -8,11 +8,13 @@ use crate::report::{Report, Row};
 use crate::variant::Variant;
 use crate::workload::Better;
 
-const BARS: [(Variant, &str, &str); 4] = [
+const BARS: [(Variant, &str, &str); 6] = [
     (Variant::Plain, "plain", "#9aa5b1"),
     (Variant::Jmpthunk, "unprotected thunk", "#4c78a8"),
     (Variant::Relpoline, "relpoline", "#e4572e"),
     (Variant::Pgo, "PGO", "#76b041"),
+    (Variant::Bolt, "BOLT", "#b279a2"),
+    (Variant::Lfence, "lfence", "#eeca3b"),
 ];
 
 const LEFT: f64 = 250.0;

@@ -14,7 +14,6 @@ use crate::machine;
 use crate::place::Place;
 use crate::programs::Program;
 use crate::report::{Numbers, Report, Row};
-use crate::source;
 use crate::stats;
 use crate::variant::Variant;
 use crate::workload::{Sample, Setting, Workload};
@@ -94,7 +93,7 @@ impl<'a> Series<'a> {
         let reports = place.run(program.name())?.join("reports");
         let engine = protocol.engine.as_deref().map(|binary: &Path| Engine::new(binary, reports)).transpose()?;
         let mut variants = protocol.variants.clone();
-        variants.retain(|variant| *variant != Variant::Pgo || program.training().is_some());
+        variants.retain(|variant| program.has(*variant));
         // Everything is compared with it, so it is measured whether asked for or not.
         if !variants.contains(&Variant::Retpoline) {
             variants.insert(0, Variant::Retpoline);
@@ -172,11 +171,11 @@ impl<'a> Series<'a> {
         let base = of(Variant::Retpoline);
         let numbers = |variant: &Variant| Some((*variant, Numbers::new(&of(*variant), &base)?));
         let known = self.samples.values().flatten().next().context("no samples")?;
-        let package = self.program.source();
-        let version = source::fetched_version(self.place, package).unwrap_or_default();
+        let source = self.program.source();
+        let version = source.version(self.place).unwrap_or_default();
         Ok(Row {
             program: self.program.name().to_owned(),
-            package: format!("{package} {version}"),
+            package: format!("{} {version}", source.name()),
             workload: self.load.name().to_owned(),
             metric: metric.name.to_owned(),
             unit: metric.unit.to_owned(),

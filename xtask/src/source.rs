@@ -3,6 +3,7 @@
 //! `deb-src` is off on most machines. So apt is given a private sources file, private lists and a private
 //! cache on its command line; the archive's signature is still checked against Debian's keyring. Debian's patches are
 //! not applied: what is compared is one source with itself, and upstream's builds need fewer packages.
+//! A Rust program comes from crates.io instead, through a small host crate of ours that pins its version.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,8 +21,65 @@ Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 ";
 
+/// Where a program comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A Debian source package.
+    Debian(&'static str),
+    /// A crate, run by a host crate in `xtask/workloads` whose lock file says which version.
+    Crate {
+        /// The host crate's directory.
+        host: &'static str,
+        /// The crate that matters.
+        name: &'static str,
+    },
+}
+
+impl Source {
+    /// The name of the package or crate.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Debian(name) | Source::Crate { name, .. } => name,
+        }
+    }
+
+    /// The directory that a tree is copied from.
+    pub fn directory(self, place: &Place) -> PathBuf {
+        match self {
+            Source::Debian(package) => place.source(package),
+            Source::Crate { host, .. } => place.workload(host),
+        }
+    }
+
+    /// Makes the source available and returns its version.
+    pub fn fetch(self, place: &Place) -> Result<String> {
+        match self {
+            Source::Debian(package) => fetch(place, package),
+            Source::Crate { name, .. } => {
+                self.version(place).with_context(|| format!("no {name} in the lock file of its host"))
+            }
+        }
+    }
+
+    /// The version that is available.
+    pub fn version(self, place: &Place) -> Option<String> {
+        match self {
+            Source::Debian(package) => fetched_version(place, package),
+            Source::Crate { name, .. } => {
+                let lock = fs::read_to_string(self.directory(place).join("Cargo.lock")).ok()?;
+                locked_version(&lock, name).map(str::to_owned)
+            }
+        }
+    }
+}
+
+fn locked_version<'a>(lock: &'a str, name: &str) -> Option<&'a str> {
+    let after = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?.1;
+    Some(after.split_once('"')?.0)
+}
+
 /// Unpacks a source package into `src/PACKAGE` unless that is there already, and returns its version.
-pub fn fetch(place: &Place, package: &str) -> Result<String> {
+fn fetch(place: &Place, package: &str) -> Result<String> {
     if let Some(version) = fetched_version(place, package)
         && place.source(package).is_dir()
     {
@@ -37,7 +95,7 @@ pub fn fetch(place: &Place, package: &str) -> Result<String> {
 }
 
 /// The version of the description file lying in `apt/sources`, the newest by name when there are several.
-pub fn fetched_version(place: &Place, package: &str) -> Option<String> {
+fn fetched_version(place: &Place, package: &str) -> Option<String> {
     let entries = fs::read_dir(place.work.join("apt/sources")).ok()?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.filter_map(|name| Some(version_of(&name, package)?.to_owned())).max()
@@ -55,8 +113,21 @@ fn unpack(place: &Place, package: &str, version: &str) -> Result<()> {
     }
     let mut command = Command::new("dpkg-source");
     // apt has checked the signature already; dpkg would want the uploader's key on top.
-    command.args(["--no-check", "--no-copy", "--skip-patches", "-x"]).arg(description).arg(target);
-    quietly(&mut command)
+    command.args(["--no-check", "--no-copy", "--skip-patches", "-x"]).arg(description).arg(&target);
+    if place.work.join("apt/sources").join(format!("{package}_{version}.debian.tar.xz")).exists() {
+        return quietly(&mut command);
+    }
+    unpack_upstream(place, package, version, &target)
+}
+
+/// Unpacks upstream's part alone: some mirrors lack Debian's part of packages that have not changed for long, and its patches
+/// are not applied anyway.
+fn unpack_upstream(place: &Place, package: &str, version: &str, target: &Path) -> Result<()> {
+    let upstream = version.rsplit_once('-').map_or(version, |(upstream, _)| upstream);
+    let tarball = place.work.join("apt/sources").join(format!("{package}_{upstream}.orig.tar.gz"));
+    ensure!(tarball.exists(), "apt fetched neither all of {package} nor {}", tarball.display());
+    fs::create_dir_all(target)?;
+    quietly(Command::new("tar").args(["--strip-components=1", "-xf"]).arg(tarball).arg("-C").arg(target))
 }
 
 struct Apt {
@@ -93,10 +164,14 @@ impl Apt {
         quietly(Command::new("apt-get").args(&self.options).arg("update"))
     }
 
+    /// Fetches all parts of a package, or at least its description and upstream's tarball.
     fn download(&self, package: &str) -> Result<()> {
-        let mut command = Command::new("apt-get");
-        command.args(&self.options).args(["source", "--download-only", "--only-source", package]);
-        quietly(command.current_dir(self.dir.join("sources")))
+        let source = |only: &str| {
+            let mut command = Command::new("apt-get");
+            command.args(&self.options).args(["source", "--download-only", "--only-source", only, package]);
+            quietly(command.current_dir(self.dir.join("sources")))
+        };
+        source("-q").or_else(|_| source("--dsc-only").and_then(|()| source("--tar-only")))
     }
 }
 
@@ -136,6 +211,13 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_locked_version_is_that_of_the_crate_by_its_whole_name() {
+        let lock = "name = \"rhai_codegen\"\nversion = \"3.0.0\"\n\nname = \"rhai\"\nversion = \"1.2.3\"\n";
+        assert_eq!(locked_version(lock, "rhai"), Some("1.2.3"));
+        assert_eq!(locked_version(lock, "rha"), None);
+    }
 
     #[test]
     fn version_is_what_stands_between_name_and_suffix() {

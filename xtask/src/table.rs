@@ -7,11 +7,13 @@ use crate::stats::Interval;
 use crate::variant::Variant;
 use crate::workload::Better;
 
-const COLUMNS: [(Variant, &str); 4] = [
+const COLUMNS: [(Variant, &str); 6] = [
     (Variant::Plain, "plain"),
     (Variant::Jmpthunk, "unprotected thunk"),
     (Variant::Relpoline, "relpoline"),
     (Variant::Pgo, "PGO"),
+    (Variant::Bolt, "BOLT"),
+    (Variant::Lfence, "lfence"),
 ];
 
 /// The table with a heading that says what it was measured on and how to read it.

@@ -4,6 +4,9 @@
 //! register choice and missing jump tables are the same, but the thunk is a plain `jmp *%reg`. What it is faster by
 //! is what the protection costs; what `plain` is faster by also holds what the compiler may do once
 //! jump tables are allowed again.
+//!
+//! The peers are what else can be done about the cost: promotion by the compiler (`pgo`) or by a post-link optimiser
+//! (`bolt`), each trained beforehand on another input, and the other protection, `lfence` before the jump.
 
 use std::fmt::Write as _;
 
@@ -22,16 +25,65 @@ pub enum Variant {
     Jmpthunk,
     /// The retpoline build under the engine
     Relpoline,
-    /// The retpoline build with gcc's profile feedback, trained on another input
+    /// The retpoline build with the compiler's profile feedback, trained on another input
     Pgo,
+    /// The plain build rewritten by LLVM BOLT, trained on another input: calls promoted, retpolines inserted
+    Bolt,
+    /// Calls through thunks that are `lfence; jmp *%reg`, the other protection
+    Lfence,
+}
+
+/// Who compiles a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Toolchain {
+    /// gcc and g++.
+    Gcc,
+    /// clang and clang++: every protected call goes through r11.
+    Clang,
+}
+
+impl Toolchain {
+    /// The C and the C++ compiler.
+    pub fn compilers(self) -> (&'static str, &'static str) {
+        match self {
+            Toolchain::Gcc => ("gcc", "g++"),
+            Toolchain::Clang => ("clang", "clang++"),
+        }
+    }
+
+    fn retpoline(self) -> &'static str {
+        match self {
+            Toolchain::Gcc => "-mindirect-branch=thunk -mindirect-branch-register",
+            Toolchain::Clang => "-mretpoline",
+        }
+    }
+
+    fn external(self) -> &'static str {
+        match self {
+            Toolchain::Gcc => "-mindirect-branch=thunk-extern -mindirect-branch-register",
+            Toolchain::Clang => "-mretpoline-external-thunk",
+        }
+    }
 }
 
 /// What every variant is compiled with. CET is off since gcc rejects it together with thunks.
 pub const BASE_FLAGS: &str = "-O2 -g0 -fcf-protection=none";
-const RETPOLINE: &str = "-mindirect-branch=thunk -mindirect-branch-register";
-const EXTERNAL: &str = "-mindirect-branch=thunk-extern -mindirect-branch-register";
+/// What BOLT needs of the link: relocations kept, and code at fixed addresses, since it cannot move the relative label
+/// tables of computed gotos in a position-independent executable.
+const BOLT_FLAGS: &str = "-fno-pie -no-pie -Wl,--emit-relocs";
 
 impl Variant {
+    /// Every one of them.
+    pub const ALL: [Variant; 7] = [
+        Variant::Retpoline,
+        Variant::Plain,
+        Variant::Jmpthunk,
+        Variant::Relpoline,
+        Variant::Pgo,
+        Variant::Bolt,
+        Variant::Lfence,
+    ];
+
     /// The name used on the command line, in paths and in results.
     pub fn name(self) -> &'static str {
         match self {
@@ -40,6 +92,8 @@ impl Variant {
             Variant::Jmpthunk => "jmpthunk",
             Variant::Relpoline => "relpoline",
             Variant::Pgo => "pgo",
+            Variant::Bolt => "bolt",
+            Variant::Lfence => "lfence",
         }
     }
 
@@ -48,14 +102,26 @@ impl Variant {
         if self == Variant::Relpoline { Variant::Retpoline } else { self }
     }
 
-    /// Compiler flags, given after the program's own so that they win. `thunks` is the header with bare thunks.
-    pub fn flags(self, thunks: &str) -> String {
+    /// Compiler flags, given after the program's own so that they win. `thunks` is the header with the variant's thunks.
+    pub fn flags(self, toolchain: Toolchain, thunks: &str) -> String {
         match self {
             Variant::Plain => BASE_FLAGS.to_owned(),
-            Variant::Jmpthunk => format!("{BASE_FLAGS} {EXTERNAL} -include {thunks}"),
-            Variant::Retpoline | Variant::Relpoline | Variant::Pgo => {
-                format!("{BASE_FLAGS} {RETPOLINE}")
+            Variant::Bolt => format!("{BASE_FLAGS} {BOLT_FLAGS}"),
+            Variant::Jmpthunk | Variant::Lfence => {
+                format!("{BASE_FLAGS} {} -include {thunks}", toolchain.external())
             }
+            Variant::Retpoline | Variant::Relpoline | Variant::Pgo => {
+                format!("{BASE_FLAGS} {}", toolchain.retpoline())
+            }
+        }
+    }
+
+    /// What the thunks do before they jump, for the variants that bring their own.
+    pub fn thunk_body(self) -> Option<&'static str> {
+        match self {
+            Variant::Jmpthunk => Some(""),
+            Variant::Lfence => Some("lfence\\n\\t"),
+            _ => None,
         }
     }
 }
@@ -63,13 +129,13 @@ impl Variant {
 const REGISTERS: [&str; 15] =
     ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
 
-/// A header, included into every translation unit of `jmpthunk`, that defines the bare thunks.
+/// A header, included into every translation unit, that defines thunks which jump outright after `before`.
 ///
 /// gcc emits its own thunks as hidden COMDAT functions into each object file that needs one, 17 bytes apart.
 /// This does the same, so executables and shared libraries each get one private copy and no
 /// link command has to change. The rest of the 17 bytes is int3.
-pub fn bare_thunks() -> String {
-    let mut header = String::from("/* Written by xtask: unprotected thunks. */\n#ifndef __ASSEMBLER__\n");
+pub fn thunks(before: &str) -> String {
+    let mut header = String::from("/* Written by xtask: thunks that jump. */\n#ifndef __ASSEMBLER__\n");
     for register in REGISTERS {
         let name = format!("__x86_indirect_thunk_{register}");
         let lines = [
@@ -78,7 +144,7 @@ pub fn bare_thunks() -> String {
             format!(".hidden {name}"),
             format!(".type {name},@function"),
             format!("{name}:"),
-            format!("jmp *%{register}"),
+            format!("{before}jmp *%{register}"),
             format!(".org {name}+17,0xcc"),
             ".popsection".to_owned(),
         ];
@@ -99,15 +165,17 @@ mod tests {
     }
 
     #[test]
-    fn only_jmpthunk_includes_the_header() {
-        assert!(Variant::Jmpthunk.flags("/t.h").ends_with("-include /t.h"));
-        assert!(!Variant::Retpoline.flags("/t.h").contains("include"));
-        assert_eq!(Variant::Plain.flags("/t.h"), BASE_FLAGS);
+    fn only_variants_with_thunks_of_their_own_include_a_header() {
+        for toolchain in [Toolchain::Gcc, Toolchain::Clang] {
+            assert!(Variant::Jmpthunk.flags(toolchain, "/t.h").ends_with("-include /t.h"));
+            assert!(!Variant::Retpoline.flags(toolchain, "/t.h").contains("include"));
+            assert_eq!(Variant::Plain.flags(toolchain, "/t.h"), BASE_FLAGS);
+        }
     }
 
     #[test]
     fn header_defines_a_thunk_for_every_register_but_the_stack_pointer() {
-        let header = bare_thunks();
+        let header = thunks("");
         assert_eq!(header.matches("jmp *%").count(), 15);
         assert!(!header.contains("rsp"));
         assert_eq!(header.matches(",comdat").count(), 15);

@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 
-use super::Program;
+use super::{Program, Source};
 use crate::build::Tree;
 use crate::workload::{Run, Word, Workload};
 
@@ -15,12 +15,16 @@ impl Program for CPython {
         "cpython"
     }
 
-    fn source(&self) -> &'static str {
-        "python3.11"
+    fn source(&self) -> Source {
+        Source::Debian("python3.11")
     }
 
     fn needs(&self) -> &'static [&'static str] {
         &["zlib1g-dev"]
+    }
+
+    fn executable(&self) -> &'static str {
+        "python"
     }
 
     fn recipe(&self) -> u32 {

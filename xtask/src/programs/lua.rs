@@ -1,20 +1,47 @@
 //! Lua 5.4: nearly all of its indirect branches are one dispatch jump with some eighty targets.
+//!
+//! It is also the program that clang builds: there each protected branch goes through r11, and gotos with it.
 
 use anyhow::Result;
 
-use super::Program;
+use super::{Program, Source};
 use crate::build::Tree;
+use crate::variant::{Toolchain, Variant};
 use crate::workload::{Run, Word, Workload};
 
-pub struct Lua;
+/// Lua as a compiler builds it.
+pub struct Lua(pub Toolchain);
 
 impl Program for Lua {
     fn name(&self) -> &'static str {
-        "lua"
+        match self.0 {
+            Toolchain::Gcc => "lua",
+            Toolchain::Clang => "lua-clang",
+        }
     }
 
-    fn source(&self) -> &'static str {
-        "lua5.4"
+    fn needs(&self) -> &'static [&'static str] {
+        match self.0 {
+            Toolchain::Gcc => &[],
+            Toolchain::Clang => &["clang"],
+        }
+    }
+
+    fn toolchain(&self) -> Toolchain {
+        self.0
+    }
+
+    fn executable(&self) -> &'static str {
+        "src/lua"
+    }
+
+    fn has(&self, variant: Variant) -> bool {
+        // Without retpolines clang's code is gcc's business no less: once through BOLT is enough.
+        self.0 == Toolchain::Gcc || variant != Variant::Bolt
+    }
+
+    fn source(&self) -> Source {
+        Source::Debian("lua5.4")
     }
 
     fn recipe(&self) -> u32 {
@@ -28,7 +55,15 @@ impl Program for Lua {
     }
 
     fn workloads(&self) -> Vec<Box<dyn Workload>> {
-        let arguments = vec![Word::File("b.lua")];
-        vec![Box::new(Run { name: "b.lua", executable: "src/lua", arguments, environment: &[], is_answer: |_| true })]
+        vec![script("b.lua")]
     }
+
+    fn training(&self) -> Option<Box<dyn Workload>> {
+        Some(script("train.lua"))
+    }
+}
+
+fn script(file: &'static str) -> Box<dyn Workload> {
+    let arguments = vec![Word::File(file)];
+    Box::new(Run { name: file, executable: "src/lua", arguments, environment: &[], is_answer: |_| true })
 }

@@ -1,25 +1,31 @@
 //! The programs: where each comes from, how it is built, and what it is made to do.
 
 mod cpython;
+mod dbench;
 mod lua;
+mod memcached;
 mod nginx;
 mod perl;
 mod postgresql;
 mod redis;
+mod rhai;
 mod sqlite;
 mod xerces;
+mod zstd;
 
 use anyhow::Result;
 
 use crate::build::Tree;
+pub use crate::source::Source;
+use crate::variant::{Toolchain, Variant};
 use crate::workload::{Setting, Workload};
 
 /// A program that can be built in variants.
 pub trait Program {
     /// Its name on the command line and in results.
     fn name(&self) -> &'static str;
-    /// The Debian source package.
-    fn source(&self) -> &'static str;
+    /// Where it comes from.
+    fn source(&self) -> Source;
     /// Debian packages that building or driving it needs.
     fn needs(&self) -> &'static [&'static str] {
         &[]
@@ -32,9 +38,19 @@ pub trait Program {
     fn prepare(&self, _setting: &Setting) -> Result<()> {
         Ok(())
     }
+    /// Who compiles it.
+    fn toolchain(&self) -> Toolchain {
+        Toolchain::Gcc
+    }
+    /// The executable, below the tree, that holds the hot code.
+    fn executable(&self) -> &'static str;
+    /// Whether it can be built as a variant: some need a training input, or another build system than make.
+    fn has(&self, variant: Variant) -> bool {
+        !matches!(variant, Variant::Pgo | Variant::Bolt) || self.training().is_some()
+    }
     /// What is measured.
     fn workloads(&self) -> Vec<Box<dyn Workload>>;
-    /// The input that profile feedback is trained on: another one than is measured.
+    /// The input that peers are trained on: another one than is measured.
     fn training(&self) -> Option<Box<dyn Workload>> {
         None
     }
@@ -48,9 +64,14 @@ pub fn all() -> Vec<Box<dyn Program>> {
         Box::new(redis::Redis),
         Box::new(sqlite::Sqlite),
         Box::new(postgresql::PostgreSql),
-        Box::new(lua::Lua),
+        Box::new(lua::Lua(Toolchain::Gcc)),
         Box::new(perl::Perl),
         Box::new(xerces::Xerces),
+        Box::new(lua::Lua(Toolchain::Clang)),
+        Box::new(rhai::Rhai),
+        Box::new(memcached::Memcached),
+        Box::new(zstd::Zstd),
+        Box::new(dbench::Dbench),
     ]
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Program;
+use super::{Program, Source};
 use crate::build::Tree;
 use crate::measure;
 use crate::place::Place;
@@ -26,12 +26,16 @@ impl Program for Nginx {
         "nginx"
     }
 
-    fn source(&self) -> &'static str {
-        "nginx"
+    fn source(&self) -> Source {
+        Source::Debian("nginx")
     }
 
     fn needs(&self) -> &'static [&'static str] {
         &["libpcre2-dev", "zlib1g-dev", "wrk"]
+    }
+
+    fn executable(&self) -> &'static str {
+        "objs/nginx"
     }
 
     fn recipe(&self) -> u32 {
@@ -51,20 +55,28 @@ impl Program for Nginx {
         let by_hand = configured(7781, &setting.run);
         fs::write(setting.run.join("nginx.conf"), by_hand)?;
         let line = "A page of four kilobytes, served again and again over loopback.\n";
+        fs::write(setting.run.join("html/large.txt"), line.repeat(4096))?;
         Ok(fs::write(setting.run.join("html/page.html"), line.repeat(64))?)
     }
 
     fn workloads(&self) -> Vec<Box<dyn Workload>> {
-        vec![Box::new(StaticFile)]
+        vec![Box::new(StaticFile { name: "static file", page: "page.html" })]
+    }
+
+    fn training(&self) -> Option<Box<dyn Workload>> {
+        Some(Box::new(StaticFile { name: "large file", page: "large.txt" }))
     }
 }
 
 /// One file, many requests.
-struct StaticFile;
+struct StaticFile {
+    name: &'static str,
+    page: &'static str,
+}
 
 impl Workload for StaticFile {
     fn name(&self) -> &'static str {
-        "static file"
+        self.name
     }
 
     fn metrics(&self) -> &'static [Metric] {
@@ -79,14 +91,15 @@ impl Workload for StaticFile {
         let mut command = setting.start("objs/nginx", Some(SERVER_CPU));
         command.arg("-p").arg(&setting.run).arg("-c").arg(&configuration);
         let mut server = Server::start(&mut command, libc::SIGTERM, &setting.run.join("server.log"))?;
-        server.wait_until(|| pid_file.is_file() && server::ask(port, REQUEST).is_ok())?;
+        let request = request(self.page);
+        server.wait_until(|| pid_file.is_file() && server::ask(port, &request).is_ok())?;
         let master = server::pid_from(&pid_file)?;
         let worker = *procfs::children(master)?.first().context("nginx has no worker")?;
 
         let before = procfs::cpu_seconds(worker)?;
-        let load = load(port, setting.count(4).max(1))?;
+        let load = load(port, self.page, setting.count(4).max(1))?;
         let used = procfs::cpu_seconds(worker)? - before;
-        let answer = server::ask(port, REQUEST)?;
+        let answer = server::ask(port, &request)?;
         server.stop()?;
         let values = vec![load.per_second, used * 1e6 / load.requests];
         Ok(Sample { values, answer: digest(body(&answer)?) })
@@ -96,14 +109,17 @@ impl Workload for StaticFile {
         let binary = place.built(program, variant).join("objs/nginx");
         let run = place.work.join("run").join(program);
         format!(
-            "{} -p {run} -c {run}/nginx.conf  # load: wrk -t1 -c16 -d3s http://127.0.0.1:PORT/page.html, PORT as in nginx.conf",
+            "{} -p {run} -c {run}/nginx.conf  # load: wrk -t1 -c16 -d3s http://127.0.0.1:PORT/{page}, PORT as in nginx.conf",
             binary.display(),
             run = run.display(),
+            page = self.page,
         )
     }
 }
 
-const REQUEST: &str = "GET /page.html HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+fn request(page: &str) -> String {
+    format!("GET /{page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+}
 
 fn configured(port: u16, run: &Path) -> String {
     // Only a root master can change its workers' user; they then lose what root may do, as in production.
@@ -124,10 +140,10 @@ struct Load {
 }
 
 /// Asks for the file for some seconds over 16 connections.
-fn load(port: u16, seconds: u64) -> Result<Load> {
+fn load(port: u16, page: &str, seconds: u64) -> Result<Load> {
     let mut command = Command::new("taskset");
     command.args(["-c", &CLIENT_CPU.to_string(), "wrk", "-t1", "-c16", &format!("-d{seconds}s")]);
-    command.arg(format!("http://127.0.0.1:{port}/page.html"));
+    command.arg(format!("http://127.0.0.1:{port}/{page}"));
     let done = measure::run(&mut command, Duration::from_secs(seconds + 30))?;
     parsed(&String::from_utf8_lossy(&done.stdout))
 }

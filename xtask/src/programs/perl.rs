@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::Program;
+use super::{Program, Source};
 use crate::build::Tree;
 use crate::workload::{Run, Word, Workload};
 
@@ -13,7 +13,11 @@ impl Program for Perl {
         "perl"
     }
 
-    fn source(&self) -> &'static str {
+    fn source(&self) -> Source {
+        Source::Debian("perl")
+    }
+
+    fn executable(&self) -> &'static str {
         "perl"
     }
 
@@ -29,9 +33,17 @@ impl Program for Perl {
     }
 
     fn workloads(&self) -> Vec<Box<dyn Workload>> {
-        // `-I` finds the build's own strict.pm and warnings.pm instead of an installation's.
-        let arguments = vec![Word::Plain("-I"), Word::Built("lib"), Word::File("b.pl")];
-        let environment = &[("PERL_HASH_SEED", "0")];
-        vec![Box::new(Run { name: "b.pl", executable: "perl", arguments, environment, is_answer: |_| true })]
+        vec![script("b.pl")]
     }
+
+    fn training(&self) -> Option<Box<dyn Workload>> {
+        Some(script("train.pl"))
+    }
+}
+
+fn script(file: &'static str) -> Box<dyn Workload> {
+    // `-I` finds the build's own strict.pm and warnings.pm instead of an installation's.
+    let arguments = vec![Word::Plain("-I"), Word::Built("lib"), Word::File(file)];
+    let environment = &[("PERL_HASH_SEED", "0")];
+    Box::new(Run { name: file, executable: "perl", arguments, environment, is_answer: |_| true })
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Program;
+use super::{Program, Source};
 use crate::build::Tree;
 use crate::measure;
 use crate::place::Place;
@@ -31,8 +31,12 @@ impl Program for PostgreSql {
         "postgresql"
     }
 
-    fn source(&self) -> &'static str {
-        "postgresql-15"
+    fn source(&self) -> Source {
+        Source::Debian("postgresql-15")
+    }
+
+    fn executable(&self) -> &'static str {
+        "inst/bin/postgres"
     }
 
     fn recipe(&self) -> u32 {
@@ -70,7 +74,11 @@ impl Program for PostgreSql {
     }
 
     fn workloads(&self) -> Vec<Box<dyn Workload>> {
-        vec![Box::new(Aggregates), Box::new(Selects)]
+        vec![Box::new(Aggregates { name: "aggregates", queries: AGGREGATES }), Box::new(Selects)]
+    }
+
+    fn training(&self) -> Option<Box<dyn Workload>> {
+        Some(Box::new(Aggregates { name: "other queries", queries: OTHERS }))
     }
 }
 
@@ -89,6 +97,17 @@ const AGGREGATES: &str = "
     select sum(a.amount - b.amount) from facts a join facts b on a.id = b.amount;
     select sum(r) from (select rank() over (partition by kind order by amount) as r from facts where id < 120000) w;
     select sum(i * 3 % 11), sum(sqrt(i)::int) from generate_series(1, 400000) i;";
+
+/// What the peers are trained on: look-ups by key, sorts, sub-selects, dates and arrays, with some of the same operators.
+const OTHERS: &str = "
+    select abalance from pgbench_accounts where aid = 4711;
+    select count(*) from generate_series(1, 3000) i join pgbench_accounts on aid = i * 7 where abalance = 0;
+    select id, price from facts where kind = 13 order by price desc, id limit 7;
+    select count(*) from facts f where exists (select 1 from facts g where g.id = f.amount and g.kind < 10);
+    select extract(month from date '2020-01-01' + kind), sum(price), max(amount) from facts group by 1 order by 1;
+    select array_length(array_agg(substr(name, 3)), 1), count(*) filter (where amount between 50 and 500) from facts;
+    select sum(length(md5(name))) from facts where id < 60000;
+    with recursive r(n) as (select 1 union all select n + 1 from r where n < 60000) select avg(n * 2.0) from r;";
 
 /// A running cluster.
 struct Cluster {
@@ -159,11 +178,14 @@ fn unprivileged(command: &mut Command) -> &mut Command {
 }
 
 /// A session of aggregates, measured by the processor time of its backend.
-struct Aggregates;
+struct Aggregates {
+    name: &'static str,
+    queries: &'static str,
+}
 
 impl Workload for Aggregates {
     fn name(&self) -> &'static str {
-        "aggregates"
+        self.name
     }
 
     fn metrics(&self) -> &'static [Metric] {
@@ -174,7 +196,7 @@ impl Workload for Aggregates {
         let cluster = Cluster::start(setting)?;
         // The backend reads its own accounting at the end: all it has used since it was forked.
         let own_time = "select pg_read_file('/proc/self/schedstat')";
-        let text = cluster.query(setting, &[AGGREGATES, own_time])?;
+        let text = cluster.query(setting, &[self.queries, own_time])?;
         cluster.server.stop()?;
         let (answer, used) = text.trim_end().rsplit_once('\n').context("psql printed too little")?;
         let nanoseconds = procfs::on_cpu(used).context("no schedstat from the backend")?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Program;
+use super::{Program, Source};
 use crate::build::Tree;
 use crate::measure;
 use crate::place::Place;
@@ -21,8 +21,12 @@ impl Program for Redis {
         "redis"
     }
 
-    fn source(&self) -> &'static str {
-        "redis"
+    fn source(&self) -> Source {
+        Source::Debian("redis")
+    }
+
+    fn executable(&self) -> &'static str {
+        "src/redis-server"
     }
 
     fn recipe(&self) -> u32 {
@@ -36,14 +40,22 @@ impl Program for Redis {
     }
 
     fn workloads(&self) -> Vec<Box<dyn Workload>> {
-        vec![Box::new(Pipelined)]
+        vec![Box::new(Pipelined {
+            name: "-P 32",
+            tests: &["set", "get", "incr", "lpush", "rpop", "sadd", "hset", "zadd"],
+        })]
+    }
+
+    fn training(&self) -> Option<Box<dyn Workload>> {
+        Some(Box::new(Pipelined { name: "-P 32 others", tests: &["mset", "rpush", "lpop", "spop", "zpopmin", "get"] }))
     }
 }
 
 /// A mix of commands, 32 at a time.
-struct Pipelined;
-
-const TESTS: [&str; 8] = ["set", "get", "incr", "lpush", "rpop", "sadd", "hset", "zadd"];
+struct Pipelined {
+    name: &'static str,
+    tests: &'static [&'static str],
+}
 
 /// Commands whose answers show that the data types work: strings, lists, sorted sets, scripts.
 const QUESTIONS: &str = "FLUSHALL\r\nSET a 41\r\nINCR a\r\nRPUSH l one two three\r\nLRANGE l 0 -1\r\n\
@@ -52,7 +64,7 @@ const QUESTIONS: &str = "FLUSHALL\r\nSET a 41\r\nINCR a\r\nRPUSH l one two three
 
 impl Workload for Pipelined {
     fn name(&self) -> &'static str {
-        "-P 32"
+        self.name
     }
 
     fn metrics(&self) -> &'static [Metric] {
@@ -71,7 +83,7 @@ impl Workload for Pipelined {
 
         let before = procfs::cpu_seconds(pid)?;
         let each = setting.count(600_000);
-        let rates = load(setting, port, each)?;
+        let rates = load(setting, port, each, self.tests)?;
         let used = procfs::cpu_seconds(pid)? - before;
         let answer = server::ask(port, QUESTIONS)?;
         server.stop()?;
@@ -85,19 +97,19 @@ impl Workload for Pipelined {
         format!(
             "{}/src/redis-server --port 7777 --bind 127.0.0.1 --save ''  # load: {0}/src/redis-benchmark -p 7777 -P 32 -q -n 600000 -t {}",
             built.display(),
-            TESTS.join(",")
+            self.tests.join(",")
         )
     }
 }
 
 /// Runs the client and returns requests per second of each test.
-fn load(setting: &Setting, port: u16, each: u64) -> Result<Vec<f64>> {
+fn load(setting: &Setting, port: u16, each: u64, tests: &[&str]) -> Result<Vec<f64>> {
     let mut command = setting.client("src/redis-benchmark", CLIENT_CPU);
     command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-P", "32", "-c", "32", "-r", "10000", "--csv"]);
-    command.args(["-n", &each.to_string(), "-t", &TESTS.join(",")]);
+    command.args(["-n", &each.to_string(), "-t", &tests.join(",")]);
     let done = measure::run(&mut command, Duration::from_secs(120))?;
     let rates = rates(&String::from_utf8_lossy(&done.stdout))?;
-    ensure!(rates.len() == TESTS.len(), "redis-benchmark ran {} tests of {}", rates.len(), TESTS.len());
+    ensure!(rates.len() == tests.len(), "redis-benchmark ran {} tests of {}", rates.len(), tests.len());
     Ok(rates)
 }
 

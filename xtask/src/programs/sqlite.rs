@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::Program;
+use super::{Program, Source};
 use crate::build::Tree;
 use crate::workload::{Run, Word, Workload};
 
@@ -13,13 +13,17 @@ impl Program for Sqlite {
         "sqlite"
     }
 
-    fn source(&self) -> &'static str {
-        "sqlite3"
+    fn source(&self) -> Source {
+        Source::Debian("sqlite3")
     }
 
     fn needs(&self) -> &'static [&'static str] {
         // The amalgamation, one C file of everything, is made by Tcl scripts.
         &["tcl"]
+    }
+
+    fn executable(&self) -> &'static str {
+        "speedtest1"
     }
 
     fn recipe(&self) -> u32 {

@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::Result;
 
-use super::Program;
+use super::{Program, Source};
 use crate::build::Tree;
 use crate::workload::{Run, Setting, Word, Workload};
 
@@ -16,8 +16,12 @@ impl Program for Xerces {
         "xerces"
     }
 
-    fn source(&self) -> &'static str {
-        "xerces-c"
+    fn source(&self) -> Source {
+        Source::Debian("xerces-c")
+    }
+
+    fn executable(&self) -> &'static str {
+        "samples/DOMPrint"
     }
 
     fn recipe(&self) -> u32 {
@@ -33,18 +37,38 @@ impl Program for Xerces {
     }
 
     fn prepare(&self, setting: &Setting) -> Result<()> {
+        fs::write(setting.run.join("parts.xml"), parts(9_000))?;
         Ok(fs::write(setting.run.join("orders.xml"), document(32_000))?)
     }
 
     fn workloads(&self) -> Vec<Box<dyn Workload>> {
-        vec![Box::new(Run {
-            name: "DOMPrint",
-            executable: "samples/DOMPrint",
-            arguments: vec![Word::Plain("-wfpp=on"), Word::Data("orders.xml")],
-            environment: &[],
-            is_answer: |_| true,
-        })]
+        vec![print("DOMPrint", "orders.xml")]
     }
+
+    fn training(&self) -> Option<Box<dyn Workload>> {
+        Some(print("DOMPrint parts", "parts.xml"))
+    }
+}
+
+fn print(name: &'static str, file: &'static str) -> Box<dyn Workload> {
+    Box::new(Run {
+        name,
+        executable: "samples/DOMPrint",
+        arguments: vec![Word::Plain("-wfpp=on"), Word::Data(file)],
+        environment: &[],
+        is_answer: |_| true,
+    })
+}
+
+/// What the peers are trained on: another shape of document, flatter, with entities and processing instructions.
+fn parts(count: u32) -> String {
+    let mut text = String::from("<?xml version=\"1.0\"?>\n<!DOCTYPE parts [<!ENTITY mm \"millimetres\">]>\n<parts>\n");
+    for n in 0..count {
+        let (size, weight) = (n * 37 % 101, n * 53 % 997);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "<part n=\"{n}\"><size>{size} &mm;</size><?check {weight}?><w>{weight}&lt;9</w></part>");
+    }
+    text + "</parts>\n"
 }
 
 /// A document with nesting, attributes, entities, comments and character data.
