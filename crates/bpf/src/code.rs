@@ -5,7 +5,8 @@
 use crate::array::{ArrayCore, Table};
 use crate::check::{Checked, function_at};
 use crate::constant::TailCall;
-use crate::jit::{CompileError, Placed, SiteAt, compile};
+use crate::jit::{CompileError, GateAt, Placed, SiteAt, compile};
+use crate::learn;
 use crate::map::MapOwner;
 use crate::program::Options;
 use crate::runtime::Shared;
@@ -96,6 +97,10 @@ pub struct Code {
     pub(crate) tables: Vec<Option<Arc<Table>>>,
     pub(crate) block: Block,
     pub(crate) sites: Vec<SiteAt>,
+    /// Tail calls with computed indexes, and what is known about them.
+    pub(crate) gates: Vec<(GateAt, Option<Arc<learn::Site>>)>,
+    /// Address where the host comes in.
+    pub(crate) way_in: u64,
     pub(crate) offsets: Vec<u32>,
     /// Bytes of code.
     pub(crate) len: usize,
@@ -107,11 +112,23 @@ impl Code {
     pub fn place(body: &Arc<Body>, tables: Vec<Option<Arc<Table>>>) -> Result<Arc<Code>, CompileError> {
         let shared = &body.shared;
         let addresses: Vec<u64> = tables.iter().map(|t| t.as_ref().map_or(0, |t| t.slots.as_ptr() as u64)).collect();
-        let Placed { block, bytes, sites, offsets } = compile(body, &addresses, &shared.space, &shared.stubs)?;
+        let Placed { block, bytes, sites, gates, way_in, offsets } =
+            compile(body, &addresses, &shared.space, &shared.stubs)?;
         // SAFETY: the block was just taken, so nobody executes it.
         unsafe { shared.space.memory().write(block.offset, &bytes) };
         let entry = shared.space.memory().address(block.offset);
-        Ok(Arc::new(Code { entry, body: body.clone(), tables, block, sites, offsets, len: bytes.len() }))
+        let site = |at: GateAt| (at, learn::Site::open(shared, block.offset + at.at, body.options.count));
+        Ok(Arc::new(Code {
+            entry,
+            body: body.clone(),
+            tables,
+            block,
+            sites,
+            gates: gates.into_iter().map(site).collect(),
+            way_in: entry + way_in as u64,
+            offsets,
+            len: bytes.len(),
+        }))
     }
 }
 

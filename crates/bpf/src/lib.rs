@@ -36,6 +36,7 @@
 //! checks off, and all of this no longer holds.
 
 mod array;
+mod branches;
 pub mod check;
 mod code;
 pub mod constant;
@@ -43,16 +44,19 @@ pub mod decode;
 mod elf;
 mod helper;
 mod hits;
+mod inherited;
 pub mod insn;
 mod interp;
 mod invocation;
 mod jit;
+mod learn;
 pub mod listing;
 mod map;
 pub mod op;
 mod packet;
 mod printk;
 mod program;
+mod promotion;
 mod reclaim;
 mod region;
 mod run;
@@ -63,6 +67,7 @@ mod stack;
 mod trap;
 
 pub use array::{ProgArray, Transaction, UpdateError};
+pub use branches::IndirectBranches;
 pub use elf::{Object, ObjectError};
 pub use helper::HelperCall;
 pub use invocation::{Engine, Invocation};
@@ -70,5 +75,7 @@ pub use jit::CompileError;
 pub use map::{Map, MapError, MapKind, MapSpec, Mode};
 pub use packet::{ContextKind, NoLowMemory, PacketBuffer};
 pub use program::{LoadError, LoadErrorKind, MapHandle, Options, Program, Source};
+pub use promotion::{HotTarget, VariableCall};
+pub use relpoline_core::policy::Reason;
 pub use runtime::{Runtime, RuntimeBuilder, RuntimeError};
 pub use trap::{Trap, TrapKind};

@@ -41,6 +41,8 @@ pub struct Listing {
     pub code: Vec<u8>,
     /// Patch sites, in order.
     pub sites: Vec<Site>,
+    /// Tail calls with computed indexes: slot, and where in [`Listing::code`] the gate is.
+    pub gates: Vec<(usize, usize)>,
 }
 
 impl Program {
@@ -72,6 +74,7 @@ impl Program {
             address: code.entry,
             code: bytes,
             sites: sites.collect(),
+            gates: code.gates.iter().map(|(at, _)| (at.slot as usize, at.at)).collect(),
         }
     }
 }

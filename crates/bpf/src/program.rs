@@ -26,7 +26,7 @@ use crate::reclaim::{self, Section};
 use crate::runtime::{Runtime, Shared};
 use crate::stack::Taken;
 use crate::trap::Trap;
-use crate::{ProgArray, hits, interp};
+use crate::{ProgArray, hits, interp, jit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -205,15 +205,19 @@ impl Program {
         let len = invocation.input.len() as u64;
         let input = if len == 0 { 0 } else { invocation.input.as_mut_ptr() as u64 };
         let mut run = crate::invocation::new_run(body, &invocation, stack.bounds(), input, len);
-        let _section = Section::enter();
+        let section = Section::enter();
         // SAFETY: the section was entered before, so what is current now lives until it is left.
         let code = unsafe { &*self.core.code_ptr() };
-        let result = match invocation.engine {
+        // A forked child must not run its parent's code.
+        let engine = if shared.space.is_inherited() { Engine::Interpreter } else { invocation.engine };
+        let result = match engine {
             // SAFETY: the code is current, and the run describes memory borrowed for the invocation.
-            Engine::Compiled => unsafe { shared.stubs.enter(input, len, &mut run, code.entry) },
+            Engine::Compiled => unsafe { jit::enter(code.way_in, input, len, &mut run) },
             // SAFETY: as above.
             Engine::Interpreter => unsafe { interp::run(code, input, len, &mut run) }.unwrap_or(0),
         };
+        drop(section);
+        reclaim::reap_if_crowded();
         match run.kind {
             None => Ok(result),
             Some(kind) => Err(Trap { program: shared.program_name(run.program), instruction: run.instruction, kind }),

@@ -5,10 +5,16 @@
 
 use relpoline_text::grace::{Domain, Reader};
 use std::any::Any;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 static DOMAIN: Domain = Domain::new();
 static QUEUE: Mutex<Vec<(u64, Box<dyn Any + Send>)>> = Mutex::new(Vec::new());
+/// Whether so much is waiting that ends of runs look after it too: learning retires trees without anybody loading or
+/// updating anything.
+static CROWDED: AtomicBool = AtomicBool::new(false);
+/// So much.
+const CROWD: usize = 64;
 
 /// The calling thread's mark, given back when the thread ends.
 struct Mark(&'static Reader);
@@ -71,13 +77,26 @@ pub fn wait() {
 /// Frees `thing` one grace period from now, when somebody calls [`reap`].
 pub fn retire<T: Any + Send>(thing: Box<T>) {
     let ticket = DOMAIN.begin();
-    lock().push((ticket, thing));
+    let mut queue = lock();
+    queue.push((ticket, thing));
+    if queue.len() >= CROWD {
+        CROWDED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// As [`reap`], when it is time to. For the ends of runs.
+#[inline]
+pub fn reap_if_crowded() {
+    if CROWDED.load(Ordering::Relaxed) && !is_inside() {
+        reap();
+    }
 }
 
 /// Frees what is due. Dropping things takes all kinds of locks, so none may be held.
 pub fn reap() {
     let due: Vec<_> = {
         let mut queue = lock();
+        CROWDED.store(false, Ordering::Relaxed);
         queue.extract_if(.., |(ticket, _)| DOMAIN.has_passed(*ticket)).collect()
     };
     drop(due);

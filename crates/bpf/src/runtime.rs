@@ -4,13 +4,17 @@
 //! another); runtimes are separate from each other.
 //!
 //! # Fork
-//! A forked child can run the programs it inherited. It cannot load programs or change arrays of an inherited
-//! runtime: the writable mapping of code is the parent's alone, and the code itself stays shared with the parent.
-//! A child that wants to makes a runtime of its own.
+//! A forked child can run the programs it inherited, with the slots that arrays had at the fork: by the interpreter,
+//! whatever was asked for, since compiled code stays shared with the parent, who goes on changing it. It cannot load
+//! programs or change arrays of an inherited runtime, and is told so. A child that wants to makes a runtime of its own;
+//! if its parent had other threads, these may have been in the middle of runs, for whose end the child's updates would
+//! wait for ever, so such a child should only run.
 
 use crate::array::Links;
+use crate::branches::IndirectBranches;
 use crate::helper::{Helpers, Printk};
 use crate::jit::Stubs;
+use crate::learn::near::Near;
 use crate::map::MapBody;
 use crate::region::Regions;
 use crate::space::Space;
@@ -79,8 +83,12 @@ pub struct Shared {
     pub id: u64,
     /// Code memory.
     pub space: Space,
-    /// Entry, slow paths and exits of compiled code.
+    /// Exits and slow paths of compiled code.
     pub stubs: Stubs,
+    /// How its indirect branches are made.
+    pub branches: IndirectBranches,
+    /// Counters of learning tail calls.
+    pub near: Near,
     /// Memory of maps.
     pub regions: Regions,
     /// Maps by handle.
@@ -149,6 +157,7 @@ impl From<ArenaError> for RuntimeError {
 pub struct RuntimeBuilder {
     helpers: Helpers,
     printk: Option<Box<Printk>>,
+    branches: IndirectBranches,
 }
 
 impl std::fmt::Debug for RuntimeBuilder {
@@ -176,6 +185,13 @@ impl RuntimeBuilder {
         self
     }
 
+    /// What its generated code does where no direct jump can lead. See [`IndirectBranches`].
+    #[must_use]
+    pub fn indirect_branches(mut self, branches: IndirectBranches) -> Self {
+        self.branches = branches;
+        self
+    }
+
     /// The runtime.
     ///
     /// # Errors
@@ -185,11 +201,14 @@ impl RuntimeBuilder {
         /// Address space; pages are populated as they are used.
         const CODE_BYTES: usize = 64 << 20;
         let space = Space::create(CODE_BYTES)?;
-        let stubs = Stubs::emit(&space).ok_or(ArenaError::Map)?;
+        let near = Near::to(space.memory().address(0), space.memory().address(space.memory().len()));
+        let stubs = Stubs::emit(&space, self.branches).ok_or(ArenaError::Map)?;
         Ok(Runtime(Arc::new(Shared {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             space,
             stubs,
+            near,
+            branches: self.branches,
             regions: Regions::new(),
             maps: Table::new(),
             helpers: self.helpers,

@@ -1,5 +1,6 @@
 //! Who has which bytes of a runtime's code memory.
 
+use crate::inherited::Birthmark;
 use relpoline_text::arena::ArenaError;
 use relpoline_text::memory::CodeMemory;
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ const TRAP: u8 = 0xcc;
 #[derive(Debug)]
 pub struct Space {
     memory: CodeMemory,
+    mark: Birthmark,
     /// Length by offset.
     free: Mutex<BTreeMap<usize, usize>>,
 }
@@ -32,7 +34,7 @@ impl Space {
     pub fn create(bytes: usize) -> Result<Space, ArenaError> {
         let memory = CodeMemory::create(bytes)?;
         let free = Mutex::new(BTreeMap::from([(0, memory.len())]));
-        Ok(Space { memory, free })
+        Ok(Space { memory, mark: Birthmark::new(), free })
     }
 
     fn free_blocks(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, usize>> {
@@ -51,11 +53,14 @@ impl Space {
         Some(Block { offset, len })
     }
 
-    /// Frees a block.
+    /// Frees a block. In a forked child, where it is not ours to free, it does nothing.
     ///
     /// # Safety
     /// No thread may be in that code or be able to enter it.
     pub unsafe fn give_back(&self, block: Block) {
+        if self.is_inherited() {
+            return;
+        }
         // SAFETY: nobody executes it, says the caller.
         unsafe { self.memory.write(block.offset, &vec![TRAP; block.len]) };
         let mut free = self.free_blocks();
@@ -70,6 +75,12 @@ impl Space {
             joined.len += len;
         }
         free.insert(joined.offset, joined.len);
+    }
+
+    /// Whether it is another process's, whose code must be neither run nor changed here.
+    #[inline]
+    pub fn is_inherited(&self) -> bool {
+        self.mark.is_inherited()
     }
 
     /// Bytes in use.

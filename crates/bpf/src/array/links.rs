@@ -83,6 +83,9 @@ fn poke_site(shared: &Shared, site: &mut SiteRef, poke: Poke) {
 impl Links {
     /// Compiles and publishes a new program.
     pub fn add_program(&mut self, body: &Arc<Body>) -> Result<Arc<Core>, CompileError> {
+        if body.shared.space.is_inherited() {
+            return Err(CompileError::Inherited);
+        }
         let tables = body.maps.iter().map(|map| self.table_of(map)).collect();
         let code = Code::place(body, tables)?;
         self.register(&code, |state, index| state.slots[index as usize].as_ref().map(|core| core.entry()));
@@ -93,6 +96,12 @@ impl Links {
             self.users.insert(body.id, Arc::downgrade(&core));
         }
         Ok(core)
+    }
+
+    /// Entries and names of the programs in an array's slots.
+    pub fn entries_of(&self, array: &ArrayCore) -> Vec<(u64, Arc<str>)> {
+        let slots = self.arrays.get(&array.id).map_or(&[][..], |state| &state.slots[..]);
+        slots.iter().flatten().map(|core| (core.entry(), core.body.name.clone())).collect()
     }
 
     fn table_of(&self, map: &MapRef) -> Option<Arc<Table>> {
@@ -164,7 +173,7 @@ impl Links {
             return Vec::new();
         };
         for (index, slot) in state.slots.iter().enumerate() {
-            let Some(core) = slot else { continue };
+            let Some(core) = slot.as_ref().filter(|core| !core.body.shared.space.is_inherited()) else { continue };
             state.table.set(index as u32, std::ptr::null_mut());
             for site in state.sites.get_mut(&(index as u32)).into_iter().flatten() {
                 poke_site(&core.body.shared, site, Poke::Bypass(false));

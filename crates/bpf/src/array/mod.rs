@@ -57,6 +57,11 @@ pub struct ArrayCore {
 }
 
 impl ArrayCore {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What programs know it by.
     pub fn handle(&self) -> u64 {
         HANDLE | (self.id & 0xffff_ffff)
@@ -179,6 +184,9 @@ impl ProgArray {
             if program.is_some_and(|p| !Arc::ptr_eq(p.shared(), self.shared())) {
                 return Err(UpdateError::OtherRuntime);
             }
+        }
+        if self.shared().space.is_inherited() {
+            return Err(CompileError::Inherited.into());
         }
         if reclaim::is_inside() { Err(UpdateError::InsideRun) } else { Ok(()) }
     }

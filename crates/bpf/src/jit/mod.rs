@@ -24,7 +24,7 @@ use crate::op::{Op, Operand, Width};
 use crate::space::{Block, Space};
 use asm::{Asm, Label, reg};
 
-pub use stubs::Stubs;
+pub use stubs::{Stubs, enter};
 
 /// Where a tail call's parts are, from the beginning of its code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +43,17 @@ pub struct SiteAt {
     pub out: usize,
 }
 
+/// Where a tail call with a computed index leaves its program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GateAt {
+    /// Slot of the tail call.
+    pub slot: u32,
+    /// Number of the array among the program's maps.
+    pub map: u32,
+    /// Its gate's word, from the beginning of the code.
+    pub at: usize,
+}
+
 /// Compiled code that has its place but is not written there yet.
 #[derive(Debug)]
 pub struct Placed {
@@ -52,6 +63,10 @@ pub struct Placed {
     pub bytes: Vec<u8>,
     /// Its patch sites.
     pub sites: Vec<SiteAt>,
+    /// Its gates.
+    pub gates: Vec<GateAt>,
+    /// Where the host comes in.
+    pub way_in: usize,
     /// Where each slot's code begins.
     pub offsets: Vec<u32>,
 }
@@ -62,6 +77,9 @@ pub enum CompileError {
     /// The runtime's code memory is full.
     #[error("the runtime's memory for code is full")]
     NoRoom,
+    /// The runtime was inherited from the parent process.
+    #[error("the runtime was inherited by fork; make a new one in this process")]
+    Inherited,
 }
 
 /// Compilation of one program.
@@ -81,6 +99,7 @@ struct Compiler<'a> {
     saves: u8,
     slow: Vec<access::Slow>,
     sites: Vec<tail::Pending>,
+    gates: Vec<GateAt>,
 }
 
 /// Compiles `body`. `tables` are the addresses of its arrays' slots, by map number.
@@ -93,6 +112,8 @@ pub fn compile(body: &Body, tables: &[u64], space: &Space, stubs: &Stubs) -> Res
         compiler.function(function);
     }
     compiler.slow_paths();
+    let way_in = compiler.way_in();
+    let gates = std::mem::take(&mut compiler.gates);
     let offsets = compiler.labels.iter().map(|l| compiler.asm.offset(*l) as u32).collect();
     let sites = compiler.sites.iter().map(|s| s.placed(&compiler.asm)).collect();
     let block = space.take(compiler.asm.at()).ok_or(CompileError::NoRoom)?;
@@ -101,7 +122,7 @@ pub fn compile(body: &Body, tables: &[u64], space: &Space, stubs: &Stubs) -> Res
         unsafe { space.give_back(block) };
         return Err(CompileError::NoRoom);
     };
-    Ok(Placed { block, bytes, sites, offsets })
+    Ok(Placed { block, bytes, sites, gates, way_in, offsets })
 }
 
 impl<'a> Compiler<'a> {
@@ -109,7 +130,19 @@ impl<'a> Compiler<'a> {
         let mut asm = Asm::default();
         let labels = body.checked.ops.iter().map(|_| asm.label()).collect();
         let entries = body.checked.functions.iter().map(|_| asm.label()).collect();
-        Compiler { asm, body, stubs, tables, labels, entries, slot: 0, saves: 0, slow: Vec::new(), sites: Vec::new() }
+        Compiler {
+            asm,
+            body,
+            stubs,
+            tables,
+            labels,
+            entries,
+            slot: 0,
+            saves: 0,
+            slow: Vec::new(),
+            sites: Vec::new(),
+            gates: Vec::new(),
+        }
     }
 
     fn function(&mut self, number: usize) {
@@ -122,6 +155,12 @@ impl<'a> Compiler<'a> {
             }
             self.instruction(self.body.checked.ops[slot as usize]);
         }
+    }
+
+    fn way_in(&mut self) -> usize {
+        let at = self.asm.at();
+        self.stubs.way_in(&mut self.asm, self.entries[0]);
+        at
     }
 
     fn instruction(&mut self, op: Op) {

@@ -1,7 +1,8 @@
 //! The code that all programs of a runtime share: the way in, the ways out, and the ways into Rust.
 
 use super::access::{ALIGNED, WRITE};
-use super::asm::{ADDR, AND, Asm, RAX, RBP, RCX, RDX, RUN, Reg, TAILS, TMP, XOR};
+use super::asm::{ADDR, AND, Asm, Label, RAX, RBP, RCX, RDX, RUN, Reg, TAILS, TMP, XOR};
+use crate::branches::IndirectBranches;
 use crate::op::{Size, Width};
 use crate::run::Run;
 use crate::space::Space;
@@ -16,14 +17,18 @@ const R8: Reg = 8;
 /// What the host's convention preserves.
 const PRESERVED: [Reg; 6] = [RBX, RBP, 12, 13, 14, 15];
 
-/// The way in: `(input, len, run, entry) -> r0`.
-pub type Enter = unsafe extern "C" fn(u64, u64, *mut Run, u64) -> u64;
+/// The way in: `(input, len, run) -> r0`. Each program has its own, so that it reaches its program by a direct call.
+pub type Enter = unsafe extern "C" fn(u64, u64, *mut Run) -> u64;
 
 /// Addresses of the shared code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stubs {
-    /// See [`Enter`].
-    enter: u64,
+    /// Gives the host its registers back and returns: the end of each way in.
+    leave: u64,
+    /// Jumps to ADDR, which some tail call with a computed index did not find in its tree.
+    pub jump: u64,
+    /// Tells the learner about the tail call described by TMP, and goes on to ADDR.
+    pub learn: u64,
     /// Checks the access to ADDR described by TMP; does not return when it is refused.
     pub check: u64,
     /// Calls the helper named in the run; does not return when it failed.
@@ -52,29 +57,33 @@ extern "C" fn fail_lost(run: *mut Run) {
     unsafe { &mut *run }.fail(TrapKind::LostTarget);
 }
 
-/// Calls into Rust with the stack aligned as its convention wants it, whatever it was before.
-fn call_rust(asm: &mut Asm, function: u64) {
+/// Calls into Rust with the stack aligned as its convention wants it, whatever it was before. `through` jumps to
+/// ADDR; Rust's code is too far away for a direct call.
+fn call_rust(asm: &mut Asm, function: u64, through: Label) {
     asm.mov(Width::W64, ADDR, RSP);
     asm.binary_imm(Width::W64, AND, RSP, -16);
     // Twice, so that it stays aligned.
     asm.push(ADDR);
     asm.push(ADDR);
     asm.mov_imm(ADDR, function);
-    // call *ADDR
-    asm.raw(&[0x41, 0xff, 0xd2]);
+    asm.call(through);
     asm.load(RSP, RSP, 0);
 }
 
 impl Stubs {
     /// Writes them to fresh code memory; `None` when there is no room.
-    pub fn emit(space: &Space) -> Option<Stubs> {
+    pub fn emit(space: &Space, branches: IndirectBranches) -> Option<Stubs> {
         let mut asm = Asm::default();
-        let leave = asm.label();
-        let enter = enter(&mut asm, leave);
-        let check = check(&mut asm, leave);
-        let helper = helper(&mut asm, leave);
-        let budget = fail(&mut asm, fail_budget, leave);
-        let lost_target = fail(&mut asm, fail_lost, leave);
+        let jump = jump(&mut asm, branches);
+        let fail_out = asm.label();
+        let leave = leave(&mut asm, fail_out);
+        let ways = Ways { fail_out, jump };
+        let check = check(&mut asm, ways);
+        let helper = helper(&mut asm, ways);
+        let learn = learn(&mut asm, ways);
+        let budget = fail(&mut asm, fail_budget, ways);
+        let lost_target = fail(&mut asm, fail_lost, ways);
+        let jump = asm.offset(jump);
         let block = space.take(asm.at())?;
         let base = space.memory().address(block.offset);
         let code = asm.finish(base)?;
@@ -82,7 +91,9 @@ impl Stubs {
         unsafe { space.memory().write(block.offset, &code) };
         let at = |offset: usize| base + offset as u64;
         Some(Stubs {
-            enter: at(enter),
+            leave: at(leave),
+            jump: at(jump),
+            learn: at(learn),
             check: at(check),
             helper: at(helper),
             budget: at(budget),
@@ -90,59 +101,92 @@ impl Stubs {
         })
     }
 
-    /// Runs the code at `entry`.
-    ///
-    /// # Safety
-    /// `entry` must be that of a program of this runtime, kept alive by a read section, and `run` describe
-    /// memory that is valid while it runs.
-    #[inline]
-    pub unsafe fn enter(&self, input: u64, len: u64, run: &mut Run, entry: u64) -> u64 {
-        // SAFETY: `enter` is code of this signature, written by `emit`.
-        let enter: Enter = unsafe { std::mem::transmute(self.enter as *const ()) };
-        // SAFETY: passed on to the caller.
-        unsafe { enter(input, len, run, entry) }
+    /// Writes the way into the program whose entry is `program`: saves what the host wants preserved, sets up
+    /// registers, calls.
+    pub fn way_in(&self, asm: &mut Asm, program: Label) {
+        for r in PRESERVED {
+            asm.push(r);
+        }
+        asm.mov(Width::W64, RUN, RDX);
+        asm.store(RUN, offset_of!(Run, native_stack) as i32, RSP);
+        asm.load(RBP, RUN, offset_of!(Run, stack_end) as i32);
+        // Programs must not see what the host left in registers; TAILS begins at zero.
+        for r in [RAX, RDX, RCX, R8, RBX, TAILS, 13, 14, 15] {
+            asm.binary(Width::W32, XOR, r, r);
+        }
+        asm.call(program);
+        asm.jmp_outside(self.leave);
     }
 }
 
-/// Saves what the host wants preserved, sets up registers, calls; `leave` is the way back from anywhere.
-fn enter(asm: &mut Asm, leave: super::Label) -> usize {
+/// Runs the program whose way in is at `way_in`.
+///
+/// # Safety
+/// It must be a [`Stubs::way_in`] of a program that is kept alive by a read section, and `run` describe memory that is
+/// valid while it runs.
+#[inline]
+pub unsafe fn enter(way_in: u64, input: u64, len: u64, run: &mut Run) -> u64 {
+    // SAFETY: code of this signature, says the caller.
+    let enter: Enter = unsafe { std::mem::transmute(way_in as *const ()) };
+    // SAFETY: passed on to the caller.
+    unsafe { enter(input, len, run) }
+}
+
+/// Where the shared code goes on.
+#[derive(Clone, Copy)]
+struct Ways {
+    /// The end of a run that failed.
+    fail_out: Label,
+    /// A jump to ADDR.
+    jump: Label,
+}
+
+/// `jmp *ADDR`, in the way that the runtime wants.
+fn jump(asm: &mut Asm, branches: IndirectBranches) -> Label {
+    let begin = asm.label();
+    asm.place(begin);
+    if branches == IndirectBranches::Plain {
+        // jmp *ADDR; int3
+        asm.raw(&[0x41, 0xff, 0xe2, 0xcc]);
+        return begin;
+    }
+    let (set, capture) = (asm.label(), asm.label());
+    asm.call(set);
+    asm.place(capture);
+    // pause; lfence
+    asm.raw(&[0xf3, 0x90, 0x0f, 0xae, 0xe8]);
+    asm.jmp(capture);
+    asm.place(set);
+    asm.store(RSP, 0, ADDR);
+    asm.ret();
+    begin
+}
+
+/// The end of every run; `fail_out` is the way there from anywhere.
+fn leave(asm: &mut Asm, fail_out: Label) -> usize {
+    asm.place(fail_out);
+    asm.load(RSP, RUN, offset_of!(Run, native_stack) as i32);
     let begin = asm.at();
-    for r in PRESERVED {
-        asm.push(r);
-    }
-    asm.mov(Width::W64, RUN, RDX);
-    asm.mov(Width::W64, TMP, RCX);
-    asm.store(RUN, offset_of!(Run, native_stack) as i32, RSP);
-    asm.load(RBP, RUN, offset_of!(Run, stack_end) as i32);
-    // Programs must not see what the host left in registers; TAILS begins at zero.
-    for r in [RAX, RDX, RCX, R8, RBX, TAILS, 13, 14, 15] {
-        asm.binary(Width::W32, XOR, r, r);
-    }
-    // call *TMP
-    asm.raw(&[0x41, 0xff, 0xd3]);
-    let out = asm.label();
-    asm.place(out);
     for r in PRESERVED.into_iter().rev() {
         asm.pop(r);
     }
     asm.ret();
-    asm.place(leave);
-    asm.load(RSP, RUN, offset_of!(Run, native_stack) as i32);
-    asm.jmp(out);
     begin
 }
 
 /// Leaves the run if it failed.
-fn leave_if_failed(asm: &mut Asm, leave: super::Label) {
+fn leave_if_failed(asm: &mut Asm, ways: Ways) {
     const NOT_EQUAL: u8 = 5;
     // cmp dword [RUN + failed], 0
     asm.rm(&[], false, false, &[0x83], 7, RUN, offset_of!(Run, failed) as i32);
     asm.raw(&[0]);
-    asm.jcc(NOT_EQUAL, leave);
+    asm.jcc(NOT_EQUAL, ways.fail_out);
 }
 
-fn check(asm: &mut Asm, leave: super::Label) -> usize {
-    const LIVE: [Reg; 7] = [RAX, RDI, RSI, RDX, RCX, R8, RUN];
+/// What programs may hold in registers that Rust does not preserve, and the run.
+const LIVE: [Reg; 7] = [RAX, RDI, RSI, RDX, RCX, R8, RUN];
+
+fn check(asm: &mut Asm, ways: Ways) -> usize {
     let begin = asm.at();
     for r in LIVE {
         asm.push(r);
@@ -150,21 +194,37 @@ fn check(asm: &mut Asm, leave: super::Label) -> usize {
     asm.mov(Width::W64, RDI, ADDR);
     asm.mov(Width::W64, RSI, TMP);
     asm.mov(Width::W64, RDX, RUN);
-    call_rust(asm, slow_check as *const () as u64);
+    call_rust(asm, slow_check as *const () as u64, ways.jump);
     for r in LIVE.into_iter().rev() {
         asm.pop(r);
     }
-    leave_if_failed(asm, leave);
+    leave_if_failed(asm, ways);
     asm.ret();
     begin
 }
 
-fn helper(asm: &mut Asm, leave: super::Label) -> usize {
+/// Between a tail call and its target: everything is live, the target in ADDR included.
+fn learn(asm: &mut Asm, ways: Ways) -> usize {
+    let begin = asm.at();
+    for r in LIVE.into_iter().chain([ADDR]) {
+        asm.push(r);
+    }
+    asm.mov(Width::W64, RDI, TMP);
+    call_rust(asm, crate::learn::slow as *const () as u64, ways.jump);
+    asm.pop(ADDR);
+    for r in LIVE.into_iter().rev() {
+        asm.pop(r);
+    }
+    asm.jmp(ways.jump);
+    begin
+}
+
+fn helper(asm: &mut Asm, ways: Ways) -> usize {
     let begin = asm.at();
     asm.push(RUN);
-    call_rust(asm, crate::helper::call as *const () as u64);
+    call_rust(asm, crate::helper::call as *const () as u64, ways.jump);
     asm.pop(RUN);
-    leave_if_failed(asm, leave);
+    leave_if_failed(asm, ways);
     for r in [RDI, RSI, RDX, RCX, R8] {
         asm.binary(Width::W32, XOR, r, r);
     }
@@ -172,12 +232,12 @@ fn helper(asm: &mut Asm, leave: super::Label) -> usize {
     begin
 }
 
-fn fail(asm: &mut Asm, function: extern "C" fn(*mut Run), leave: super::Label) -> usize {
+fn fail(asm: &mut Asm, function: extern "C" fn(*mut Run), ways: Ways) -> usize {
     let begin = asm.at();
     asm.mov(Width::W64, RDI, RUN);
     asm.push(RUN);
-    call_rust(asm, function as *const () as u64);
+    call_rust(asm, function as *const () as u64, ways.jump);
     asm.pop(RUN);
-    asm.jmp(leave);
+    asm.jmp(ways.fail_out);
     begin
 }

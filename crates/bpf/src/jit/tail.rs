@@ -1,4 +1,4 @@
-//! Tail calls: two patch sites where the index is constant, a table lookup where it is not.
+//! Tail calls: two patch sites where the index is constant; a table lookup and a gate where it is not.
 //!
 //! ```text
 //!          align 8                                      index in r3:
@@ -7,16 +7,17 @@
 //!          inc tails                                    mov  tmp, table[r3] ; test ; je out
 //!          pop …                what the prologue       inc  tails
 //!          align 8              pushed, no more         pop  …
-//! target:  nop | jmp program                            jmp  *tmp
-//!          → "lost target"      never executed
-//! out:     mov r0, -2
+//! target:  nop | jmp program                            mov  addr, entry of tmp
+//!          → "lost target"      never executed          align 8
+//! out:     mov r0, -2                             gate: jmp retpoline | counting | recording | tree
 //! ```
 //!
 //! The bypass comes first, so a call of an empty slot does not count. The protocol is
-//! [`relpoline_core::tailcall`]'s.
+//! [`relpoline_core::tailcall`]'s. What a gate may lead to is in [`crate::learn`].
 
 use super::asm::{ADDR, Asm, CMP, Label, RAX, TAILS, TMP, reg};
-use super::{Compiler, SiteAt};
+use super::{Compiler, GateAt, SiteAt};
+use crate::branches::IndirectBranches;
 use crate::op::{R, Width};
 use crate::semantics;
 use relpoline_core::tailcall::{LIMIT, nop_word};
@@ -94,7 +95,15 @@ impl Compiler<'_> {
         self.restore_saved();
         // The entry's address is the first field of the slot's code.
         self.asm.load(ADDR, ADDR, 0);
-        // jmp *ADDR; int3
-        self.asm.raw(&[0x41, 0xff, 0xe2, 0xcc]);
+        if self.body.shared.branches == IndirectBranches::Plain {
+            // jmp *ADDR; int3
+            self.asm.raw(&[0x41, 0xff, 0xe2, 0xcc]);
+            return;
+        }
+        self.asm.align8();
+        self.gates.push(GateAt { slot: self.slot, map, at: self.asm.at() });
+        // A gate's word: jmp; int3 ×3.
+        self.asm.jmp_outside(self.stubs.jump);
+        self.asm.raw(&[0xcc; 2]);
     }
 }
