@@ -3,8 +3,8 @@
 //! A call of a method of a trait object loads the method's address from the object's vtable and calls it.
 //! The vtable's layout is the compiler's business, so where in it the address lies is not assumed but read
 //! off: the compiler is given a function that does nothing but that call, with the vtable in a known
-//! register, and if what it made of it is the single instruction `jmp *offset(register)`, that is the place.
-//! If it is anything else (without optimisation, say), calls of the method stay what they are.
+//! register, and if what it made of it is `jmp *offset(register)`, or the load and the jump apart, that is the
+//! place. If it is anything else (without optimisation, say), calls of the method stay what they are.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 

@@ -58,7 +58,9 @@ pub struct Stats {
     pub state: State,
     /// Why, in a few words.
     pub reason: &'static str,
-    /// The targets of its tree, hottest first.
+    /// The targets that were learned last, hottest first. Calls take them directly while the state is
+    /// [`Promoted`](State::Promoted) or [`Pinned`](State::Pinned); in other states they are what the clock found
+    /// no faster, or is about to judge.
     pub targets: Vec<TargetStats>,
     /// Calls through trees, if [`count_calls`](DynamicCall::count_calls) asked for them: otherwise 0.
     pub hits: u64,

@@ -156,6 +156,8 @@ macro_rules! __call_gate {
                 "mov r11, qword ptr [rip + {owner}@GOTPCREL]",
                 "jmp qword ptr [r11]",
                 "int3",
+                // At the end it aligns the function's section, and so its beginning: a cache line per gate.
+                ".balign 64, 0xcc",
                 $crate::__site!("2"),
                 target = sym $target,
                 owner = sym $state,
@@ -167,8 +169,8 @@ macro_rules! __call_gate {
     }};
 }
 
-/// The gate of a dynamic call, as the address to call. As shipped it jumps through the target's register; see
-/// `patched/learn` for where it leads once it is armed.
+/// The gate of a dynamic call, as the address to call. As shipped its `test` falls through to the jump through
+/// the target's register; once it is armed the `test` is a `jmp`: see `patched/learn`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __table_gate {
@@ -178,12 +180,12 @@ macro_rules! __table_gate {
         unsafe extern "C-unwind" fn gate() {
             ::core::arch::naked_asm!(
                 "2:",
-                ".byte 0xe9\n.long 3f - (. + 4)",
-                ".byte 0xe9\n.long 3f - (. + 4)",
-                "3:",
+                ".byte 0xa9\n.long 0",
                 // jmp *%register, with a REX prefix even where it needs none
                 ".byte 0x40 + ({register} >> 3), 0xff, 0xe0 + ({register} & 7)",
                 "int3",
+                // Aligns the beginning too: see the gate of a static call.
+                ".balign 32, 0xcc",
                 $crate::__site!("3"),
                 register = const $register,
                 owner = sym $state,

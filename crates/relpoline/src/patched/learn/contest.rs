@@ -20,8 +20,11 @@ const TURN: u32 = 1024;
 const PAIRS: u8 = 6;
 /// Pairs that the tree must win.
 const WINS: u8 = 4;
-/// In sum, the tree must save more than 1/this.
+/// In sum, the tree must save more than 1/this …
 const GAIN: u64 = 32;
+/// … and this many ticks per call: a table that is left alone jumps once less than one that is linked to its
+/// tree, which turns do not show, since both go through a counter.
+const JUMP: u64 = 2;
 
 /// Where a table's contest stands.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +50,7 @@ impl Learner {
             self.publish_tree(id, tree, start);
             return;
         }
+        table.rejected = tree;
         table.contest = Some(Contest { tree, start, turn: 0, since: now, last: 0, wins: 0, sums: [0; 2] });
         self.trees_turn(id, tree, TRAINING);
     }
@@ -102,7 +106,7 @@ impl Learner {
         let Some(table) = self.tables.get_mut(id as usize) else { return };
         table.contest = None;
         let [tree, plain] = contest.sums;
-        if contest.wins >= WINS && tree < plain - plain / GAIN {
+        if contest.wins >= WINS && tree + JUMP * u64::from(TURN) * u64::from(PAIRS) < plain - plain / GAIN {
             self.publish_tree(id, contest.tree, contest.start);
         } else {
             self.refuse(id, Reason::NoGain, now);

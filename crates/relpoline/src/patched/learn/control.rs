@@ -105,12 +105,13 @@ impl Learner {
             None => state_of(phase, table.state.reason(), table.pinned),
         };
         let in_place = matches!(state, State::Promoted | State::Pinned) && table.tree != NONE;
+        let learned = if in_place { table.tree } else { table.rejected };
         let left = table.counters().misses.load(Ordering::Relaxed).cast_signed().max(0).cast_unsigned();
         let window = if in_place { u64::from(table.misses.saturating_sub(left)) } else { 0 };
         Some(Stats {
             state,
             reason: if table.pinned { "pinned" } else { table.state.reason().text() },
-            targets: if in_place { self.targets_of(table.tree) } else { Vec::new() },
+            targets: self.targets_of(learned),
             hits: table.counters().calls.load(Ordering::Relaxed),
             misses: table.missed + window,
             relearnings: table.relearned,

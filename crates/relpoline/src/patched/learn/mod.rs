@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! call deliver ──▶ gate in own text ──▶ gate word in an arena ──▶ tree | recording stub | counting stub
-//!                  test; jmp            jmp                       (all of crates/text and crates/core)
+//!                  jmp; jmp *%reg       jmp                       (all of crates/text and crates/core)
 //! ```
 //!
 //! The parts are the engine's: arena, gates, stubs, trees, policy. What differs is where a table comes from
@@ -10,7 +10,8 @@
 //! what a call through a function pointer is.
 //!
 //! When a table is settled, its text gate's jump is led past the gate word to the tree, by changing one byte
-//! of its displacement; and back before the table learns anew.
+//! of its displacement; and back before the table learns anew. While a table is left alone, its text gate's
+//! `jmp` is a `test` of the same length, which falls through to the jump through the register.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -58,9 +59,9 @@ const TREES: usize = 16 * 1024;
 const TARGETS: usize = 64 * 1024;
 /// Ticks after which a lock is believed to be abandoned: some 100 ms.
 const PATIENCE: u64 = 1 << 28;
-/// Modelled cost of a call through the register [1/16 cycle]. Such a jump is foretold as well as a tree's
-/// branches at best, and costs 6 to 28 cycles as targets alternate: a tree must beat the middle.
-const PLAIN_CALL: u32 = 14 * 16;
+/// Modelled cost of a call through the register [1/16 cycle]: what a mispredicted one costs. Whether it is
+/// mispredicted no trace shows, so the policy is to suggest whatever might be better, and [`contest`] decides.
+const PLAIN_CALL: u32 = 40 * 16;
 
 /// Everything that learning needs; behind the lock.
 pub struct Learner {
@@ -177,7 +178,7 @@ pub fn gone(site: &Site) {
 /// Leads text gates back to their gate words, and never changes them again.
 pub fn seal() {
     if let Some(shared) = shared() {
+        let _ = with(|learner| (0..learner.tables.len() as u32).for_each(|id| learner.lead_to_gate_word(id)));
         shared.sealed.store(true, core::sync::atomic::Ordering::Release);
-        let _ = with(|learner| (0..learner.tables.len() as u32).for_each(|id| learner.unlink(id)));
     }
 }

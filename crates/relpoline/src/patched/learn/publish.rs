@@ -25,15 +25,15 @@ const TEST: u8 = 0xa9;
 /// Leads a text gate, which jumps through the register as shipped, to its gate word at `gate`.
 ///
 /// # Errors
-/// Nothing has changed then.
+/// The gate works as before then.
 pub fn open_text_gate(text: &mut Text, text_gate: u64, gate: u64) -> Result<(), UpdateError> {
-    let field = text_gate + 6;
+    let field = text_gate + 1;
     let rel = rel32(field + 4, gate).ok_or(UpdateError::TextRefused)?;
-    // Its first jump passes the second one over, so nobody is in there.
+    // What is written is the operand of a `test` until the next change, so it does not matter who runs it.
     text.idle(field, &rel.to_le_bytes())?;
     text.fence()?;
     // SAFETY: text of the module that is being registered.
-    unsafe { text.byte(text_gate, JMP, TEST) }
+    unsafe { text.byte(text_gate, TEST, JMP) }
 }
 
 impl Learner {
@@ -47,10 +47,10 @@ impl Learner {
         let group = self.arenas.get_mut(index)?;
         let slow_at = group.slow_path(reg)?;
         let counters = group.arena.take_counters()?;
-        let (_, end) = group.arena.link_banks(text_gate + 10);
+        let (_, end) = group.arena.link_banks(text_gate + 5);
         let cell = group.arena.take_gate(end)?;
         let id = self.tables.len() as u32;
-        let spec = GateSpec { site: id, counters, thunk: &plain_jump(reg), thunk_at: text_gate + 10, slow_at };
+        let spec = GateSpec { site: id, counters, thunk: &plain_jump(reg), thunk_at: text_gate + 5, slow_at };
         let gate = Gate::build(&group.arena, cell, &spec).ok()?;
         let at = gate.address(&group.arena);
         let table = Table {
@@ -59,6 +59,7 @@ impl Learner {
             gate,
             state: SiteState::new(),
             tree: NONE,
+            rejected: NONE,
             newest_tree: NONE,
             recording: NONE,
             window: 0,
@@ -75,6 +76,7 @@ impl Learner {
             counted: false,
             pinned: false,
             linked: false,
+            resting: false,
             gone: false,
         };
         table.counters().cursor.store(self.rings.idle(), Ordering::Relaxed);
@@ -92,6 +94,7 @@ impl Learner {
         table.misses = calls;
         table.pinned = false;
         table.contest = None;
+        table.rejected = NONE;
         table.counters().misses.store(calls, Ordering::Relaxed);
         self.stop_recording(id);
         self.unlink(id);
@@ -247,6 +250,7 @@ impl Learner {
         if let (Some(arena), Some(to)) = (self.arena(&table), to) {
             table.gate.point_to(arena, to);
         }
+        self.wake(id);
     }
 
     /// Lets the table count its calls down.
@@ -263,6 +267,36 @@ impl Learner {
         let table = *table;
         if let Some(arena) = self.arena(&table) {
             table.gate.point_to_thunk(arena, &plain_jump(table.reg));
+        }
+        self.rest(id);
+    }
+
+    /// Lets the text gate fall through to its own jump through the register, where the gate word leads too: a
+    /// call that is left alone should not take the way through the arena. When that is refused it does.
+    fn rest(&mut self, id: u32) {
+        self.set_resting(id, true);
+    }
+
+    /// Lets the text gate lead to the gate word again. When that is refused the table stays as it is.
+    fn wake(&mut self, id: u32) {
+        self.set_resting(id, false);
+    }
+
+    /// Lets calls take the gate word, whatever it says: from there on no text need be changed.
+    pub fn lead_to_gate_word(&mut self, id: u32) {
+        self.unlink(id);
+        self.wake(id);
+    }
+
+    fn set_resting(&mut self, id: u32, resting: bool) {
+        let Some(table) = self.tables.get_mut(id as usize) else { return };
+        let sealed = shared().is_none_or(|s| s.sealed.load(Ordering::Acquire));
+        if table.resting == resting || table.gone || sealed {
+            return;
+        }
+        let (old, new) = if resting { (JMP, TEST) } else { (TEST, JMP) };
+        if poke::poke_byte(table.text_gate, old, new).is_ok() {
+            table.resting = resting;
         }
     }
 

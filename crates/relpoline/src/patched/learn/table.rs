@@ -25,6 +25,8 @@ pub struct Table {
     pub state: SiteState,
     /// The tree in place, or the one from before learning again.
     pub tree: u32,
+    /// The tree that lost the last contest, or is in one.
+    pub rejected: u32,
     /// Its last tree that was built: the head of the list through [`Tree::older`].
     pub newest_tree: u32,
     /// The cell of its recording stub.
@@ -57,6 +59,8 @@ pub struct Table {
     pub pinned: bool,
     /// Its text gate names its tree's head.
     pub linked: bool,
+    /// Its text gate falls through to the jump through the register.
+    pub resting: bool,
     /// Its module was unloaded.
     pub gone: bool,
 }
@@ -68,14 +72,14 @@ impl Table {
         unsafe { &*(self.counters as *const Counters) }
     }
 
-    /// Address of the text gate's displacement to the arena: its second jump's.
+    /// Address of the text gate's displacement to the arena.
     pub fn field(&self) -> u64 {
-        self.text_gate + 6
+        self.text_gate + 1
     }
 
     /// Where the text gate jumps through the register.
     pub fn plain_at(&self) -> u64 {
-        self.text_gate + 10
+        self.text_gate + 5
     }
 }
 
