@@ -18,6 +18,7 @@
 extern crate std;
 
 pub mod arch;
+mod bounded;
 pub mod policy;
 pub mod scan;
 pub mod tailcall;

@@ -15,11 +15,14 @@
 mod displacements;
 mod flags;
 mod frames;
+// The kernel's sites are calls and tail calls; what tells them from computed gotos stays out of the module.
+#[cfg(not(relpoline_kernel))]
 mod gotos;
 mod sites;
 mod sources;
 
 pub use frames::EhFrameHdr;
+#[cfg(not(relpoline_kernel))]
 pub use gotos::{Gotos, Object, Verdicts};
 pub use sites::{Refused, Site, SiteKind, Sites};
 

@@ -91,6 +91,9 @@ pub struct Config {
     pub max_backoff: u8,
     /// First wait before a retpolined site gets another chance (ms).
     pub retry_ms: u32,
+    /// Whether a tree is tried against the clock when the trace cannot tell the order of targets. Needs settling
+    /// and cold windows that end to the call, so not for engines that look at counters from time to time.
+    pub trials: bool,
     /// Most doublings of that wait.
     pub max_retry_backoff: u8,
     /// Learning may take 1/this of the elapsed time …
@@ -121,6 +124,7 @@ impl Config {
         margin: 5,
         max_backoff: 10,
         retry_ms: 10,
+        trials: true,
         max_retry_backoff: 12,
         learning_share: 200,
         allowance_ms: 40,

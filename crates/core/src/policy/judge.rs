@@ -12,6 +12,7 @@
 use super::costs::{Config, Costs};
 use super::model::Priced;
 use super::site::Current;
+use crate::bounded::{after, at, first, first_mut, put, swap};
 use crate::trace::{Histogram, ONE};
 use crate::tree::shape::{sort, sort_by_address};
 use crate::tree::{MAX_TARGETS, Target};
@@ -108,7 +109,7 @@ impl Candidates {
     }
 
     pub fn targets(&self) -> &[Target] {
-        &self.targets[..self.len]
+        first(&self.targets, self.len)
     }
 
     /// Takes the reachable targets of `histogram`, `max` at most.
@@ -136,7 +137,7 @@ impl Candidates {
     }
 
     fn sort(&mut self) {
-        sort_by_address(&self.targets[..self.len], &mut self.sorted);
+        sort_by_address(first(&self.targets, self.len), &mut self.sorted);
     }
 
     fn share(&self, count: u32, calls: u32) -> u32 {
@@ -146,8 +147,8 @@ impl Candidates {
 
     fn push(&mut self, target: Target, seen: u32) {
         if self.len < MAX_TARGETS {
-            self.targets[self.len] = target;
-            self.seen[self.len] = seen;
+            put(&mut self.targets, self.len, target);
+            put(&mut self.seen, self.len, seen);
             self.len += 1;
         }
     }
@@ -166,12 +167,12 @@ impl Candidates {
     /// less than 1/1024.
     #[inline(never)]
     pub fn merge(&mut self, fresh: &Candidates, size: usize, parts: u32, max: usize, reach: &dyn Fn(u64) -> bool) {
-        for target in &mut self.targets[..self.len] {
-            target.share -= target.share / parts;
+        for target in first_mut(&mut self.targets, self.len) {
+            target.share -= target.share / parts.max(1);
         }
-        for (&target, &seen) in fresh.targets[..size].iter().zip(&fresh.seen) {
-            let share = target.share / parts;
-            match self.targets[..self.len].iter_mut().find(|t| t.address == target.address) {
+        for (&target, &seen) in first(&fresh.targets, size).iter().zip(&fresh.seen) {
+            let share = target.share / parts.max(1);
+            match first_mut(&mut self.targets, self.len).iter_mut().find(|t| t.address == target.address) {
                 Some(known) => known.share += share,
                 None => self.push(Target { share, ..target }, seen),
             }
@@ -180,18 +181,18 @@ impl Candidates {
     }
 
     fn prune(&mut self, max: usize, reach: &dyn Fn(u64) -> bool) {
-        let (targets, order) = (&self.targets, &mut self.sorted[..self.len]);
+        let (targets, order) = (&self.targets, first_mut(&mut self.sorted, self.len));
         for (i, slot) in order.iter_mut().enumerate() {
             *slot = i as u8;
         }
-        sort(order, |&a, &b| targets[usize::from(a)].share > targets[usize::from(b)].share);
+        sort(order, |&a, &b| at(targets, usize::from(a)).share > at(targets, usize::from(b)).share);
         self.arrange();
         let keep = |t: &Target| t.share >= ONE / 1024 && reach(t.address);
         let mut kept = 0;
         for i in 0..self.len {
-            if kept < max && keep(&self.targets[i]) {
-                self.targets.swap(kept, i);
-                self.seen.swap(kept, i);
+            if kept < max && keep(&at(&self.targets, i)) {
+                swap(&mut self.targets, kept, i);
+                swap(&mut self.seen, kept, i);
                 kept += 1;
             }
         }
@@ -203,28 +204,28 @@ impl Candidates {
     fn arrange(&mut self) {
         for i in 0..self.len {
             // Where that element has been moved to by the swaps so far.
-            let mut from = usize::from(self.sorted[i]);
+            let mut from = usize::from(at(&self.sorted, i));
             while from < i {
-                from = usize::from(self.sorted[from]);
+                from = usize::from(at(&self.sorted, from));
             }
-            self.targets.swap(i, from);
-            self.seen.swap(i, from);
+            swap(&mut self.targets, i, from);
+            swap(&mut self.seen, i, from);
         }
     }
 
     /// What is to be priced for the tree of the first `size` with a chain of `chain`.
     fn priced(&mut self, size: usize, chain: usize, randomness: u32) -> Priced<'_> {
         let mut searched = 0;
-        for &position in &self.sorted[..self.len] {
+        for &position in first(&self.sorted, self.len) {
             if (chain..size).contains(&usize::from(position)) {
-                self.searched[searched] = position;
+                put(&mut self.searched, searched, position);
                 searched += 1;
             }
         }
         Priced {
-            targets: &self.targets[..size],
-            seen: &self.seen[..size],
-            order: &self.searched[..searched],
+            targets: first(&self.targets, size),
+            seen: first(&self.seen, size),
+            order: first(&self.searched, searched),
             chain,
             hottest_last: false,
             randomness,
@@ -259,9 +260,9 @@ impl Candidates {
 
     /// Writes the targets of `choice` to `list`, in the order of comparing.
     pub fn write(&self, choice: &Choice, list: &mut [Target; MAX_TARGETS]) {
-        let chosen = &self.targets[..choice.size()];
-        let (last, first) = chosen.split_at(usize::from(choice.hottest_last).min(chosen.len()));
-        for (slot, target) in list.iter_mut().zip(first.iter().chain(last)) {
+        let chosen = first(&self.targets, choice.size());
+        let last = usize::from(choice.hottest_last);
+        for (slot, target) in list.iter_mut().zip(after(chosen, last).iter().chain(first(chosen, last))) {
             *slot = *target;
         }
     }
@@ -273,7 +274,7 @@ impl Candidates {
 
     /// Share of the window's calls that go to the first `size` (1/65536).
     pub fn covered(&self, size: usize) -> u32 {
-        self.seen[..size.min(self.len)].iter().sum::<u32>().min(ONE)
+        first(&self.seen, size.min(self.len)).iter().sum::<u32>().min(ONE)
     }
 
     /// The cheapest tree, or size 0 when leaving the retpoline alone is cheaper.
@@ -317,7 +318,8 @@ impl Candidates {
         }
         let chain = self.best_chain(self.len, &Terms { randomness: 0, ..*terms }).chain();
         for i in 0..self.len {
-            self.seen[i] = self.share(histogram.count(self.targets[i].address), histogram.calls());
+            let share = self.share(histogram.count(at(&self.targets, i).address), histogram.calls());
+            put(&mut self.seen, i, share);
         }
         chain
     }

@@ -16,6 +16,7 @@
 //! `randomness` remains when history is known: none in a repeating order, all in a random one.
 
 use super::costs::{Config, Costs};
+use crate::bounded::{after, at as element, first};
 use crate::trace::ONE;
 use crate::tree::Target;
 use crate::tree::shape::{Fork, Node, Walk};
@@ -74,16 +75,16 @@ impl Priced<'_> {
     /// Whether so few calls are expected to leave the chain that counting them tells something.
     pub fn counts_exits(&self, config: &Config) -> bool {
         let chain = self.chain.min(self.seen.len());
-        let tail: u32 = self.seen[chain..].iter().sum();
+        let tail: u32 = after(self.seen, chain).iter().sum();
         chain < self.targets.len() && tail <= config.exit_share
     }
 
     /// The share of calls that leaves the chain.
     fn walk_chain(&self, effort: &mut Effort) -> u64 {
         let mut left = u64::from(ONE);
-        let chain = &self.seen[..self.chain.min(self.seen.len())];
-        let (last, first) = chain.split_at(usize::from(self.hottest_last).min(chain.len()));
-        for &seen in first.iter().chain(last) {
+        let chain = first(self.seen, self.chain);
+        let last = usize::from(self.hottest_last);
+        for &seen in after(chain, last).iter().chain(first(chain, last)) {
             effort.compares += left;
             effort.branch(u64::from(seen), left);
             left = left.saturating_sub(u64::from(seen));
@@ -93,15 +94,15 @@ impl Priced<'_> {
 
     #[inline(never)]
     fn walk_search(&self, misses: u64, effort: &mut Effort) {
-        let at = |i: usize| usize::from(self.order[i]);
+        let at = |i: usize| usize::from(element(self.order, i));
         let gaps = self.order.len() as u64 + 1;
         // Misses are taken to fall into all gaps between targets alike.
         let arriving = |from: usize, to: usize| {
-            let hits: u64 = (from..to).map(|i| u64::from(self.seen[at(i)])).sum();
-            hits + misses * (to - from + 1) as u64 / gaps
+            let hits: u64 = (from..to).map(|i| u64::from(element(self.seen, at(i)))).sum();
+            hits + misses * (to - from + 1) as u64 / gaps.max(1)
         };
-        for Node { root, from, to, fork, .. } in Walk::new(self.order.len(), |i| self.targets[at(i)].share) {
-            let (own, here) = (u64::from(self.seen[at(root)]), arriving(from, to));
+        for Node { root, from, to, fork, .. } in Walk::new(self.order.len(), |i| element(self.targets, at(i)).share) {
+            let (own, here) = (u64::from(element(self.seen, at(root))), arriving(from, to));
             effort.nodes += here;
             effort.branch(own, here);
             if matches!(fork, Fork::AboveFirst | Fork::BelowFirst) {

@@ -5,6 +5,7 @@ use super::judge::{Choice, FEW, Terms};
 use super::reason::Reason;
 use super::site::{Action, Cause, Current, SiteState};
 use super::trial::Trial;
+use crate::bounded::first;
 use crate::trace::{ONE, Predictability, Trace};
 
 /// A longer window is worth its cost while more than 1/this of the calls is expected to be new.
@@ -117,6 +118,7 @@ impl Policy {
     fn reject(&mut self, site: &mut SiteState, order: Predictability, now: u64) -> Action {
         let reason = self.why_not(order);
         if reason == Reason::Unpredictable
+            && self.config.trials
             && let Some(action) = self.try_out(site, order, now)
         {
             return action;
@@ -207,7 +209,7 @@ impl Policy {
         if site.dropped.count_ones() >= DROPPED_MAX {
             site.dropped = 0;
         }
-        let kept = &self.candidates.targets()[..size];
+        let kept = first(self.candidates.targets(), size);
         if let Some(hottest) = self.standing.targets().iter().max_by_key(|t| t.share)
             && kept.iter().all(|k| k.address != hottest.address)
         {

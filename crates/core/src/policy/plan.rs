@@ -1,5 +1,6 @@
 //! What a tree is to hold.
 
+use crate::bounded::first;
 use crate::tree::{MAX_TARGETS, Target};
 
 /// The outcome of judging a window: the tree to build, and the figures that speak for it.
@@ -35,7 +36,7 @@ impl Plan {
     /// with the hottest.
     #[must_use]
     pub fn targets(&self) -> &[Target] {
-        &self.targets[..self.len]
+        first(&self.targets, self.len)
     }
 
     /// How many of them form the chain: 0 to 4, or all of up to 8.

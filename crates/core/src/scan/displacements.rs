@@ -58,7 +58,7 @@ impl<'a> Displacements<'a> {
 fn is_any_inside(block: &[u8; READ], origin: u32, span: u32) -> bool {
     let mut any = false;
     for alignment in 0..4 {
-        let words = block[alignment..].chunks_exact(4).take(BLOCK / 4);
+        let words = block.get(alignment..).unwrap_or_default().chunks_exact(4).take(BLOCK / 4);
         let origin = origin.wrapping_add(alignment as u32);
         for (i, word) in words.enumerate() {
             let rel = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);

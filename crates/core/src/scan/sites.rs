@@ -113,7 +113,7 @@ impl<'a, F: Functions> Sites<'a, F> {
                 return Some(at);
             }
             at = next;
-            bytes = &bytes[usize::from(len)..];
+            bytes = bytes.get(usize::from(len)..)?;
         }
     }
 
@@ -154,12 +154,13 @@ impl<'a, F: Functions> Sites<'a, F> {
 
     fn candidate_at(&self, field: usize) -> Option<Candidate> {
         let bytes = self.text.bytes;
-        let (kind, opcode) = match (field.checked_sub(2).map(|at| bytes[at]), *bytes.get(field.checked_sub(1)?)?) {
-            (_, 0xe8) => (SiteKind::Call, field - 1),
-            (_, 0xe9) => (SiteKind::Jump, field - 1),
-            (Some(0x0f), 0x80..=0x8f) => (SiteKind::Cond, field - 2),
-            _ => return None,
-        };
+        let (kind, opcode) =
+            match (field.checked_sub(2).and_then(|at| bytes.get(at).copied()), *bytes.get(field.checked_sub(1)?)?) {
+                (_, 0xe8) => (SiteKind::Call, field - 1),
+                (_, 0xe9) => (SiteKind::Jump, field - 1),
+                (Some(0x0f), 0x80..=0x8f) => (SiteKind::Cond, field - 2),
+                _ => return None,
+            };
         let rel = i32::from_le_bytes(*bytes.get(field..)?.first_chunk()?);
         let field = self.text.address.wrapping_add(field as u64);
         let target = field.wrapping_add(4).wrapping_add_signed(i64::from(rel));

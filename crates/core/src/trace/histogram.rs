@@ -1,10 +1,14 @@
 //! Counting the distinct targets of a trace.
 
 use super::{Trace, WINDOW_MAX, tag_of, target_of};
+use crate::bounded::{at, first, first_mut, put};
 use crate::tree::shape::sort;
 
 /// Most distinct targets that are counted one by one.
 pub const MAX_DISTINCT: usize = 255;
+
+/// One element for each number, [`OTHER`] included: any `u8` is an index.
+const NUMBERS: usize = MAX_DISTINCT + 1;
 
 /// The number that stands for every further target.
 pub const OTHER: u8 = 255;
@@ -19,10 +23,10 @@ const EMPTY: u8 = 255;
 /// The targets of a trace with their counts, and the trace itself in small numbers.
 #[derive(Debug)]
 pub struct Histogram {
-    targets: [u64; MAX_DISTINCT],
-    counts: [u16; MAX_DISTINCT],
+    targets: [u64; NUMBERS],
+    counts: [u16; NUMBERS],
     /// Numbers of the targets by descending count.
-    ranking: [u8; MAX_DISTINCT],
+    ranking: [u8; NUMBERS],
     distinct: usize,
     others: u32,
     /// Target numbers by hash; [`EMPTY`] where there is none.
@@ -40,9 +44,9 @@ impl Histogram {
     #[must_use]
     pub const fn new() -> Histogram {
         Histogram {
-            targets: [0; MAX_DISTINCT],
-            counts: [0; MAX_DISTINCT],
-            ranking: [0; MAX_DISTINCT],
+            targets: [0; NUMBERS],
+            counts: [0; NUMBERS],
+            ranking: [0; NUMBERS],
             distinct: 0,
             others: 0,
             slots: [EMPTY; SLOTS],
@@ -61,11 +65,12 @@ impl Histogram {
         self.len = trace.len();
         for i in 0..self.len {
             let entry = trace.get(i);
-            self.sequence[i] = self.number(target_of(entry));
-            self.threads[i] = self.thread(tag_of(entry));
-            match self.counts.get_mut(usize::from(self.sequence[i])) {
-                Some(count) => *count += 1,
-                None => self.others += 1,
+            let (number, thread) = (self.number(target_of(entry)), self.thread(tag_of(entry)));
+            put(&mut self.sequence, i, number);
+            put(&mut self.threads, i, thread);
+            match number {
+                OTHER => self.others += 1,
+                known => self.counts[usize::from(known)] += 1,
             }
         }
         self.rank();
@@ -75,7 +80,7 @@ impl Histogram {
     fn number(&mut self, target: u64) -> u8 {
         let mut slot = hash(target);
         loop {
-            let number = self.slots[slot];
+            let number = self.slots[slot % SLOTS];
             if number == EMPTY {
                 return self.admit(slot, target);
             }
@@ -91,27 +96,27 @@ impl Histogram {
             return OTHER;
         }
         let number = self.distinct as u8;
-        self.slots[slot] = number;
-        self.targets[self.distinct] = target;
-        self.counts[self.distinct] = 0;
+        self.slots[slot % SLOTS] = number;
+        self.targets[usize::from(number)] = target;
+        self.counts[usize::from(number)] = 0;
         self.distinct += 1;
         number
     }
 
     fn thread(&mut self, tag: u16) -> u8 {
-        if let Some(known) = self.tags[..self.tags_used].iter().position(|&t| t == tag) {
+        if let Some(known) = first(&self.tags, self.tags_used).iter().position(|&t| t == tag) {
             return known as u8;
         }
         if self.tags_used == THREADS {
             return (tag % THREADS as u16) as u8;
         }
-        self.tags[self.tags_used] = tag;
+        put(&mut self.tags, self.tags_used, tag);
         self.tags_used += 1;
         (self.tags_used - 1) as u8
     }
 
     fn rank(&mut self) {
-        let ranking = &mut self.ranking[..self.distinct];
+        let ranking = first_mut(&mut self.ranking, self.distinct);
         for (i, slot) in ranking.iter_mut().enumerate() {
             *slot = i as u8;
         }
@@ -145,13 +150,13 @@ impl Histogram {
     /// future calls that will go to targets not seen yet.
     #[must_use]
     pub fn singletons(&self) -> u32 {
-        self.counts[..self.distinct].iter().filter(|&&c| c == 1).count() as u32
+        first(&self.counts, self.distinct).iter().filter(|&&c| c == 1).count() as u32
     }
 
     /// Target and count at `rank` (0 = the most frequent).
     #[must_use]
     pub fn ranked(&self, rank: usize) -> Option<(u64, u32)> {
-        let number = usize::from(*self.ranking[..self.distinct].get(rank)?);
+        let number = usize::from(*first(&self.ranking, self.distinct).get(rank)?);
         Some((self.targets[number], u32::from(self.counts[number])))
     }
 
@@ -160,7 +165,7 @@ impl Histogram {
     pub fn count(&self, target: u64) -> u32 {
         let mut slot = hash(target);
         loop {
-            match self.slots[slot] {
+            match self.slots[slot % SLOTS] {
                 EMPTY => return 0,
                 n if self.targets[usize::from(n)] == target => return u32::from(self.counts[usize::from(n)]),
                 _ => slot = (slot + 1) % SLOTS,
@@ -171,7 +176,7 @@ impl Histogram {
     /// The trace in small numbers: (target number or [`OTHER`], thread number) of call `i`.
     #[must_use]
     pub fn call(&self, i: usize) -> (u8, u8) {
-        (self.sequence[i], self.threads[i])
+        (at(&self.sequence, i), at(&self.threads, i))
     }
 
     /// The number that the most frequent target goes by in [`Histogram::call`].

@@ -11,6 +11,7 @@
 //! only trains.
 
 use super::{Histogram, ONE};
+use crate::bounded::first_mut;
 
 /// History lengths, in targets.
 const ORDERS: [u32; 5] = [1, 2, 4, 8, 16];
@@ -118,7 +119,7 @@ impl Predictor {
         let mut right = [0u32; ORDERS.len() + 1];
         for i in 0..calls {
             let (target, thread) = histogram.call(i);
-            let hits = self.step(target, usize::from(thread) % THREADS);
+            let hits = self.step(target, usize::from(thread));
             if i >= warm_up {
                 for (count, hit) in right.iter_mut().zip(hits) {
                     *count += u32::from(hit);
@@ -126,7 +127,7 @@ impl Predictor {
                 right[ORDERS.len()] += u32::from(target == hottest);
             }
         }
-        let scored = (calls - warm_up) as u32;
+        let scored = (calls.saturating_sub(warm_up) as u32).max(1);
         let share = |count: u32| ((count << 16) / scored).min(ONE);
         let best = right.iter().copied().max().unwrap_or(0);
         Predictability { accuracy: share(best), baseline: share(right[ORDERS.len()]) }
@@ -137,14 +138,14 @@ impl Predictor {
         let used = calls.next_power_of_two().clamp(64, TABLE);
         self.mask = used - 1;
         for table in &mut self.tables {
-            table[..used].fill(VACANT);
+            first_mut(table, used).fill(VACANT);
         }
         self.history = [0; THREADS];
     }
 
     /// Predicts one call with each limit on history length, then trains: which of them were right.
     fn step(&mut self, target: u8, thread: usize) -> [bool; ORDERS.len()] {
-        let history = self.history[thread];
+        let history = self.history[thread % THREADS];
         let mut hits = [false; ORDERS.len()];
         let (mut guess, mut confidence) = (NO_GUESS, 0);
         for (table, (order, hit)) in self.tables.iter_mut().zip(ORDERS.into_iter().zip(&mut hits)) {
@@ -158,7 +159,7 @@ impl Predictor {
             *slot = slot.trained(check, u32::from(target));
         }
         // 0 stands for "no call yet", so targets count from 1; the 255th wraps to 0, which is harmless.
-        self.history[thread] = (history << 8) | u128::from(target.wrapping_add(1));
+        self.history[thread % THREADS] = (history << 8) | u128::from(target.wrapping_add(1));
         hits
     }
 }

@@ -4,6 +4,7 @@ use super::shape::{Fork, LEVELS, Walk, by_address};
 use super::{CELL, Emitted, MAX_TARGETS, Target, TreeSpec};
 use crate::arch::x86_64::Reg;
 use crate::arch::x86_64::encode::{Code, CodeError, Cond, INT3, Label};
+use crate::bounded::{at, put};
 
 /// Targets that fit a head with their constants in the same cell.
 const HEAD_CONSTANTS: usize = 2;
@@ -98,7 +99,7 @@ impl<'a> Layout<'a> {
 /// Bytes of a search tree's forks, and of the jumps to `miss` at its leaves.
 fn fork_bytes(search: &[Target]) -> usize {
     let order = by_address(search);
-    let forks = Walk::new(search.len(), |i| search[usize::from(order[i])].share)
+    let forks = Walk::new(search.len(), |i| at(search, usize::from(at(&order, i))).share)
         .filter(|node| matches!(node.fork, Fork::AboveFirst | Fork::BelowFirst))
         .count();
     // `f` two-way forks make `f + 1` leaves; without a search tree the chain has one end.
@@ -214,7 +215,7 @@ fn emit_body(spec: &TreeSpec<'_>, layout: &Layout<'_>, buf: &mut [u8], at: u64) 
 
 fn emit_search(miss: u64, targets: &[Target], w: &mut Writer<'_>) {
     let order = by_address(targets);
-    let target = |i: usize| targets[usize::from(order[i])];
+    let target = |i: usize| at(targets, usize::from(at(&order, i)));
     let mut labels: [Option<Label>; LEVELS] = [None; LEVELS];
     let mut postponed = 0;
     for node in Walk::new(targets.len(), |i| target(i).share) {
@@ -223,13 +224,14 @@ fn emit_search(miss: u64, targets: &[Target], w: &mut Writer<'_>) {
             Fork::One => {}
             Fork::AboveFirst | Fork::BelowFirst => {
                 let away = if node.fork == Fork::AboveFirst { Cond::B } else { Cond::A };
-                labels[postponed] = Some(w.code.jcc_forward(away));
+                let label = w.code.jcc_forward(away);
+                put(&mut labels, postponed, Some(label));
                 postponed += 1;
             }
             Fork::Leaf => {
                 w.code.jmp(miss);
                 postponed = postponed.saturating_sub(1);
-                if let Some(label) = labels[postponed].take() {
+                if let Some(label) = labels.get_mut(postponed).and_then(Option::take) {
                     w.code.bind(label);
                 }
             }

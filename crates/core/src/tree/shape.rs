@@ -7,6 +7,7 @@
 //! in a handful of bytes: a walk needs no recursion and next to no stack.
 
 use super::{MAX_TARGETS, Target};
+use crate::bounded::{at, first_mut, put};
 
 /// Most levels of a search tree. `2^LEVELS - 1` targets fit, which leaves a perfectly balanced tree of
 /// [`MAX_TARGETS`] two levels of slack for weights.
@@ -61,13 +62,13 @@ impl<W: Fn(usize) -> u32> Walk<W> {
 
     fn postpone(&mut self, range: (u8, u8, u8)) {
         // At most one side is postponed per level, so there is always room.
-        self.pending[self.postponed] = range;
+        put(&mut self.pending, self.postponed, range);
         self.postponed += 1;
     }
 
     fn resume(&mut self) -> Option<(u8, u8, u8)> {
         self.postponed = self.postponed.checked_sub(1)?;
-        Some(self.pending[self.postponed])
+        Some(at(&self.pending, self.postponed))
     }
 
     fn weigh(&self, from: usize, to: usize) -> u64 {
@@ -147,11 +148,11 @@ pub fn by_address(targets: &[Target]) -> [u8; MAX_TARGETS] {
 
 /// [`by_address`] in place.
 pub(crate) fn sort_by_address(targets: &[Target], order: &mut [u8; MAX_TARGETS]) {
-    let order = &mut order[..targets.len().min(MAX_TARGETS)];
+    let order = first_mut(order, targets.len());
     for (i, slot) in order.iter_mut().enumerate() {
         *slot = i as u8;
     }
-    sort(order, |&a, &b| targets[usize::from(a)].address < targets[usize::from(b)].address);
+    sort(order, |&a, &b| at(targets, usize::from(a)).address < at(targets, usize::from(b)).address);
 }
 
 /// Shellsort: in place, no recursion, a few bytes of stack. The standard sorts use far more of it than the
@@ -159,13 +160,16 @@ pub(crate) fn sort_by_address(targets: &[Target], order: &mut [u8; MAX_TARGETS])
 pub(crate) fn sort<T: Copy>(items: &mut [T], less: impl Fn(&T, &T) -> bool) {
     for gap in [57, 23, 10, 4, 1] {
         for i in gap..items.len() {
-            let item = items[i];
+            let Some(&item) = items.get(i) else { break };
             let mut j = i;
-            while j >= gap && less(&item, &items[j - gap]) {
-                items[j] = items[j - gap];
+            while let Some(&before) = j.checked_sub(gap).and_then(|before| items.get(before)) {
+                if !less(&item, &before) {
+                    break;
+                }
+                put(items, j, before);
                 j -= gap;
             }
-            items[j] = item;
+            put(items, j, item);
         }
     }
 }

@@ -183,7 +183,8 @@ fn memory_len(window: &Window, attributes: Attributes, modrm: u8, at: usize) -> 
 #[inline]
 fn immediate_len(prefixes: Prefixes, attributes: Attributes, modrm: u8) -> usize {
     let kind = attributes.immediate();
-    let column = 2 * usize::from(prefixes.is_wide()) + usize::from(prefixes.operand16 & !prefixes.is_wide());
+    // 0, 1 or 2, in a form that lets the compiler see it.
+    let column = if prefixes.is_wide() { 2 } else { usize::from(prefixes.operand16) };
     if kind >= Immediate::Offset as usize {
         let is_test = modrm & 0x38 <= 8;
         let is_sse4a = prefixes.operand16 || prefixes.repeat;
