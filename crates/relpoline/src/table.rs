@@ -6,7 +6,9 @@
 //! section: callees may block, recurse, fork, or be unloaded.
 
 use crate::imp;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::AtomicU32;
+#[cfg(patched)]
+use crate::sync::Ordering;
 use core::fmt;
 
 /// The state of a dynamic call; [`dynamic_call!`](crate::dynamic_call) defines one and gives it typed
