@@ -5,11 +5,13 @@
 /// compiled as the host was.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum IndirectBranches {
-    /// Retpolines. Hot tail calls are *promoted*: their usual targets are learned while programs run and become
-    /// compare-and-jump code, by the policy that promotes retpolines of whole programs. What is not promoted costs
-    /// some 30 cycles. The default: programs come from others, run in the host's address space, and choose where
+    /// Retpolines, of which hot tail calls are *promoted*: their usual targets are learned while programs run and
+    /// become compare-and-jump code, by the policy that promotes the retpolines of whole programs. What is not promoted
+    /// costs some 30 cycles. The default: programs come from others, run in the host's address space, and choose where
     /// these branches go.
     #[default]
+    Promoted,
+    /// Retpolines, and nothing is learned.
     Retpoline,
     /// Plain `jmp *reg` and `call *reg`. Nothing is learned, since a plain jump that is foreseen costs what a tree
     /// costs. For hosts that do not fear Spectre variant 2, as on processors that are immune, or where nobody else's

@@ -204,14 +204,15 @@ fn flapping_neither_fills_memory_nor_goes_astray() {
 }
 
 #[test]
-fn plain_jumps_on_request() {
-    let runtime = Runtime::builder().indirect_branches(IndirectBranches::Plain).build().unwrap();
-    let dispatch = dispatch_in(runtime, 4);
-    dispatch.put(1, 1);
-    for _ in 0..5000 {
-        assert_eq!((dispatch.call(1), dispatch.call(2)), (1, 255));
+fn other_jumps_on_request() {
+    for branches in [IndirectBranches::Plain, IndirectBranches::Retpoline] {
+        let dispatch = dispatch_in(Runtime::builder().indirect_branches(branches).build().unwrap(), 4);
+        dispatch.put(1, 1);
+        for _ in 0..5000 {
+            assert_eq!((dispatch.call(1), dispatch.call(2)), (1, 255));
+        }
+        assert_eq!((dispatch.known().promoted, dispatch.known().reason), (false, Reason::Disabled));
     }
-    assert_eq!((dispatch.known().promoted, dispatch.known().reason), (false, Reason::Disabled));
 }
 
 /// r0 to r9 are the same behind each way that a gate can lead.

@@ -95,15 +95,17 @@ impl Compiler<'_> {
         self.restore_saved();
         // The entry's address is the first field of the slot's code.
         self.asm.load(ADDR, ADDR, 0);
-        if self.body.shared.branches == IndirectBranches::Plain {
+        match self.body.shared.branches {
             // jmp *ADDR; int3
-            self.asm.raw(&[0x41, 0xff, 0xe2, 0xcc]);
-            return;
+            IndirectBranches::Plain => self.asm.raw(&[0x41, 0xff, 0xe2, 0xcc]),
+            IndirectBranches::Retpoline => self.asm.jmp_outside(self.stubs.jump),
+            IndirectBranches::Promoted => {
+                self.asm.align8();
+                self.gates.push(GateAt { slot: self.slot, map, at: self.asm.at() });
+                // A gate's word: jmp; int3 ×3.
+                self.asm.jmp_outside(self.stubs.jump);
+                self.asm.raw(&[0xcc; 2]);
+            }
         }
-        self.asm.align8();
-        self.gates.push(GateAt { slot: self.slot, map, at: self.asm.at() });
-        // A gate's word: jmp; int3 ×3.
-        self.asm.jmp_outside(self.stubs.jump);
-        self.asm.raw(&[0xcc; 2]);
     }
 }

@@ -43,7 +43,8 @@ enum Verb {
     Dis(dis::DisArgs),
     /// Execute instructions given as hex on stdin: the plugin protocol of bpf_conformance.
     Plugin(plugin::PluginArgs),
-    /// Measure tail calls and updates of program arrays on this machine.
+    /// Measure tail calls and updates of program arrays: here, in the kernel, in other runtimes.
+    #[command(after_help = bench::AFTER_HELP)]
     Bench(bench::BenchArgs),
 }
 

@@ -21,14 +21,22 @@ pub struct Machine {
 
 /// Asks the kernel and the compiler.
 pub fn describe(compiler: &Compiler) -> Machine {
-    let unknown = || "unknown".to_owned();
+    Machine { compiler: compiler.version().unwrap_or_else(unknown), ..without_compiler() }
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+/// Asks the kernel; for measurements that compile nothing.
+pub fn without_compiler() -> Machine {
     let line = |path: &str| std::fs::read_to_string(path).map_or_else(|_| unknown(), |text| text.trim().to_owned());
     Machine {
         cpu: cpu().unwrap_or_else(unknown),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         kernel: line("/proc/sys/kernel/osrelease"),
         spectre_v2: line("/sys/devices/system/cpu/vulnerabilities/spectre_v2"),
-        compiler: compiler.version().unwrap_or_else(unknown),
+        compiler: String::new(),
     }
 }
 
