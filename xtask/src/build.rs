@@ -97,6 +97,11 @@ impl<'a> Builder<'a> {
         self.place.work.join(format!("{}.h", variant.name()))
     }
 
+    /// The C compiler that a program's variant was built with.
+    pub fn compiler(&self, program: &dyn Program, variant: Variant) -> PathBuf {
+        self.place.beside(program.name(), variant, "cc")
+    }
+
     /// Brings the source, the packages and every variant's tree up to date.
     pub fn all_variants(&self, program: &dyn Program, variants: &[Variant]) -> Result<()> {
         source::install_missing(program.needs())?;

@@ -17,6 +17,7 @@ pub struct Engine {
     /// The binary.
     pub binary: PathBuf,
     reports: PathBuf,
+    options: Vec<String>,
 }
 
 /// What the results keep of a report.
@@ -39,13 +40,22 @@ impl Engine {
     pub fn new(binary: &Path, reports: PathBuf) -> Result<Engine> {
         fs::create_dir_all(&reports).with_context(|| format!("creating {}", reports.display()))?;
         fs::set_permissions(&reports, Permissions::from_mode(0o777))?;
-        Ok(Engine { binary: binary.to_owned(), reports })
+        Ok(Engine { binary: binary.to_owned(), reports, options: Vec::new() })
+    }
+
+    /// The same engine with further options of `relpoline run`.
+    pub fn with_options(self, options: &[&str]) -> Engine {
+        Engine { options: options.iter().map(|&option| option.to_owned()).collect(), ..self }
     }
 
     /// The words before the program's own command line.
     pub fn prefix(&self) -> Vec<PathBuf> {
         let report = self.reports.join("report.json");
-        vec![self.binary.clone(), "run".into(), "--report".into(), report, "--quiet".into(), "--".into()]
+        let mut words: Vec<PathBuf> =
+            vec![self.binary.clone(), "run".into(), "--report".into(), report, "--quiet".into()];
+        words.extend(self.options.iter().map(PathBuf::from));
+        words.push("--".into());
+        words
     }
 
     /// Removes reports of an earlier run.
@@ -58,8 +68,13 @@ impl Engine {
 
     /// The report of the last run, if it wrote one.
     pub fn promotion(&self) -> Option<Promotion> {
+        self.promotions().into_iter().max_by_key(|found| found.sites_promoted)
+    }
+
+    /// The reports of all processes of the last run.
+    pub fn promotions(&self) -> Vec<Promotion> {
         let texts = self.report_files().into_iter().filter_map(|path| fs::read_to_string(path).ok());
-        texts.filter_map(|text| promotion(&text)).max_by_key(|found| found.sites_promoted)
+        texts.filter_map(|text| promotion(&text)).collect()
     }
 
     fn report_files(&self) -> Vec<PathBuf> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -37,6 +38,18 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
     ensure!(!late, "{line}: not done after {} s", limit.as_secs());
     ensure!(status.success(), "{line}: {status}\n{}", text_of(errors));
     Ok(Finished { stdout, user })
+}
+
+/// Runs a command with all its output going to `log`, and returns how it ended; outlasting `limit` is an error.
+pub fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<ExitStatus> {
+    let line = format!("{command:?}");
+    let file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    let (child, group) = children::spawn(command, libc::SIGKILL)?;
+    let id = i32::try_from(child.id()).context("a pid fits an i32")?;
+    let (finished, late) = watched(group, limit, || wait(id));
+    ensure!(!late, "{line}: not done after {} s; see {}", limit.as_secs(), log.display());
+    Ok(finished?.0)
 }
 
 /// Runs `work` while a second thread kills the group once the limit is over; says whether it had to.

@@ -88,12 +88,21 @@ impl<'a> Setting<'a> {
 
     /// The command that starts a program of the built tree, under the engine if there is one, pinned if asked for.
     pub fn start(&self, executable: &str, pin: Option<usize>) -> Command {
+        self.started(&self.built.join(executable), pin)
+    }
+
+    /// The same for a program that is not of the tree but starts one: make, or an interpreter of test scripts.
+    pub fn start_driver(&self, program: &str) -> Command {
+        self.started(Path::new(program), None)
+    }
+
+    fn started(&self, program: &Path, pin: Option<usize>) -> Command {
         let mut words: Vec<PathBuf> = Vec::new();
         if let Some(processor) = pin {
             words.extend(["taskset".into(), "-c".into(), processor.to_string().into()]);
         }
         words.extend(self.engine.into_iter().flat_map(Engine::prefix));
-        words.push(self.built.join(executable));
+        words.push(program.to_owned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         command

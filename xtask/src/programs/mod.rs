@@ -1,15 +1,15 @@
 //! The programs: where each comes from, how it is built, and what it is made to do.
 
-mod cpython;
+pub mod cpython;
 mod dbench;
-mod lua;
+pub mod lua;
 mod memcached;
-mod nginx;
-mod perl;
-mod postgresql;
-mod redis;
+pub mod nginx;
+pub mod perl;
+pub mod postgresql;
+pub mod redis;
 mod rhai;
-mod sqlite;
+pub mod sqlite;
 mod xerces;
 mod zstd;
 

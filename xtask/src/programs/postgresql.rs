@@ -24,7 +24,7 @@ use crate::workload::{Better, CPU_PER_REQUEST, Metric, Sample, Setting, THROUGHP
 pub struct PostgreSql;
 
 /// Debian's fixed numbers of `nobody` and `nogroup`.
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 impl Program for PostgreSql {
     fn name(&self) -> &'static str {
@@ -173,7 +173,7 @@ fn answers(setting: &Setting, socket: &Path) -> bool {
 }
 
 /// Makes root's command run as nobody, who may stand in no directory of root's.
-fn unprivileged(command: &mut Command) -> &mut Command {
+pub fn unprivileged(command: &mut Command) -> &mut Command {
     if procfs::am_root() { command.uid(NOBODY).gid(NOBODY).current_dir("/") } else { command }
 }
 
