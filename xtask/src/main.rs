@@ -1,10 +1,12 @@
-//! The one entry point for work that is not plain cargo: `cargo xtask bench` and `cargo xtask build-programs`.
+//! The one entry point for work that is not plain cargo: `cargo xtask bench`, `cargo xtask build-programs` and
+//! `cargo xtask bpf-bench`.
 //!
 //! A benchmark of Relpoline needs programs built with retpolines, which no distribution ships. So the
 //! driver takes Debian's source packages (`source`), builds each in variants that differ in nothing but how an
 //! indirect call is made (`variant`, `build`, `programs`), runs them interleaved (`rounds`), and turns
 //! paired ratios with intervals (`stats`) into JSON, a Markdown table (`report`) and a plot (`plot`).
 
+mod bpf;
 mod build;
 mod children;
 mod engine;
@@ -20,6 +22,7 @@ mod rounds;
 mod server;
 mod source;
 mod stats;
+mod suites;
 mod table;
 mod variant;
 mod workload;
@@ -50,6 +53,10 @@ enum Task {
     Bench(Bench),
     /// Fetch the sources and build the variants, without measuring
     BuildPrograms(Build),
+    /// Run the programs' own test suites without the engine and under it, and compare
+    Suites(suites::Suites),
+    /// Measure eBPF tail calls here, in the kernel, in rbpf and in ubpf, in one run
+    BpfBench(bpf::BpfBench),
 }
 
 #[derive(Args)]
@@ -91,6 +98,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::BuildPrograms(options) => build_programs(&options).map(drop),
         Task::Bench(options) => bench(&options),
+        Task::Suites(options) => suites::run(&options),
+        Task::BpfBench(options) => bpf::bench(&options),
     };
     if let Err(error) = done {
         eprintln!("xtask: {error:#}");
