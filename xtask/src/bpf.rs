@@ -20,6 +20,7 @@ edition = \"2021\"
 publish = false
 
 [dependencies]
+libc = \"0.2\"
 rbpf = { version = \"0.4\", default-features = false, features = [\"std\"] }
 
 [workspace]

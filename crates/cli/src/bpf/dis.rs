@@ -8,7 +8,7 @@ use clap::Args;
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use relpoline_bpf::listing::{Line, Listing};
 
-use super::{LoadArgs, choose, load, runtime};
+use super::{LoadArgs, choose, load};
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub struct DisArgs {
 /// # Errors
 /// When the file cannot be read or loaded.
 pub fn run(arguments: &DisArgs) -> Result<ExitCode> {
-    let runtime = runtime()?;
+    let runtime = arguments.load.runtime()?;
     let object = load(&runtime, &arguments.file, arguments.load.options(false))?;
     let chosen = arguments.prog.as_deref().map(|name| choose(&object, Some(name))).transpose()?;
     for program in object.programs().iter().filter(|p| chosen.is_none_or(|c| c.name() == p.name())) {
@@ -82,6 +82,7 @@ fn mark(listing: &Listing, offset: usize) -> String {
     match listing.sites.iter().find(|s| at(s.bypass) || at(s.target)) {
         Some(site) if at(site.bypass) => format!("<- bypass of slot {}", site.index),
         Some(site) => format!("<- target of slot {}", site.index),
+        None if listing.gates.iter().any(|(_, gate)| at(*gate)) => "<- gate".into(),
         None => String::new(),
     }
 }

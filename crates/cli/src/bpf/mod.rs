@@ -14,14 +14,15 @@ pub mod dis;
 pub mod packets;
 pub mod plugin;
 pub mod run;
+mod stats;
 pub mod swap;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
-use relpoline_bpf::{Object, Options, Program, Runtime};
+use clap::{Args, Subcommand, ValueEnum};
+use relpoline_bpf::{IndirectBranches, Object, Options, Program, Runtime};
 
 /// `relpoline bpf`.
 #[derive(Debug, Args)]
@@ -71,17 +72,36 @@ pub struct LoadArgs {
     /// Do not check memory accesses: the program is trusted like this command itself.
     #[arg(long)]
     trusted: bool,
+    /// What tail calls with computed indexes, and calls of helpers, are in compiled code.
+    #[arg(long, value_enum, default_value_t = Branches::Promoted)]
+    branches: Branches,
+}
+
+/// [`IndirectBranches`], for the command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Branches {
+    /// Retpolines; hot tail calls become direct jumps.
+    Promoted,
+    /// Retpolines.
+    Retpoline,
+    /// Plain indirect branches.
+    Plain,
 }
 
 impl LoadArgs {
     fn options(&self, count: bool) -> Options {
         Options { budget: Some(self.budget), trusted: self.trusted, count }
     }
-}
 
-/// A runtime whose programs print to stderr.
-fn runtime() -> Result<Runtime> {
-    Ok(Runtime::builder().printk(|line| eprintln!("{}", line.trim_end())).build()?)
+    /// A runtime whose programs print to stderr.
+    fn runtime(&self) -> Result<Runtime> {
+        let branches = match self.branches {
+            Branches::Promoted => IndirectBranches::Promoted,
+            Branches::Retpoline => IndirectBranches::Retpoline,
+            Branches::Plain => IndirectBranches::Plain,
+        };
+        Ok(Runtime::builder().indirect_branches(branches).printk(|line| eprintln!("{}", line.trim_end())).build()?)
+    }
 }
 
 fn load(runtime: &Runtime, file: &Path, options: Options) -> Result<Object> {

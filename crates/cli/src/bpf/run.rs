@@ -10,18 +10,19 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use relpoline_bpf::{ContextKind, Engine, Invocation, Object, PacketBuffer, Program, Trap};
 
-use super::{LoadArgs, choose, control, hex, load, packets, runtime};
+use super::{LoadArgs, choose, control, hex, load, packets, stats};
 
 /// Examples for `--help`.
 pub const AFTER_HELP: &str = "\
 Examples:
   relpoline bpf run filter.o --hex '00 11 22 33'            one packet; prints r0
-  relpoline bpf run pipeline.o --pcap in.pcap --stats       all packets of a file, and who ran how often
+  relpoline bpf run pipeline.o --pcap in.pcap --stats       all packets of a file; who ran how often
+  relpoline bpf run pipeline.o --pcap in.pcap --context xdp --prog parse_ethernet
   relpoline bpf run pipeline.o --pcap in.pcap --seconds 60 --threads 4 --control /tmp/pipeline
-                                                            over and over, changeable by bpf swap
+                                                            over and over, changed by bpf swap
 
-The program gets the packet's address in r1 and its length in r2, or, with --context, the kernel's xdp_md or
-__sk_buff in r1.
+The program gets the packet's address in r1 and its length in r2, or, with --context, the
+kernel's xdp_md or __sk_buff in r1. Program arrays begin with what the file says they hold.
 
 Exit status: 0 when every run ended, 1 when one was trapped or nothing could be run.";
 
@@ -48,7 +49,8 @@ pub struct RunArgs {
     /// Go over the packets for so long, instead of once.
     #[arg(long, value_name = "S")]
     seconds: Option<f64>,
-    /// Show how often each program was started, and the time per packet.
+    /// Show how often each program was started, what became of tail calls with computed indexes and why, and the time
+    /// per packet.
     #[arg(long)]
     stats: bool,
     /// Interpret instead of running compiled code.
@@ -79,6 +81,8 @@ struct Tally {
     results: BTreeMap<u64, u64>,
     traps: u64,
     first_trap: Option<Trap>,
+    /// Time in its packets, taken together.
+    busy: Duration,
 }
 
 impl Tally {
@@ -96,6 +100,7 @@ impl Tally {
     fn add(&mut self, other: Tally) {
         self.packets += other.packets;
         self.traps += other.traps;
+        self.busy += other.busy;
         for (r0, count) in other.results {
             *self.results.entry(r0).or_default() += count;
         }
@@ -108,7 +113,7 @@ impl Tally {
 /// # Errors
 /// When something cannot be read or loaded.
 pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
-    let runtime = runtime()?;
+    let runtime = arguments.load.runtime()?;
     let options = arguments.load.options(arguments.stats);
     let object = load(&runtime, &arguments.file, options)?;
     let program = choose(&object, arguments.prog.as_deref())?;
@@ -117,9 +122,8 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
         Some(path) => Some(control::listen(path, runtime.clone(), object.clone(), options)?),
         None => None,
     };
-    let begin = Instant::now();
     let tally = over_packets(arguments, program, &packets)?;
-    print(arguments, &object, &tally, begin.elapsed());
+    print(arguments, &object, &tally);
     Ok(if tally.traps == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -171,6 +175,7 @@ fn one_thread(
     let engine = if arguments.interpret { Engine::Interpreter } else { Engine::Compiled };
     let mut tally = Tally::default();
     let mut copy = Vec::new();
+    let begin = Instant::now();
     loop {
         for packet in packets {
             let invocation = match arguments.context {
@@ -188,12 +193,13 @@ fn one_thread(
             tally.count(program.invoke(invocation.engine(engine)));
         }
         if arguments.seconds.is_none() || stop.load(Ordering::Relaxed) {
+            tally.busy = begin.elapsed();
             return tally;
         }
     }
 }
 
-fn print(arguments: &RunArgs, object: &Object, tally: &Tally, elapsed: Duration) {
+fn print(arguments: &RunArgs, object: &Object, tally: &Tally) {
     if tally.packets == 1 {
         if let Some(r0) = tally.results.keys().next() {
             println!("{r0:#x}");
@@ -208,15 +214,8 @@ fn print(arguments: &RunArgs, object: &Object, tally: &Tally, elapsed: Duration)
         eprintln!("relpoline: {} of {} runs trapped; the first: {trap}", tally.traps, tally.packets);
     }
     if arguments.stats {
-        println!("\n{:>12}  program", "starts");
-        for program in object.programs() {
-            println!("{:>12}  {}", program.hits().unwrap_or(0), program.name());
-        }
-        let per_packet = elapsed.as_nanos() as f64 * f64::from(arguments.threads) / tally.packets as f64;
-        println!(
-            "\n{} packets in {:.3} s, {per_packet:.0} ns per packet and thread",
-            tally.packets,
-            elapsed.as_secs_f64()
-        );
+        stats::print(object);
+        let per_packet = tally.busy.as_nanos() as f64 / tally.packets as f64;
+        println!("\n{} packets, {per_packet:.0} ns per packet, copying included", tally.packets);
     }
 }
