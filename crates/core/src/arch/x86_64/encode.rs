@@ -213,6 +213,12 @@ impl<'a> Code<'a> {
         self.rel_to(counter, 0);
     }
 
+    /// `incl counter(%rip)`.
+    pub fn inc_u32(&mut self, counter: u64) {
+        self.bytes(&[0xff, 0x05]);
+        self.rel_to(counter, 0);
+    }
+
     /// `incq counter(%rip)`.
     pub fn inc_u64(&mut self, counter: u64) {
         self.bytes(&[0x48, 0xff, 0x05]);

@@ -50,6 +50,6 @@ impl Reg {
             "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
             "r15",
         ];
-        NAMES[self.0 as usize]
+        NAMES[(self.0 & 15) as usize]
     }
 }
