@@ -7,6 +7,7 @@
 
 use crate::UpdateError;
 use crate::imp;
+use crate::name::Name;
 use core::fmt;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -16,7 +17,7 @@ pub struct StaticCall {
     /// First, since the gate's assembly jumps through it.
     target: AtomicPtr<()>,
     initial: *const (),
-    name: &'static str,
+    name: Name,
 }
 
 // SAFETY: the pointers are addresses of functions, which any thread may call.
@@ -40,13 +41,13 @@ impl StaticCall {
     /// `target` must be a function of the type that the call is used with.
     #[must_use]
     pub const unsafe fn new(name: &'static str, target: *const ()) -> StaticCall {
-        StaticCall { target: AtomicPtr::new(target.cast_mut()), initial: target, name }
+        StaticCall { target: AtomicPtr::new(target.cast_mut()), initial: target, name: Name::new(name) }
     }
 
     /// The call's name, as it was defined.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.name
+        self.name.text()
     }
 
     /// Where calls go.
@@ -91,7 +92,7 @@ impl StaticCall {
 impl fmt::Debug for StaticCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StaticCall")
-            .field("name", &self.name)
+            .field("name", &self.name())
             .field("target", &self.target())
             .field("form", &self.form())
             .finish_non_exhaustive()

@@ -17,6 +17,7 @@
 
 use crate::UpdateError;
 use crate::imp;
+use crate::name::Name;
 use crate::sync::{AtomicU32, Ordering};
 use core::fmt;
 
@@ -29,7 +30,7 @@ pub struct StaticKey {
     /// First, since code in other languages reads it there.
     count: AtomicU32,
     initially: bool,
-    name: &'static str,
+    name: Name,
 }
 
 /// What is to become of a key.
@@ -57,14 +58,14 @@ impl StaticKey {
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(name: &'static str, initially: bool) -> StaticKey {
-        StaticKey { count: AtomicU32::new(initially as u32), initially, name }
+        StaticKey { count: AtomicU32::new(initially as u32), initially, name: Name::new(name) }
     }
 
     /// A key for a loom model, whose atomics are not const.
     #[cfg(loom)]
     #[must_use]
     pub fn new(name: &'static str, initially: bool) -> StaticKey {
-        StaticKey { count: AtomicU32::new(u32::from(initially)), initially, name }
+        StaticKey { count: AtomicU32::new(u32::from(initially)), initially, name: Name::new(name) }
     }
 
     /// Whether the key is on, by its value rather than by a patched branch: a load and a compare.
@@ -83,7 +84,7 @@ impl StaticKey {
     /// The key's name, as it was defined.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.name
+        self.name.text()
     }
 
     /// What the key was when the program started.
@@ -159,7 +160,7 @@ impl StaticKey {
 impl fmt::Debug for StaticKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StaticKey")
-            .field("name", &self.name)
+            .field("name", &self.name())
             .field("enabled", &self.is_enabled())
             .field("count", &self.count())
             .finish_non_exhaustive()

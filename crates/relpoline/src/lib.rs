@@ -1,10 +1,13 @@
 //! placeholder
 #![warn(missing_docs)]
 
+#[cfg(feature = "c")]
+pub mod c;
 mod call;
 mod error;
 mod key;
 mod method;
+mod name;
 mod passed;
 mod sync;
 mod table;

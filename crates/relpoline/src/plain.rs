@@ -110,3 +110,17 @@ macro_rules! __dynamic_call_function {
 pub fn vtable_offset(_: *const (), _: u8) -> Option<u32> {
     None
 }
+
+/// Sites of C code that was compiled to be patched stay as they are shipped.
+///
+/// # Safety
+/// None needed.
+#[cfg(feature = "c")]
+pub unsafe extern "C" fn register(_: *mut u8, _: *mut u8) {}
+
+/// See [`register`].
+///
+/// # Safety
+/// None needed.
+#[cfg(feature = "c")]
+pub unsafe extern "C" fn unregister(_: *mut u8) {}

@@ -6,6 +6,7 @@
 //! section: callees may block, recurse, fork, or be unloaded.
 
 use crate::imp;
+use crate::name::Name;
 use crate::sync::AtomicU32;
 #[cfg(patched)]
 use crate::sync::Ordering;
@@ -18,7 +19,7 @@ pub struct DynamicCall {
     /// Its place in the learner's list, counted from 1; 0 before it was registered.
     id: AtomicU32,
     register: u8,
-    name: &'static str,
+    name: Name,
 }
 
 /// What a dynamic call is doing.
@@ -80,13 +81,13 @@ impl DynamicCall {
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(name: &'static str, register: u8) -> DynamicCall {
-        DynamicCall { id: AtomicU32::new(0), register, name }
+        DynamicCall { id: AtomicU32::new(0), register, name: Name::new(name) }
     }
 
     /// The call's name, as it was defined.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.name
+        self.name.text()
     }
 
     /// What it has learned and done so far.
@@ -158,7 +159,7 @@ impl Stats {
 
 impl fmt::Debug for DynamicCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DynamicCall").field("name", &self.name).field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("DynamicCall").field("name", &self.name()).field("stats", &self.stats()).finish_non_exhaustive()
     }
 }
 

@@ -200,7 +200,7 @@ fn a_key_may_change_while_threads_run() {
                     while !STOP.load(Ordering::Relaxed) {
                         let before = STAGE.load(Ordering::SeqCst);
                         let seen = [unlikely!(LIVE), likely!(LIVE)];
-                        if before % 2 == 0 && STAGE.load(Ordering::SeqCst) == before {
+                        if before.is_multiple_of(2) && STAGE.load(Ordering::SeqCst) == before {
                             assert_eq!(seen, [before % 4 == 2; 2], "after {before}");
                             compared += 1;
                         }

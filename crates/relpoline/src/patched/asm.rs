@@ -148,6 +148,7 @@ macro_rules! __call_gate {
         #[unsafe(naked)]
         unsafe extern "C-unwind" fn gate() {
             ::core::arch::naked_asm!(
+                ".cfi_startproc",
                 "2:",
                 ".byte 0xe9\n.long 3f - (. + 4)",
                 "jmp {target}@PLT",
@@ -158,6 +159,7 @@ macro_rules! __call_gate {
                 "int3",
                 // At the end it aligns the function's section, and so its beginning: a cache line per gate.
                 ".balign 64, 0xcc",
+                ".cfi_endproc",
                 $crate::__site!("2"),
                 target = sym $target,
                 owner = sym $state,
@@ -179,6 +181,7 @@ macro_rules! __table_gate {
         #[unsafe(naked)]
         unsafe extern "C-unwind" fn gate() {
             ::core::arch::naked_asm!(
+                ".cfi_startproc",
                 "2:",
                 ".byte 0xa9\n.long 0",
                 // jmp *%register, with a REX prefix even where it needs none
@@ -186,6 +189,7 @@ macro_rules! __table_gate {
                 "int3",
                 // Aligns the beginning too: see the gate of a static call.
                 ".balign 32, 0xcc",
+                ".cfi_endproc",
                 $crate::__site!("3"),
                 register = const $register,
                 owner = sym $state,
