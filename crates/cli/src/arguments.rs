@@ -33,6 +33,11 @@ pub enum Verb {
     /// Start a program with its indirect calls promoted.
     #[command(after_help = RUN_AFTER_HELP)]
     Run(RunArgs),
+    /// List the processes that have an engine.
+    List(crate::list::ListArgs),
+    /// Show what was promoted in a process, what not, and why.
+    #[command(after_help = crate::report::command::AFTER_HELP)]
+    Report(crate::report::command::ReportArgs),
     /// Show the retpolines of a file: thunks, sites, and what is not protected.
     Inspect(InspectArgs),
     /// Compile a small program with and without retpolines and measure what promotion wins back.

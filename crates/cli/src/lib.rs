@@ -4,6 +4,9 @@
 //! |---|---|
 //! | [`arguments`] | the command line |
 //! | [`run`] | `relpoline run`: start a program with the engine preloaded |
+//! | [`list`], [`report`] | `relpoline list`, `relpoline report`: what engines that run now say of themselves |
+//! | [`live`] | where these engines are and how they are read |
+//! | [`symbols`] | names for addresses |
 //! | [`inspect`] | `relpoline inspect`: the retpolines of a file |
 //! | [`bpf`] | `relpoline bpf`: eBPF programs with tail calls that are patched while they run |
 //! | [`demo`] | `relpoline demo`: what it brings on this machine |
@@ -23,10 +26,13 @@ pub mod bpf;
 pub mod demo;
 pub mod inherited;
 pub mod inspect;
+pub mod list;
+pub mod live;
 pub mod preload;
 pub mod report;
 pub mod run;
 pub mod shell;
+pub mod symbols;
 pub mod thunks;
 pub mod workbench;
 
@@ -58,6 +64,8 @@ pub fn main() -> ExitCode {
     let failure = if is_run { OWN_FAILURE } else { 1 };
     let outcome = match arguments.verb {
         Verb::Run(run) => run::run(&run),
+        Verb::List(list) => list::run(&list),
+        Verb::Report(report) => report::command::run(&report),
         Verb::Inspect(inspect) => inspect::run(inspect),
         Verb::Demo(demo) => demo::run(&demo),
         Verb::Bench(bench) => bench::run(&bench),

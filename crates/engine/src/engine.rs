@@ -188,6 +188,7 @@ pub fn entering_sandbox(without_clock: bool, latch: impl FnOnce()) {
         engine.share.header().refusal = Refusal::Sandbox as u32;
     }
     if !engine.inherited {
+        engine.share.claim_for_sandbox();
         engine.share.header().flags |= flag::SANDBOXED;
     }
     latch();
@@ -253,7 +254,11 @@ pub fn finish() {
     let Some(_held) = LOCK.try_take(calibrate::now(), PATIENCE) else { return };
     // SAFETY: the lock is held.
     let engine = unsafe { engine() };
-    if engine.inherited || !engine.share.is_shared() {
+    if engine.inherited {
+        return;
+    }
+    if !engine.share.is_collected() {
+        engine.share.remove();
         return;
     }
     report::all(engine);

@@ -1,11 +1,18 @@
-//! Keeping the records of sites and objects up to date.
+//! Keeping the records of sites up to date, and noting what happens to them: an event whenever a site gets into
+//! another state, a sample of the whole now and then.
 
-use crate::site::{NONE, Site};
+use crate::calibrate;
+use crate::site::{NONE, Site, Tree};
 use crate::state::Engine;
 use core::sync::atomic::{Ordering, fence};
-use relpoline_core::policy::Phase;
-use relpoline_stats::State;
-use relpoline_stats::record::{SiteRecord, TARGETS, TargetRecord};
+use relpoline_core::policy::{Phase, Reason};
+use relpoline_core::tree::{self, TreeSpec};
+use relpoline_stats::record::{ArenaRecord, EventRecord, SampleRecord, SiteRecord, TARGETS, TargetRecord};
+use relpoline_stats::{Plain, State};
+use relpoline_text::cells::{CELL, CODE_BYTES, Cell};
+
+/// A sample may take this part of the time between two.
+const SAMPLE_SHARE: u64 = 1024;
 
 fn state_of(engine: &Engine, site: &Site) -> State {
     match site.state.phase() {
@@ -29,16 +36,39 @@ pub fn site(engine: &mut Engine, id: u32) {
     if let Some(site) = engine.sites.get_mut(id as usize) {
         site.record = record;
     }
-    let state = state_of(engine, &site);
-    let tree = engine.trees.as_slice().get(site.tree as usize).filter(|_| state.is_promoted()).copied();
-    let mut targets = [TargetRecord { address: 0, share: 0, reserved: 0 }; TARGETS];
-    if let Some(tree) = tree {
-        let first = tree.first_target as usize;
-        let known = engine.targets.as_slice().get(first..first + usize::from(tree.targets)).unwrap_or_default();
-        for (to, from) in targets.iter_mut().zip(known) {
-            *to = TargetRecord { address: from.address, share: from.share, reserved: 0 };
-        }
+    let fresh = describe(engine, &site);
+    let Some(slot) = engine.share.site(record) else { return };
+    let before = if slot.address == 0 { None } else { State::from_number(slot.state) };
+    let (old_reason, old_retpolined) = (slot.reason, slot.misses + slot.calls_seen);
+    let entered = before != State::from_number(fresh.state);
+    let since = if entered { fresh.learned_at } else { slot.since };
+    let sequence = slot.sequence | 1;
+    slot.sequence = sequence;
+    fence(Ordering::Release);
+    *slot = SiteRecord { sequence, since, ..fresh };
+    fence(Ordering::Release);
+    slot.sequence = sequence + 1;
+
+    let state = State::from_number(fresh.state);
+    let header = engine.share.header();
+    let retpolined = (fresh.misses + fresh.calls_seen).saturating_sub(old_retpolined);
+    header.calls_retpolined = header.calls_retpolined.wrapping_add(retpolined);
+    header.last_tsc = fresh.learned_at;
+    if entered {
+        count(engine, before, u32::wrapping_sub);
+        count(engine, state, u32::wrapping_add);
     }
+    if entered || old_reason != fresh.reason {
+        event(engine, record, &fresh, before);
+    }
+    sample(engine, fresh.learned_at);
+}
+
+/// What is to be said of a site now.
+#[inline(never)]
+fn describe(engine: &Engine, site: &Site) -> SiteRecord {
+    let state = state_of(engine, site);
+    let tree = engine.trees.as_slice().get(site.tree as usize).filter(|_| state.is_promoted()).copied();
     let counters = site.counters();
     let left = counters.misses.load(Ordering::Relaxed);
     let running = u64::from(site.misses.saturating_sub(left));
@@ -47,14 +77,14 @@ pub fn site(engine: &mut Engine, id: u32) {
         Phase::Cold => (site.missed, site.calls_seen + running),
         _ => (site.missed, site.calls_seen),
     };
-    let calls = counters.calls.load(Ordering::Relaxed);
-    let Some(slot) = engine.share.site(record) else { return };
-    let sequence = slot.sequence | 1;
-    slot.sequence = sequence;
-    fence(Ordering::Release);
-    *slot = SiteRecord {
+    let at = |cell: Cell| engine.arena(site).map_or(0, |arena| arena.address(cell));
+    let (tree_body, tree_body_bytes) = tree.map_or((0, 0), |tree| {
+        let bytes = body_bytes(engine, site, &tree);
+        (if bytes == 0 { 0 } else { at(tree.settling) + CELL as u64 }, bytes)
+    });
+    SiteRecord {
         address: site.address,
-        sequence,
+        sequence: 0,
         object: site.object,
         kind: site.kind as u8,
         state: state as u8,
@@ -64,20 +94,133 @@ pub fn site(engine: &mut Engine, id: u32) {
         chain: tree.map_or(0, |t| t.chain as u8),
         relearned: site.relearned,
         patches: site.patches,
-        reserved: 0,
-        learned_at: crate::calibrate::now(),
-        hits: calls.saturating_sub(misses),
+        misses_left: left,
+        learned_at: calibrate::now(),
+        since: 0,
+        hits: counters.calls.load(Ordering::Relaxed).saturating_sub(misses),
         misses,
         calls_seen,
-        targets,
+        gate: at(site.gate.cell),
+        tree: tree.map_or(0, |tree| at(tree.head)),
+        tree_body,
+        recording: if site.recording == NONE { 0 } else { at(Cell(site.recording)) },
+        counters: site.counters,
+        thunk: site.thunk_at,
+        tree_body_bytes,
+        stuck: u32::from(site.stuck),
+        targets: targets(engine, tree.as_ref()),
+    }
+}
+
+/// The hottest targets of a tree.
+fn targets(engine: &Engine, tree: Option<&Tree>) -> [TargetRecord; TARGETS] {
+    let mut targets = [TargetRecord::ZERO; TARGETS];
+    let known = tree.and_then(|tree| {
+        let first = tree.first_target as usize;
+        engine.targets.as_slice().get(first..first + usize::from(tree.targets))
+    });
+    for (to, from) in targets.iter_mut().zip(known.unwrap_or_default()) {
+        *to = TargetRecord { address: from.address, share: from.share, reserved: 0 };
+    }
+    targets
+}
+
+/// Bytes of a tree behind its head.
+fn body_bytes(engine: &Engine, site: &Site, tree: &Tree) -> u32 {
+    let first = tree.first_target as usize;
+    let known = engine.targets.as_slice().get(first..first + usize::from(tree.targets));
+    let spec = TreeSpec {
+        reg: site.reg,
+        targets: known.unwrap_or_default(),
+        chain: usize::from(tree.chain),
+        miss: 0,
+        hits_counter: engine.options().count.then_some(0),
+        exits: (site.exits != 0).then_some((0, 0)),
     };
-    fence(Ordering::Release);
-    slot.sequence = sequence + 1;
+    tree::body_size(&spec) as u32
+}
+
+/// Keeps the number of sites in a state that is counted.
+fn count(engine: &mut Engine, state: Option<State>, change: fn(u32, u32) -> u32) {
+    let header = engine.share.header();
+    let counter = match state {
+        Some(State::Promoted | State::Linked) => &mut header.sites_promoted,
+        Some(State::Learning) => &mut header.sites_learning,
+        Some(State::Retpolined) => &mut header.sites_retpolined,
+        _ => return,
+    };
+    *counter = change(*counter, 1);
+}
+
+/// Notes that a site is in another state than before, or for another reason.
+#[inline(never)]
+fn event(engine: &mut Engine, record: u32, now: &SiteRecord, before: Option<State>) {
+    // Only then are the plan's figures this site's.
+    let planned = before == Some(State::Learning) && now.reason == Reason::Promoted.number();
+    let plan = engine.policy.plan();
+    let figure = |figure: u32| if planned { figure } else { 0 };
+    let event = EventRecord {
+        at: now.learned_at,
+        target: now.targets[0].address,
+        retpolined: now.misses + now.calls_seen,
+        site: record,
+        covered: figure(plan.covered()),
+        accuracy: figure(plan.accuracy()),
+        tree_cost: figure(plan.tree_cost()),
+        retpoline_cost: figure(plan.retpoline_cost()),
+        state: now.state,
+        reason: now.reason,
+        target_count: now.target_count,
+        chain: now.chain,
+    };
+    engine.share.push_event(event);
+}
+
+/// Takes a sample when it is time for one.
+#[inline(never)]
+fn sample(engine: &mut Engine, now: u64) {
+    let shortest = u64::from(engine.policy.costs.cycles_per_ms);
+    let counts = engine.options().count;
+    let header = engine.share.header();
+    let due = header.last_sample.wrapping_add(header.sample_interval.max(shortest));
+    if header.last_sample != 0 && now.wrapping_sub(due).cast_signed() < 0 {
+        return;
+    }
+    header.last_sample = now;
+    let hits = if counts { all_hits(engine) } else { 0 };
+    let header = engine.share.header();
+    let sample = SampleRecord {
+        at: now,
+        hits,
+        retpolined: header.calls_retpolined,
+        learn_cycles: header.learn_cycles,
+        patches: header.patches as u32,
+        promoted: header.sites_promoted,
+        learning: header.sites_learning,
+        left: header.sites_retpolined,
+    };
+    let least = calibrate::now().wrapping_sub(now).saturating_mul(SAMPLE_SHARE);
+    header.sample_interval = header.sample_interval.max(least).max(shortest);
+    engine.share.push_sample(sample);
+}
+
+/// Calls that found their target in a tree, of all sites together.
+fn all_hits(engine: &Engine) -> u64 {
+    let through_trees: u64 =
+        engine.sites.as_slice().iter().map(|site| site.counters().calls.load(Ordering::Relaxed)).sum();
+    let missed: u64 = engine.sites.as_slice().iter().map(|site| site.missed).sum();
+    through_trees.saturating_sub(missed)
 }
 
 /// Brings the header up to date.
 #[inline(never)]
 pub fn header(engine: &mut Engine) {
+    for (n, group) in engine.groups.iter().enumerate() {
+        let Some(group) = group else { continue };
+        if let Some(arena) = engine.share.header().arenas.get_mut(n) {
+            *arena = ArenaRecord { start: group.arena.base(), bytes: CODE_BYTES as u64 };
+        }
+    }
     let bytes: usize = engine.groups.iter().flatten().map(|group| group.arena.populated_bytes()).sum();
     let costs = engine.policy.costs;
     let enabled = engine.enabled;
@@ -88,7 +231,7 @@ pub fn header(engine: &mut Engine) {
     header.cost_retpoline = costs.retpoline;
     header.cost_mispredict = costs.mispredict;
     header.cost_compare = costs.compare;
-    header.last_tsc = crate::calibrate::now();
+    header.last_tsc = calibrate::now();
     header.tsc_hz = u64::from(costs.cycles_per_ms) * 1000;
 }
 

@@ -1,38 +1,78 @@
 //! The statistics file: what tools read of this process.
 //!
 //! It is a shared mapping of a file that only its owner may open, written with plain stores on the slow
-//! path. Without a file the same records live in private memory, so the rest of the engine does not care. A
-//! forked child first gets a private copy in place of its parent's mapping, then, if it can, a file of its
-//! own; it never writes to its parent's.
+//! path; where it lies is agreed on in [`relpoline_stats::live`]. Without a file the same records live in private
+//! memory, so the rest of the engine does not care. A forked child first gets a private copy in place of its
+//! parent's mapping, then, if it can, a file of its own; it never writes to its parent's.
 
 use crate::calibrate;
 use crate::memory;
 use crate::sandbox;
 use core::ffi::{CStr, c_void};
+use relpoline_stats::live;
 use relpoline_stats::options::Escaped;
-use relpoline_stats::record::{MAGIC, ObjectRecord, SiteRecord};
+use relpoline_stats::record::{EventRecord, MAGIC, ObjectRecord, SampleRecord, SiteRecord};
 use relpoline_stats::{Header, Layout};
+use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// Room in the file. Sparse: what is not used takes no memory.
-const LAYOUT: Layout = Layout { objects: 512, sites: 65_536 };
+const LAYOUT: Layout = Layout { objects: 512, sites: 65_536, events: 2048, samples: 256 };
 
 const PATH_MAX: usize = 512;
 const PAGE: usize = relpoline_text::cells::PAGE;
 /// The file is claimed in pieces of this size.
 const CLAIM: usize = 16 * PAGE;
+/// What is claimed of it at once: the header, the objects of most programs, and a few sites.
+const FIRST: usize = 4 * PAGE;
+/// Sites whose records are claimed when no more can be claimed later.
+const SITES_IN_SANDBOX: usize = 1024;
+
+/// The parts of the file, which grow on their own.
+#[derive(Clone, Copy)]
+enum Part {
+    /// The header and the object records.
+    Objects,
+    Events,
+    Samples,
+    Sites,
+}
+
+const PARTS: usize = 4;
+/// Where the parts begin, and where the last one ends.
+const STARTS: [usize; PARTS + 1] =
+    [0, LAYOUT.event_offset(), LAYOUT.sample_offset(), LAYOUT.site_offset(), LAYOUT.file_size()];
+
+/// Ends of the bytes that hold records, from the start of the file: object records, and site records.
+#[derive(Clone, Copy)]
+struct Used {
+    objects: usize,
+    sites: usize,
+}
+
+/// Whose file it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nobody's: there is none.
+    Nowhere,
+    /// In the directory that the options name: who named it collects it.
+    Run,
+    /// Among those of the user's living processes.
+    Live,
+}
 
 /// The mapped records.
 pub struct Share {
     base: *mut u8,
-    /// Path of the directory, and room for a file's name in it: kept here, since a slow path's stack may be
+    /// Path of the run's directory, and room for a file's name in it: kept here, since a slow path's stack may be
     /// small.
     path: [u8; PATH_MAX],
-    /// Bytes of the directory's path; 0 without statistics.
-    directory: usize,
-    /// Bytes of the mapping that are known to be there; all of it in private memory.
-    claimed: usize,
+    /// Bytes of that path; 0 when there is no such directory.
+    run: usize,
+    place: Place,
+    /// Up to where each part is known to be there; everything is in private memory.
+    claimed: [usize; PARTS],
 }
 
 // SAFETY: used under the engine's lock only.
@@ -50,6 +90,31 @@ fn append_number(buffer: &mut [u8], len: usize, n: u32) -> Option<usize> {
     append(buffer, len, &[b'0' + (n % 10) as u8])
 }
 
+/// The text `before`, `n`, `after` as a C string in `buffer`.
+fn numbered<'a>(buffer: &'a mut [u8], before: &[u8], n: u32, after: &[u8]) -> Option<&'a CStr> {
+    let mut len = append(buffer, 0, before)?;
+    len = append_number(buffer, len, n)?;
+    len = append(buffer, len, after)?;
+    len = append(buffer, len, b"\0")?;
+    CStr::from_bytes_with_nul(buffer.get(..len)?).ok()
+}
+
+/// The path of this process' file in the directory whose path fills the first `length` bytes of `path`.
+fn file_path(path: &mut [u8], length: usize) -> Option<&CStr> {
+    let mut end = append(path, length, b"/")?;
+    end = append_number(path, end, pid())?;
+    end = append(path, end, live::SUFFIX.as_bytes())?;
+    end = append(path, end, b"\0")?;
+    CStr::from_bytes_with_nul(path.get(..end)?).ok()
+}
+
+/// A new, empty file; one that was there goes.
+fn create_at(path: &CStr) -> Option<OwnedFd> {
+    let _ = rustix::fs::unlink(path);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok()
+}
+
 /// Whether the pages of a mapping from `from` on, `len` bytes, are there, or could be made so now. Kernels before
 /// 5.14 cannot tell; there, as with any mapped file, a full file system shows at the store.
 fn is_there(base: *mut u8, from: usize, len: usize) -> bool {
@@ -62,84 +127,144 @@ fn pid() -> u32 {
     rustix::process::getpid().as_raw_nonzero().get().cast_unsigned()
 }
 
+/// Bytes of the longest path of a user's directory.
+const LIVE_PATH: usize = live::PREFIX.len() + 16;
+
+/// Whether a directory is this user's alone. Nobody else can put another one in its place: `/dev/shm` is sticky.
+fn is_private(path: &CStr) -> bool {
+    rustix::fs::lstat(path)
+        .is_ok_and(|found| live::is_private(found.st_uid, found.st_mode, rustix::process::geteuid().as_raw()))
+}
+
+/// The directory for the files of this user's living processes.
+fn live_directory(buffer: &mut [u8; LIVE_PATH]) -> Option<&CStr> {
+    numbered(buffer, live::PREFIX.as_bytes(), rustix::process::geteuid().as_raw(), b"")
+}
+
 impl Share {
     /// No records yet, for a static.
     #[must_use]
     pub const fn none() -> Share {
-        Share { base: core::ptr::null_mut(), path: [0; PATH_MAX], directory: 0, claimed: 0 }
+        Share {
+            base: core::ptr::null_mut(),
+            path: [0; PATH_MAX],
+            run: 0,
+            place: Place::Nowhere,
+            claimed: [usize::MAX; PARTS],
+        }
     }
 
-    /// Maps the records; without a directory, or when no file can be made there, in private memory.
+    /// Maps the records: from a file in the run's `directory`, else in the user's; when no file can be made there,
+    /// in private memory.
     #[must_use]
     pub fn create(directory: Option<Escaped<'_>>) -> Option<Share> {
         let mut share = Share::none();
         if let Some(escaped) = directory {
-            share.directory = escaped.copy_to(&mut share.path).map_or(0, |path| path.len());
+            share.run = escaped.copy_to(&mut share.path).map_or(0, |path| path.len());
         }
-        share.base = share.map(LAYOUT.site_offset())?;
-        share.write_header(0);
+        share.base = share.map(None)?;
+        share.write_header();
         Some(share)
     }
 
-    /// Whether the records go to a file that somebody may read.
+    /// Whether somebody waits for the last figures.
     #[must_use]
-    pub fn is_shared(&self) -> bool {
-        self.directory != 0
+    pub fn is_collected(&self) -> bool {
+        self.run != 0 && self.place != Place::Nowhere
     }
 
     /// A new file for this process, sized; `None` when it cannot be made.
-    fn create_file(&mut self) -> Option<rustix::fd::OwnedFd> {
-        let mut len = append(&mut self.path, self.directory, b"/")?;
-        len = append_number(&mut self.path, len, pid())?;
-        len = append(&mut self.path, len, b".stats\0")?;
-        let path = CStr::from_bytes_with_nul(self.path.get(..len)?).ok()?;
-        let _ = rustix::fs::unlink(path);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok()?;
+    fn create_file(&mut self) -> Option<OwnedFd> {
         if !relpoline_text::arena::may_grow_to(LAYOUT.file_size() as u64) {
-            let _ = rustix::fs::unlink(path);
             return None;
         }
+        let fd = self.create_in_run().or_else(|| self.create_among_living())?;
         rustix::fs::ftruncate(&fd, LAYOUT.file_size() as u64).ok()?;
         Some(fd)
     }
 
-    /// Maps fresh records, of which `used` bytes are about to be written: from a file if there is a directory for
-    /// one.
-    fn map(&mut self, used: usize) -> Option<*mut u8> {
-        self.claimed = usize::MAX;
-        if self.is_shared()
-            && let Some(file) = self.map_file(used)
-        {
+    /// An empty file in the run's directory.
+    fn create_in_run(&mut self) -> Option<OwnedFd> {
+        let end = append(&mut self.path, self.run, b"\0").filter(|_| self.run != 0)?;
+        if !is_private(CStr::from_bytes_with_nul(self.path.get(..end)?).ok()?) {
+            return None;
+        }
+        let fd = create_at(file_path(&mut self.path, self.run)?)?;
+        self.place = Place::Run;
+        Some(fd)
+    }
+
+    /// An empty file in the user's directory, which is made if need be.
+    fn create_among_living(&mut self) -> Option<OwnedFd> {
+        let mut buffer = [0; LIVE_PATH];
+        let directory = live_directory(&mut buffer)?;
+        let _ = rustix::fs::mkdir(directory, Mode::RWXU);
+        if !is_private(directory) {
+            return None;
+        }
+        let length = directory.to_bytes().len();
+        let mut path = [0; LIVE_PATH + 32];
+        append(&mut path, 0, directory.to_bytes())?;
+        let fd = create_at(file_path(&mut path, length)?)?;
+        self.place = Place::Live;
+        Some(fd)
+    }
+
+    /// Maps fresh records: from a file if there is a place for one. `used` is what is about to be written besides the
+    /// header.
+    fn map(&mut self, used: Option<Used>) -> Option<*mut u8> {
+        self.place = Place::Nowhere;
+        if let Some(file) = self.map_file(used) {
             return Some(file);
         }
+        self.place = Place::Nowhere;
+        self.claimed = [usize::MAX; PARTS];
         memory::reserve(LAYOUT.file_size())
     }
 
-    /// A fresh file of which the first `used` bytes are certainly there.
-    fn map_file(&mut self, used: usize) -> Option<*mut u8> {
+    /// A fresh file, of which that which is about to be written is certainly there.
+    fn map_file(&mut self, used: Option<Used>) -> Option<*mut u8> {
         let fd = self.create_file()?;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh mapping at an address of the kernel's choice; given back if it is of no use.
         unsafe {
             let at =
                 rustix::mm::mmap(core::ptr::null_mut(), LAYOUT.file_size(), prot, MapFlags::SHARED, &fd, 0).ok()?;
-            if !is_there(at.cast(), 0, used) {
+            self.claimed = [STARTS[0], STARTS[1], STARTS[2], STARTS[3]];
+            let used = used.unwrap_or(Used { objects: FIRST, sites: STARTS[3] + FIRST });
+            let begun = self.claim_at(at.cast(), Part::Objects, used.objects)
+                && self.claim_at(at.cast(), Part::Sites, used.sites);
+            if !begun {
                 let _ = rustix::mm::munmap(at, LAYOUT.file_size());
                 return None;
             }
-            self.claimed = used.next_multiple_of(PAGE);
             Some(at.cast())
         }
     }
 
-    fn write_header(&mut self, forked_from: u32) {
+    /// Removes the file: the process ends.
+    pub fn remove(&mut self) {
+        let mut buffer = [0; LIVE_PATH];
+        let mut path = [0; LIVE_PATH + 32];
+        if self.place != Place::Live || !sandbox::may_call() {
+            return;
+        }
+        let Some(directory) = live_directory(&mut buffer) else { return };
+        let length = append(&mut path, 0, directory.to_bytes());
+        if let Some(path) = length.and_then(|length| file_path(&mut path, length)) {
+            let _ = rustix::fs::unlink(path);
+        }
+    }
+
+    fn write_header(&mut self) {
         let mut header = LAYOUT.header();
         header.magic = MAGIC;
         header.pid = pid();
-        header.forked_from = forked_from;
         header.start_tsc = calibrate::now();
         header.enabled = 1;
+        if self.run != 0 {
+            header.run = live::run_id(self.path.iter().take(self.run).copied());
+        }
         relpoline_stats::file::set_text(&mut header.engine_version, env!("CARGO_PKG_VERSION").as_bytes());
         *self.header() = header;
     }
@@ -162,7 +287,8 @@ impl Share {
 
     /// Object record `index`.
     pub fn object(&mut self, index: usize) -> Option<&mut ObjectRecord> {
-        (self.exists() && index < LAYOUT.objects as usize).then(|| {
+        let end = LAYOUT.object_offset() + (index + 1) * size_of::<ObjectRecord>();
+        (self.exists() && index < LAYOUT.objects as usize && self.claim(Part::Objects, end)).then(|| {
             // SAFETY: inside the mapping, aligned by the layout.
             unsafe { &mut *self.base.add(LAYOUT.object_offset()).cast::<ObjectRecord>().add(index) }
         })
@@ -180,7 +306,7 @@ impl Share {
     pub fn new_site(&mut self) -> Option<u32> {
         let count = self.header().site_count;
         let end = LAYOUT.site_offset() + (count as usize + 1) * size_of::<SiteRecord>();
-        if count >= LAYOUT.sites || !self.claim(end) {
+        if count >= LAYOUT.sites || !self.claim(Part::Sites, end) {
             self.header().sites_lost += 1;
             return None;
         }
@@ -188,17 +314,70 @@ impl Share {
         Some(count)
     }
 
-    /// Sees to it that the first `end` bytes can be written: a store to a page of a file that a full file system
-    /// cannot hold would kill the program.
-    fn claim(&mut self, end: usize) -> bool {
-        if end <= self.claimed {
-            return true;
+    /// Notes an event; the oldest one makes way.
+    pub fn push_event(&mut self, event: EventRecord) {
+        if !self.exists() || !self.claim(Part::Events, LAYOUT.sample_offset()) {
+            return;
         }
-        let more = (end - self.claimed).next_multiple_of(CLAIM);
-        let grown =
-            sandbox::may_call() && is_there(self.base, self.claimed, more.min(LAYOUT.file_size() - self.claimed));
+        let count = self.header().event_count;
+        let slot = (count % u64::from(LAYOUT.events)) as usize;
+        // SAFETY: inside the mapping, aligned by the layout, and known to be there.
+        unsafe { *self.base.add(LAYOUT.event_offset()).cast::<EventRecord>().add(slot) = event };
+        self.header().event_count = count + 1;
+    }
+
+    /// Notes a sample. When there is no room, every other one makes way and the interval doubles.
+    pub fn push_sample(&mut self, sample: SampleRecord) {
+        if !self.exists() || !self.claim(Part::Samples, LAYOUT.site_offset()) {
+            return;
+        }
+        // SAFETY: inside the mapping, aligned by the layout, and known to be there.
+        let samples = unsafe {
+            let first = self.base.add(LAYOUT.sample_offset()).cast::<SampleRecord>();
+            core::slice::from_raw_parts_mut(first, LAYOUT.samples as usize)
+        };
+        let header = self.header();
+        if header.sample_count >= LAYOUT.samples {
+            for n in 0..samples.len() / 2 {
+                samples[n] = samples[n * 2];
+            }
+            header.sample_count = LAYOUT.samples / 2;
+            header.sample_interval *= 2;
+        }
+        if let Some(slot) = samples.get_mut(header.sample_count as usize) {
+            *slot = sample;
+            header.sample_count += 1;
+        }
+    }
+
+    /// Sees to it that a part can be written up to the byte `end` of the file: a store to a page of a file that a
+    /// full file system cannot hold would kill the program.
+    fn claim(&mut self, part: Part, end: usize) -> bool {
+        end <= self.claimed[part as usize] || (sandbox::may_call() && self.claim_at(self.base, part, end))
+    }
+
+    /// Claims what is likely to be needed, since nothing can be claimed any more soon.
+    pub fn claim_for_sandbox(&mut self) {
+        if !self.exists() {
+            return;
+        }
+        let used = self.header().site_count as usize + SITES_IN_SANDBOX;
+        let sites = LAYOUT.site_offset() + used * size_of::<SiteRecord>();
+        for (part, end) in [(Part::Events, STARTS[2]), (Part::Samples, STARTS[3]), (Part::Sites, sites)] {
+            // What cannot be claimed is not written.
+            let _ = self.claim(part, end);
+        }
+    }
+
+    /// The same in a mapping at `base`, whoever allows it, and not more than is asked for the first time.
+    fn claim_at(&mut self, base: *mut u8, part: Part, end: usize) -> bool {
+        let n = part as usize;
+        let from = self.claimed[n] & !(PAGE - 1);
+        let more = if self.claimed[n] == STARTS[n] { 0 } else { CLAIM };
+        let to = end.max(self.claimed[n] + more).min(STARTS[n + 1]);
+        let grown = is_there(base, from, (to - from).next_multiple_of(PAGE));
         if grown {
-            self.claimed += more;
+            self.claimed[n] = to;
         }
         grown
     }
@@ -213,12 +392,20 @@ impl Share {
         let old_base = self.base;
         let parent = self.header().pid;
         // The parent's records are copied out of its mapping into a new one, which then replaces it.
-        let used = LAYOUT.site_offset() + self.header().site_count as usize * size_of::<SiteRecord>();
-        let used = used.min(LAYOUT.file_size());
-        let Some(copy) = self.map(used) else { return false };
+        let header = self.header();
+        let objects = LAYOUT.object_offset() + header.object_count as usize * size_of::<ObjectRecord>();
+        let sites = LAYOUT.site_offset() + header.site_count as usize * size_of::<SiteRecord>();
+        let used = Used { objects: objects.min(LAYOUT.event_offset()), sites: sites.min(LAYOUT.file_size()) };
+        let claimed = self.claimed;
+        let Some(copy) = self.map(Some(used)) else {
+            self.claimed = claimed;
+            return false;
+        };
         // SAFETY: both mappings are of the layout's size; the move puts the new one in place of the old one.
         unsafe {
-            core::ptr::copy_nonoverlapping(old_base, copy, used);
+            core::ptr::copy_nonoverlapping(old_base, copy, used.objects);
+            let first = LAYOUT.site_offset();
+            core::ptr::copy_nonoverlapping(old_base.add(first), copy.add(first), used.sites - first);
             let flags = rustix::mm::MremapFlags::MAYMOVE;
             let (from, to, size) = (copy.cast::<c_void>(), old_base.cast::<c_void>(), LAYOUT.file_size());
             if rustix::mm::mremap_fixed(from, size, size, flags, to).is_err() {
@@ -235,6 +422,10 @@ impl Share {
         header.patches = 0;
         header.links = 0;
         header.links_refused = 0;
+        header.event_count = 0;
+        header.sample_count = 0;
+        header.sample_interval = 0;
+        header.last_sample = 0;
         true
     }
 }

@@ -1,11 +1,11 @@
 //! Where the records lie, and the reader.
 //!
-//! A file is a [`Header`], then the object records, then the site records, each table at the offset and with
-//! the record size that the header names. The reader takes the file as hostile: it checks every bound before
+//! A file is a [`Header`], then the records of objects, events, samples and sites, each table at the offset and
+//! with the record size that the header names. The reader takes the file as hostile: it checks every bound before
 //! it reads, clips the counts to what the file holds, and never panics (a property test feeds it noise).
 
 use crate::plain::Plain;
-use crate::record::{Header, MAGIC, ObjectRecord, SiteRecord, VERSION};
+use crate::record::{EventRecord, Header, MAGIC, ObjectRecord, SampleRecord, SiteRecord, VERSION};
 
 /// Tables start on a multiple of this.
 const TABLE_ALIGN: usize = 64;
@@ -17,6 +17,10 @@ pub struct Layout {
     pub objects: u32,
     /// Sites there is room for.
     pub sites: u32,
+    /// Events that are kept.
+    pub events: u32,
+    /// Samples there is room for; even.
+    pub samples: u32,
 }
 
 impl Layout {
@@ -26,11 +30,25 @@ impl Layout {
         size_of::<Header>().next_multiple_of(TABLE_ALIGN)
     }
 
+    /// Offset of the event records.
+    #[must_use]
+    pub const fn event_offset(self) -> usize {
+        let objects = self.objects as usize * size_of::<ObjectRecord>();
+        (self.object_offset() + objects).next_multiple_of(TABLE_ALIGN)
+    }
+
+    /// Offset of the sample records.
+    #[must_use]
+    pub const fn sample_offset(self) -> usize {
+        let events = self.events as usize * size_of::<EventRecord>();
+        (self.event_offset() + events).next_multiple_of(TABLE_ALIGN)
+    }
+
     /// Offset of the site records.
     #[must_use]
     pub const fn site_offset(self) -> usize {
-        let objects = self.objects as usize * size_of::<ObjectRecord>();
-        (self.object_offset() + objects).next_multiple_of(TABLE_ALIGN)
+        let samples = self.samples as usize * size_of::<SampleRecord>();
+        (self.sample_offset() + samples).next_multiple_of(TABLE_ALIGN)
     }
 
     /// Bytes of the whole file. Sparse: pages that are never stored to take no memory.
@@ -53,6 +71,12 @@ impl Layout {
             site_offset: self.site_offset() as u32,
             site_size: size_of::<SiteRecord>() as u32,
             site_capacity: self.sites,
+            event_offset: self.event_offset() as u32,
+            event_size: size_of::<EventRecord>() as u32,
+            event_capacity: self.events,
+            sample_offset: self.sample_offset() as u32,
+            sample_size: size_of::<SampleRecord>() as u32,
+            sample_capacity: self.samples,
             ..Header::ZERO
         }
     }
@@ -104,8 +128,9 @@ impl<'a> Stats<'a> {
         if header.version != VERSION {
             return Err(Malformed::Version(header.version));
         }
-        let sizes = (header.header_size as usize, header.object_size as usize, header.site_size as usize);
-        if sizes != (Header::SIZE, ObjectRecord::SIZE, SiteRecord::SIZE) {
+        let sizes = [header.header_size, header.object_size, header.site_size, header.event_size, header.sample_size];
+        let known = [Header::SIZE, ObjectRecord::SIZE, SiteRecord::SIZE, EventRecord::SIZE, SampleRecord::SIZE];
+        if sizes.map(|size| size as usize) != known {
             return Err(Malformed::Sizes);
         }
         Ok(Self { header, bytes })
@@ -125,9 +150,34 @@ impl<'a> Stats<'a> {
 
     /// The site records in use, as far as the file holds them.
     pub fn sites(&self) -> impl Iterator<Item = SiteRecord> + use<'a> {
+        self.numbered_sites().map(|(_, site)| site)
+    }
+
+    /// The same with their indices, which events refer to.
+    pub fn numbered_sites(&self) -> impl Iterator<Item = (u32, SiteRecord)> + use<'a> {
         let h = &self.header;
-        table(self.bytes, h.site_offset, h.site_count.min(h.site_capacity))
-            .filter(|site: &SiteRecord| site.address != 0)
+        let all = table(self.bytes, h.site_offset, h.site_count.min(h.site_capacity));
+        (0..).zip(all).filter(|(_, site): &(u32, SiteRecord)| site.address != 0)
+    }
+
+    /// The events that are still there, oldest first.
+    pub fn events(&self) -> impl Iterator<Item = EventRecord> + use<'a> {
+        let h = &self.header;
+        let capacity = u64::from(h.event_capacity);
+        let kept = h.event_count.min(capacity);
+        let first = if capacity == 0 { 0 } else { (h.event_count - kept) % capacity };
+        let all = |from: u64, to: u64| {
+            let skipped = from.saturating_mul(EventRecord::SIZE as u64);
+            let offset = u64::from(h.event_offset).saturating_add(skipped);
+            table(self.bytes, u32::try_from(offset).unwrap_or(u32::MAX), u32::try_from(to - from).unwrap_or(0))
+        };
+        all(first, (first + kept).min(capacity)).chain(all(0, (first + kept).saturating_sub(capacity)))
+    }
+
+    /// The samples, oldest first.
+    pub fn samples(&self) -> impl Iterator<Item = SampleRecord> + use<'a> {
+        let h = &self.header;
+        table(self.bytes, h.sample_offset, h.sample_count.min(h.sample_capacity))
     }
 }
 

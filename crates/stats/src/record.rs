@@ -10,11 +10,13 @@ use crate::plain::record;
 /// First eight bytes of a statistics file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"RLPSTATS");
 /// Version of this layout; a reader takes no other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Hottest targets kept per site. A tree may have more: see [`SiteRecord::target_count`].
 pub const TARGETS: usize = 8;
 /// Refused children kept by path. More are only counted.
 pub const REFUSALS: usize = 8;
+/// Arenas there can be.
+pub const ARENAS: usize = 16;
 /// Number of a share of one: shares are 16.16 fixed point.
 pub const SHARE_ONE: u32 = 1 << 16;
 /// [`SiteRecord::reg`] when the register is not known.
@@ -91,8 +93,40 @@ record! {
         pub site_capacity: u32,
         /// Children that were started by exec without the engine.
         pub refused_children: u32,
+        /// Sites promoted now.
+        pub sites_promoted: u32,
+        /// Sites learning now.
+        pub sites_learning: u32,
+        /// Sites judged and left to their retpoline now.
+        pub sites_retpolined: u32,
+        /// Where the event records start.
+        pub event_offset: u32,
+        /// Bytes of one event record.
+        pub event_size: u32,
+        /// Event records there is room for: a ring.
+        pub event_capacity: u32,
+        /// Where the sample records start.
+        pub sample_offset: u32,
+        /// Bytes of one sample record.
+        pub sample_size: u32,
+        /// Sample records there is room for.
+        pub sample_capacity: u32,
+        /// Sample records in use.
+        pub sample_count: u32,
         /// Reserved, zero.
         pub reserved: u32,
+        /// Events that ever happened; the last [`Header::event_capacity`] of them are there.
+        pub event_count: u64,
+        /// Ticks between two samples.
+        pub sample_interval: u64,
+        /// Time-stamp counter at the last sample.
+        pub last_sample: u64,
+        /// Calls that took the retpoline, as far as they were counted, of all sites.
+        pub calls_retpolined: u64,
+        /// Which run the process belongs to ([`crate::live::run_id`]), or 0.
+        pub run: u64,
+        /// Where the engine has put code of its own.
+        pub arenas: [ArenaRecord; ARENAS],
         /// The first of them.
         pub refusals: [RefusalRecord; REFUSALS],
         /// Path of the executable, zero-padded, cut at the front when too long.
@@ -164,16 +198,35 @@ record! {
         pub relearned: u32,
         /// Times its gate was re-pointed.
         pub patches: u32,
-        /// Reserved, zero.
-        pub reserved: u32,
+        /// What was left of the countdown of misses when `misses` was written: a reader that may look into
+        /// the process adds what has been counted since.
+        pub misses_left: u32,
         /// Time-stamp counter at its last judgement.
         pub learned_at: u64,
+        /// Time-stamp counter when it got into its state.
+        pub since: u64,
         /// Calls that found their target in the tree: exact with [`crate::codes::flag::COUNT`], else 0.
         pub hits: u64,
         /// Calls that missed in the tree and took the retpoline.
         pub misses: u64,
         /// Calls counted while learning. They took the retpoline too.
         pub calls_seen: u64,
+        /// Address of its gate, 0 when it has none.
+        pub gate: u64,
+        /// Address of its tree's head, 0 without a tree.
+        pub tree: u64,
+        /// Address of the rest of the tree.
+        pub tree_body: u64,
+        /// Address of its recording stub, 0 when it never learned.
+        pub recording: u64,
+        /// Address of what its code counts: a cursor (8 bytes), hits (8 bytes), the countdown of misses.
+        pub counters: u64,
+        /// Address of the program's thunk.
+        pub thunk: u64,
+        /// Bytes of `tree_body`, 0 when the head holds everything.
+        pub tree_body_bytes: u32,
+        /// 1 when a link cannot be undone any more, and everything happens at the miss gate.
+        pub stuck: u32,
         /// The hottest targets, hottest first; an address of 0 ends the list.
         pub targets: [TargetRecord; TARGETS],
     }
@@ -188,5 +241,68 @@ record! {
         pub share: u32,
         /// Reserved, zero.
         pub reserved: u32,
+    }
+}
+
+record! {
+    /// Memory in which the engine puts code.
+    pub struct ArenaRecord {
+        /// Its first address; 0 for none.
+        pub start: u64,
+        /// Its bytes.
+        pub bytes: u64,
+    }
+}
+
+record! {
+    /// A site got into another state. Events are a ring: the newest overwrite the oldest.
+    pub struct EventRecord {
+        /// Time-stamp counter.
+        pub at: u64,
+        /// The hottest target, or 0.
+        pub target: u64,
+        /// Calls of the site that had taken the retpoline by then, as far as they were counted.
+        pub retpolined: u64,
+        /// Index of the site's record.
+        pub site: u32,
+        /// Promotions out of learning only, else 0: share of the calls that the tree's targets cover (16.16).
+        pub covered: u32,
+        /// Likewise: share of the calls whose target a branch predictor would foresee (16.16).
+        pub accuracy: u32,
+        /// Likewise: what the model makes of a call through the tree, in 1/16 cycles.
+        pub tree_cost: u32,
+        /// Likewise: what the model makes of a call through the retpoline, in 1/16 cycles.
+        pub retpoline_cost: u32,
+        /// [`crate::State`] from now on.
+        pub state: u8,
+        /// `relpoline_core::policy::Reason`.
+        pub reason: u8,
+        /// Targets in the tree.
+        pub target_count: u8,
+        /// How many of them stand in the hot chain.
+        pub chain: u8,
+    }
+}
+
+record! {
+    /// How things stood at a time. When the table is full every other sample is dropped and the interval doubled,
+    /// so that it always covers the whole life of the process.
+    pub struct SampleRecord {
+        /// Time-stamp counter.
+        pub at: u64,
+        /// Calls that took direct jumps; exact with [`crate::codes::flag::COUNT`], else 0.
+        pub hits: u64,
+        /// Calls that took the retpoline, as far as they were counted.
+        pub retpolined: u64,
+        /// Cycles spent judging, building and linking.
+        pub learn_cycles: u64,
+        /// Patches.
+        pub patches: u32,
+        /// Sites promoted.
+        pub promoted: u32,
+        /// Sites learning.
+        pub learning: u32,
+        /// Sites judged and left to their retpoline.
+        pub left: u32,
     }
 }

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use relpoline_stats::file::{set_text, text};
 use relpoline_stats::record::MAGIC;
-use relpoline_stats::{Header, Layout, Malformed, ObjectRecord, Plain, SiteRecord, Stats};
+use relpoline_stats::{EventRecord, Header, Layout, Malformed, ObjectRecord, Plain, SampleRecord, SiteRecord, Stats};
 
-const LAYOUT: Layout = Layout { objects: 4, sites: 16 };
+const LAYOUT: Layout = Layout { objects: 4, sites: 16, events: 4, samples: 8 };
 
 /// A file with one object and three sites, the second of them unused.
 fn sample() -> Vec<u8> {
@@ -14,7 +14,14 @@ fn sample() -> Vec<u8> {
     header.magic = MAGIC;
     header.object_count = 1;
     header.site_count = 3;
+    header.event_count = 6;
+    header.sample_count = 1;
     header.store(&mut bytes).unwrap();
+    for number in 0..6 {
+        let event = EventRecord { at: number, ..EventRecord::ZERO };
+        event.store(&mut bytes[LAYOUT.event_offset() + (number as usize % 4) * EventRecord::SIZE..]).unwrap();
+    }
+    SampleRecord { at: 9, ..SampleRecord::ZERO }.store(&mut bytes[LAYOUT.sample_offset()..]).unwrap();
     let mut object = ObjectRecord::ZERO;
     object.base = 0x5555_0000_0000;
     set_text(&mut object.path, b"/bin/prog");
@@ -31,12 +38,13 @@ fn sample() -> Vec<u8> {
 /// Walks through everything, so that a bad bound would show.
 fn read_all(bytes: &[u8]) -> Result<(usize, usize), Malformed> {
     let stats = Stats::parse(bytes)?;
+    let _ = (stats.events().count(), stats.samples().count());
     Ok((stats.objects().count(), stats.sites().count()))
 }
 
 #[test]
 fn sizes_are_those_the_documentation_names() {
-    assert_eq!(size_of::<SiteRecord>(), 192);
+    assert_eq!(size_of::<SiteRecord>(), 256);
     assert_eq!(size_of::<ObjectRecord>(), 280);
     assert_eq!(align_of::<Header>(), 8);
     assert!(LAYOUT.site_offset().is_multiple_of(64));
@@ -50,6 +58,15 @@ fn what_was_written_is_read() {
     assert_eq!((object.base, text(&object.path)), (0x5555_0000_0000, &b"/bin/prog"[..]));
     let sites: Vec<_> = stats.sites().map(|site| (site.address, site.targets[7].share)).collect();
     assert_eq!(sites, [(0x1000, 5), (0x2000, 5)]);
+    assert_eq!(stats.numbered_sites().map(|(index, _)| index).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(stats.samples().map(|sample| sample.at).collect::<Vec<_>>(), [9]);
+}
+
+#[test]
+fn of_a_ring_that_went_round_the_newest_are_read_in_order() {
+    let bytes = sample();
+    let stats = Stats::parse(&bytes).unwrap();
+    assert_eq!(stats.events().map(|event| event.at).collect::<Vec<_>>(), [2, 3, 4, 5]);
 }
 
 #[test]
@@ -74,6 +91,10 @@ fn a_count_beyond_the_capacity_is_clipped() {
     let mut header = Header::load(&bytes).unwrap();
     header.site_count = u32::MAX;
     header.site_capacity = u32::MAX;
+    header.event_count = u64::MAX;
+    header.event_capacity = u32::MAX;
+    header.sample_count = u32::MAX;
+    header.sample_capacity = u32::MAX;
     header.store(&mut bytes).unwrap();
     assert_eq!(read_all(&bytes), Ok((1, 2)));
 }

@@ -7,7 +7,7 @@ use relpoline_core::arch::thunk::{self, Shape, Thunk};
 use relpoline_core::scan::{EhFrameHdr, Function, Functions, Gotos, Object, Refused, Region, Site, SiteKind, Sites};
 
 use super::elf::{Elf, Kind};
-use super::names::Names;
+use crate::symbols::names::Names;
 
 /// What was found in a file's code.
 pub struct Code {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::code::{self, Code};
 use super::elf::{Elf, Kind};
-use super::names::Names;
+use crate::symbols::names::Names;
 
 /// What a jump through a thunk of its own is called.
 const INLINE_JUMP: &str = "gcc inline jump";

@@ -14,7 +14,6 @@ mod code;
 mod elf;
 pub mod findings;
 mod libraries;
-mod names;
 mod text;
 mod unprotected;
 
@@ -23,10 +22,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::symbols::names::Names;
 use anyhow::{Context, bail};
 use elf::Elf;
 use findings::{Entry, Failure, Findings, Inspection};
-use names::Names;
 
 /// Larger files are not read.
 const MOST_BYTES: u64 = 1 << 32;
@@ -104,7 +103,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// One sentence that says why relpoline can do nothing with it.
 pub fn examine(path: &Path, bytes: &[u8]) -> anyhow::Result<Findings> {
     let elf = Elf::parse(bytes)?;
-    let names = Names::read(&elf);
+    let names = Names::read(&elf.file);
     let code = code::examine(&elf, &names);
     let unprotected = unprotected::examine(&elf, &code, &names);
     let libraries = libraries::examine(path, &elf);

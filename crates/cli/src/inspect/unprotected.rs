@@ -14,7 +14,7 @@ use relpoline_core::scan::Function;
 use super::code::Code;
 use super::elf::Elf;
 use super::findings::{Place, Unprotected};
-use super::names::Names;
+use crate::symbols::names::Names;
 
 /// Branches listed one by one.
 const MOST_LISTED: usize = 1000;

@@ -1,29 +1,43 @@
 //! From the engine's records to a [`Report`]. The records are hostile: sums saturate, indices are looked up.
 
+use std::collections::HashMap;
+
+use relpoline_core::arch::Reg;
 use relpoline_core::policy::Reason;
 use relpoline_stats::codes::flag;
 use relpoline_stats::file::{set_text, text};
-use relpoline_stats::{Header, Kind, ObjectRecord, Refusal, SiteRecord, State, Stats, record};
+use relpoline_stats::{
+    EventRecord, Header, Kind, ObjectRecord, Refusal, SampleRecord, SiteRecord, State, Stats, record,
+};
 
-use super::schema::{Costs, Engine, NotFollowed, Object, Report, Site, Target};
-use super::symbols::{Mapped, Symbols};
+use super::schema::{Change, Costs, Engine, Figures, Moment, NotFollowed, Object, Report, Site, Target};
+use crate::live::clock;
+use crate::symbols::{Mapped, Symbols};
 
-/// The report on one process.
+/// The report on one process, as its file has it.
 pub fn report(stats: &Stats<'_>, symbols: &mut Symbols) -> Report {
-    let header = stats.header();
+    report_of(stats.header(), stats, &stats.numbered_sites().collect::<Vec<_>>(), symbols)
+}
+
+/// The report on one process with this header and these sites: their indices and their records.
+pub fn report_of(header: &Header, stats: &Stats<'_>, sites: &[(u32, SiteRecord)], symbols: &mut Symbols) -> Report {
     let records: Vec<ObjectRecord> = objects(stats);
     let mapped: Vec<Mapped> = records.iter().map(|record| symbols.map(record)).collect();
     let mut objects: Vec<Object> = records.iter().map(object).collect();
     let mut report = head(header);
-    for record in stats.sites() {
+    let names = Names { symbols, mapped: &mapped };
+    let mut histories = histories(stats, &names);
+    for (index, record) in sites {
         let promoted = State::from_number(record.state).is_some_and(State::is_promoted);
         report.sites_run += u64::from(record.calls_seen > 0 || record.hits > 0);
         report.sites_promoted += u64::from(promoted);
         if let Some(object) = objects.get_mut(usize::from(record.object)) {
             object.promoted += u32::from(promoted);
         }
-        report.sites.push(site(&record, &objects, symbols, &mapped));
+        let history = histories.remove(index).unwrap_or_default();
+        report.sites.push(Site { history, since: after_start(header, record.since), ..site(record, &objects, &names) });
     }
+    report.timeline = stats.samples().map(|sample| moment(header, &sample)).collect();
     report.sites.sort_by_key(|site| std::cmp::Reverse(site.calls()));
     report.sites_total = objects.iter().map(|object| u64::from(object.sites)).sum();
     report.coverage = coverage(header, &report.sites);
@@ -33,7 +47,7 @@ pub fn report(stats: &Stats<'_>, symbols: &mut Symbols) -> Report {
 }
 
 /// The object records. The loader has no name for the executable, which comes first: it is the program.
-fn objects(stats: &Stats<'_>) -> Vec<ObjectRecord> {
+pub fn objects(stats: &Stats<'_>) -> Vec<ObjectRecord> {
     let mut records: Vec<ObjectRecord> = stats.objects().collect();
     if let Some(first) = records.first_mut().filter(|first| text(&first.path).is_empty()) {
         set_text(&mut first.path, text(&stats.header().program));
@@ -49,18 +63,20 @@ fn head(header: &Header) -> Report {
         pid: header.pid,
         forked_from: Some(header.forked_from).filter(|pid| *pid != 0),
         program: string(&header.program),
-        engine: engine(header),
+        engine: engine_of(header, header.last_tsc),
         costs: Costs {
             direct: sixteenths(header.cost_direct),
             retpoline: sixteenths(header.cost_retpoline),
             mispredict: sixteenths(header.cost_mispredict),
         },
         not_followed: header.refusals.iter().take(refused).map(not_followed).collect(),
+        seconds: after_start(header, header.last_tsc),
         ..Report::default()
     }
 }
 
-fn engine(header: &Header) -> Engine {
+/// The engine and what it has cost, until a time.
+pub fn engine_of(header: &Header, until: u64) -> Engine {
     let enabled = header.enabled != 0;
     Engine {
         version: string(&header.engine_version),
@@ -69,13 +85,97 @@ fn engine(header: &Header) -> Engine {
         ended: header.flags & flag::ENDED != 0,
         startup_cycles: header.startup_cycles,
         learn_cycles: header.learn_cycles,
+        learn_share: learn_share(header, until),
+        counts: header.flags & flag::COUNT != 0,
         judgements: header.judgements,
         patches: header.patches,
         patches_per_s_max: header.patches_per_s_max,
         links: header.links,
         links_refused: header.links_refused,
         arena_bytes: header.arena_bytes,
+        sites_lost: header.sites_lost,
     }
+}
+
+/// Learning as a share of the time that the process has run.
+#[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
+fn learn_share(header: &Header, until: u64) -> f64 {
+    let time = until.saturating_sub(header.start_tsc);
+    if time == 0 { 0.0 } else { (header.learn_cycles as f64 / time as f64).min(1.0) }
+}
+
+/// Seconds from the engine's start to a reading of the time-stamp counter.
+fn after_start(header: &Header, tsc: u64) -> f64 {
+    clock::seconds(header.start_tsc, tsc)
+}
+
+fn moment(header: &Header, sample: &SampleRecord) -> Moment {
+    Moment {
+        at: after_start(header, sample.at),
+        hits: sample.hits,
+        retpolined: sample.retpolined,
+        promoted: sample.promoted,
+        learning: sample.learning,
+        left: sample.left,
+        patches: sample.patches,
+        learn_cycles: sample.learn_cycles,
+    }
+}
+
+/// What became of each site, by the index of its record.
+fn histories(stats: &Stats<'_>, names: &Names<'_>) -> HashMap<u32, Vec<Change>> {
+    let mut histories: HashMap<u32, Vec<Change>> = HashMap::new();
+    for event in stats.events() {
+        histories.entry(event.site).or_default().push(change(stats.header(), &event, names));
+    }
+    histories
+}
+
+fn change(header: &Header, event: &EventRecord, names: &Names<'_>) -> Change {
+    Change {
+        at: after_start(header, event.at),
+        state: state(event.state),
+        reason: reason(event.reason),
+        target_count: event.target_count.into(),
+        chain: event.chain.into(),
+        target: (event.target != 0).then(|| names.of_or_address(event.target)),
+        retpolined: event.retpolined,
+        figures: (event.retpoline_cost != 0).then(|| Figures {
+            covered: share(event.covered),
+            foreseen: share(event.accuracy),
+            tree: f64::from(event.tree_cost) / 16.0,
+            retpoline: f64::from(event.retpoline_cost) / 16.0,
+        }),
+    }
+}
+
+/// Names for the addresses of one process.
+struct Names<'a> {
+    symbols: &'a Symbols,
+    mapped: &'a [Mapped],
+}
+
+impl Names<'_> {
+    fn of(&self, address: u64) -> Option<String> {
+        self.symbols.name(self.mapped, address)
+    }
+
+    fn of_or_address(&self, address: u64) -> String {
+        self.of(address).unwrap_or_else(|| format!("{address:#x}"))
+    }
+}
+
+/// 16.16 fixed point, at most 1.
+fn share(fixed: u32) -> f64 {
+    f64::from(fixed.min(record::SHARE_ONE)) / f64::from(record::SHARE_ONE)
+}
+
+fn state(number: u8) -> String {
+    State::from_number(number).map_or_else(|| unknown(number.into()), |state| state.to_string())
+}
+
+fn unknown(number: u32) -> String {
+    format!("unknown ({number})")
 }
 
 fn not_followed(record: &relpoline_stats::RefusalRecord) -> NotFollowed {
@@ -95,30 +195,37 @@ fn object(record: &ObjectRecord) -> Object {
     }
 }
 
-fn site(record: &SiteRecord, objects: &[Object], symbols: &Symbols, mapped: &[Mapped]) -> Site {
-    let unknown = |number: u8| format!("unknown ({number})");
+fn site(record: &SiteRecord, objects: &[Object], names: &Names<'_>) -> Site {
+    let address = |address: u64| (address != 0).then(|| format!("{address:#x}"));
     Site {
         address: format!("{:#x}", record.address),
-        symbol: symbols.name(mapped, record.address),
+        symbol: names.of(record.address),
         object: objects.get(usize::from(record.object)).map(|object| object.path.clone()),
-        kind: Kind::from_number(record.kind).map_or_else(|| unknown(record.kind), |kind| kind.to_string()),
-        state: State::from_number(record.state).map_or_else(|| unknown(record.state), |state| state.to_string()),
+        kind: Kind::from_number(record.kind).map_or_else(|| unknown(record.kind.into()), |kind| kind.to_string()),
+        state: state(record.state),
         reason: reason(record.reason),
         target_count: record.target_count.into(),
-        targets: targets(record, symbols, mapped),
+        targets: targets(record, names),
         hits: record.hits,
         misses: record.misses,
         calls_seen: record.calls_seen,
         relearned: record.relearned,
+        register: Reg::new(record.reg).map(|reg| reg.name().to_owned()),
+        patches: record.patches,
+        chain: record.chain.into(),
+        gate: address(record.gate),
+        tree: address(record.tree),
+        since: 0.0,
+        history: Vec::new(),
     }
 }
 
-fn targets(record: &SiteRecord, symbols: &Symbols, mapped: &[Mapped]) -> Vec<Target> {
+fn targets(record: &SiteRecord, names: &Names<'_>) -> Vec<Target> {
     let used = record.targets.iter().take_while(|target| target.address != 0);
     used.map(|target| Target {
-        symbol: symbols.name(mapped, target.address),
+        symbol: names.of(target.address),
         address: format!("{:#x}", target.address),
-        share: f64::from(target.share.min(record::SHARE_ONE)) / f64::from(record::SHARE_ONE),
+        share: share(target.share),
     })
     .collect()
 }
@@ -132,15 +239,16 @@ fn coverage(header: &Header, sites: &[Site]) -> Option<f64> {
 }
 
 fn reason(number: u8) -> String {
-    Reason::from_number(number).map_or_else(|| format!("unknown ({number})"), |reason| reason.to_string())
+    Reason::from_number(number).map_or_else(|| unknown(number.into()), |reason| reason.to_string())
 }
 
 fn refusal(number: u32) -> String {
     let known = u8::try_from(number).ok().and_then(Refusal::from_number);
-    known.map_or_else(|| format!("unknown ({number})"), |refusal| refusal.to_string())
+    known.map_or_else(|| unknown(number), |refusal| refusal.to_string())
 }
 
-fn string(field: &[u8]) -> String {
+/// A zero-padded field as text.
+pub fn string(field: &[u8]) -> String {
     String::from_utf8_lossy(text(field)).into_owned()
 }
 
@@ -155,7 +263,7 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_records_never_panic(noise in prop::collection::vec(any::<u8>(), 8192)) {
-            let layout = Layout { objects: 3, sites: 8 };
+            let layout = Layout { objects: 3, sites: 8, events: 4, samples: 4 };
             let mut bytes = noise;
             let hostile = Header::load(&bytes).unwrap();
             // Just enough is right for the reader to go on.

@@ -2,30 +2,30 @@
 //!
 //! ```text
 //! DIR/PID.stats ──(relpoline-stats)──▶ Stats ──[digest]──▶ Report ──▶ JSON, or [text]
-//!                            ELF files on disk ──[symbols]──┘
+//!                            ELF files on disk ──[`crate::symbols`]──┘
 //! ```
 //! [`schema`] is the report as a structure; docs/report.md describes it. `place` writes the files.
 
-mod digest;
+pub mod command;
+pub mod digest;
+pub mod now;
 mod place;
 pub mod schema;
-mod symbols;
 pub mod text;
 
-use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::Context;
+use relpoline_stats::live::{SUFFIX, run_id};
 use relpoline_stats::{Refusal, Stats};
 
+use crate::live::find;
+use crate::symbols::Symbols;
 pub use place::Destination;
 pub use schema::Report;
-use symbols::Symbols;
-
-/// More than a file of the engine's can have; a hostile program might write more into its own.
-const MOST_BYTES: u64 = 1 << 28;
 
 /// Turns the statistics in `directory` into reports: that of process `main`, which ran `program`, and one for
 /// each other process. Without a destination, the main one goes to stderr as text.
@@ -57,29 +57,18 @@ pub fn collect(directory: &Path, main: u32, program: &Path, to: Option<&Destinat
 /// The reports of all processes that left statistics, by pid. A file that cannot be understood is skipped:
 /// its process may be just starting, or have scribbled over it.
 fn read_all(directory: &Path, symbols: &mut Symbols) -> anyhow::Result<Vec<(u32, Report)>> {
-    let mut reports = Vec::new();
     let entries = fs::read_dir(directory).context("the statistics cannot be read")?;
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let pid = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".stats")?.parse().ok());
-        let (Some(pid), Some(bytes)) = (pid, read(&path)) else {
-            continue;
-        };
-        if let Ok(stats) = Stats::parse(&bytes) {
-            reports.push((pid, digest::report(&stats, symbols)));
-        }
-    }
+    let in_directory = entries.flatten().filter_map(|entry| {
+        let path = entry.path();
+        let pid = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()?;
+        Some((pid, find::read(&find::open_careful(&path)?)?))
+    });
+    let run = run_id(directory.as_os_str().as_bytes().iter().copied());
+    let all = in_directory.chain(find::strays(run));
+    let mut reports: Vec<(u32, Report)> =
+        all.filter_map(|(pid, bytes)| Some((pid, digest::report(&Stats::parse(&bytes).ok()?, symbols)))).collect();
     reports.sort_by_key(|(pid, _)| *pid);
     Ok(reports)
-}
-
-/// A file's bytes. The program could have put anything there: a link, a fifo, a file that never ends.
-fn read(path: &Path) -> Option<Vec<u8>> {
-    let careful = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(careful).open(path).ok()?;
-    file.metadata().ok().filter(fs::Metadata::is_file)?;
-    let mut bytes = Vec::new();
-    file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
 }
 
 impl Report {

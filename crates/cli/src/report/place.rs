@@ -48,13 +48,19 @@ impl Destination {
         if let Some(pid) = pid {
             file.as_mut_os_string().push(format!(".{pid}"));
         }
-        write(&file, self.render(report)?.as_bytes()).with_context(|| refusal(&file))
+        write(&file, self.format.render(report)?.as_bytes()).with_context(|| refusal(&file))
     }
+}
 
-    fn render(&self, report: &Report) -> anyhow::Result<String> {
-        Ok(match self.format {
-            ReportFormat::Json => serde_json::to_string_pretty(report)? + "\n",
-            ReportFormat::Text => text::render(report),
+impl ReportFormat {
+    /// The report as it is written.
+    ///
+    /// # Errors
+    /// None that a report of ours could cause.
+    pub fn render(self, report: &Report) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Json => serde_json::to_string_pretty(report)? + "\n",
+            Self::Text => text::render(report),
         })
     }
 }

@@ -38,6 +38,12 @@ pub struct Report {
     /// Programs that this process started without the engine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_followed: Vec<NotFollowed>,
+    /// Seconds from the engine's start to its last figures.
+    #[serde(default)]
+    pub seconds: f64,
+    /// How things went, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timeline: Vec<Moment>,
 }
 
 impl Default for Report {
@@ -56,6 +62,8 @@ impl Default for Report {
             coverage: None,
             sites: Vec::new(),
             not_followed: Vec::new(),
+            seconds: 0.0,
+            timeline: Vec::new(),
         }
     }
 }
@@ -78,6 +86,12 @@ pub struct Engine {
     pub startup_cycles: u64,
     /// Cycles for judging, building and linking.
     pub learn_cycles: u64,
+    /// The same as a share of the time so far, 0 to 1, of one processor.
+    #[serde(default)]
+    pub learn_share: f64,
+    /// Whether trees count their hits, so that `hits` are exact.
+    #[serde(default)]
+    pub counts: bool,
     /// Judgements.
     #[serde(default)]
     pub judgements: u64,
@@ -93,6 +107,9 @@ pub struct Engine {
     pub links_refused: u64,
     /// Memory of the arena.
     pub arena_bytes: u64,
+    /// Sites that were judged when there was no record left for them.
+    #[serde(default)]
+    pub sites_lost: u64,
 }
 
 /// Cycles of branches on this CPU, as measured at start.
@@ -156,14 +173,110 @@ pub struct Site {
     pub calls_seen: u64,
     /// Times it was learned anew.
     pub relearned: u32,
+    /// Register that holds the target, when known.
+    #[serde(default)]
+    pub register: Option<String>,
+    /// Times its gate was re-pointed.
+    #[serde(default)]
+    pub patches: u32,
+    /// Targets that are compared with first, one after the other.
+    #[serde(default)]
+    pub chain: u32,
+    /// Address of its gate, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
+    /// Address of its tree, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
+    /// Second, since the engine's start, in which it got into its state.
+    #[serde(default)]
+    pub since: f64,
+    /// What became of it, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Change>,
 }
 
 impl Site {
     /// Calls known of.
     #[must_use]
     pub const fn calls(&self) -> u64 {
-        self.hits.saturating_add(self.misses).saturating_add(self.calls_seen)
+        self.hits.saturating_add(self.retpolined())
     }
+
+    /// Calls known of that took the retpoline.
+    #[must_use]
+    pub const fn retpolined(&self) -> u64 {
+        self.misses.saturating_add(self.calls_seen)
+    }
+
+    /// Whether its calls take direct jumps.
+    #[must_use]
+    pub fn is_promoted(&self) -> bool {
+        matches!(&*self.state, "promoted" | "linked")
+    }
+
+    /// Its name, or its address when it has none.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.symbol.as_deref().unwrap_or(&self.address)
+    }
+}
+
+/// A site got into another state, or stayed in it for another reason.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Change {
+    /// Seconds since the engine's start.
+    pub at: f64,
+    /// The state from then on.
+    pub state: String,
+    /// Why.
+    pub reason: String,
+    /// Targets in the tree.
+    pub target_count: u32,
+    /// How many of them are compared with first, one after the other.
+    pub chain: u32,
+    /// The hottest target: its name or its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Calls that had taken the retpoline by then, as far as they were counted.
+    pub retpolined: u64,
+    /// What spoke for the tree, when one was built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figures: Option<Figures>,
+}
+
+/// What spoke for a tree.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Figures {
+    /// Share of the calls whose target is in it, 0 to 1.
+    pub covered: f64,
+    /// Share of the calls whose target a branch predictor would foresee, 0 to 1.
+    pub foreseen: f64,
+    /// Cycles of a call through it, by the model.
+    pub tree: f64,
+    /// Cycles of a call through the retpoline, by the model.
+    pub retpoline: f64,
+}
+
+/// How things stood at a time.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Moment {
+    /// Seconds since the engine's start.
+    pub at: f64,
+    /// Calls that took direct jumps (counted with `--count` only).
+    pub hits: u64,
+    /// Calls that took the retpoline, as far as they were counted.
+    pub retpolined: u64,
+    /// Sites promoted.
+    pub promoted: u32,
+    /// Sites learning.
+    pub learning: u32,
+    /// Sites judged and left to their retpoline.
+    pub left: u32,
+    /// Patches so far.
+    pub patches: u32,
+    /// Cycles spent judging, building and linking so far.
+    pub learn_cycles: u64,
 }
 
 /// A target of a site.

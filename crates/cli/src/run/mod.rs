@@ -88,7 +88,7 @@ fn with_engine(
         environment.set(relpoline_stats::options::VARIABLE, options::encode(arguments, None));
         return Ok(become_program(arguments, path, &environment));
     }
-    let scratch = supervise::scratch_directory()?;
+    let scratch = crate::live::place::run_directory()?;
     environment.set(relpoline_stats::options::VARIABLE, options::encode(arguments, Some(scratch.path())));
     let (pid, ending) = supervise::supervise(&Program::new(path, &arguments.command, &environment)?)?;
     let ending = match ending {

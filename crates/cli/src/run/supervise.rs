@@ -3,15 +3,11 @@
 //! The child stays in our process group, so that the terminal and the shell treat both as one job: Ctrl-C
 //! reaches the program directly, and when the program is stopped we stop too, so that the shell notices.
 
-use std::fs::Permissions;
 use std::io::{self, PipeReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit};
-use tempfile::TempDir;
 
 use super::exec::Program;
 use super::signals::{self, Arrived};
@@ -25,18 +21,6 @@ pub enum Ending {
     Exited(u8),
     /// By this signal.
     Killed(libc::c_int),
-}
-
-/// Makes the directory for the statistics files: a name nobody can guess, and nobody else may enter.
-pub fn scratch_directory() -> anyhow::Result<TempDir> {
-    let name = format!("relpoline-{}-", rustix::process::getuid().as_raw());
-    let owner_only = Permissions::from_mode(0o700);
-    let make = |base: &Path| tempfile::Builder::new().prefix(&name).permissions(owner_only.clone()).tempdir_in(base);
-    let private = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
-    private
-        .and_then(|base| make(base.as_ref()).ok())
-        .map_or_else(|| make(Path::new("/tmp")), Ok)
-        .context("no directory for the statistics can be made, neither in XDG_RUNTIME_DIR nor in /tmp")
 }
 
 /// Starts the program, waits for its end; also returns its pid.

@@ -1,0 +1,310 @@
+//! Finding engines by the statistics files they keep.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, ensure};
+use relpoline_stats::live::{PREFIX, RUN_PREFIX, SUFFIX, is_private};
+use relpoline_stats::{Header, Malformed, Plain, SiteRecord, Stats};
+
+use super::place;
+use super::process::Process;
+use crate::symbols::Symbols;
+
+/// More than a file of the engine's can have; a hostile program might write more into its own.
+const MOST_BYTES: u64 = 1 << 28;
+/// The first pid namespace: whoever is in it sees every process there is (`PROC_PID_INIT_INO`).
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+/// Times a record is read again that is just being written.
+const PATIENCE: u32 = 4;
+
+/// An engine that runs in a process.
+#[derive(Debug)]
+pub struct Engine {
+    /// The process.
+    pub process: Process,
+    /// Its statistics, as they were when they were read.
+    bytes: Vec<u8>,
+    file: File,
+    /// It has another root directory than we.
+    is_elsewhere: bool,
+}
+
+impl Engine {
+    /// Names for its addresses, as far as its files can be read.
+    pub fn symbols(&self) -> Symbols {
+        Symbols::below(if self.is_elsewhere { self.process.root() } else { PathBuf::new() })
+    }
+
+    /// What it says.
+    pub fn stats(&self) -> Stats<'_> {
+        // Checked when it was read.
+        Stats::parse(&self.bytes).unwrap_or_else(|_| unreachable!("statistics are parsed before they are kept"))
+    }
+
+    /// Reads what it says now. False, with nothing changed, when the process is gone.
+    pub fn refresh(&mut self) -> bool {
+        let still = Process::of(self.process.pid).is_some_and(|now| now.user == self.process.user);
+        let fresh = read(&self.file).filter(|bytes| still && Stats::parse(bytes).is_ok());
+        let found = fresh.is_some();
+        self.bytes = fresh.unwrap_or_else(|| std::mem::take(&mut self.bytes));
+        found
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Engines, by process number.
+    pub engines: Vec<Engine>,
+    /// Processes with statistics that cannot be understood, and why.
+    pub unread: Vec<(Process, Malformed)>,
+}
+
+/// The engines of all processes that we may look at. Removes files of this user's that were left behind by processes
+/// that are gone.
+pub fn all() -> Found {
+    let processes = Process::all();
+    let mut seen = BTreeSet::new();
+    let mut found = Found::default();
+    for root in roots(&processes) {
+        for path in files(&root) {
+            let Some((file, own_pid)) = open(&path) else { continue };
+            let Ok(meta) = file.metadata() else { continue };
+            if !seen.insert((meta.dev(), meta.ino())) {
+                continue;
+            }
+            match owner(&processes, own_pid, &meta) {
+                Some(process) => found.add(process.clone(), file),
+                None if root.as_os_str().is_empty() => forget(&path, &meta),
+                None => {}
+            }
+        }
+    }
+    found.engines.sort_by_key(|engine| engine.process.pid);
+    found
+}
+
+impl Found {
+    fn add(&mut self, process: Process, file: File) {
+        let Some(bytes) = read(&file) else { return };
+        match Stats::parse(&bytes) {
+            Ok(_) => self.engines.push(engine(process, file, bytes)),
+            // Just starting.
+            Err(Malformed::Magic) => {}
+            Err(why) => self.unread.push((process, why)),
+        }
+    }
+}
+
+/// The engine in process `pid`.
+///
+/// # Errors
+/// A sentence that says why there is none to be seen, and what to do.
+pub fn one(pid: u32) -> anyhow::Result<Engine> {
+    let found = all();
+    if let Some(engine) = found.engines.into_iter().find(|engine| engine.process.pid == pid) {
+        return Ok(engine);
+    }
+    if let Some((process, why)) = found.unread.into_iter().find(|(process, _)| process.pid == pid) {
+        bail!("the statistics of process {pid} ({}) cannot be read: {why}", process.name);
+    }
+    let Some(process) = Process::of(pid) else { bail!("there is no process {pid}") };
+    let name = &process.name;
+    let us = rustix::process::geteuid().as_raw();
+    ensure!(
+        us == 0 || process.user == us,
+        "process {pid} ({name}) belongs to another user; run relpoline as that user or as root"
+    );
+    bail!("process {pid} ({name}) runs without an engine, or keeps no statistics; start it with `relpoline run -- …`")
+}
+
+/// The statistics of the processes of a run that are not in its directory, since they have changed their user: by
+/// their own numbers. They are removed: whoever asks collects them.
+pub fn strays(run: u64) -> Vec<(u32, Vec<u8>)> {
+    let mut found = Vec::new();
+    for path in files(Path::new("")) {
+        let Some((file, own_pid)) = open(&path) else { continue };
+        let Some(bytes) = read(&file) else { continue };
+        let in_user_directory = path.parent().and_then(Path::parent) == Some(Path::new("/dev/shm"));
+        if in_user_directory && Stats::parse(&bytes).is_ok_and(|stats| stats.header().run == run) {
+            let _ = fs::remove_file(&path);
+            found.push((own_pid, bytes));
+        }
+    }
+    found
+}
+
+/// The root directories of all mount namespaces we may look into; our own, as an empty path, first.
+fn roots(processes: &[Process]) -> Vec<PathBuf> {
+    let mut seen: BTreeSet<u64> = Process::of(std::process::id()).and_then(|me| me.mounts()).into_iter().collect();
+    let foreign = processes.iter().filter(|process| process.mounts().is_some_and(|mounts| seen.insert(mounts)));
+    std::iter::once(PathBuf::new()).chain(foreign.map(Process::root)).collect()
+}
+
+/// The statistics files below a root directory.
+fn files(root: &Path) -> Vec<PathBuf> {
+    // Not Path::join: an absolute path would replace the root.
+    let base = PathBuf::from(format!("{}{PREFIX}", root.display()));
+    let (Some(parent), Some(prefix)) = (base.parent(), base.file_name().and_then(|name| name.to_str())) else {
+        return Vec::new();
+    };
+    let users = entries(parent).filter_map(|(path, name)| Some((path, name.strip_prefix(prefix)?.parse().ok()?)));
+    users.filter(|(path, user)| belongs_to(path, *user)).flat_map(|(path, _)| files_in(&path)).collect()
+}
+
+/// The statistics files in a user's directory, those of runs included.
+fn files_in(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for (path, name) in entries(directory) {
+        if name.ends_with(SUFFIX) {
+            found.push(path);
+        } else if name.starts_with(RUN_PREFIX) {
+            found.extend(entries(&path).map(|(path, _)| path).filter(|path| own_pid(path).is_some()));
+        }
+    }
+    found
+}
+
+/// What is in a directory: paths and names.
+fn entries(directory: &Path) -> impl Iterator<Item = (PathBuf, String)> + use<> {
+    let all = fs::read_dir(directory).into_iter().flatten().flatten();
+    all.filter_map(|entry| Some((entry.path(), entry.file_name().into_string().ok()?)))
+}
+
+/// Whether a directory is that user's alone.
+fn belongs_to(path: &Path, user: u32) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| is_private(found.uid(), found.mode(), user))
+}
+
+/// The process that a file's name names, as it sees itself.
+fn own_pid(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+/// Opens a statistics file. The program could have put anything there: a link, a fifo, something endless.
+pub fn open_careful(path: &Path) -> Option<File> {
+    let careful = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(careful).open(path).ok()?;
+    file.metadata().ok().filter(fs::Metadata::is_file)?;
+    Some(file)
+}
+
+fn open(path: &Path) -> Option<(File, u32)> {
+    Some((open_careful(path)?, own_pid(path)?))
+}
+
+/// The process whose file it is: the one that has it mapped, or, when we may not know that, the one of that number
+/// and user.
+fn owner<'a>(processes: &'a [Process], own_pid: u32, file: &fs::Metadata) -> Option<&'a Process> {
+    let mut candidates = processes.iter().filter(|process| process.own_pid == own_pid);
+    candidates.find(|process| process.maps(file.ino()).unwrap_or(process.user == file.uid()))
+}
+
+fn engine(process: Process, file: File, bytes: Vec<u8>) -> Engine {
+    let ours = Process::of(std::process::id()).and_then(|me| me.mounts());
+    let is_elsewhere = process.mounts().is_some_and(|mounts| ours != Some(mounts)) || is_chrooted(&process);
+    Engine { process, bytes, file, is_elsewhere }
+}
+
+/// Whether it has changed its root directory.
+fn is_chrooted(process: &Process) -> bool {
+    fs::read_link(process.root()).is_ok_and(|root| root != Path::new("/"))
+}
+
+/// Removes what a process that is gone has left behind: its file, or the directory of its run when nobody waits for
+/// that any more. Only when we would know if it were still there.
+fn forget(path: &Path, meta: &fs::Metadata) {
+    let sees_all = fs::metadata("/proc/self/ns/pid").is_ok_and(|found| found.ino() == FIRST_PID_NAMESPACE);
+    let us = rustix::process::geteuid().as_raw();
+    let user = meta.uid();
+    let Some(directory) = path.parent().filter(|_| sees_all && (us == 0 || us == user)) else { return };
+    if directory == place::of_user(user) {
+        let _ = fs::remove_file(path);
+        return;
+    }
+    let keeper = directory.file_name().and_then(|name| place::keeper(name.to_str()?));
+    if directory.parent() == Some(&place::of_user(user)) && keeper.is_some_and(|pid| Process::of(pid).is_none()) {
+        let _ = fs::remove_dir_all(directory);
+    }
+}
+
+/// The bytes of a statistics file that are in use, with every site's record whole.
+pub fn read(file: &File) -> Option<Vec<u8>> {
+    let mut head = [0; Header::SIZE];
+    file.read_exact_at(&mut head, 0).ok()?;
+    let header = Header::load(&head)?;
+    let sites = u64::from(header.site_count) * SiteRecord::SIZE as u64;
+    let used = (u64::from(header.site_offset) + sites).min(MOST_BYTES).min(file.metadata().ok()?.len());
+    let used = usize::try_from(used).ok()?;
+    let mut bytes = read_start(file, used)?;
+    let mut unsettled: Vec<usize> = (header.site_offset as usize..used).step_by(SiteRecord::SIZE).collect();
+    for _ in 0..PATIENCE {
+        let again = read_start(file, used)?;
+        unsettled.retain(|&at| !settle(&mut bytes, &again, at));
+        if unsettled.is_empty() {
+            break;
+        }
+    }
+    Some(bytes)
+}
+
+/// The first `length` bytes of a file.
+fn read_start(file: &File, length: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    Some(bytes)
+}
+
+/// Whether the record at `at` was whole when it was read: nobody was writing it, then or until it was read again. Else
+/// the later copy takes its place.
+fn settle(bytes: &mut [u8], again: &[u8], at: usize) -> bool {
+    let range = at..at.saturating_add(SiteRecord::SIZE);
+    let (Some(first), Some(second)) = (bytes.get_mut(range.clone()), again.get(range)) else { return true };
+    let sequence = |record: &[u8]| SiteRecord::load(record).map_or(0, |site| site.sequence);
+    let whole = sequence(first) == sequence(second) && sequence(first) & 1 == 0;
+    if !whole {
+        first.copy_from_slice(second);
+    }
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_being_written_is_read_again() {
+        let record = |sequence, hits| {
+            let mut bytes = [0; SiteRecord::SIZE];
+            SiteRecord { sequence, hits, ..SiteRecord::ZERO }.store(&mut bytes).unwrap();
+            bytes
+        };
+        let mut bytes = record(2, 1);
+        assert!(settle(&mut bytes, &record(2, 9), 0));
+        assert_eq!(bytes, record(2, 1));
+        for (first, then) in [(2, 4), (3, 3), (3, 4)] {
+            let mut bytes = record(first, 1);
+            assert!(!settle(&mut bytes, &record(then, 9), 0));
+            assert_eq!(bytes, record(then, 9));
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_may_enter_is_passed_over() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        let user = rustix::process::geteuid().as_raw();
+        let directory = PathBuf::from(format!("{}{PREFIX}{user}", root.path().display()));
+        fs::create_dir_all(directory.join("run-1-x")).unwrap();
+        for name in ["7.stats", "other", "run-1-x/8.stats", "run-1-x/9"] {
+            fs::write(directory.join(name), b"").unwrap();
+        }
+        for (mode, found) in [(0o700, 2), (0o755, 0), (0o1777, 0)] {
+            fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(files(root.path()).len(), found, "{mode:o}");
+        }
+    }
+}

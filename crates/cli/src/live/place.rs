@@ -1,0 +1,53 @@
+//! The directories for statistics: one per user, and in it one per run that ends with a report.
+//! See [`relpoline_stats::live`] for what engines and tools agree on.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use relpoline_stats::live::{PREFIX, RUN_PREFIX, is_private};
+use tempfile::TempDir;
+
+/// The directory of a user.
+pub fn of_user(user: u32) -> PathBuf {
+    PathBuf::from(format!("{PREFIX}{user}"))
+}
+
+/// Makes the directory for the statistics of a run, which is removed when it is dropped: with those of the user's
+/// other processes, so that the run is seen while it lasts; where that cannot be, somewhere nobody else may enter.
+///
+/// # Errors
+/// When it cannot be made anywhere.
+pub fn run_directory() -> anyhow::Result<TempDir> {
+    let make = |base: &Path| {
+        let owner_only = Permissions::from_mode(0o700);
+        tempfile::Builder::new().prefix(&run_prefix()).permissions(owner_only).tempdir_in(base)
+    };
+    let private = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
+    own()
+        .and_then(|base| make(&base).ok())
+        .or_else(|| make(private?.as_ref()).ok())
+        .map_or_else(|| make(Path::new("/tmp")), Ok)
+        .context("no directory for the statistics can be made in /dev/shm, XDG_RUNTIME_DIR or /tmp")
+}
+
+/// Start of the name of this process' run directory: it tells who will remove it.
+fn run_prefix() -> String {
+    format!("{RUN_PREFIX}{}-", std::process::id())
+}
+
+/// The process that removes the run directory of this name.
+pub fn keeper(name: &str) -> Option<u32> {
+    name.strip_prefix(RUN_PREFIX)?.split('-').next()?.parse().ok()
+}
+
+/// This user's directory, made if need be; `None` when it is not private.
+fn own() -> Option<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let path = of_user(user);
+    // Mostly because it is there: what counts is what is found.
+    let _ = DirBuilder::new().mode(0o700).create(&path);
+    let found = fs::symlink_metadata(&path).ok()?;
+    is_private(found.uid(), found.mode(), user).then_some(path)
+}

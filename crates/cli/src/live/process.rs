@@ -1,0 +1,90 @@
+//! What /proc says of processes. All of it is read anew each time, and may be gone the moment after.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+/// A process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Process {
+    /// Its number, as we see it.
+    pub pid: u32,
+    /// Its number as it sees itself, in its own pid namespace.
+    pub own_pid: u32,
+    /// The user it is.
+    pub user: u32,
+    /// What it calls itself.
+    pub name: String,
+}
+
+impl Process {
+    /// Looks at a process; `None` when there is none of that number.
+    pub fn of(pid: u32) -> Option<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Some(Self {
+            pid,
+            own_pid: field("NSpid").and_then(|all| all.split_whitespace().next_back()?.parse().ok()).unwrap_or(pid),
+            // Real, effective, saved, file system: the effective one makes files.
+            user: field("Uid").and_then(|all| all.split_whitespace().nth(1)?.parse().ok())?,
+            name: field("Name").unwrap_or_default().trim().to_owned(),
+        })
+    }
+
+    /// All processes.
+    pub fn all() -> Vec<Self> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries.filter_map(|entry| Self::of(entry.file_name().to_str()?.parse().ok()?)).collect()
+    }
+
+    /// The number of its mount namespace, if we may know it.
+    pub fn mounts(&self) -> Option<u64> {
+        fs::metadata(format!("/proc/{}/ns/mnt", self.pid)).ok().map(|found| found.ino())
+    }
+
+    /// Its root directory, as a prefix for its paths.
+    pub fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.pid))
+    }
+
+    /// Whether it has a file mapped, by the file's number; `None` when we may not know.
+    pub fn maps(&self, inode: u64) -> Option<bool> {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid)).ok()?;
+        let inode = inode.to_string();
+        Some(maps.lines().any(|line| line.split_whitespace().nth(4) == Some(&inode)))
+    }
+
+    /// Its command line, in one line; empty when we may not know.
+    pub fn command(&self) -> String {
+        let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let words = bytes.split(|&byte| byte == 0).filter(|word| !word.is_empty());
+        let line = words.map(String::from_utf8_lossy).collect::<Vec<_>>().join(" ");
+        line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+/// The name of a user, or the number.
+pub fn user_name(user: u32) -> String {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let number = user.to_string();
+    let found = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == number).then(|| name.to_owned())
+    });
+    found.unwrap_or(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_found_with_its_own_number() {
+        let me = Process::of(std::process::id()).unwrap();
+        assert_eq!(me.own_pid, std::process::id());
+        assert_eq!(me.user, rustix::process::geteuid().as_raw());
+        assert!(me.command().contains("relpoline") && me.mounts().is_some());
+        assert_eq!((me.maps(u64::MAX), Process::of(u32::MAX)), (Some(false), None));
+    }
+}
