@@ -1,13 +1,16 @@
 //! Alan Jowett's bpf_conformance against interpreter and compiled code.
 //!
 //! None of its files is in this repository. `RELPOLINE_BPF_CONFORMANCE` names a copy (the directory with `tests`
-//! and `negative`); without it the test says so and passes.
+//! and `negative`); without it the test says so and passes. `RELPOLINE_BPF_PLUGIN` names the command `relpoline`: then
+//! every case also goes through `relpoline bpf plugin`, as bpf_conformance's own runner calls it.
 
 mod support;
 
 use relpoline_bpf::insn::{Insn, parse};
 use relpoline_bpf::{Engine, Invocation, Options, Runtime};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use support::asm::{assemble, number};
 
 /// One file's content.
@@ -80,6 +83,27 @@ fn outcome(runtime: &Runtime, case: &Case, engine: Engine) -> Result<u64, String
     program.invoke(Invocation::new(&mut memory).engine(engine)).map_err(|e| e.to_string())
 }
 
+/// What `relpoline bpf plugin` makes of a case.
+fn through_plugin(command: &Path, case: &Case, engine: Engine) -> Result<u64, String> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x} ")).collect::<String>();
+    let code: Vec<u8> = case.insns.iter().flat_map(|insn| insn.to_bytes()).collect();
+    let mut plugin = Command::new(command);
+    plugin.args(["bpf", "plugin", &hex(&case.memory)]);
+    if engine == Engine::Interpreter {
+        plugin.arg("--interpret");
+    }
+    let mut child = plugin
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{}: {e}", command.display()));
+    child.stdin.take().unwrap().write_all(hex(&code).as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    u64::from_str_radix(text.trim(), 16).map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[test]
 fn all_of_bpf_conformance() {
     let Some(root) = std::env::var_os("RELPOLINE_BPF_CONFORMANCE").map(PathBuf::from) else {
@@ -87,7 +111,9 @@ fn all_of_bpf_conformance() {
         return;
     };
     let runtime = Runtime::new().unwrap();
+    let plugin = std::env::var_os("RELPOLINE_BPF_PLUGIN").map(PathBuf::from);
     let mut failures = Vec::new();
+    let mut through = 0;
     for engine in [Engine::Interpreter, Engine::Compiled] {
         let (mut v3, mut v4) = ((0, 0), (0, 0));
         for path in files(&root.join("tests")) {
@@ -100,6 +126,13 @@ fn all_of_bpf_conformance() {
             if !passed {
                 failures.push(format!("{engine:?} {}: {got:x?}, not {:x?}", path.display(), case.result));
             }
+            if let Some(command) = &plugin {
+                let got = through_plugin(command, &case, engine);
+                through += 1;
+                if got.as_ref().ok().copied() != case.result {
+                    failures.push(format!("plugin, {engine:?} {}: {got:x?}, not {:x?}", path.display(), case.result));
+                }
+            }
             v4 = (v4.0 + u32::from(passed), v4.1 + 1);
             if version == 3 {
                 v3 = (v3.0 + u32::from(passed), v3.1 + 1);
@@ -108,6 +141,7 @@ fn all_of_bpf_conformance() {
         eprintln!("{engine:?}: v3 {}/{}, v4 {}/{}", v3.0, v3.1, v4.0, v4.1);
         assert_eq!((v3.1, v4.1), (253, 312), "another version of bpf_conformance");
     }
+    eprintln!("{through} cases through relpoline bpf plugin");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 

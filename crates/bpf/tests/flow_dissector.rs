@@ -1,13 +1,17 @@
 //! The kernel's flow dissector, a pipeline of 7 programs with 53 tail calls, against the kernel's own run of it.
 //!
-//! Nothing of it is in this repository. `RELPOLINE_BPF_FLOW` names a directory with `bpf_flow.o`, compiled from
-//! the selftests of Linux (clang -O2 -g -target bpf -c), and `expected.txt`, made by `kernel_flow_keys.py` beside
-//! this file as root on a machine where `bpf()` works. Without it the test says so and passes.
+//! Nothing of it is in this repository. `RELPOLINE_BPF_FLOW` names its source, `tools/testing/selftests/bpf/progs/
+//! bpf_flow.c` of a Linux tree, which is compiled with clang (and libbpf's headers), or an object made of it. Without it
+//! the test says so and passes.
+//!
+//! `flow_keys.txt` is what Linux 6.18 said: made by `kernel_flow_keys.py` beside this file, as root on a machine where
+//! `bpf()` works; `RELPOLINE_BPF_FLOW_KEYS` names a file made elsewhere.
 
 mod support;
 
 use relpoline_bpf::{ContextKind, Engine, Object, Options, PacketBuffer, Runtime};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Bytes of `struct bpf_flow_keys`.
 const KEYS: usize = 56;
@@ -34,21 +38,41 @@ fn end(keys: &mut [u8], len: usize) {
     keys[2..4].copy_from_slice(&transport.to_le_bytes());
 }
 
+/// The object, compiled first if it is C.
+fn object(path: &Path) -> Vec<u8> {
+    if path.extension().is_none_or(|e| e != "c") {
+        return std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+    let out = std::env::temp_dir().join(format!("relpoline-bpf-flow-{}.o", std::process::id()));
+    // The headers of the C library ask for the machine's word size, which the target does not say.
+    let status = Command::new("clang")
+        .args(["-O2", "-g", "-target", "bpf", "-D__x86_64__", "-I/usr/include/x86_64-linux-gnu", "-c", "-o"])
+        .args([&out, path])
+        .status()
+        .unwrap_or_else(|e| panic!("clang: {e}"));
+    assert!(status.success(), "clang does not compile {} (are libbpf's headers there?)", path.display());
+    let bytes = std::fs::read(&out).unwrap();
+    let _ = std::fs::remove_file(out);
+    bytes
+}
+
 #[test]
 fn the_same_keys_as_the_kernel() {
-    let Some(folder) = std::env::var_os("RELPOLINE_BPF_FLOW").map(PathBuf::from) else {
-        eprintln!("skipped: RELPOLINE_BPF_FLOW names no directory with bpf_flow.o and expected.txt");
+    let Some(path) = std::env::var_os("RELPOLINE_BPF_FLOW").map(PathBuf::from) else {
+        eprintln!("skipped: RELPOLINE_BPF_FLOW names no bpf_flow.c or bpf_flow.o of the kernel's selftests");
         return;
     };
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/flow_keys.txt");
+    let expected = std::env::var_os("RELPOLINE_BPF_FLOW_KEYS").map_or(recorded, PathBuf::from);
     let runtime = Runtime::new().unwrap();
     let options = Options { count: true, ..Options::default() };
-    let object = Object::load(&runtime, &std::fs::read(folder.join("bpf_flow.o")).unwrap(), options).unwrap();
+    let object = Object::load(&runtime, &object(&path), options).unwrap();
     let programs = (0..6).map(|i| (i, object.program(&format!("flow_dissector_{i}")))).collect::<Vec<_>>();
     object.array("jmp_table").unwrap().update_all(&programs).unwrap();
     let main = object.program("_dissect").unwrap();
     let sites: usize = object.programs().iter().map(|p| p.listing().sites.len()).sum();
     let mut buffer = PacketBuffer::new(2048).unwrap();
-    let expected = std::fs::read_to_string(folder.join("expected.txt")).unwrap();
+    let expected = std::fs::read_to_string(expected).unwrap();
     for engine in [Engine::Interpreter, Engine::Compiled] {
         for (number, line) in expected.lines().enumerate() {
             let fields: Vec<&str> = line.split_whitespace().collect();

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the kernel's own run of its flow dissector says about generated packets.
 
-Usage: kernel_flow_keys.py BPF_FLOW.o PACKETS > expected.txt     (as root, with bpftool)
+Usage: kernel_flow_keys.py BPF_FLOW.o PACKETS > flow_keys.txt     (as root, with bpftool; recorded: 600)
 
 Each line of the result: the packet, the flow keys, both in hex, and the program's return value. The packets come
 from a fixed seed: IPv4, IPv6 with extension headers and fragments, VLAN tags, MPLS, GRE, IP in IP, TCP, UDP, ICMP,
