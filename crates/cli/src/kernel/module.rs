@@ -1,0 +1,159 @@
+//! Putting the module into the kernel and taking it out.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::debugfs::{self, Control};
+
+/// `relpoline kernel load`.
+#[derive(Debug, Args)]
+pub struct LoadArgs {
+    /// The module's file [default: the first relpoline.ko for the running kernel]
+    #[arg(long, value_name = "FILE")]
+    module: Option<PathBuf>,
+    /// Load it, but promote nothing until `relpoline kernel enable`.
+    #[arg(long)]
+    disabled: bool,
+}
+
+/// Loads the module.
+///
+/// # Errors
+/// Why the module is not loaded: what the kernel said, or the module's own reason.
+pub fn load(arguments: &LoadArgs) -> Result<()> {
+    if debugfs::is_loaded() {
+        bail!("the module relpoline is loaded already; see: relpoline kernel status");
+    }
+    let release = release()?;
+    let path = match &arguments.module {
+        Some(path) => path.clone(),
+        None => find(&release)?,
+    };
+    let file = File::open(&path).with_context(|| format!("{} cannot be opened", path.display()))?;
+    let parameters = if arguments.disabled { c"enable=0" } else { c"" };
+    let log = Log::from_now();
+    // SAFETY: a descriptor of ours and a string that outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
+    if done != 0 {
+        let error = std::io::Error::last_os_error();
+        bail!("{} was not loaded: {}", path.display(), why(&error, &log.reasons(), &path, &release));
+    }
+    if let Ok(stats) = Control::open().and_then(|control| control.stats()) {
+        let (kernel, modules) = (stats.get("sites_kernel"), stats.get("sites_modules"));
+        println!("loaded: {kernel} sites in the kernel, {modules} in its modules");
+    }
+    Ok(())
+}
+
+/// Unloads the module.
+///
+/// # Errors
+/// The module is not loaded, in use, or we may not.
+pub fn unload() -> Result<()> {
+    if !debugfs::is_loaded() {
+        bail!("the module relpoline is not loaded");
+    }
+    let name = CString::new("relpoline").expect("no zero in it");
+    // SAFETY: a string that outlives the call.
+    if unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) } != 0 {
+        let error = std::io::Error::last_os_error();
+        let hint = match error.raw_os_error() {
+            Some(libc::EPERM) => "; only root may unload modules",
+            Some(libc::EAGAIN | libc::EBUSY) => "; somebody has one of its files in /sys/kernel/debug/relpoline open",
+            _ => "",
+        };
+        bail!("the module was not unloaded: {error}{hint}");
+    }
+    Ok(())
+}
+
+fn release() -> Result<String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("/proc is not mounted")?;
+    Ok(release.trim().to_owned())
+}
+
+/// The module's file for the running kernel, in the places where it is put.
+fn find(release: &str) -> Result<PathBuf> {
+    let installed =
+        ["updates", "extra", "updates/dkms"].map(|dir| format!("/lib/modules/{release}/{dir}/relpoline.ko"));
+    let built = format!("target/kernel/{release}/relpoline.ko");
+    let places = installed.iter().map(String::as_str).chain([built.as_str()]);
+    let found = places.map(PathBuf::from).find(|path| path.exists());
+    found.with_context(|| {
+        format!(
+            "there is no relpoline.ko for this kernel ({release}); build it by: cargo xtask kernel-build --release \
+             {release}, or name its file by --module"
+        )
+    })
+}
+
+/// One sentence on why the kernel did not take the module.
+fn why(error: &std::io::Error, reasons: &[String], path: &Path, release: &str) -> String {
+    if let Some(reason) = reasons.last() {
+        return reason.clone();
+    }
+    match error.raw_os_error() {
+        Some(libc::EPERM) => match lockdown() {
+            Some(state) => format!("the kernel is locked down ({state}) and takes only signed modules"),
+            None => "only root may load modules".to_owned(),
+        },
+        Some(libc::ENOEXEC) => match vermagic(path) {
+            Some(built) if built != release => {
+                format!("it was built for Linux {built}, and this is {release}; build it for this kernel")
+            }
+            _ => "it is not a module for this kernel".to_owned(),
+        },
+        Some(libc::ENOKEY | libc::EKEYREJECTED) => {
+            "the kernel takes only signed modules; sign it, or switch secure boot off".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// The kernel's lockdown state, unless that is "none".
+fn lockdown() -> Option<String> {
+    let states = fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
+    let state = states.split('[').nth(1)?.split(']').next()?;
+    (state != "none").then(|| state.to_owned())
+}
+
+/// The release that the module in `path` was built for.
+fn vermagic(path: &Path) -> Option<String> {
+    const KEY: &[u8] = b"vermagic=";
+    let bytes = fs::read(path).ok()?;
+    let at = bytes.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
+    let value = bytes.get(at..)?.split(|&byte| byte == b' ' || byte == 0).next()?;
+    String::from_utf8(value.to_vec()).ok()
+}
+
+/// The kernel's log from a certain moment on.
+struct Log(Option<File>);
+
+impl Log {
+    fn from_now() -> Log {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok();
+        Log(file.and_then(|mut file| file.seek(SeekFrom::End(0)).ok().map(|_| file)))
+    }
+
+    /// The reasons that the module has given since then.
+    fn reasons(self) -> Vec<String> {
+        let Some(mut file) = self.0 else { return Vec::new() };
+        let mut reasons = Vec::new();
+        let mut record = [0; 8192];
+        // Each read gives one record, `level,number,time,flags;text`, until there is none.
+        while let Ok(len) = file.read(&mut record) {
+            let text = String::from_utf8_lossy(record.get(..len).unwrap_or_default()).into_owned();
+            if let Some((_, reason)) = text.split_once(";relpoline: refused: ") {
+                reasons.extend(reason.lines().next().map(str::to_owned));
+            }
+        }
+        reasons
+    }
+}
