@@ -191,6 +191,14 @@ impl ProgArray {
         if reclaim::is_inside() { Err(UpdateError::InsideRun) } else { Ok(()) }
     }
 
+    /// Whether the program is in one of the slots.
+    #[must_use]
+    pub fn contains(&self, program: &Program) -> bool {
+        let links = self.shared().links();
+        let slots = links.arrays.get(&self.core().id).map_or(&[][..], |state| &state.slots[..]);
+        slots.iter().flatten().any(|core| Arc::ptr_eq(core, &program.core))
+    }
+
     /// Names of the programs in the slots.
     #[must_use]
     pub fn programs(&self) -> Vec<Option<Arc<str>>> {

@@ -62,6 +62,9 @@ fn data_map(name: &str, section: &Section<'_, '_>) -> Result<Definition, ObjectE
     // What is beyond a file's size is not believed.
     let value_size = u32::try_from(size).ok().filter(|s| *s <= 64 << 20);
     let value_size = value_size.ok_or_else(|| ObjectError::section(name, "data of more than 64 MiB"))?;
+    if section.relocations().next().is_some() {
+        return Err(ObjectError::section(name, "initial values that are addresses are not supported"));
+    }
     let content = section.data().map_err(ObjectError::elf)?.to_vec();
     Ok(Definition {
         section: section.index(),

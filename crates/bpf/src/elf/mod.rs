@@ -28,13 +28,13 @@ type File<'a> = object::read::elf::ElfFile64<'a, object::Endianness>;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ObjectError {
     /// Not an ELF file of 64 bits, or a malformed one.
-    #[error("malformed ELF file: {0}")]
+    #[error("not an eBPF object, or a damaged one: {0} (clang -target bpf -c makes them)")]
     Elf(String),
     /// An ELF file for another machine.
-    #[error("not an eBPF object: it is for another machine")]
+    #[error("not an eBPF object: it is for another machine (clang -target bpf -c makes them)")]
     OtherMachine,
     /// Big-endian eBPF.
-    #[error("big-endian eBPF objects are not supported")]
+    #[error("big-endian eBPF objects are not supported (clang -target bpfel makes little-endian ones)")]
     BigEndian,
     /// Something is wrong with a section.
     #[error("section {section}: {reason}")]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use relpoline_bpf::{Object, Options, Program, Runtime};
+use relpoline_bpf::{MapHandle, Object, Options, ProgArray, Program, Runtime};
 
 /// Most bytes of a request.
 const LONGEST: u64 = 1 << 20;
@@ -30,7 +30,7 @@ impl Drop for Socket {
     }
 }
 
-/// What requests refer to. Objects that programs came from are kept, since their other arrays would empty.
+/// What requests refer to. Objects whose programs are in use are kept, since their other arrays would empty.
 struct Server {
     runtime: Runtime,
     object: Object,
@@ -58,6 +58,7 @@ pub fn listen(path: &Path, runtime: Runtime, object: Object, options: Options) -
                 // The client may be gone; the run goes on.
                 let _ = writeln!(&stream, "error {error:#}");
             }
+            server.forget_unused();
         }
     });
     Ok(socket)
@@ -79,6 +80,18 @@ impl Server {
         Ok(())
     }
 
+    /// Lets go of objects none of whose programs a run can come to any more.
+    fn forget_unused(&mut self) {
+        let mut unused = std::mem::take(&mut self.loaded);
+        let mut arrays = arrays(&self.object);
+        // Arrays of objects in use lead to further ones.
+        while let Some(at) = unused.iter().position(|object| is_used(object, &arrays)) {
+            let object = unused.swap_remove(at);
+            arrays.extend(self::arrays(&object));
+            self.loaded.push(object);
+        }
+    }
+
     fn change(&mut self, line: &str) -> Result<(u32, Option<Program>)> {
         let mut fields = line.split('\t');
         let index = fields.next().unwrap_or("").parse().context("a slot's number is expected")?;
@@ -97,6 +110,15 @@ impl Server {
         self.loaded.push(object);
         Ok(program)
     }
+}
+
+fn arrays(object: &Object) -> Vec<ProgArray> {
+    let array = |map: &MapHandle| if let MapHandle::Array(array) = map { Some(array.clone()) } else { None };
+    object.maps().iter().filter_map(|(_, map)| array(map)).collect()
+}
+
+fn is_used(object: &Object, arrays: &[ProgArray]) -> bool {
+    object.programs().iter().any(|program| arrays.iter().any(|array| array.contains(program)))
 }
 
 /// Sends a request: the server's reply.

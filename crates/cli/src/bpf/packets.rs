@@ -12,15 +12,19 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         [0xd4 | 0x4d, 0xc3 | 0x3c, 0xb2, 0xa1] => false,
         [0xa1, 0xb2, 0xc3 | 0x3c, 0xd4 | 0x4d] => true,
         [0x0a, 0x0d, 0x0d, 0x0a] => bail!("a pcapng file; convert it with: editcap -F pcap IN OUT"),
-        _ => bail!("not a pcap file"),
+        _ => bail!("not a pcap file (tcpdump -w makes them)"),
     };
     let mut packets = Vec::new();
     let mut at = 24;
     while at < bytes.len() {
-        let Some(header) = bytes.get(at..at + 16) else { bail!("packet header cut off at byte {at}") };
+        let Some(header) = bytes.get(at..at + 16) else {
+            bail!("a packet's header is cut off at byte {at}: damaged, or still being written?")
+        };
         let len = [header[8], header[9], header[10], header[11]];
         let len = if big { u32::from_be_bytes(len) } else { u32::from_le_bytes(len) } as usize;
-        let Some(packet) = bytes[at + 16..].get(..len) else { bail!("packet cut off at byte {at}") };
+        let Some(packet) = bytes[at + 16..].get(..len) else {
+            bail!("the packet at byte {at} is cut off: damaged, or still being written?")
+        };
         packets.push(packet.to_vec());
         at += 16 + len;
     }
@@ -42,6 +46,9 @@ mod tests {
         }
         assert_eq!(parse(&file).unwrap(), [vec![3; 3], vec![5; 5]]);
         file.pop();
-        assert_eq!(parse(&file).unwrap_err().to_string(), "packet cut off at byte 43");
+        assert_eq!(
+            parse(&file).unwrap_err().to_string(),
+            "the packet at byte 43 is cut off: damaged, or still being written?"
+        );
     }
 }

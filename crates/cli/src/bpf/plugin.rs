@@ -32,7 +32,7 @@ pub struct PluginArgs {
 pub fn run(arguments: &PluginArgs) -> Result<ExitCode> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text)?;
-    let bytes = hex(&text)?;
+    let bytes = hex(&text).context("stdin")?;
     let runtime = Runtime::new()?;
     let program = if arguments.elf {
         let object = Object::load(&runtime, &bytes, Options::default())?;
@@ -42,7 +42,7 @@ pub fn run(arguments: &PluginArgs) -> Result<ExitCode> {
         let source = Source { name: "stdin", section: "", insns: &insns, maps: &[] };
         Program::load(&runtime, source, Options::default())?
     };
-    let mut memory = hex(arguments.memory.as_deref().unwrap_or(""))?;
+    let mut memory = hex(arguments.memory.as_deref().unwrap_or("")).context("the memory")?;
     let engine = if arguments.interpret { Engine::Interpreter } else { Engine::Compiled };
     println!("{:x}", program.invoke(Invocation::new(&mut memory).engine(engine))?);
     Ok(ExitCode::SUCCESS)

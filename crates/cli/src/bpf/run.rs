@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use relpoline_bpf::{ContextKind, Engine, Invocation, Object, PacketBuffer, Program, Trap};
+use relpoline_bpf::{ContextKind, Engine, Invocation, Object, PacketBuffer, Program, Trap, TrapKind};
 
 use super::{LoadArgs, choose, control, hex, load, packets, stats};
 
@@ -47,8 +47,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
     /// Go over the packets for so long, instead of once.
-    #[arg(long, value_name = "S")]
-    seconds: Option<f64>,
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    seconds: Option<Duration>,
     /// Show how often each program was started, what became of tail calls with computed indexes and why, and the time
     /// per packet.
     #[arg(long)]
@@ -127,16 +127,24 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     Ok(if tally.traps == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// A time from the command line.
+fn seconds(text: &str) -> Result<Duration, String> {
+    const YEAR: f64 = 365.25 * 86400.0;
+    let number: f64 = text.parse().map_err(|_| "not a number".to_string())?;
+    let sane = (0.0..=YEAR).contains(&number).then(|| Duration::try_from_secs_f64(number).ok());
+    sane.flatten().ok_or_else(|| "it must be between 0 and a year".into())
+}
+
 fn read_packets(arguments: &RunArgs) -> Result<Vec<Vec<u8>>> {
     let packets = match (&arguments.pcap, &arguments.hex) {
         (Some(path), _) => {
             let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             packets::parse(&bytes).with_context(|| path.display().to_string())?
         }
-        (None, Some(text)) => vec![hex(text)?],
+        (None, Some(text)) => vec![hex(text).context("--hex")?],
         (None, None) => vec![Vec::new()],
     };
-    ensure!(!packets.is_empty(), "there are no packets");
+    ensure!(!packets.is_empty(), "the file has no packets");
     Ok(packets)
 }
 
@@ -154,7 +162,7 @@ fn over_packets(arguments: &RunArgs, program: &Program, packets: &[Vec<u8>]) -> 
             })
             .collect();
         if let Some(seconds) = arguments.seconds {
-            std::thread::sleep(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+            std::thread::sleep(seconds);
             stop.store(true, Ordering::Relaxed);
         }
         for thread in threads {
@@ -211,7 +219,8 @@ fn print(arguments: &RunArgs, object: &Object, tally: &Tally) {
         }
     }
     if let Some(trap) = &tally.first_trap {
-        eprintln!("relpoline: {} of {} runs trapped; the first: {trap}", tally.traps, tally.packets);
+        let hint = if trap.kind == TrapKind::Budget { "; does it loop for ever? see --budget" } else { "" };
+        eprintln!("relpoline: {} of {} runs trapped; the first: {trap}{hint}", tally.traps, tally.packets);
     }
     if arguments.stats {
         stats::print(object);

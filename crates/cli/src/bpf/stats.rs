@@ -1,0 +1,28 @@
+//! What `bpf run --stats` says of programs: starts, and tail calls with computed indexes.
+
+use relpoline_bpf::{HotTarget, Object, VariableCall};
+
+/// Prints both.
+pub fn print(object: &Object) {
+    println!("\n{:>12}  program", "starts");
+    for program in object.programs() {
+        println!("{:>12}  {}", program.hits().unwrap_or(0), program.name());
+    }
+    let calls = || object.programs().iter().flat_map(|p| p.variable_calls().into_iter().map(move |call| (p, call)));
+    if calls().next().is_some() {
+        println!("\n{:>12}  tail calls with computed indexes", "by a tree");
+    }
+    for (program, call) in calls() {
+        let through = call.through_trees.map_or_else(|| "-".into(), |n| n.to_string());
+        println!("{through:>12}  {}:{} through {}: {}", program.name(), call.instruction, call.array, state(&call));
+    }
+}
+
+fn state(call: &VariableCall) -> String {
+    if !call.promoted {
+        return call.reason.to_string();
+    }
+    let target = |t: &HotTarget| format!("{} {} %", t.program.as_deref().unwrap_or("(gone)"), t.percent);
+    let targets = call.targets.iter().map(target).collect::<Vec<_>>().join(", ");
+    format!("{} to {targets}", call.reason)
+}
