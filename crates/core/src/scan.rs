@@ -3,8 +3,8 @@
 //! Three steps, each usable by itself and none allocating:
 //!
 //! 1. [`thunk::find`](crate::arch::thunk::find) finds the thunks by their bytes.
-//! 2. [`Sites`] finds every direct call and jump to one of them. Candidates are found by their displacement
-//!    alone, which names a thunk to the byte; each is then held against the instruction boundaries of its
+//! 2. [`Sites`] finds every direct call and jump to one of them. Candidates are found by their opcode's first byte and
+//!    a displacement that names a thunk to the byte; each is then held against the instruction boundaries of its
 //!    function, read from the function's start. What does not stand on a boundary is refused, with a reason.
 //! 3. [`Gotos`] tells tail calls from computed gotos among the jumps, and refuses the gotos at whose labels
 //!    a status flag may be live: a branch tree changes the flags.
@@ -12,7 +12,6 @@
 //! Where functions start and end is asked of [`Functions`]. [`EhFrameHdr`] answers from the unwind tables,
 //! which even stripped programs carry; a sorted slice of [`Function`]s answers from anything else.
 
-mod displacements;
 mod flags;
 mod frames;
 // The kernel's sites are calls and tail calls; what tells them from computed gotos stays out of the module.

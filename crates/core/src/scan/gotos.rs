@@ -194,8 +194,14 @@ impl<'a, F: Functions> Gotos<'a, F> {
             return;
         };
         let text = self.object.text;
+        let mut here = Stretch::default();
         for (opcode, target) in memchr::memchr2_iter(JUMP, ESCAPE, text.bytes).filter_map(|at| jump(text.bytes, at)) {
             if target.wrapping_sub(low) > span {
+                continue;
+            }
+            // Nearly all jumps stay in their function, and leave what surrounds them as it is.
+            here.move_to(opcode, &self.scratch[..self.functions]);
+            if here.contains(target) {
                 continue;
             }
             let Some(packed) = self.listed(target) else {
@@ -267,6 +273,38 @@ fn lea(bytes: &[u8], at: usize) -> Option<u64> {
     };
     let next = at as u64 + 6;
     (modrm & 0xc7 == 0x05).then(|| next.wrapping_add_signed(i64::from(i32::from_le_bytes(disp))))
+}
+
+/// A listed function, or the stretch between two of them, that a search has come to.
+#[derive(Default)]
+struct Stretch {
+    start: u64,
+    end: u64,
+    /// The number of the first listed function that does not end before it.
+    next: usize,
+}
+
+impl Stretch {
+    /// Goes on to the stretch that holds `offset`, which must not lie before the current one.
+    fn move_to(&mut self, offset: u64, listed: &[u64]) {
+        while offset >= self.end {
+            let Some(&packed) = listed.get(self.next) else {
+                (self.start, self.end) = (self.end, u64::MAX);
+                return;
+            };
+            let (start, end) = (packed >> 32, packed & 0xffff_ffff);
+            if self.end < start {
+                (self.start, self.end) = (self.end, start);
+            } else {
+                (self.start, self.end) = (start, end.max(self.end));
+                self.next += 1;
+            }
+        }
+    }
+
+    fn contains(&self, offset: u64) -> bool {
+        self.start <= offset && offset < self.end
+    }
 }
 
 /// Whether `offset` lies in a packed range.

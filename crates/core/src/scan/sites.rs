@@ -1,11 +1,12 @@
 //! The search for sites.
 //!
-//! Any four bytes that lead, read as a displacement, to a thunk (module `displacements`), with a branch
-//! opcode before them, are a candidate. Real code has next to no candidates that
+//! Any branch opcode, wherever it stands, behind which four bytes lead to a thunk when read as a displacement, is a
+//! candidate. Finding them is a search for three bytes, which costs the same however far apart a linker has put the
+//! thunks. Real code has next to no candidates that
 //! are not branches, but next to none is not none: so the function around a candidate is decoded from its
 //! start. The decoder's place is kept, and a function with many sites is read once.
 
-use super::{Function, Functions, Refusal, Region, displacements::Displacements};
+use super::{Function, Functions, Refusal, Region};
 use crate::arch::decode::{Flow, decode, length};
 
 /// What kind of instruction a site is.
@@ -55,7 +56,8 @@ pub struct Sites<'a, F> {
     text: Region<'a>,
     thunks: &'a [u64],
     functions: F,
-    fields: Displacements<'a>,
+    /// Where to go on: every branch opcode that begins before it has been looked at.
+    next: usize,
     place: Option<Place>,
 }
 
@@ -77,15 +79,16 @@ struct Candidate {
 }
 
 const CS: u8 = 0x2e;
+const CALL: u8 = 0xe8;
+const JUMP: u8 = 0xe9;
+/// The first byte of the conditional jumps' opcodes.
+const ESCAPE: u8 = 0x0f;
 
 impl<'a, F: Functions> Sites<'a, F> {
     /// Searches `text` for branches to `thunks`, a sorted list of addresses (not necessarily in the text).
     pub fn new(text: Region<'a>, thunks: &'a [u64], functions: F) -> Sites<'a, F> {
-        let [low, high] = [thunks.first(), thunks.last()].map(|thunk| thunk.copied().unwrap_or(0));
-        let span = u32::try_from(high.saturating_sub(low)).unwrap_or(u32::MAX);
-        let bytes = if thunks.is_empty() { &[] } else { text.bytes };
-        let fields = Displacements::new(bytes, low.wrapping_sub(text.address) as u32, span);
-        Sites { text, thunks, functions, fields, place: None }
+        let next = if thunks.is_empty() { text.bytes.len() } else { 0 };
+        Sites { text, thunks, functions, next, place: None }
     }
 
     /// Holds a candidate against instruction boundaries.
@@ -144,29 +147,47 @@ impl<'a, F: Functions> Sites<'a, F> {
 
     /// The next branch opcode whose displacement names a thunk.
     fn candidate(&mut self) -> Option<Candidate> {
-        while let Some(field) = self.fields.next() {
-            if let Some(candidate) = self.candidate_at(field) {
+        let (bytes, begun) = (self.text.bytes, self.next);
+        for opcode in opcodes(bytes.get(begun..)?).map(|at| begun + at) {
+            if let Some(candidate) = self.candidate_at(opcode) {
+                self.next = opcode + 1;
                 return Some(candidate);
             }
         }
+        self.next = bytes.len();
         None
     }
 
-    fn candidate_at(&self, field: usize) -> Option<Candidate> {
+    fn candidate_at(&self, opcode: usize) -> Option<Candidate> {
         let bytes = self.text.bytes;
-        let (kind, opcode) =
-            match (field.checked_sub(2).and_then(|at| bytes.get(at).copied()), *bytes.get(field.checked_sub(1)?)?) {
-                (_, 0xe8) => (SiteKind::Call, field - 1),
-                (_, 0xe9) => (SiteKind::Jump, field - 1),
-                (Some(0x0f), 0x80..=0x8f) => (SiteKind::Cond, field - 2),
-                _ => return None,
-            };
+        let (kind, field) = match *bytes.get(opcode..)?.first_chunk::<2>()? {
+            [CALL, _] => (SiteKind::Call, opcode + 1),
+            [JUMP, _] => (SiteKind::Jump, opcode + 1),
+            [ESCAPE, 0x80..=0x8f] => (SiteKind::Cond, opcode + 2),
+            _ => return None,
+        };
         let rel = i32::from_le_bytes(*bytes.get(field..)?.first_chunk()?);
         let field = self.text.address.wrapping_add(field as u64);
         let target = field.wrapping_add(4).wrapping_add_signed(i64::from(rel));
+        // Most branches lead to no thunk, and most of them to nowhere near one.
+        if target < *self.thunks.first()? || target > *self.thunks.last()? {
+            return None;
+        }
         let thunk = self.thunks.binary_search(&target).ok()?;
         Some(Candidate { opcode: self.text.address.wrapping_add(opcode as u64), field, kind, thunk })
     }
+}
+
+/// The places of all bytes that a direct branch may begin with.
+#[cfg(not(relpoline_kernel))]
+fn opcodes(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    memchr::memchr3_iter(CALL, JUMP, ESCAPE, bytes)
+}
+
+/// The same where there are no vector registers to search with.
+#[cfg(relpoline_kernel)]
+fn opcodes(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    bytes.iter().enumerate().filter(|(_, byte)| matches!(**byte, CALL | JUMP | ESCAPE)).map(|(at, _)| at)
 }
 
 impl<F: Functions> Iterator for Sites<'_, F> {
