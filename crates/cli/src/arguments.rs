@@ -48,6 +48,8 @@ pub enum Verb {
     Bench(crate::bench::BenchArgs),
     /// Run eBPF programs in user space; change their program arrays while they run.
     Bpf(crate::bpf::BpfArgs),
+    /// Promote the kernel's own indirect calls: load, watch and control the module relpoline.ko.
+    Kernel(crate::kernel::KernelArgs),
     /// Write retpoline thunks for programs that are compiled with external ones, as assembly source.
     Thunks(crate::thunks::ThunksArgs),
     /// Write a completion script for a shell to stdout.

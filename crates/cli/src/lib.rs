@@ -14,6 +14,7 @@
 //! | [`workbench`] | what demo and bench share: bundled C programs, compiled in variants |
 //! | [`report`] | what the engine left behind, as JSON and as text |
 //! | [`preload`] | where the engine's file is |
+//! | [`kernel`] | `relpoline kernel`: the module that promotes the kernel's own calls |
 //! | [`thunks`] | `relpoline thunks`: thunks to link for `-mindirect-branch=thunk-extern` |
 //! | [`shell`] | completions and manual pages |
 //! | [`inherited`] | what this process was given, to be handed on unchanged |
@@ -26,6 +27,7 @@ pub mod bpf;
 pub mod demo;
 pub mod inherited;
 pub mod inspect;
+pub mod kernel;
 pub mod list;
 pub mod live;
 pub mod preload;
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
         Verb::Demo(demo) => demo::run(&demo),
         Verb::Bench(bench) => bench::run(&bench),
         Verb::Bpf(bpf) => bpf::run(bpf),
+        Verb::Kernel(kernel) => kernel::run(&kernel),
         Verb::Thunks(thunks) => thunks::run(&thunks),
         Verb::Completions(completions) => shell::completions(&completions),
         Verb::Man(man) => shell::man(&man),
