@@ -35,6 +35,9 @@ pub enum Verb {
     Run(RunArgs),
     /// List the processes that have an engine.
     List(crate::list::ListArgs),
+    /// Watch the sites of a process: where they go, what they cost, why they are not promoted.
+    #[command(after_help = crate::top::AFTER_HELP)]
+    Top(crate::top::TopArgs),
     /// Show what was promoted in a process, what not, and why.
     #[command(after_help = crate::report::command::AFTER_HELP)]
     Report(crate::report::command::ReportArgs),

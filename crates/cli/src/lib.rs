@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`arguments`] | the command line |
 //! | [`run`] | `relpoline run`: start a program with the engine preloaded |
-//! | [`list`], [`report`] | `relpoline list`, `relpoline report`: what engines that run now say of themselves |
+//! | [`list`], [`top`] | `relpoline list`, `relpoline top`: the engines that run now, and their sites, as they are |
 //! | [`live`] | where these engines are and how they are read |
 //! | [`symbols`] | names for addresses |
 //! | [`inspect`] | `relpoline inspect`: the retpolines of a file |
@@ -12,7 +12,7 @@
 //! | [`demo`] | `relpoline demo`: what it brings on this machine |
 //! | [`mod@bench`] | `relpoline bench`: what a call costs, and whether the budgets hold on this machine |
 //! | [`workbench`] | what demo and bench share: bundled C programs, compiled in variants |
-//! | [`report`] | what the engine left behind, as JSON and as text |
+//! | [`report`] | `relpoline report`: what an engine did, in all formats |
 //! | [`preload`] | where the engine's file is |
 //! | [`kernel`] | `relpoline kernel`: the module that promotes the kernel's own calls |
 //! | [`thunks`] | `relpoline thunks`: thunks to link for `-mindirect-branch=thunk-extern` |
@@ -36,6 +36,7 @@ pub mod run;
 pub mod shell;
 pub mod symbols;
 pub mod thunks;
+pub mod top;
 pub mod workbench;
 
 use std::fmt;
@@ -67,6 +68,7 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.verb {
         Verb::Run(run) => run::run(&run),
         Verb::List(list) => list::run(&list),
+        Verb::Top(top) => top::run(&top),
         Verb::Report(report) => report::command::run(&report),
         Verb::Inspect(inspect) => inspect::run(inspect),
         Verb::Demo(demo) => demo::run(&demo),

@@ -13,7 +13,7 @@ use crate::report::digest::{engine_of, string};
 use crate::report::text::cut;
 
 /// Version of the JSON's schema; within it fields are only added.
-const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 1;
 
 /// `relpoline list`.
 #[derive(Debug, Args)]

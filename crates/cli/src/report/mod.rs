@@ -12,6 +12,7 @@ pub mod now;
 mod place;
 pub mod schema;
 pub mod text;
+pub mod why;
 
 use std::fs;
 use std::io::Write;
