@@ -81,3 +81,76 @@ fn a_run_is_changed_while_it_goes_on() {
     let text = text(&output);
     assert!(text.contains("0x2\n"), "the new program never ran:\n{text}");
 }
+
+/// A pcap file of `count` packets, three of four UDP, one TCP.
+fn pcap(count: usize) -> tempfile::NamedTempFile {
+    let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1];
+    file.resize(24, 0);
+    for i in 0..count {
+        let mut packet = [0u8; 64];
+        packet[23] = if i % 4 == 0 { 6 } else { 17 };
+        file.extend([0; 8]);
+        file.extend([64, 0, 0, 0, 64, 0, 0, 0]);
+        file.extend(packet);
+    }
+    let mut out = tempfile::NamedTempFile::new().unwrap();
+    out.write_all(&file).unwrap();
+    out
+}
+
+#[test]
+fn statistics_say_what_was_promoted_and_why_not() {
+    let (file, packets) = (object("dispatch.o"), pcap(8000));
+    let run = |more: &[&str]| {
+        let mut command = relpoline(&["run", file.to_str().unwrap(), "--prog", "classify", "--stats", "--pcap"]);
+        text(&command.arg(packets.path()).args(more).output().unwrap())
+    };
+    let promoted = run(&[]);
+    for line in ["2000  tcp\n", "6000  udp\n", "through protocols: promoted to udp 75 %, tcp 25 %"] {
+        assert!(promoted.contains(line), "no '{line}' in\n{promoted}");
+    }
+    for branches in ["retpoline", "plain"] {
+        let text = run(&["--branches", branches]);
+        assert!(text.contains("through protocols: disabled"), "{text}");
+    }
+}
+
+#[test]
+fn one_sentence_for_what_cannot_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let whole = std::fs::read(object("dispatch.o")).unwrap();
+    let (good, cut) = (write("good.o", &whole), write("cut.o", &whole[..700]));
+    let torn = write("torn.pcap", &std::fs::read(pcap(2).path()).unwrap()[..100]);
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["run", &cut], 1, "not an eBPF object, or a damaged one"),
+        (&["run", &good, "--pcap", &torn], 1, "the packet at byte 24 is cut off"),
+        (&["run", &good, "--hex", "0g"], 1, "--hex: not hex digits"),
+        (&["run", &good, "--seconds=-1"], 2, "it must be between 0 and a year"),
+        (&["swap", "/nobody/here", "a", "1="], 1, "no run listens at /nobody/here"),
+        (&["bench", "--peer", "none"], 1, "'none' is not NAME=COMMAND"),
+    ];
+    for (arguments, code, words) in cases {
+        let output = relpoline(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
+        assert!(text(&output).contains(words), "{arguments:?}: {}", text(&output));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn the_bench_measures_every_way() {
+    let peer = "twins=sed -u s/^/330\\x200/";
+    let output = relpoline(&["bench", "--rounds", "1", "--no-kernel", "--json", "--peer", peer]).output().unwrap();
+    let figures: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
+    let names: Vec<_> = figures["hops"].as_array().unwrap().iter().map(|line| line["name"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 8, "{names:?}");
+    assert_eq!(figures["hops"][7]["hops_33_ns"]["median"], 330.0);
+    assert!(figures["updates"][0]["remove_us"]["median"].as_f64().unwrap() > 0.0);
+    assert!(!figures["machine"]["cpu"].as_str().unwrap().is_empty());
+}

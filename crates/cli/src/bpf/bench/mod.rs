@@ -101,6 +101,7 @@ pub struct Line {
 pub fn run(arguments: &BenchArgs) -> Result<ExitCode> {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = arguments.threads.map_or(cpus.saturating_sub(1).max(1), |n| n as usize);
+    let peers = arguments.peers.iter().map(|peer| peer::Peer::start(peer)).collect::<Result<Vec<_>>>()?;
     let mut missing = Vec::new();
     let mut contenders: Vec<Box<dyn Contender>> = Ours::all()?;
     if !arguments.no_kernel {
@@ -111,9 +112,7 @@ pub fn run(arguments: &BenchArgs) -> Result<ExitCode> {
             }
         }
     }
-    for peer in &arguments.peers {
-        contenders.push(Box::new(peer::Peer::start(peer)?));
-    }
+    contenders.extend(peers.into_iter().map(|peer| Box::new(peer) as Box<dyn Contender>));
     let hops = measure(&mut contenders, arguments.rounds)?;
     let mut updates = vec![updates::ours(threads, arguments.rounds)?];
     if !arguments.no_kernel {
@@ -148,7 +147,7 @@ fn measure(contenders: &mut [Box<dyn Contender>], rounds: u32) -> Result<Vec<Lin
             }
         }
     }
-    let line = |(contender, rounds): (&Box<dyn Contender>, &Vec<Round>)| {
+    let lines = contenders.iter().zip(&all).map(|(contender, rounds)| {
         let sample = |of: fn(&Round) -> f64| Sample::of(&rounds.iter().map(of).collect::<Vec<_>>());
         let sums: Option<Vec<f64>> = rounds.iter().map(|round| round.sum).collect();
         Line {
@@ -157,6 +156,6 @@ fn measure(contenders: &mut [Box<dyn Contender>], rounds: u32) -> Result<Vec<Lin
             run_ns: sample(|round| round.without),
             sum_ns: sums.map(|sums| Sample::of(&sums)),
         }
-    };
-    Ok(contenders.iter().zip(&all).map(line).collect())
+    });
+    Ok(lines.collect())
 }
