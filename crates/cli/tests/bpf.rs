@@ -80,6 +80,7 @@ fn a_run_is_changed_while_it_goes_on() {
     let output = run.wait_with_output().unwrap();
     let text = text(&output);
     assert!(text.contains("0x2\n"), "the new program never ran:\n{text}");
+    assert!(text.contains("direct.o:step_2, swapped in"), "{text}");
 }
 
 /// A pcap file of `count` packets, three of four UDP, one TCP.

@@ -241,3 +241,31 @@ fn fail(asm: &mut Asm, function: extern "C" fn(*mut Run), ways: Ways) -> usize {
     asm.jmp(ways.fail_out);
     begin
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions, FlowControl};
+
+    /// Indirect branches in the stubs of a fresh runtime.
+    fn indirect(branches: IndirectBranches) -> usize {
+        let space = Space::create(1 << 16).unwrap();
+        Stubs::emit(&space, branches).unwrap();
+        let start = space.memory().address(0);
+        // SAFETY: the first block is what was emitted, and readable.
+        let code = unsafe { std::slice::from_raw_parts(start as *const u8, space.used()) };
+        let mut count = 0;
+        for instruction in &mut Decoder::with_ip(64, code, start, DecoderOptions::NONE) {
+            let flow = instruction.flow_control();
+            count += usize::from(matches!(flow, FlowControl::IndirectBranch | FlowControl::IndirectCall));
+        }
+        count
+    }
+
+    #[test]
+    fn indirect_branches_only_where_they_are_wanted() {
+        assert_eq!(indirect(IndirectBranches::Promoted), 0);
+        assert_eq!(indirect(IndirectBranches::Retpoline), 0);
+        assert_eq!(indirect(IndirectBranches::Plain), 1);
+    }
+}

@@ -10,6 +10,7 @@ use relpoline_core::arch::x86_64::encode::{Code, CodeError, Cond, gate_word};
 use relpoline_core::policy::{self, Phase, Plan, Reason, SiteState};
 use relpoline_core::tree::{self, CELL, Target, TreeSpec};
 use relpoline_text::arena::Counters;
+use relpoline_text::grace::sync_cores;
 use relpoline_text::stub::{self, Recording};
 use std::mem::offset_of;
 use std::sync::atomic::Ordering::Relaxed;
@@ -294,6 +295,8 @@ impl Site {
             .map_err(|_| Reason::OutOfRange)?;
         // SAFETY: the block was just taken, and no gate leads there yet.
         unsafe { space.memory().write(block.offset, &bytes) };
+        // The bytes may have been another tree's: no core may have old ones in its pipeline.
+        sync_cores();
         Ok(tree)
     }
 

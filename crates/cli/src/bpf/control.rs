@@ -5,10 +5,11 @@
 //! itself; their maps of the same name as the running object's are those. All slots change at once for every
 //! packet. The socket is for its user alone (mode 0600).
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -19,9 +20,9 @@ const LONGEST: u64 = 1 << 20;
 /// How long a client may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The socket's file, removed in the end.
+/// A socket's file, removed in the end.
 #[derive(Debug)]
-pub struct Socket(PathBuf);
+struct Socket(PathBuf);
 
 impl Drop for Socket {
     fn drop(&mut self) {
@@ -30,19 +31,56 @@ impl Drop for Socket {
     }
 }
 
-/// What requests refer to. Objects whose programs are in use are kept, since their other arrays would empty.
+/// A server at work; it ends with the process, and its socket's file with this value.
+#[derive(Debug)]
+pub struct Control {
+    _socket: Socket,
+    newcomers: Arc<Mutex<Newcomers>>,
+}
+
+impl Control {
+    /// How often programs that came by requests were started: those in use, and those that have gone again.
+    pub fn starts(&self) -> Vec<(String, u64)> {
+        let newcomers = lock(&self.newcomers);
+        let here = newcomers.loaded.iter().flat_map(|(file, object)| starts(file, object));
+        newcomers.gone.iter().cloned().chain(here).collect()
+    }
+}
+
+/// Objects that requests brought.
+#[derive(Debug, Default)]
+struct Newcomers {
+    /// Those whose programs are in use. They are kept since their other arrays would empty.
+    loaded: Vec<(PathBuf, Object)>,
+    /// What the others counted.
+    gone: Vec<(String, u64)>,
+}
+
+fn lock(newcomers: &Mutex<Newcomers>) -> MutexGuard<'_, Newcomers> {
+    newcomers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What ran, of an object.
+fn starts(file: &Path, object: &Object) -> Vec<(String, u64)> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let one = |program: &Program| Some((format!("{name}:{}", program.name()), program.hits().filter(|n| *n > 0)?));
+    object.programs().iter().filter_map(one).collect()
+}
+
+/// What requests refer to.
 struct Server {
     runtime: Runtime,
     object: Object,
     options: Options,
-    loaded: Vec<Object>,
+    newcomers: Arc<Mutex<Newcomers>>,
 }
 
 /// Serves requests at `path` in a thread of its own.
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub fn listen(path: &Path, runtime: Runtime, object: Object, options: Options) -> Result<Socket> {
+pub fn listen(path: &Path, runtime: Runtime, object: Object, options: Options) -> Result<Control> {
+    remove_stale(path);
     // Made under another name first: under its own it appears with its mode, and accepts.
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}", std::process::id()));
@@ -51,7 +89,8 @@ pub fn listen(path: &Path, runtime: Runtime, object: Object, options: Options) -
     std::fs::set_permissions(&draft.0, std::fs::Permissions::from_mode(0o600))?;
     std::fs::hard_link(&draft.0, path).with_context(|| format!("cannot listen at {}", path.display()))?;
     let socket = Socket(path.to_path_buf());
-    let mut server = Server { runtime, object, options, loaded: Vec::new() };
+    let newcomers = Arc::default();
+    let server = Server { runtime, object, options, newcomers: Arc::clone(&newcomers) };
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             if let Err(error) = server.serve(&stream) {
@@ -61,11 +100,19 @@ pub fn listen(path: &Path, runtime: Runtime, object: Object, options: Options) -
             server.forget_unused();
         }
     });
-    Ok(socket)
+    Ok(Control { _socket: socket, newcomers })
+}
+
+/// Removes what a run left behind that was killed.
+fn remove_stale(path: &Path) {
+    if UnixStream::connect(path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused) {
+        // Should it fail, listening will say why.
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 impl Server {
-    fn serve(&mut self, stream: &UnixStream) -> Result<()> {
+    fn serve(&self, stream: &UnixStream) -> Result<()> {
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut lines = BufReader::new(stream.take(LONGEST)).lines();
         let array = lines.next().context("an empty request")??;
@@ -81,18 +128,20 @@ impl Server {
     }
 
     /// Lets go of objects none of whose programs a run can come to any more.
-    fn forget_unused(&mut self) {
-        let mut unused = std::mem::take(&mut self.loaded);
+    fn forget_unused(&self) {
+        let mut newcomers = lock(&self.newcomers);
+        let mut unused = std::mem::take(&mut newcomers.loaded);
         let mut arrays = arrays(&self.object);
         // Arrays of objects in use lead to further ones.
-        while let Some(at) = unused.iter().position(|object| is_used(object, &arrays)) {
-            let object = unused.swap_remove(at);
+        while let Some(at) = unused.iter().position(|(_, object)| is_used(object, &arrays)) {
+            let (file, object) = unused.remove(at);
             arrays.extend(self::arrays(&object));
-            self.loaded.push(object);
+            newcomers.loaded.push((file, object));
         }
+        newcomers.gone.extend(unused.iter().flat_map(|(file, object)| starts(file, object)));
     }
 
-    fn change(&mut self, line: &str) -> Result<(u32, Option<Program>)> {
+    fn change(&self, line: &str) -> Result<(u32, Option<Program>)> {
         let mut fields = line.split('\t');
         let index = fields.next().unwrap_or("").parse().context("a slot's number is expected")?;
         let program = match (fields.next(), fields.next()) {
@@ -102,12 +151,12 @@ impl Server {
         Ok((index, program))
     }
 
-    fn program(&mut self, file: &Path, name: &str) -> Result<Program> {
+    fn program(&self, file: &Path, name: &str) -> Result<Program> {
         let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let object = Object::load_sharing(&self.runtime, &bytes, self.options, self.object.maps())
             .with_context(|| file.display().to_string())?;
         let program = super::choose(&object, Some(name))?.clone();
-        self.loaded.push(object);
+        lock(&self.newcomers).loaded.push((file.into(), object));
         Ok(program)
     }
 }

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use relpoline_bpf::{ContextKind, Engine, Invocation, Object, PacketBuffer, Program, Trap, TrapKind};
 
-use super::{LoadArgs, choose, control, hex, load, packets, stats};
+use super::control::{self, Control};
+use super::{LoadArgs, choose, hex, load, packets, stats};
 
 /// Examples for `--help`.
 pub const AFTER_HELP: &str = "\
@@ -118,12 +119,12 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     let object = load(&runtime, &arguments.file, options)?;
     let program = choose(&object, arguments.prog.as_deref())?;
     let packets = read_packets(arguments)?;
-    let _socket = match &arguments.control {
+    let control = match &arguments.control {
         Some(path) => Some(control::listen(path, runtime.clone(), object.clone(), options)?),
         None => None,
     };
     let tally = over_packets(arguments, program, &packets)?;
-    print(arguments, &object, &tally);
+    print(arguments, &object, control.as_ref(), &tally);
     Ok(if tally.traps == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -207,7 +208,7 @@ fn one_thread(
     }
 }
 
-fn print(arguments: &RunArgs, object: &Object, tally: &Tally) {
+fn print(arguments: &RunArgs, object: &Object, control: Option<&Control>, tally: &Tally) {
     if tally.packets == 1 {
         if let Some(r0) = tally.results.keys().next() {
             println!("{r0:#x}");
@@ -223,7 +224,7 @@ fn print(arguments: &RunArgs, object: &Object, tally: &Tally) {
         eprintln!("relpoline: {} of {} runs trapped; the first: {trap}{hint}", tally.traps, tally.packets);
     }
     if arguments.stats {
-        stats::print(object);
+        stats::print(object, &control.map(Control::starts).unwrap_or_default());
         let per_packet = tally.busy.as_nanos() as f64 / tally.packets as f64;
         println!("\n{} packets, {per_packet:.0} ns per packet, copying included", tally.packets);
     }

@@ -1,12 +1,15 @@
 //! What `bpf run --stats` says of programs: starts, and tail calls with computed indexes.
 
-use relpoline_bpf::{HotTarget, Object, VariableCall};
+use relpoline_bpf::{HotTarget, Object, Reason, VariableCall};
 
-/// Prints both.
-pub fn print(object: &Object) {
+/// Prints both. `newcomers` are programs that were swapped in, and their starts.
+pub fn print(object: &Object, newcomers: &[(String, u64)]) {
     println!("\n{:>12}  program", "starts");
     for program in object.programs() {
         println!("{:>12}  {}", program.hits().unwrap_or(0), program.name());
+    }
+    for (name, starts) in newcomers {
+        println!("{starts:>12}  {name}, swapped in");
     }
     let calls = || object.programs().iter().flat_map(|p| p.variable_calls().into_iter().map(move |call| (p, call)));
     if calls().next().is_some() {
@@ -24,5 +27,7 @@ fn state(call: &VariableCall) -> String {
     }
     let target = |t: &HotTarget| format!("{} {} %", t.program.as_deref().unwrap_or("(gone)"), t.percent);
     let targets = call.targets.iter().map(target).collect::<Vec<_>>().join(", ");
-    format!("{} to {targets}", call.reason)
+    // A tree may be in place for a trial only.
+    let why = if call.reason == Reason::Promoted { String::new() } else { format!(" ({})", call.reason) };
+    format!("promoted to {targets}{why}")
 }
