@@ -21,6 +21,7 @@ Examples:
   relpoline demo                                what it brings on this machine
   relpoline run -- redis-server                 run a program with promotion
   relpoline run --report r.json -- python3 x.py and see what was promoted, and why not
+  relpoline attach 4711                         promote in a process that runs already
   relpoline inspect /usr/sbin/nginx             is there anything to promote?
 
 Environment:
@@ -33,6 +34,21 @@ pub enum Verb {
     /// Start a program with its indirect calls promoted.
     #[command(after_help = RUN_AFTER_HELP)]
     Run(RunArgs),
+    /// Promote in a process that runs already, without restarting it.
+    #[command(after_help = ATTACH_AFTER_HELP)]
+    Attach(crate::attach::AttachArgs),
+    /// Take promotion out of a process: its code is put back byte by byte.
+    #[command(after_help = DETACH_AFTER_HELP)]
+    Detach(crate::attach::DetachArgs),
+    /// Switch promotion on again in a process, or at some of its sites.
+    #[command(after_help = SWITCH_AFTER_HELP)]
+    Enable(crate::attach::SwitchArgs),
+    /// Switch promotion off in a process, or at some of its sites, while it runs.
+    #[command(after_help = SWITCH_AFTER_HELP)]
+    Disable(crate::attach::SwitchArgs),
+    /// Let a process, or some of its sites, forget what was learned and learn anew.
+    #[command(after_help = SWITCH_AFTER_HELP)]
+    Relearn(crate::attach::SwitchArgs),
     /// List the processes that have an engine.
     List(crate::list::ListArgs),
     /// Watch the sites of a process: where they go, what they cost, why they are not promoted.
@@ -79,6 +95,39 @@ Environment:
   RELPOLINE_OPTS     set by relpoline for the engine; see docs/environment.md
   LD_PRELOAD         kept, the engine is put in front of it";
 
+const ATTACH_AFTER_HELP: &str = "\
+Examples:
+  relpoline attach $(pgrep -x nginx)            master and workers: each process has its own engine
+  relpoline attach --wait 4711                  and wait until something is promoted
+  relpoline attach --only 'libpython*' 4711
+
+All threads stand still for a moment, twice; how long is printed. Who may trace a process may attach
+to it: its user, or root. Children that it forks later have the engine too. It needs a program that
+is linked dynamically against glibc. See docs/attach.md.
+
+Exit status: 0 attached; 1 not attached, and the process is unharmed; 3 attached, but nothing was
+promoted while --wait waited.";
+
+const DETACH_AFTER_HELP: &str = "\
+Examples:
+  relpoline detach 4711
+
+Every byte of the program's code is what it was; the engine stays in memory, asleep, since a thread may be
+on its way through it. Attaching again wakes it. Programs started by relpoline run can be detached too.
+
+Exit status: 0 detached; 1 not detached, and the process is unharmed.";
+
+const SWITCH_AFTER_HELP: &str = "\
+Examples:
+  relpoline disable 4711                        every site goes back to its retpoline
+  relpoline enable 4711
+  relpoline relearn --site ngx_http_handler 4711
+  relpoline disable --site 0x55d0c3a41f10 4711  one site, by the address that reports name
+
+It takes effect at once, while the program runs; no signal is sent to it.
+
+Exit status: 0 done; 1 not done, and the process is unharmed.";
+
 const DEMO_AFTER_HELP: &str = "\
 Examples:
   relpoline demo
@@ -98,16 +147,10 @@ Examples:
 
 Exit status: 0 when it was measured, whatever the verdict; 1 without a C compiler.";
 
-/// `relpoline run`.
-#[derive(Debug, Args)]
+/// What the engine is to do, however it gets into a program.
+#[derive(Debug, Default, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
-pub struct RunArgs {
-    /// Write a report to FILE when the program ends, and one to FILE.PID for each of its children.
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
-    /// How reports are written.
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Json)]
-    pub report_format: ReportFormat,
+pub struct EngineArgs {
     /// Promote only in executables and libraries whose path or file name matches GLOB (repeatable).
     #[arg(long, value_name = "GLOB")]
     pub only: Vec<OsString>,
@@ -120,9 +163,6 @@ pub struct RunArgs {
     /// Count the calls that hit, for exact coverage in the report (costs a little).
     #[arg(long)]
     pub count: bool,
-    /// Find the sites but patch nothing; say at the end what was found.
-    #[arg(long)]
-    pub dry_run: bool,
     /// Do not promote in programs that the program starts by exec.
     #[arg(long)]
     pub no_follow: bool,
@@ -132,12 +172,29 @@ pub struct RunArgs {
     /// Switch promotion off when the program enters a sandbox or asks for speculation to be restricted.
     #[arg(long)]
     pub off_in_sandbox: bool,
-    /// Do not say why the program runs without promotion.
-    #[arg(long, short)]
-    pub quiet: bool,
     /// Calls in a learning window.
     #[arg(long, value_name = "N", hide = true)]
     pub window: Option<u32>,
+}
+
+/// `relpoline run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Write a report to FILE when the program ends, and one to FILE.PID for each of its children.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// How reports are written.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Json)]
+    pub report_format: ReportFormat,
+    /// What the engine is to do.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Find the sites but patch nothing; say at the end what was found.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not say why the program runs without promotion.
+    #[arg(long, short)]
+    pub quiet: bool,
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "PROG")]
     pub command: Vec<OsString>,

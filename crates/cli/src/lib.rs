@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`arguments`] | the command line |
 //! | [`run`] | `relpoline run`: start a program with the engine preloaded |
+//! | [`attach`] | `relpoline attach` and its like: the engine in a process that runs already |
+//! | [`list`], [`report`] | `relpoline list`, `relpoline report`: what engines that run now say of themselves |
 //! | [`list`], [`top`] | `relpoline list`, `relpoline top`: the engines that run now, and their sites, as they are |
 //! | [`live`] | where these engines are and how they are read |
 //! | [`symbols`] | names for addresses |
@@ -22,6 +24,7 @@
 //! It is a library, so that tests and xtask can read reports with the same structures.
 
 pub mod arguments;
+pub mod attach;
 pub mod bench;
 pub mod bpf;
 pub mod demo;
@@ -67,6 +70,11 @@ pub fn main() -> ExitCode {
     let failure = if is_run { OWN_FAILURE } else { 1 };
     let outcome = match arguments.verb {
         Verb::Run(run) => run::run(&run),
+        Verb::Attach(attach) => attach::attach(&attach),
+        Verb::Detach(detach) => attach::detach(&detach),
+        Verb::Enable(one) => attach::switch(&one, attach::Switch::Enable),
+        Verb::Disable(one) => attach::switch(&one, attach::Switch::Disable),
+        Verb::Relearn(one) => attach::switch(&one, attach::Switch::Relearn),
         Verb::List(list) => list::run(&list),
         Verb::Top(top) => top::run(&top),
         Verb::Report(report) => report::command::run(&report),

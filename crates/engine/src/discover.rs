@@ -8,7 +8,8 @@
 //! Text is touched last, and only for sites whose gates are complete: whatever fails before leaves the
 //! object as it was, with a reason in its record.
 
-use crate::object::{self, Object, Segment};
+use crate::control;
+use crate::object::{self, Listed, Object, Segment};
 use crate::report;
 use crate::sandbox;
 use crate::share::Share;
@@ -32,10 +33,21 @@ const PAGE: u64 = relpoline_text::cells::PAGE as u64;
 /// Brings what is known of objects up to date with the loader's list. The caller holds the lock and sees to
 /// it that no thread runs objects that are new.
 pub fn sweep(engine: &mut Engine) {
+    sweep_over(engine, |visit| object::each(visit));
+}
+
+/// Likewise, with a list of the tool's, while threads run everything: sites get their gates, but text is left as it is.
+pub fn sweep_listed(engine: &mut Engine, objects: &Listed<'_>) {
+    engine.deferred = true;
+    sweep_over(engine, |visit| objects.each(visit));
+    engine.deferred = false;
+}
+
+fn sweep_over(engine: &mut Engine, each: impl FnOnce(&mut dyn FnMut(&Object<'_>))) {
     for known in engine.objects.as_mut_slice() {
         known.seen = false;
     }
-    object::each(&mut |object| {
+    each(&mut |object| {
         let span = object.span();
         let is_same = |known: &&mut Known| {
             known.loaded && known.base == object.base && known.start == span.start && known.end == span.end
@@ -51,6 +63,7 @@ pub fn sweep(engine: &mut Engine) {
             forget(engine, index);
         }
     }
+    control::objects_changed();
 }
 
 /// An object that was not there before.
@@ -176,8 +189,10 @@ fn find_sites(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &
         };
         // Bytes that only look like a branch to a thunk are no site: there is nothing to report.
         for site in Sites::new(region, thunks, functions).flatten() {
-            if wanted {
+            if wanted && !(engine.deferred && straddles(site.field)) {
                 engine.found.push(site);
+            } else if wanted {
+                refuse(engine, index, &site, Reason::TextLocked, outcome);
             } else {
                 refuse(engine, index, &site, Reason::Excluded, outcome);
             }
@@ -225,6 +240,12 @@ fn check_gotos(
     engine.found.truncate(kept);
 }
 
+/// Whether a displacement lies in two pages. Two pages are two writes, and the tool that makes them may be killed in
+/// between.
+fn straddles(field: u64) -> bool {
+    field / PAGE != (field + 3) / PAGE
+}
+
 fn reason(refusal: Refusal) -> Reason {
     match refusal {
         Refusal::FlagsLive { .. } => Reason::FlagsLive,
@@ -264,6 +285,9 @@ fn promote_all(engine: &mut Engine, index: usize, object: &Object<'_>) -> Result
             if site.address >= text.start && site.address < text.start + text.len {
                 add_site(engine, index, group, &site)?;
             }
+        }
+        if engine.deferred {
+            continue;
         }
         if engine.sites.len() > begun && repoint(engine, begun, text).is_err() {
             // Nothing leads to these gates; text that was changed half-way leads to those that are complete.

@@ -3,12 +3,13 @@
 
 use crate::calibrate;
 use crate::config;
+use crate::control;
 use crate::discover;
 use crate::exec;
 use crate::fork;
 use crate::judge::PATIENCE;
 use crate::loader::{self, Change};
-use crate::object;
+use crate::object::{self, Listed};
 use crate::report;
 use crate::sandbox;
 use crate::share::Share;
@@ -40,31 +41,67 @@ pub unsafe fn start(envp: *const *const c_char) {
     // SAFETY: passed on.
     unsafe { exec::remember(own_path(&mut [0; 4096]), envp, !options.no_follow) };
     exec::prepare();
-    let begun = calibrate::now();
-    let Some(share) = Share::create(options.stats) else { return };
-    engine.share = share;
-    describe(engine);
-    match prepare(engine) {
-        Ok(()) => {
-            engine.enabled = true;
-            STARTED.store(true, Ordering::Release);
-            discover::sweep(engine);
-            if !engine.options().dry_run {
-                // Without the hook, libraries that are loaded later stay as they are.
-                let _ = loader::listen();
-            }
+    let _ = begin(engine, |engine| {
+        if threads() != Some(1) {
+            return Err(Refusal::Threads);
         }
-        Err(refusal) => engine.share.header().refusal = refusal as u32,
-    }
-    engine.share.header().startup_cycles += calibrate::now().wrapping_sub(begun);
-    report::header(engine);
+        prepare(engine)?;
+        discover::sweep(engine);
+        if !engine.options().dry_run {
+            // Without the hook, libraries that are loaded later stay as they are.
+            let _ = loader::listen();
+        }
+        control::preloaded();
+        Ok(())
+    });
 }
 
-/// What must be there before anything is touched.
+/// Starts the engine in a process whose threads run and go on running: every site gets its gate, but nothing of
+/// the text is changed. `objects` are those that the loader has mapped; none of them goes while this runs.
+///
+/// # Errors
+/// Why the engine cannot be used in this process.
+///
+/// # Safety
+/// To be called under the lock, by a thread of the tool's, when the engine was not started in this process. `envp`
+/// must be an environment block that holds the options.
+pub unsafe fn start_attached(
+    envp: *const *const c_char,
+    path: &[u8],
+    follow: bool,
+    objects: &Listed<'_>,
+) -> Result<(), Refusal> {
+    // SAFETY: under the lock.
+    let engine = unsafe { engine() };
+    // What a parent had begun when it forked this process is of no use.
+    *engine = Engine::new();
+    // SAFETY: passed on.
+    let options = unsafe { config::read(envp) }.ok_or(Refusal::Off)?;
+    engine.options = Some(options);
+    // SAFETY: passed on; nothing is started by exec through the engine yet.
+    unsafe { exec::remember(path, envp, follow && !options.no_follow) };
+    begin(engine, |engine| {
+        prepare(engine)?;
+        discover::sweep_listed(engine, objects);
+        Ok(())
+    })
+}
+
+/// Makes the statistics, then does `all`, and notes how long it took or why it cannot be.
+fn begin(engine: &mut Engine, all: impl FnOnce(&mut Engine) -> Result<(), Refusal>) -> Result<(), Refusal> {
+    let begun = calibrate::now();
+    engine.share = Share::create(engine.options().stats).ok_or(Refusal::Kernel)?;
+    describe(engine);
+    let outcome = all(engine);
+    let header = engine.share.header();
+    header.refusal = outcome.err().map_or(0, |refusal| refusal as u32);
+    header.startup_cycles += calibrate::now().wrapping_sub(begun);
+    report::header(engine);
+    outcome
+}
+
+/// Makes what must be there before anything is touched.
 fn prepare(engine: &mut Engine) -> Result<(), Refusal> {
-    if threads() != Some(1) {
-        return Err(Refusal::Threads);
-    }
     fork::prepare().ok_or(Refusal::Kernel)?;
     engine.reserve().ok_or(Refusal::NoArena)?;
     let options = engine.options();
@@ -77,6 +114,8 @@ fn prepare(engine: &mut Engine) -> Result<(), Refusal> {
         config.window_first = window.clamp(1, 2048);
         config.window_max = config.window_max.max(config.window_first);
     }
+    engine.enabled = true;
+    STARTED.store(true, Ordering::Release);
     Ok(())
 }
 
@@ -116,7 +155,7 @@ fn own_path(buffer: &mut [u8; 4096]) -> &[u8] {
 }
 
 /// Takes the lock, waiting for a judgement that is under way, at most as long as one can last.
-fn take() -> Held<'static> {
+pub fn take() -> Held<'static> {
     loop {
         if let Some(held) = LOCK.try_take(calibrate::now(), PATIENCE) {
             return held;
@@ -126,12 +165,12 @@ fn take() -> Held<'static> {
 }
 
 /// Whether the engine was started and can still read the clock, without which it does nothing.
-fn is_running() -> bool {
+pub fn is_running() -> bool {
     STARTED.load(Ordering::Acquire) && sandbox::may_read_clock()
 }
 
 /// Whether the engine may be used by this process, in which `fork` may have happened.
-fn usable(engine: &mut Engine) -> bool {
+pub fn usable(engine: &mut Engine) -> bool {
     is_running()
         && engine.frozen == Frozen::No
         && (!engine.inherited || {
@@ -149,6 +188,7 @@ fn usable(engine: &mut Engine) -> bool {
 ///
 /// While objects are being unmapped the lock stays taken, so that nobody writes to text that is going.
 pub fn loader_changed(change: Change) {
+    control::wait_for_preparation();
     if !is_running() || !fork::settle_epoch() {
         return;
     }
@@ -230,7 +270,8 @@ pub fn set_enabled(on: bool) -> bool {
     usable
 }
 
-fn switch(engine: &mut Engine, on: bool) {
+/// Switches promotion off or on, under the lock.
+pub fn switch(engine: &mut Engine, on: bool) {
     if engine.enabled == on {
         return;
     }

@@ -8,6 +8,7 @@
 //! These functions run in vfork children too: what they need lies on the stack.
 
 use crate::config;
+use crate::control;
 use crate::sandbox::{as_libc, fail, may_call, raw};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int, c_long, c_ulong, c_void};
@@ -186,7 +187,8 @@ unsafe fn with_environment(
         match count + 3 {
             0..=128 => rebuilt::<128>(verdict, envp, go),
             129..=1024 => rebuilt::<1024>(verdict, envp, go),
-            1025..=8192 => rebuilt::<8192>(verdict, envp, go),
+            // Led here from libc's own execve, it runs in children of posix_spawn, on 32 KiB of stack.
+            1025..=8192 if !control::is_attached() => rebuilt::<8192>(verdict, envp, go),
             _ => go(envp),
         }
     }

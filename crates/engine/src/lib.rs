@@ -14,6 +14,7 @@
 //! | [`judge`] | the slow path: asks the policy and does what it says |
 //! | [`site`], [`state`], [`table`], [`rings`], [`memory`] | what is remembered, and where |
 //! | [`calibrate`] | what calls cost here |
+//! | [`control`] | what the tool asks for from outside |
 //! | [`fork`], [`loader`], [`exec`], [`sandbox`] | children, libraries, new programs, seccomp |
 //! | `bytes` | `memcpy` and its like, which must leave vector registers alone |
 //! | [`share`], [`report`] | the statistics |
@@ -28,6 +29,7 @@ extern crate std;
 mod bytes;
 pub mod calibrate;
 pub mod config;
+pub mod control;
 pub mod discover;
 pub mod engine;
 pub mod exec;

@@ -7,9 +7,11 @@
 //! happens, on the thread that holds the loader's lock. Nothing about `dlopen` changes for its callers: not
 //! even its return address, by which the loader finds the caller's search path.
 
+use crate::control;
 use crate::object;
 use core::sync::atomic::{AtomicU64, Ordering};
 use relpoline_core::arch::encode::rel32;
+use relpoline_stats::control::{HOOK_BYTES, room_in_empty_function};
 use relpoline_text::poke::{self, PokeError};
 
 /// What is going on, from `r_state`.
@@ -43,21 +45,6 @@ pub enum HookError {
     Poke(PokeError),
 }
 
-/// Whether `code` begins with `ret` and goes on with bytes that are never executed: padding.
-fn is_empty_function(code: &[u8; 8]) -> bool {
-    let padding = matches!(
-        code[1..5],
-        [0x66, 0x66, 0x2e, 0x0f]
-            | [0x66, 0x2e, 0x0f, 0x1f]
-            | [0x0f, 0x1f, _, _]
-            | [0x66, 0x0f, 0x1f, _]
-            | [0x66, 0x90, _, _]
-            | [0x90, 0x90, 0x90, 0x90]
-            | [0xcc, 0xcc, 0xcc, 0xcc]
-    );
-    code[0] == 0xc3 && padding
-}
-
 /// Puts the hook in. To be called while the process has one thread.
 ///
 /// # Errors
@@ -66,21 +53,28 @@ pub fn listen() -> Result<(), HookError> {
     let debug = object::loader_debug().ok_or(HookError::Unfamiliar)?;
     // SAFETY: the executable's DT_DEBUG names the loader's structure, which lives as long as the process.
     let brk = unsafe { (*(debug as *const Debug)).brk };
-    // An IBT-enabled loader has an endbr64 in front.
     // SAFETY: `brk` is the address of a function in the loader's text, aligned and padded to 16 bytes.
-    let skip = if unsafe { *(brk as *const [u8; 4]) } == [0xf3, 0x0f, 0x1e, 0xfa] { 4 } else { 0 };
-    let at = brk + skip;
-    // SAFETY: as above.
-    let code = unsafe { *(at as *const [u8; 8]) };
-    let rel = rel32(at + 5, entry as *const () as u64).filter(|_| is_empty_function(&code));
-    let rel = rel.ok_or(HookError::Unfamiliar)?.to_le_bytes();
+    let code = unsafe { *(brk as *const [u8; 12]) };
+    let at = brk + room_in_empty_function(&code).ok_or(HookError::Unfamiliar)?;
+    let rel = rel32(at + HOOK_BYTES as u64, entry as *const () as u64).ok_or(HookError::Unfamiliar)?.to_le_bytes();
+    attend(debug);
+    let jump = [0xe9, rel[0], rel[1], rel[2], rel[3]];
+    poke::poke_idle(at, &jump).map_err(HookError::Poke)?;
+    let mut own = [0; HOOK_BYTES];
+    own.copy_from_slice(&code[(at - brk) as usize..][..HOOK_BYTES]);
+    control::note_hook(at, own, jump);
+    Ok(())
+}
+
+/// Takes the loader's state from the structure at `debug`.
+pub fn attend(debug: u64) {
     DEBUG.store(debug, Ordering::Release);
-    poke::poke_idle(at, &[0xe9, rel[0], rel[1], rel[2], rel[3]]).map_err(HookError::Poke)
 }
 
 /// What the loader says is going on.
 fn change() -> Change {
     let debug = DEBUG.load(Ordering::Acquire) as *const Debug;
+    debug_assert!(!debug.is_null());
     // SAFETY: set before the hook was; the loader changes `state` only under the lock that this thread holds.
     match unsafe { (&raw const (*debug).state).read_volatile() } {
         1 => Change::Adding,
@@ -95,8 +89,12 @@ extern "C" fn changed() {
 
 /// Where the loader's empty function jumps. It is a function that the loader's authors know to be empty, so
 /// every register is kept, as a compiler that knows it too might expect.
+///
+/// # Safety
+/// To be jumped to by that function alone.
 #[unsafe(naked)]
-unsafe extern "C" fn entry() {
+#[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_loader_entry"))]
+pub unsafe extern "C" fn entry() {
     core::arch::naked_asm!(
         "push rbp", "mov rbp, rsp",
         "push rax", "push rcx", "push rdx", "push rsi", "push rdi",
@@ -116,16 +114,4 @@ unsafe extern "C" fn entry() {
         "pop rbp", "ret",
         changed = sym changed,
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_lone_ret_is_taken_for_an_empty_function() {
-        assert!(is_empty_function(&[0xc3, 0x66, 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0]));
-        assert!(!is_empty_function(&[0xc3, 0x48, 0x8d, 0x05, 0, 0, 0, 0]));
-        assert!(!is_empty_function(&[0xcc, 0x66, 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0]));
-    }
 }

@@ -37,15 +37,40 @@ struct ProgramHeader {
     align: u64,
 }
 
-/// `struct dl_phdr_info` as far as it is used.
+/// `struct dl_phdr_info`.
 #[repr(C)]
-struct PhdrInfo {
+pub struct PhdrInfo {
     addr: u64,
     name: *const c_char,
     phdr: *const ProgramHeader,
     phnum: u16,
     adds: u64,
     subs: u64,
+    tls_modid: u64,
+    tls_data: u64,
+}
+
+/// A list of objects that came from elsewhere than the loader's own functions.
+pub struct Listed<'a>(&'a [PhdrInfo]);
+
+impl Listed<'_> {
+    /// # Safety
+    /// `first` must be the address of `count` entries as `dl_iterate_phdr(3)` passes them, of objects that stay mapped.
+    #[must_use]
+    pub unsafe fn new(first: u64, count: u64) -> Self {
+        // SAFETY: passed on.
+        Self(if count == 0 {
+            &[]
+        } else {
+            unsafe { core::slice::from_raw_parts(first as *const PhdrInfo, count as usize) }
+        })
+    }
+
+    /// Calls `visit` for every object.
+    pub fn each(&self, visit: &mut dyn FnMut(&Object<'_>)) {
+        // SAFETY: entries are as the loader's, says who made the list.
+        self.0.iter().for_each(|info| visit(&unsafe { Object::read(info) }));
+    }
 }
 
 type Callback = unsafe extern "C" fn(*mut PhdrInfo, usize, *mut c_void) -> c_int;

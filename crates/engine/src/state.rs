@@ -8,10 +8,12 @@ use crate::table::Table;
 use crate::unwind;
 use core::cell::UnsafeCell;
 use relpoline_core::arch::Reg;
+use relpoline_core::arch::encode::rel32;
 use relpoline_core::arch::thunk::{self, Thunk};
 use relpoline_core::policy::Policy;
 use relpoline_core::scan;
 use relpoline_core::tree::Target;
+use relpoline_stats::control::Displacement;
 use relpoline_stats::options::Options;
 use relpoline_text::arena::Arena;
 use relpoline_text::cells::Cell;
@@ -127,6 +129,10 @@ pub struct Engine {
     pub trees: Table<Tree>,
     /// Targets of trees, with their shares.
     pub targets: Table<Target>,
+    /// Sites of objects that are met now are not re-pointed: the tool does that when all threads stand still.
+    pub deferred: bool,
+    /// Displacements of sites, listed for the tool.
+    pub displacements: Table<Displacement>,
     /// Rings to learn in.
     pub rings: Rings,
     /// Decides.
@@ -140,7 +146,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    const fn new() -> Engine {
+    /// One that knows nothing.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "there is one engine, and it is a static")]
+    pub const fn new() -> Engine {
         Engine {
             options: None,
             enabled: false,
@@ -158,6 +167,8 @@ impl Engine {
             sites: Table::none(),
             trees: Table::none(),
             targets: Table::none(),
+            deferred: false,
+            displacements: Table::none(),
             rings: Rings::none(),
             policy: Policy::new(),
             share: Share::none(),
@@ -178,6 +189,23 @@ impl Engine {
         self.trees = Table::reserve(TREES)?;
         self.targets = Table::reserve(TARGETS)?;
         self.rings = Rings::reserve()?;
+        Some(())
+    }
+
+    /// Lists the displacements of all sites that are mapped, ascending by object and address; `None` when the
+    /// process may not have the address space.
+    pub fn list_displacements(&mut self) -> Option<()> {
+        if !self.displacements.is_reserved() {
+            self.displacements = Table::reserve(SITES)?;
+        }
+        self.displacements.clear();
+        for site in self.sites.as_slice().iter().filter(|site| !site.gone) {
+            let group = self.groups.get(usize::from(site.arena)).and_then(Option::as_ref);
+            let gate = group.and_then(|group| rel32(site.field + 4, site.gate.address(&group.arena)));
+            if let (Some(own), Some(gate)) = (rel32(site.field + 4, site.thunk_at), gate) {
+                self.displacements.push(Displacement { at: site.field, own, gate });
+            }
+        }
         Some(())
     }
 

@@ -31,6 +31,12 @@ impl<T: Copy> Table<T> {
         Some(Table { start: memory::reserve(bytes)?.cast(), capacity, len: AtomicUsize::new(0), _owns: PhantomData })
     }
 
+    /// Whether there is any room.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        !self.start.is_null()
+    }
+
     /// Values pushed so far.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`record`] | the records of a statistics file and what each field means; the engine writes them in place |
 //! | [`codes`] | the numbers in them: kinds, states, flags, refusals |
+//! | [`control`] | what an engine in a living process can be asked to do |
 //! | [`mod@file`] | where the records lie in the file, and the reader, which survives any content |
 //! | [`live`] | where the files of living processes are |
 //! | [`options`] | the environment variable `RELPOLINE_OPTS` |
@@ -29,6 +30,7 @@
 extern crate std;
 
 pub mod codes;
+pub mod control;
 pub mod file;
 pub mod glob;
 pub mod live;

@@ -14,7 +14,7 @@ mod environment;
 mod exec;
 mod fitness;
 mod kernel;
-mod options;
+pub mod options;
 mod resolve;
 mod signals;
 mod supervise;
@@ -85,11 +85,15 @@ fn with_engine(
     mention_stale(arguments, &engine);
     environment.add_engine(&engine.path);
     if report.is_none() && !arguments.dry_run {
-        environment.set(relpoline_stats::options::VARIABLE, options::encode(arguments, None));
+        environment
+            .set(relpoline_stats::options::VARIABLE, options::encode(&arguments.engine, arguments.dry_run, None));
         return Ok(become_program(arguments, path, &environment));
     }
     let scratch = crate::live::place::run_directory()?;
-    environment.set(relpoline_stats::options::VARIABLE, options::encode(arguments, Some(scratch.path())));
+    environment.set(
+        relpoline_stats::options::VARIABLE,
+        options::encode(&arguments.engine, arguments.dry_run, Some(scratch.path())),
+    );
     let (pid, ending) = supervise::supervise(&Program::new(path, &arguments.command, &environment)?)?;
     let ending = match ending {
         Ending::NotStarted(error) => return Ok(cannot_execute(arguments, &error)),

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use relpoline_stats::options::{key, needs_escape};
 
-use crate::arguments::RunArgs;
+use crate::arguments::EngineArgs;
 
 /// The variable's value. `stats` is the directory for the statistics files, when some are wanted.
-pub fn encode(arguments: &RunArgs, stats: Option<&Path>) -> OsString {
+pub fn encode(arguments: &EngineArgs, dry_run: bool, stats: Option<&Path>) -> OsString {
     let valued = stats
         .map(|directory| pair(key::STATS, directory.as_os_str()))
         .into_iter()
@@ -20,7 +20,7 @@ pub fn encode(arguments: &RunArgs, stats: Option<&Path>) -> OsString {
         .chain(arguments.window.map(|n| pair(key::WINDOW, n.to_string().as_ref())));
     let switches = [
         (key::COUNT, arguments.count),
-        (key::DRY_RUN, arguments.dry_run),
+        (key::DRY_RUN, dry_run),
         (key::NO_FOLLOW, arguments.no_follow),
         (key::NO_LINK, arguments.no_link),
         (key::OFF_IN_SANDBOX, arguments.off_in_sandbox),
@@ -52,7 +52,7 @@ mod tests {
     fn the_engine_reads_what_was_asked_for() {
         let line = ["relpoline", "run", "--only", "a,b*", "--max-targets=7", "--count", "--no-link", "--", "x"];
         let Verb::Run(arguments) = Arguments::try_parse_from(line).unwrap().verb else { panic!() };
-        let value = encode(&arguments, Some(Path::new("/tmp/a b")));
+        let value = encode(&arguments.engine, false, Some(Path::new("/tmp/a b")));
         let read = relpoline_stats::options::parse(value.as_bytes());
         assert_eq!(read.stats.unwrap().bytes().collect::<Vec<_>>(), b"/tmp/a b");
         assert_eq!((read.max_targets, read.count, read.no_link, read.dry_run), (Some(7), true, true, false));

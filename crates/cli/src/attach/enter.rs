@@ -1,0 +1,207 @@
+//! `relpoline attach`: the engine into a process that runs.
+//!
+//! ```text
+//! room      a thread maps memory for the engine       a short stop of one thread
+//! load      the engine's bytes, relocated             nobody stops
+//! serve     a thread makes one that serves us         a short stop of one thread
+//! notice    the loader's notice leads to the engine   a short stop of all threads
+//! prepare   sites are found, gates built              nobody stops
+//! commit    the text: sites lead to their gates       a short stop of all threads
+//! ```
+//! Killed at any point, we leave a program that runs as before, or in which some sites lead to their gates, which is
+//! right too; the next attach goes on from there.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure};
+use relpoline_stats::control::{Displacement, command, flag, phase};
+
+use super::hooks::{self, Hooks};
+use super::load::{self, Library, Lists};
+use super::loader::Loaded;
+use super::memory::Memory;
+use super::remote::{Jump, Remote, field};
+use super::session::{PATIENCE, Session};
+use super::text::{Edit, Edited, Way};
+use super::tracee::Others;
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Entered {
+    /// The engine.
+    pub engine: Remote,
+    /// Sites that lead to their gates.
+    pub edited: Edited,
+    /// It hears of no sandbox, and makes no system call on the program's threads.
+    pub is_sealed: bool,
+}
+
+/// Puts the engine into the process and lets the program's sites lead to it.
+pub fn enter(session: &mut Session, file: &Path, options: &OsStr) -> anyhow::Result<Entered> {
+    let objects = session.loader.objects(&session.memory)?;
+    let library = Library::find(&session.memory, &objects)?;
+    let engine = match Remote::find(&session.memory, &objects)? {
+        Some(engine) if engine.is_live(&session.memory)? => bail!("it has an engine already"),
+        Some(engine) => engine,
+        None => load::load(session, &std::fs::read(file)?, &library)?,
+    };
+    // Preloaded, the engine has the functions that the loader gave it.
+    let hooks = if engine.is_preloaded {
+        Hooks::default()
+    } else {
+        Hooks::plan(&session.memory, &library.symbols, &engine.symbols)
+    };
+    let noted = known(&engine, &session.memory, &hooks)?;
+    let is_sealed = !engine.is_preloaded && noted.sandbox.is_empty();
+    let follows = !noted.exec.is_empty();
+    let flags = if follows { flag::FOLLOW } else { 0 } | if is_sealed { flag::SEALED } else { 0 };
+    engine.set(&session.memory, field!(flags), u64::from(flags))?;
+    prepare(session, &engine, file, options)?;
+    let jumps = [noted.sandbox, noted.exec].concat();
+    let edited = commit(session, &engine, &jumps)?;
+    Ok(Entered { engine, edited, is_sealed })
+}
+
+/// The functions to be led to the engine; those that are led to it already, by a predecessor, as it noted them.
+fn known(engine: &Remote, memory: &Memory, planned: &Hooks) -> anyhow::Result<Hooks> {
+    let noted = engine.jumps(memory)?;
+    if planned.sandbox.is_empty() && noted.len() >= 3 {
+        return Ok(Hooks { sandbox: noted[1..3].to_vec(), exec: noted[3..].to_vec() });
+    }
+    Ok(Hooks { sandbox: planned.sandbox.clone(), exec: planned.exec.clone() })
+}
+
+/// Lets the engine find the sites and build their gates, while the program runs and the loader waits if it has to.
+fn prepare(session: &mut Session, engine: &Remote, file: &Path, options: &OsStr) -> anyhow::Result<()> {
+    let notice = hooks::of_notice(&session.memory, &session.loader, engine)?;
+    let Some(notice) = notice else { bail!("its dynamic loader is not one that is known; only glibc is supported") };
+    engine.set(&session.memory, field!(go), 0)?;
+    engine.set(&session.memory, field!(loader), session.loader.debug)?;
+    engine.begin(session, command::PREPARE)?;
+    engine.await_phase(session, &[phase::WAITING, phase::DONE])?;
+    let told = tell(session, engine, notice, file, options);
+    // In any case: it gives up by itself when it is not told to go.
+    let finished = engine.finish(session);
+    told.and(finished)
+}
+
+fn tell(session: &mut Session, engine: &Remote, notice: Jump, file: &Path, options: &OsStr) -> anyhow::Result<()> {
+    note(engine, &session.memory, notice)?;
+    let objects = lead_notice(session, notice)?;
+    Lists::new(engine).write(engine, &session.memory, &objects, options, file)?;
+    engine.set(&session.memory, field!(go), 1)
+}
+
+/// Notes the loader's notice as the first of the jumps.
+fn note(engine: &Remote, memory: &Memory, notice: Jump) -> anyhow::Result<()> {
+    let mut noted = engine.jumps(memory)?;
+    match noted.first_mut() {
+        Some(first) => *first = notice,
+        None => noted.push(notice),
+    }
+    engine.note_jumps(memory, &noted)
+}
+
+/// Leads the loader's notice to the engine, at a moment when the list of objects is complete; that list.
+fn lead_notice(session: &mut Session, notice: Jump) -> anyhow::Result<Vec<Loaded>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let objects = session.loader.objects(&session.memory);
+        let before = session.loader.links(&session.memory).unwrap_or_default();
+        let others = session.stop_all()?;
+        let (memory, loader) = (&session.memory, session.loader);
+        let at_rest = loader.is_at_rest(memory)? && loader.links(memory).is_ok_and(|now| now == before);
+        let written = if at_rest { hooks::write(memory, &[notice], true) } else { Ok(()) };
+        end_stop(session, others, "leading the loader's notice")?;
+        written?;
+        match objects {
+            Ok(objects) if at_rest => return Ok(objects),
+            _ => ensure!(Instant::now() < deadline, "it loads and unloads libraries all the time; try again"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn end_stop(session: &mut Session, others: Others, what: &'static str) -> anyhow::Result<()> {
+    let begun = others.begun;
+    session.go_on()?;
+    drop(others);
+    session.stops.push((what, begun.elapsed()));
+    Ok(())
+}
+
+/// Leads the sites to their gates.
+fn commit(session: &mut Session, engine: &Remote, jumps: &[Jump]) -> anyhow::Result<Edited> {
+    let notice = engine.jumps(&session.memory)?[0];
+    let all = [&[notice], jumps].concat();
+    engine.note_jumps(&session.memory, &all)?;
+    change(session, engine, &all, Way::ToGates)
+}
+
+/// Changes the text one way or the other.
+pub fn change(session: &mut Session, engine: &Remote, jumps: &[Jump], way: Way) -> anyhow::Result<Edited> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let displacements = engine.displacements(&session.memory)?;
+        let before = session.loader.links(&session.memory)?;
+        if let Some(edited) = try_change(session, engine, jumps, way, &displacements, &before)? {
+            return Ok(edited);
+        }
+        ensure!(Instant::now() < deadline, "it loads and unloads libraries all the time; try again");
+        std::thread::sleep(Duration::from_millis(1));
+        // Libraries may have gone.
+        let again = if way == Way::Back { command::SLEEP } else { command::LIST };
+        engine.ask(session, again)?;
+    }
+}
+
+type Links = Vec<(u64, u64, u64, u64)>;
+
+/// In one stop. `None` when it is not the moment: libraries are being loaded, or a thread is where it must not be.
+fn try_change(
+    session: &mut Session,
+    engine: &Remote,
+    jumps: &[Jump],
+    way: Way,
+    displacements: &[Displacement],
+    before: &Links,
+) -> anyhow::Result<Option<Edited>> {
+    let edit = Edit::new(way, displacements);
+    edit.copy_pages(&session.memory);
+    let generation = engine.get(&session.memory, field!(listed))?;
+    let others = session.stop_all()?;
+    let edited = (|| {
+        let memory = &session.memory;
+        let is_moment = session.loader.is_at_rest(memory)?
+            && session.loader.links(memory).is_ok_and(|now| now == *before)
+            && engine.get(memory, field!(generation))? == generation
+            && engine.is_unlocked(memory)?
+            && !anybody_inside(session, &others, jumps)?;
+        if !is_moment {
+            return Ok(None);
+        }
+        make(engine, memory, &edit, jumps, way).map(Some)
+    })();
+    let what = if way == Way::Back { "putting the text back" } else { "leading the sites to their gates" };
+    end_stop(session, others, what)?;
+    edited
+}
+
+fn anybody_inside(session: &Session, others: &Others, jumps: &[Jump]) -> anyhow::Result<bool> {
+    others.iter().chain([session.thread()]).try_fold(false, |any, thread| Ok(any || hooks::is_inside(thread, jumps)?))
+}
+
+/// The engine hears of sandboxes before sites lead to it, and as long as they do.
+fn make(engine: &Remote, memory: &Memory, edit: &Edit, jumps: &[Jump], way: Way) -> anyhow::Result<Edited> {
+    if way == Way::ToGates {
+        hooks::write(memory, jumps, true)?;
+        engine.set(memory, field!(live), 1)?;
+        return edit.make(memory);
+    }
+    let edited = edit.make(memory)?;
+    engine.set(memory, field!(live), 0)?;
+    hooks::write(memory, jumps, false)?;
+    Ok(edited)
+}

@@ -1,0 +1,127 @@
+//! The memory of another process, and what is mapped where in it.
+//!
+//! Everything goes through `/proc/PID/mem`, opened once. It belongs to the program that ran when it was opened: after an
+//! exec it reads and writes nothing, rather than the wrong program. Writing to text is allowed to who may trace, and
+//! leaves protections as they are.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+
+/// The memory of a process.
+#[derive(Debug)]
+pub struct Memory {
+    pid: i32,
+    file: File,
+}
+
+impl Memory {
+    /// Opens the memory of process `pid`.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
+        Ok(Self { pid, file })
+    }
+
+    /// Reads all of `buffer` from `at`.
+    pub fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, at)
+    }
+
+    /// Writes `bytes` at `at`. What lies in one page is written whole, even if this process is killed.
+    pub fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, at)
+    }
+
+    /// `count` bytes from `at`.
+    pub fn bytes(&self, at: u64, count: usize) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0; count];
+        self.read(at, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// `N` bytes from `at`.
+    pub fn array<const N: usize>(&self, at: u64) -> io::Result<[u8; N]> {
+        let mut buffer = [0; N];
+        self.read(at, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// The 8-byte word at `at`.
+    pub fn word(&self, at: u64) -> io::Result<u64> {
+        self.array(at).map(u64::from_le_bytes)
+    }
+
+    /// The 4-byte word at `at`.
+    pub fn half(&self, at: u64) -> io::Result<u32> {
+        self.array(at).map(u32::from_le_bytes)
+    }
+
+    /// What is mapped now.
+    pub fn mappings(&self) -> io::Result<Vec<Mapping>> {
+        let text = std::fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
+        Ok(text.lines().filter_map(Mapping::parse).collect())
+    }
+}
+
+/// A line of `/proc/PID/maps`.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// Behind the last address.
+    pub end: u64,
+    /// As in `r-xp`.
+    pub access: String,
+    /// Number of the file; 0 for none.
+    pub inode: u64,
+    /// Path of the file, or a name in brackets, or nothing.
+    pub path: String,
+}
+
+impl Mapping {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.splitn(6, ' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let access = fields.next()?.to_owned();
+        let (_offset, _device) = (fields.next()?, fields.next()?);
+        let inode = fields.next()?.parse().ok()?;
+        let path = fields.next().unwrap_or_default().trim_start().to_owned();
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        Some(Self { start: address(start)?, end: address(end)?, access, inode, path })
+    }
+
+    /// Whether it is private memory of no file.
+    pub fn is_anonymous(&self) -> bool {
+        self.inode == 0 && (self.path.is_empty() || self.path.starts_with("[anon"))
+    }
+}
+
+/// The little-endian 8-byte word of `bytes` at `at`; 0 where there is none.
+pub fn word_in(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u64::from_le_bytes(*chunk))
+}
+
+/// Likewise, 4 bytes.
+pub fn half_in(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_le_bytes(*chunk))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_memory_and_mappings_are_read() {
+        let value = 0x1122_3344_5566_7788_u64;
+        let memory = Memory::open(std::process::id().cast_signed()).unwrap();
+        assert_eq!(memory.word((&raw const value) as u64).unwrap(), value);
+        let here = own_memory_and_mappings_are_read as *const () as u64;
+        let mappings = memory.mappings().unwrap();
+        let text = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&here)).unwrap();
+        assert_eq!(text.access, "r-xp");
+        assert!(text.path.starts_with('/') && !text.is_anonymous());
+    }
+}

@@ -1,0 +1,271 @@
+//! `relpoline attach`, `detach`, `enable`, `disable`, `relearn`: an engine in a process that runs.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`enter`] | the steps of an attach; changing the text in a stop |
+//! | `session` | a process that is being worked on; letting one or all of its threads stand still |
+//! | `hijack` | system calls made by a thread of the process, safe against our own death |
+//! | `load`, `image` | the engine's place, bytes and relocations |
+//! | `remote` | finding an engine, asking it, reading its answers |
+//! | `loader`, `symbols`, `memory` | what the process has mapped, read from outside |
+//! | `text`, `hooks` | what is written into the program's text |
+//! | `tracee` | threads under ptrace(2) |
+//! | `refusal` | whom not to attach to, and what to do about it |
+//!
+//! Nothing here takes a lock of the process, calls a function of its libraries, or needs anything of it but the right
+//! to trace it. docs/attach.md tells users what happens.
+
+mod enter;
+mod hijack;
+mod hooks;
+mod image;
+mod load;
+mod loader;
+mod memory;
+mod refusal;
+mod remote;
+mod session;
+mod sites;
+mod symbols;
+mod text;
+mod tracee;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use relpoline_stats::control::command;
+
+use crate::arguments::EngineArgs;
+use crate::preload;
+use memory::Memory;
+use remote::{Remote, field};
+use session::Session;
+use text::Way;
+
+/// Nothing was promoted while `--wait` waited.
+const NOT_YET: u8 = 3;
+
+/// `relpoline attach`.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// The processes.
+    #[arg(required = true, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pids: Vec<i32>,
+    /// Wait until something is promoted in each, for at most SECONDS.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
+    pub wait: Option<u64>,
+    /// What the engine is to do.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Say nothing when it went well.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// `relpoline detach`.
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// The processes.
+    #[arg(required = true, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pids: Vec<i32>,
+    /// Say nothing when it went well.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// `relpoline enable`, `disable`, `relearn`.
+#[derive(Debug, Args)]
+pub struct SwitchArgs {
+    /// The process.
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: i32,
+    /// Only sites at this address, or in this function (repeatable).
+    #[arg(long, value_name = "ADDRESS|FUNCTION")]
+    pub site: Vec<String>,
+    /// Say nothing when it went well.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// What `relpoline enable`, `disable` and `relearn` do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Switch {
+    /// Promotion on.
+    Enable,
+    /// Promotion off.
+    Disable,
+    /// What was learned is forgotten.
+    Relearn,
+}
+
+/// Does `one` to each of several processes; goes on after a failure, and fails in the end.
+fn each(pids: &[i32], one: impl Fn(i32) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    let mut worst = ExitCode::SUCCESS;
+    for &pid in pids {
+        match one(pid) {
+            Ok(code) if code == ExitCode::SUCCESS => {}
+            Ok(code) => worst = code,
+            Err(error) if pids.len() == 1 => return Err(error),
+            Err(error) => {
+                crate::complain(format_args!("{error:#}"));
+                worst = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(worst)
+}
+
+/// `relpoline attach`.
+///
+/// # Errors
+/// Why a process could not be attached to. It is unharmed.
+pub fn attach(arguments: &AttachArgs) -> anyhow::Result<ExitCode> {
+    each(&arguments.pids, |pid| attach_one(arguments, pid))
+}
+
+fn attach_one(arguments: &AttachArgs, pid: i32) -> anyhow::Result<ExitCode> {
+    let begun = Instant::now();
+    let file = preload::locate()?.path;
+    let options = crate::run::options::encode(&arguments.engine, false, None);
+    let mut session = Session::open(pid)?;
+    let entered = enter::enter(&mut session, &file, &options).with_context(|| format!("process {pid}"))?;
+    if !arguments.quiet {
+        println!(
+            "process {pid}: attached in {}; {} lead to the engine{}",
+            time(begun.elapsed()),
+            count(entered.edited.done, "site"),
+            stops(&session),
+        );
+        if entered.is_sealed {
+            println!(
+                "process {pid}: its C library is an unusual one: sites stay behind their gates, children do not learn"
+            );
+        }
+    }
+    let Some(seconds) = arguments.wait else { return Ok(ExitCode::SUCCESS) };
+    let memory = Memory::open(pid)?;
+    drop(session);
+    wait(&entered.engine, &memory, Duration::from_secs(seconds), pid, arguments.quiet)
+}
+
+/// Waits until a site is promoted.
+fn wait(engine: &Remote, memory: &Memory, longest: Duration, pid: i32, quiet: bool) -> anyhow::Result<ExitCode> {
+    let begun = Instant::now();
+    loop {
+        let promoted = engine.header(memory).context("the process has ended")?.sites_promoted;
+        if promoted > 0 {
+            if !quiet {
+                println!(
+                    "process {pid}: {} promoted after {}",
+                    count(promoted as usize, "site"),
+                    time(begun.elapsed())
+                );
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        if begun.elapsed() >= longest {
+            crate::complain(format_args!(
+                "process {pid}: nothing promoted within {}: no site was called often enough",
+                time(longest)
+            ));
+            return Ok(ExitCode::from(NOT_YET));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// `relpoline detach`.
+///
+/// # Errors
+/// Why a process could not be detached from. It is unharmed.
+pub fn detach(arguments: &DetachArgs) -> anyhow::Result<ExitCode> {
+    each(&arguments.pids, |pid| {
+        let begun = Instant::now();
+        let mut session = Session::open(pid)?;
+        let edited = leave(&mut session).with_context(|| format!("process {pid}"))?;
+        if edited.foreign != 0 {
+            crate::complain(format_args!(
+                "process {pid}: {} left as found: somebody else has changed them",
+                count(edited.foreign, "site")
+            ));
+        }
+        if !arguments.quiet {
+            let sites = count(edited.done, "site");
+            println!("process {pid}: detached in {}; {sites} put back{}", time(begun.elapsed()), stops(&session));
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Puts the text back.
+fn leave(session: &mut Session) -> anyhow::Result<text::Edited> {
+    let engine = engine_in(session)?;
+    engine.ask(session, command::SLEEP)?;
+    let jumps = engine.jumps(&session.memory)?;
+    enter::change(session, &engine, &jumps, Way::Back)
+}
+
+/// The engine in a process.
+fn engine_in(session: &Session) -> anyhow::Result<Remote> {
+    let objects = session.loader.objects(&session.memory)?;
+    Remote::find(&session.memory, &objects)?.context("there is no engine in it; put one in with relpoline attach")
+}
+
+/// `relpoline enable`, `disable` and `relearn`.
+///
+/// # Errors
+/// Why nothing was changed.
+pub fn switch(arguments: &SwitchArgs, switch: Switch) -> anyhow::Result<ExitCode> {
+    let begun = Instant::now();
+    let pid = arguments.pid;
+    let mut session = Session::open(pid)?;
+    let sites = switch_all(&mut session, arguments, switch).with_context(|| format!("process {pid}"))?;
+    if !arguments.quiet {
+        let done = match switch {
+            Switch::Enable => "may be promoted",
+            Switch::Disable => "left to their retpolines",
+            Switch::Relearn => "learned anew",
+        };
+        println!("process {pid}: {} {done}, in {}", count(sites as usize, "site"), time(begun.elapsed()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn switch_all(session: &mut Session, arguments: &SwitchArgs, switch: Switch) -> anyhow::Result<u64> {
+    let engine = engine_in(session)?;
+    if !engine.is_live(&session.memory)? {
+        bail!("the engine in it is asleep; wake it with relpoline attach");
+    }
+    let wanted = match switch {
+        Switch::Enable => command::ENABLE,
+        Switch::Disable => command::DISABLE,
+        Switch::Relearn => command::RELEARN,
+    };
+    let mut changed = 0;
+    for range in sites::ranges(session, &arguments.site)? {
+        engine.set(&session.memory, field!(from), range.start)?;
+        engine.set(&session.memory, field!(to), range.end)?;
+        engine.ask(session, wanted)?;
+        changed += engine.get(&session.memory, field!(sites))?;
+    }
+    if changed == 0 {
+        bail!("no site is there: see the addresses in relpoline report");
+    }
+    Ok(changed)
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn time(duration: Duration) -> String {
+    format!("{:.2} ms", duration.as_secs_f64() * 1e3)
+}
+
+/// How long threads stood still.
+fn stops(session: &Session) -> String {
+    let parts: Vec<String> = session.stops.iter().map(|(what, long)| format!("{} {what}", time(*long))).collect();
+    format!("; threads stood still for {} ({})", time(session.stopped()), parts.join(", "))
+}

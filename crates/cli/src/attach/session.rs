@@ -1,0 +1,177 @@
+//! A process that is being worked on: one of its threads is seized for as long as that lasts, so that nobody else can
+//! trace it meanwhile, and no second `relpoline` either.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use super::hijack::{self, Call};
+use super::loader::{Loaded, Loader};
+use super::memory::{Memory, PAGE};
+use super::refusal;
+use super::tracee::{self, Others, Thread, threads_of};
+
+/// A thread that does not stand still within this time is left alone.
+const SOON: Duration = Duration::from_millis(50);
+/// After this time without success everything is given up.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Session {
+    /// The process.
+    pub pid: i32,
+    thread: Thread,
+    /// Its memory.
+    pub memory: Memory,
+    /// Its loader.
+    pub loader: Loader,
+    /// A place for code, and what is there.
+    room: (u64, Vec<u8>),
+    /// How long threads of it stood still, and what for.
+    pub stops: Vec<(&'static str, Duration)>,
+}
+
+impl Session {
+    /// Begins to work on process `pid`.
+    ///
+    /// # Errors
+    /// Why that cannot or must not be.
+    pub fn open(pid: i32) -> anyhow::Result<Self> {
+        refusal::look(pid)?;
+        tracee::be_quick();
+        let thread = seize_one(pid)?;
+        // Once more: it was anybody's before.
+        refusal::look_closely(pid)?;
+        let memory = Memory::open(pid).map_err(|error| refusal::of_tracing(pid, &error))?;
+        let loader = Loader::find(pid, &memory)?;
+        let at = room(&memory, &loader.objects(&memory)?)?;
+        let own = memory.bytes(at, hijack::ROOM)?;
+        let mut session = Self { pid, thread, memory, loader, room: (at, own), stops: Vec::new() };
+        session.clear_room()?;
+        Ok(session)
+    }
+
+    /// Passes signals on to the thread that is seized.
+    pub fn pump(&mut self) -> anyhow::Result<()> {
+        self.thread.pump().context("the process has ended")
+    }
+
+    /// Lets a thread of the process make system calls.
+    pub fn call(&mut self, what: &'static str, calls: &[Call]) -> anyhow::Result<Vec<i64>> {
+        self.pump()?;
+        let begun = Instant::now();
+        self.thread.interrupt()?;
+        let answers = if self.thread.settle(begun + SOON).is_ok_and(|alive| alive) {
+            let answers = hijack::run(&mut self.thread, &self.memory, self.room.0, calls);
+            self.thread.resume()?;
+            answers
+        } else {
+            self.call_on_another(calls)
+        };
+        self.stops.push((what, begun.elapsed()));
+        answers
+    }
+
+    /// Puts back what was there before [`Self::call`], when no thread can be on its way through it any more.
+    pub fn leave_room(&self) -> anyhow::Result<()> {
+        Ok(self.memory.write(self.room.0, &self.room.1)?)
+    }
+
+    /// The thread that is seized cannot stand still now: it may wait for a vfork child.
+    fn call_on_another(&self, calls: &[Call]) -> anyhow::Result<Vec<i64>> {
+        for tid in threads_of(self.pid)? {
+            let Ok(mut thread) = Thread::seize(tid) else { continue };
+            thread.interrupt()?;
+            if thread.settle(Instant::now() + SOON).is_ok_and(|alive| alive) {
+                return hijack::run(&mut thread, &self.memory, self.room.0, calls);
+            }
+        }
+        bail!("none of its threads comes to a stop: they wait for a child made by vfork, or for a device; try again")
+    }
+
+    /// Waits until no thread executes what a killed predecessor of ours has left in the room.
+    fn clear_room(&mut self) -> anyhow::Result<()> {
+        if !self.room.1.ends_with(&hijack::MARK) {
+            return Ok(());
+        }
+        self.room.1.fill(0);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let others = self.stop_all()?;
+            let in_use = self.is_room_in_use(&others);
+            drop(others);
+            self.go_on()?;
+            if !in_use? {
+                return Ok(self.memory.write(self.room.0, &self.room.1)?);
+            }
+            ensure!(Instant::now() < deadline, "a thread does not come out of what a killed relpoline began");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_room_in_use(&self, others: &Others) -> anyhow::Result<bool> {
+        let mut all = others.iter().chain([&self.thread]);
+        all.try_fold(false, |used, thread| Ok(used || hijack::is_in_room(thread, self.room.0)?))
+    }
+
+    /// Lets all threads stand still. They go on when what is returned is dropped and [`Self::go_on`] is called.
+    pub fn stop_all(&mut self) -> anyhow::Result<Others> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.pump()?;
+            match Others::stop(self.pid, &mut self.thread) {
+                Ok(others) => return Ok(others),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(error.context("its threads do not stand still; try again"));
+                }
+                Err(_) => {
+                    self.go_on()?;
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
+    }
+
+    /// Lets the seized thread go on.
+    pub fn go_on(&mut self) -> anyhow::Result<()> {
+        self.thread.resume().context("the process has ended")
+    }
+
+    /// The seized thread, which stands still with the others.
+    pub fn thread(&self) -> &Thread {
+        &self.thread
+    }
+
+    /// How long threads stood still altogether.
+    pub fn stopped(&self) -> Duration {
+        self.stops.iter().map(|stop| stop.1).sum()
+    }
+}
+
+/// A place for code: behind the end of some object's, in the same page.
+fn room(memory: &Memory, objects: &[Loaded]) -> anyhow::Result<u64> {
+    let mappings = memory.mappings()?;
+    let is_of_file =
+        |at: u64| mappings.iter().any(|m| m.inode != 0 && m.access == "r-xp" && (m.start..m.end).contains(&at));
+    let texts = objects.iter().flat_map(|object| object.segments.iter().filter(|segment| segment.is_text()));
+    let mut ends = texts.map(|text| (text.start + text.size).next_multiple_of(16));
+    let found = ends.find(|&end| end + hijack::ROOM as u64 <= end.next_multiple_of(PAGE) && is_of_file(end));
+    found.context("there is no room behind the code of any of its libraries")
+}
+
+/// Seizes the main thread, or, when that has ended before the others, another one.
+fn seize_one(pid: i32) -> anyhow::Result<Thread> {
+    let first = Thread::seize(pid);
+    let error = match first {
+        Ok(thread) => return Ok(thread),
+        Err(error) => error,
+    };
+    let mut others = threads_of(pid).unwrap_or_default().into_iter().filter(|&tid| tid != pid);
+    if refusal::main_thread_has_ended(pid)
+        && let Some(thread) = others.find_map(|tid| Thread::seize(tid).ok())
+    {
+        return Ok(thread);
+    }
+    Err(refusal::of_tracing(pid, &error))
+}

@@ -1,0 +1,63 @@
+//! Which sites a user means: an address, or a function by its name in one of the files that the process has mapped.
+
+use std::ops::Range;
+
+use anyhow::{Context, ensure};
+use object::{Object as _, ObjectSymbol as _};
+
+use super::session::Session;
+
+/// The addresses meant by `names`; all when there are none.
+pub fn ranges(session: &Session, names: &[String]) -> anyhow::Result<Vec<Range<u64>>> {
+    if names.is_empty() {
+        return Ok(vec![0..u64::MAX]);
+    }
+    names.iter().try_fold(Vec::new(), |mut all, name| {
+        match address(name) {
+            Some(at) => all.push(at..at + 1),
+            None => all.extend(functions(session, name)?),
+        }
+        Ok(all)
+    })
+}
+
+/// An address as reports write it.
+fn address(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+}
+
+/// Where the functions of that name lie. A part that the compiler split off (`name.cold`) belongs to it.
+fn functions(session: &Session, name: &str) -> anyhow::Result<Vec<Range<u64>>> {
+    let mut found = Vec::new();
+    let root = format!("/proc/{}", session.pid);
+    for (n, object) in session.loader.objects(&session.memory)?.iter().enumerate() {
+        // The executable has no name in the loader's list.
+        let path = if n == 0 { format!("{root}/exe") } else { format!("{root}/root{}", object.name.1) };
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        let Ok(file) = object::File::parse(&*bytes) else { continue };
+        for symbol in file.symbols().chain(file.dynamic_symbols()) {
+            let is_meant = symbol
+                .name()
+                .is_ok_and(|full| full == name || full.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')));
+            if is_meant && symbol.is_definition() && symbol.size() != 0 {
+                let at = object.base.wrapping_add(symbol.address());
+                found.push(at..at + symbol.size());
+            }
+        }
+    }
+    found.sort_by_key(|range| range.start);
+    found.dedup();
+    ensure!(!found.is_empty(), "no function named {name} is in its files; give the site's address (0x…) instead");
+    found.first().context("no function")?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn addresses_are_told_from_names() {
+        assert_eq!(super::address("0x1f"), Some(0x1f));
+        assert_eq!(super::address("main"), None);
+        assert_eq!(super::address("1f"), None);
+    }
+}

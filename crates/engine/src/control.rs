@@ -1,0 +1,306 @@
+//! What the tool asks for from outside, in a process that runs.
+//!
+//! The tool lets a thread of its own making run [`serve`] on a stack that belongs to the engine
+//! ([`relpoline_stats::control`]). That thread has all signals blocked, lives for some milliseconds, shares no descriptors
+//! with the program, and waits for the engine's lock like everybody who switches promotion: no thread of the program
+//! is interrupted for longer than it takes to make another one.
+//!
+//! # Preparing an attach
+//! Sites get their gates while the program runs. Meanwhile no object may be unmapped, and the loader's lock must not
+//! be taken. So first the loader's notice is led to the engine (by the tool, in a short stop), and until the
+//! preparation is over whoever is told by the loader that the list of objects is about to change waits
+//! ([`wait_for_preparation`]). Should the tool be killed before it says go, the thread gives up.
+//!
+//! The text itself is changed by the tool, when all threads stand still: sites that are led to their gates are right
+//! one by one, so it does not matter where that stops. `Displacement`s say what is to be written.
+
+use crate::calibrate;
+use crate::engine;
+use crate::loader;
+use crate::object::Listed;
+use crate::report;
+use crate::sandbox;
+use crate::state::{Engine, LOCK};
+use core::cell::UnsafeCell;
+use core::ffi::{CStr, c_char};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use relpoline_core::policy::{Reason, SiteState};
+use relpoline_stats::control::{Area, Control, HOOK_BYTES, command, flag, outcome, phase};
+use rustix::thread::{NanosleepRelativeResult, Timespec};
+
+/// Steps of 100 µs, and what it takes to sleep, in which the tool has to say go.
+const PATIENCE: u32 = 8000;
+
+/// The area, which the tool writes to.
+struct Shared(UnsafeCell<Area>);
+
+// SAFETY: the control is all atomics; the lists are read by the serving thread alone, and the stack is its own.
+unsafe impl Sync for Shared {}
+
+#[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_control_1"))]
+static SHARED: Shared = Shared(UnsafeCell::new(Area::new()));
+
+/// The process that is preparing an attach, or 0. A child that is forked meanwhile has no thread that goes on.
+static PREPARING: AtomicU32 = AtomicU32::new(0);
+/// The engine was put into a process that ran.
+static ATTACHED: AtomicBool = AtomicBool::new(false);
+
+fn control() -> &'static Control {
+    // SAFETY: atomics, which anybody may refer to.
+    unsafe { &(*SHARED.0.get()).control }
+}
+
+fn pid() -> u32 {
+    rustix::process::getpid().as_raw_nonzero().get().cast_unsigned()
+}
+
+/// Whether the engine was put into a process that ran.
+pub fn is_attached() -> bool {
+    ATTACHED.load(Ordering::Acquire)
+}
+
+/// Notes that the engine was preloaded, and serves this program.
+pub fn preloaded() {
+    control().live.store(1, Ordering::Release);
+}
+
+/// Notes that another list of objects was looked at.
+pub fn objects_changed() {
+    control().generation.fetch_add(1, Ordering::AcqRel);
+}
+
+/// Notes that the function with the first bytes `own` at `at` jumps to the engine.
+pub fn note_hook(at: u64, own: [u8; HOOK_BYTES], jump: [u8; HOOK_BYTES]) {
+    let word = |bytes: [u8; HOOK_BYTES]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    let hook = &control().hooks[0];
+    hook.own.store(word(own), Ordering::Relaxed);
+    hook.jump.store(word(jump), Ordering::Relaxed);
+    hook.at.store(at, Ordering::Release);
+}
+
+/// Waits while the objects that are mapped are being looked at by the tool's thread.
+pub fn wait_for_preparation() {
+    // The broken variant that the tests must catch: objects go while they are looked at.
+    if cfg!(relpoline_broken = "unguarded-preparation") {
+        return;
+    }
+    while PREPARING.load(Ordering::Acquire) != 0 && sandbox::may_call() && PREPARING.load(Ordering::Acquire) == pid() {
+        rest();
+    }
+}
+
+/// Sleeps for a tenth of a millisecond.
+fn rest() {
+    let shortly = Timespec { tv_sec: 0, tv_nsec: 100_000 };
+    let _: NanosleepRelativeResult = rustix::thread::nanosleep(&shortly);
+}
+
+/// What the tool's thread runs.
+#[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_control_entry"))]
+pub extern "C" fn serve() -> ! {
+    let control = control();
+    control.phase.store(phase::BUSY, Ordering::Release);
+    let outcome = obey(control);
+    control.outcome.store(outcome, Ordering::Relaxed);
+    control.phase.store(phase::DONE, Ordering::Release);
+    leave()
+}
+
+/// Ends this thread, which libc does not know of.
+fn leave() -> ! {
+    // SAFETY: exit(2) ends the calling thread and nothing else.
+    unsafe { core::arch::asm!("syscall", "ud2", in("rax") 60, in("rdi") 0, options(noreturn)) }
+}
+
+fn obey(control: &Control) -> u32 {
+    control.lock.store((&raw const LOCK) as u64, Ordering::Relaxed);
+    let wanted = control.command.load(Ordering::Acquire);
+    if wanted == command::PREPARE {
+        return prepare(control);
+    }
+    if !engine::is_running() || !crate::fork::settle_epoch() {
+        return outcome::NOT_STARTED;
+    }
+    let _held = engine::take();
+    // SAFETY: the lock is held.
+    let engine = unsafe { crate::state::engine() };
+    match wanted {
+        command::LIST => list(engine, control),
+        command::SLEEP => sleep(engine, control),
+        _ if !engine::usable(engine) => outcome::FROZEN,
+        _ if needs_promotion(control, wanted) && !engine.enabled => relpoline_stats::Refusal::Off as u32,
+        command::ENABLE => each_meant(engine, control, Engine::begin_anew, |engine| engine::switch(engine, true)),
+        command::DISABLE => each_meant(engine, control, Engine::set_aside, |engine| engine::switch(engine, false)),
+        command::RELEARN => each_meant(engine, control, Engine::begin_anew, |_| {}),
+        _ => outcome::UNKNOWN,
+    }
+}
+
+/// Whether a command makes no sense while promotion is off altogether.
+fn needs_promotion(control: &Control, wanted: u32) -> bool {
+    wanted == command::RELEARN || wanted == command::ENABLE && !means_all(control)
+}
+
+/// Whether all sites are meant.
+fn means_all(control: &Control) -> bool {
+    control.from.load(Ordering::Relaxed) == 0 && control.to.load(Ordering::Relaxed) == u64::MAX
+}
+
+/// Tells the tool what to write, and where to look.
+fn list(engine: &mut Engine, control: &Control) -> u32 {
+    if engine.list_displacements().is_none() {
+        return relpoline_stats::Refusal::NoArena as u32;
+    }
+    let displacements = engine.displacements.as_slice();
+    control.displacements.store(displacements.as_ptr() as u64, Ordering::Relaxed);
+    control.displacement_count.store(displacements.len() as u64, Ordering::Relaxed);
+    control.listed.store(control.generation.load(Ordering::Relaxed), Ordering::Relaxed);
+    control.statistics.store(core::ptr::from_mut(engine.share.header()) as u64, Ordering::Relaxed);
+    0
+}
+
+/// Does `all` when all sites are meant, else `one` to those that are.
+fn each_meant(engine: &mut Engine, control: &Control, one: fn(&mut Engine, u32), all: fn(&mut Engine)) -> u32 {
+    let meant = control.from.load(Ordering::Relaxed)..control.to.load(Ordering::Relaxed);
+    let changed_all = means_all(control) && control.command.load(Ordering::Relaxed) != command::RELEARN;
+    if changed_all {
+        all(engine);
+    }
+    let mut count = 0;
+    for id in 0..engine.sites.len() as u32 {
+        let Some(site) = engine.sites.as_slice().get(id as usize) else { break };
+        if site.gone || !meant.contains(&site.address) {
+            continue;
+        }
+        count += 1;
+        if !changed_all {
+            one(engine, id);
+            report::site(engine, id);
+        }
+    }
+    control.sites.store(count, Ordering::Relaxed);
+    report::header(engine);
+    0
+}
+
+impl Engine {
+    /// Forgets what is known of a site, if promotion is on.
+    fn begin_anew(&mut self, id: u32) {
+        if self.enabled {
+            self.stop_recording(id);
+            self.unlink(id);
+            self.restart(id);
+        }
+    }
+
+    /// Leaves a site to its thunk until it is switched on again.
+    fn set_aside(&mut self, id: u32) {
+        self.retire(id);
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            site.state = SiteState::barred(Reason::Disabled);
+        }
+    }
+}
+
+/// Every site goes to its thunk, and the engine does nothing more until it is attached again.
+fn sleep(engine: &mut Engine, control: &Control) -> u32 {
+    // A child that cannot write its gates is left with those of its parent: nothing will lead to them.
+    if engine::usable(engine) {
+        engine::switch(engine, false);
+        control.sites.store(engine.sites.len() as u64, Ordering::Relaxed);
+    } else {
+        engine.enabled = false;
+    }
+    list(engine, control)
+}
+
+/// Looks at the objects that the tool has listed and gives their sites gates; the first time it starts the engine.
+fn prepare(control: &Control) -> u32 {
+    let again = engine::is_running();
+    if !again {
+        // Nobody uses an engine that was never started; a parent's thread may have held its lock at a fork.
+        LOCK.reset();
+    } else if !crate::fork::settle_epoch() {
+        return outcome::NOT_STARTED;
+    }
+    // From the moment at which the loader's notice leads here, which is later.
+    loader::attend(control.loader.load(Ordering::Relaxed));
+    PREPARING.store(pid(), Ordering::Release);
+    let outcome = prepare_guarded(control, again);
+    PREPARING.store(0, Ordering::Release);
+    outcome
+}
+
+fn prepare_guarded(control: &Control, again: bool) -> u32 {
+    let mut held = engine::take();
+    // Looking at a large program takes longer than a judgement may.
+    held.pin();
+    control.phase.store(phase::WAITING, Ordering::Release);
+    if !is_told_to_go(control) {
+        return outcome::GAVE_UP;
+    }
+    // SAFETY: the tool has listed what the loader has mapped, and the loader waits for us before it unmaps anything.
+    let objects =
+        unsafe { Listed::new(control.objects.load(Ordering::Relaxed), control.object_count.load(Ordering::Relaxed)) };
+    let outcome = if again { wake(&objects) } else { start(control, &objects) };
+    // SAFETY: the lock is held.
+    let engine = unsafe { crate::state::engine() };
+    if outcome == 0 { list(engine, control) } else { outcome }
+}
+
+/// Waits until the tool has put the loader's notice in place. It may have been killed.
+fn is_told_to_go(control: &Control) -> bool {
+    (0..PATIENCE).any(|_| {
+        let told = control.go.load(Ordering::Acquire) != 0;
+        if !told {
+            rest();
+        }
+        told
+    })
+}
+
+fn start(control: &Control, objects: &Listed<'_>) -> u32 {
+    let flags = control.flags.load(Ordering::Relaxed);
+    let environment = control.environment.load(Ordering::Relaxed) as *const *const c_char;
+    let path = control.path.load(Ordering::Relaxed) as *const c_char;
+    // SAFETY: the tool has put both there: an array of C strings and a null, and a C string.
+    let started = unsafe {
+        let path = CStr::from_ptr(path).to_bytes();
+        engine::start_attached(environment, path, flags & flag::FOLLOW != 0, objects)
+    };
+    ATTACHED.store(true, Ordering::Release);
+    if flags & flag::SEALED != 0 {
+        sandbox::seal();
+    }
+    started.err().map_or(0, |refusal| refusal as u32)
+}
+
+/// The engine was asleep, or the tool was killed before it had led all sites to their gates: everything begins anew.
+fn wake(objects: &Listed<'_>) -> u32 {
+    // SAFETY: the lock is held.
+    let engine = unsafe { crate::state::engine() };
+    if !engine::usable(engine) {
+        return outcome::FROZEN;
+    }
+    let begun = calibrate::now();
+    crate::discover::sweep_listed(engine, objects);
+    engine.enabled = true;
+    for id in 0..engine.sites.len() as u32 {
+        if let Some(site) = engine.sites.get_mut(id as usize) {
+            // The tool writes the whole displacement.
+            site.linked = false;
+            site.stuck = false;
+        }
+        engine.stop_recording(id);
+        engine.restart(id);
+        // Only those that have a record: it may say anything.
+        if engine.sites.as_slice().get(id as usize).is_some_and(|site| site.record != crate::site::NONE) {
+            report::site(engine, id);
+        }
+    }
+    let header = engine.share.header();
+    header.refusal = 0;
+    header.startup_cycles += calibrate::now().wrapping_sub(begun);
+    report::header(engine);
+    0
+}
