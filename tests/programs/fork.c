@@ -227,6 +227,48 @@ static void bytes(void) {
     worker_site(1, 2, ENOUGH);
 }
 
+extern int relpoline_disable(void) __attribute__((weak));
+extern int relpoline_enable(void) __attribute__((weak));
+static volatile int storm_is_over;
+
+/* Links come and go: each opens this process' memory for a moment. */
+static void *links(void *unused) {
+    (void)unused;
+    while (!storm_is_over) {
+        worker_site(1, 1, ENOUGH / 100);
+        parent_site(2, 1, ENOUGH / 100);
+        storm_site(3, 1, ENOUGH / 100);
+        if (relpoline_disable) relpoline_disable();
+        if (relpoline_enable) relpoline_enable();
+    }
+    return NULL;
+}
+
+/* A child looks for its parent's memory among its descriptors. */
+static void look_for_memory(void) {
+    for (int number = 3; number < 64; number++) {
+        char name[64], target[256];
+        snprintf(name, sizeof name, "/proc/self/fd/%d", number);
+        ssize_t length = readlink(name, target, sizeof target - 1);
+        if (length < 0) continue;
+        target[length] = 0;
+        CHECK(length < 4 || strcmp(target + length - 4, "/mem"), "a child has inherited %s", target);
+    }
+    _exit(0);
+}
+
+static void descriptors(void) {
+    pthread_t thread;
+    CHECK(!pthread_create(&thread, NULL, links, NULL), "thread");
+    for (int i = 0; i < 1500; i++) {
+        pid_t pid = checked_fork();
+        if (pid == 0) look_for_memory();
+        reap(pid, "child");
+    }
+    storm_is_over = 1;
+    pthread_join(thread, NULL);
+}
+
 int main(int argc, char **argv) {
     self = realpath("/proc/self/exe", NULL);
     const char *mode = argc > 1 ? argv[1] : "nothing";
@@ -240,6 +282,7 @@ int main(int argc, char **argv) {
     else if (strcmp(mode, "killed") == 0) killed_vfork();
     else if (strcmp(mode, "clone") == 0) raw_clone();
     else if (strcmp(mode, "bytes") == 0) bytes();
+    else if (strcmp(mode, "descriptors") == 0) descriptors();
     else CHECK(strcmp(mode, "nothing") == 0, "no such mode: %s", mode);
     if (strcmp(mode, "nothing")) printf("%s done\n", mode);
     return 0;

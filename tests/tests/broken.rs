@@ -32,6 +32,11 @@ fn a_child_that_writes_its_parents_arena() {
 }
 
 #[test]
+fn a_fork_that_does_not_wait_for_a_link() {
+    is_caught("fork-does-not-wait", "fork.c", &["descriptors"], "--count");
+}
+
+#[test]
 fn an_arena_that_can_be_made_writable() {
     is_caught("unsealed", "pages.c", &["engine"], "--count");
 }

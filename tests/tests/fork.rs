@@ -53,6 +53,11 @@ fn children_that_hardly_live() {
 }
 
 #[test]
+fn children_get_no_descriptor_of_their_parents_memory() {
+    assert!(run("descriptors").report().engine.links > 0, "nothing was linked meanwhile");
+}
+
+#[test]
 fn children_of_a_process_with_threads() {
     let outcome = run("threads");
     assert!(forked(&outcome).iter().any(|child| child.sites_promoted > 0));

@@ -5,7 +5,13 @@
 //! path does is to look at a page that the kernel wipes on fork (`MADV_WIPEONFORK`, which sees raw clone too,
 //! and rightly not vfork). A child that shows some interest in learning gets arenas and statistics of its
 //! own; one that may not goes on with what its parent knew.
+//!
+//! What a child must not inherit is a descriptor of its parent's memory, nor the writable alias of an arena that is
+//! just being made. Both exist under the lock only, for microseconds. So fork takes the lock first, as far as
+//! libc's handlers see it ([`watch`]).
 
+use crate::calibrate;
+use crate::judge::PATIENCE as PATIENCE_WITH_LOCK;
 use crate::sandbox;
 use crate::site::Site;
 use crate::state::{Engine, Frozen, LOCK, engine};
@@ -36,6 +42,59 @@ pub fn prepare() -> Option<()> {
         EPOCH.store(page.cast(), Ordering::Release);
     }
     Some(())
+}
+
+/// Cycles that fork waits for the lock at most: some 10 ms. A judgement takes microseconds, a library being looked at
+/// milliseconds; whoever takes longer has been stopped, perhaps by the very handler that forks.
+const FORK_PATIENCE: u64 = 1 << 25;
+/// Cycles of it without giving up the processor.
+const FORK_SPIN: u64 = 1 << 17;
+
+/// The lock's stamp while this process forks; 0 when it could not be had.
+static FORKING: AtomicU64 = AtomicU64::new(0);
+
+unsafe extern "C" {
+    /// What pthread_atfork(3) calls, which itself lies in no shared library.
+    fn __register_atfork(
+        prepare: Option<extern "C" fn()>,
+        parent: Option<extern "C" fn()>,
+        child: Option<extern "C" fn()>,
+        object: *mut c_void,
+    ) -> core::ffi::c_int;
+}
+
+/// Lets fork wait for the lock. Not seen: `_Fork` and raw clone.
+pub fn watch() {
+    // The broken variant that the tests must catch: fork does not wait.
+    if cfg!(relpoline_broken = "fork-does-not-wait") {
+        return;
+    }
+    // SAFETY: handlers that stay for good, in a library that is never unloaded. A child needs none: its first slow path
+    // resets the lock. Should libc have no room for them, fork goes on without.
+    unsafe { __register_atfork(Some(before_fork), Some(after_fork), None, core::ptr::null_mut()) };
+}
+
+extern "C" fn before_fork() {
+    if !sandbox::may_read_clock() || !settle_epoch() {
+        return;
+    }
+    let begun = calibrate::now();
+    loop {
+        let now = calibrate::now();
+        if let Some(held) = LOCK.try_take(now, PATIENCE_WITH_LOCK) {
+            FORKING.store(held.keep(), Ordering::Relaxed);
+            return;
+        }
+        match now.wrapping_sub(begun) {
+            0..FORK_SPIN => core::hint::spin_loop(),
+            FORK_SPIN..FORK_PATIENCE if sandbox::may_call() => rustix::thread::sched_yield(),
+            _ => return,
+        }
+    }
+}
+
+extern "C" fn after_fork() {
+    drop(LOCK.resume(FORKING.swap(0, Ordering::Relaxed)));
 }
 
 /// Notices that this is a new process. False while another thread is busy with it.

@@ -2,6 +2,7 @@
 //! and what to do about a panic.
 
 use crate::engine;
+use crate::fork;
 use core::ffi::{c_char, c_int};
 
 type Constructor = unsafe extern "C" fn(c_int, *const *const c_char, *const *const c_char);
@@ -9,6 +10,7 @@ type Constructor = unsafe extern "C" fn(c_int, *const *const c_char, *const *con
 unsafe extern "C" fn constructor(_argc: c_int, _argv: *const *const c_char, envp: *const *const c_char) {
     // SAFETY: the loader calls this once, with the process' environment, before any other constructor.
     unsafe { engine::start(envp) };
+    fork::watch();
 }
 
 extern "C" fn destructor() {
