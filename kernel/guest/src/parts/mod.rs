@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The parts of the test, in the order in which they run.
+
+mod captured;
+mod learning;
+mod loading;
+mod modules;
+mod probe;
+pub mod refusal;
+mod relearning;
+mod reloading;
+mod switching;
+mod unwinding;
+
+use crate::report::Report;
+use crate::{emulated, load, machine, module, traffic};
+
+/// A part: its name, and what it does.
+type Part = (&'static str, fn(&mut Report));
+
+const PARTS: [Part; 9] = [
+    ("sites", loading::sites),
+    ("learning", learning::run),
+    ("unwinding", unwinding::run),
+    ("named", captured::run),
+    ("relearning", relearning::run),
+    ("modules", modules::run),
+    ("probe", probe::run),
+    ("switching", switching::run),
+    ("reloading", reloading::run),
+];
+
+/// Runs all parts, or those named by `rlp.only=`.
+pub fn all(report: &mut Report) {
+    report.part("begin");
+    traffic::up("lo");
+    let mounted = load::mount_ext4();
+    report.check(mounted, "an ext4 file system on a loop device is there for the load");
+    let before = loading::branches_of_the_kernel();
+    let loaded = module::load();
+    report.check(loaded.is_ok(), format!("the module loads: {}", loaded.clone().unwrap_or_else(|error| error).trim()));
+    if loaded.is_err() {
+        return;
+    }
+    emulated();
+    let only = machine::option("only").unwrap_or_default();
+    for (name, run) in PARTS {
+        if only.is_empty() || only.split(',').any(|wanted| wanted == name) {
+            report.part(name);
+            run(report);
+        }
+    }
+    report.part("end");
+    loading::unload(report, &before);
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Switching promotion off and on.
+
+use crate::load::Load;
+use crate::module::{relpoline, said, sites, stat, wait_until};
+use crate::report::Report;
+
+/// `disable` lets every site lead to its thunk again, `enable` begins anew; bad commands are refused.
+pub fn run(report: &mut Report) {
+    let _load = Load::start();
+    let disabled = said(relpoline(&["disable"]));
+    let off = stat("enabled") == 0 && stat("now_promoted") == 0 && stat("now_pending") == 0;
+    report.check(disabled.is_ok() && off, "disable puts every site back");
+    let leads_nowhere = sites().iter().all(|site| site.targets.is_empty());
+    report.check(leads_nowhere, "no site has a tree while promotion is off");
+    let enabled = said(relpoline(&["enable"]));
+    let learns = wait_until(30, || stat("now_promoted") > 10);
+    report.check(enabled.is_ok() && learns, "enable learns and promotes again");
+    let unknown = said(relpoline(&["set", "colour", "3"]));
+    let names = unknown.as_ref().err().is_some_and(|error| error.contains("does not know"));
+    report.check(names, "an unknown knob is refused with a reason");
+    let absurd = said(relpoline(&["set", "max_targets", "5"]));
+    report.check(absurd.as_ref().err().is_some_and(|error| error.contains("no sense")), "an absurd value is refused");
+    let twice = said(relpoline(&["load", "--module", "/relpoline.ko"]));
+    report.check(twice.as_ref().err().is_some_and(|error| error.contains("already")), "loading twice is refused");
+}

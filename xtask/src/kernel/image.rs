@@ -1,0 +1,110 @@
+//! Debian's stock kernel: its image, its modules, and what is known of it from its file.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use object::{Object, ObjectSection};
+
+use super::run;
+
+/// A kernel, unpacked.
+pub struct Image {
+    /// Its release, as uname prints it.
+    pub release: String,
+    dir: PathBuf,
+}
+
+impl Image {
+    /// Downloads the package of the kernel `release` and unpacks it under `dir`, unless that has been done.
+    pub fn fetch(release: &str, dir: &Path) -> Result<Image> {
+        let dir = dir.join(format!("image-{release}"));
+        let image = Image { release: release.to_owned(), dir: dir.clone() };
+        if image.vmlinuz().exists() {
+            return Ok(image);
+        }
+        let unfinished = dir.with_extension("unfinished");
+        let _ = fs::remove_dir_all(&unfinished);
+        fs::create_dir_all(&unfinished)?;
+        let package = format!("linux-image-{release}");
+        run(Command::new("apt-get").args(["-q", "download", &package]).current_dir(&unfinished))
+            .with_context(|| format!("the package {package} cannot be fetched"))?;
+        let deb = fs::read_dir(&unfinished)?.flatten().map(|entry| entry.path()).find(|path| is_deb(path));
+        let deb = deb.with_context(|| format!("apt-get fetched no file for {package}"))?;
+        run(Command::new("dpkg").arg("-x").arg(&deb).arg(&unfinished))?;
+        fs::remove_file(deb)?;
+        fs::rename(&unfinished, &dir)?;
+        Ok(image)
+    }
+
+    /// The compressed image that boots.
+    pub fn vmlinuz(&self) -> PathBuf {
+        self.dir.join("boot").join(format!("vmlinuz-{}", self.release))
+    }
+
+    /// The file of the module `name`.
+    pub fn module(&self, name: &str) -> Result<PathBuf> {
+        let top = self.dir.join("lib/modules").join(&self.release);
+        find(&top, &format!("{name}.ko")).with_context(|| format!("the kernel has no module {name}"))
+    }
+
+    /// Offsets from `_stext` of all sites that the kernel's own build listed, `.init.text` left out.
+    pub fn sites(&self) -> Result<BTreeSet<u64>> {
+        let vmlinux = vmlinux(&fs::read(self.vmlinuz())?)?;
+        let file = object::File::parse(&*vmlinux).context("the kernel's image is no ELF file")?;
+        let section = |name: &str| file.section_by_name(name).with_context(|| format!("the image has no {name}"));
+        let (text, listed) = (section(".text")?, section(".retpoline_sites")?);
+        let code = text.data()?;
+        let mut sites = BTreeSet::new();
+        for (i, entry) in listed.data()?.chunks_exact(4).enumerate() {
+            let relative = i32::from_le_bytes(entry.try_into().expect("four bytes"));
+            let site = (listed.address() + 4 * i as u64).wrapping_add_signed(relative.into());
+            let Some(offset) = site.checked_sub(text.address()).filter(|&offset| offset < text.size()) else {
+                continue;
+            };
+            // The list names the prefix, the module the opcode.
+            sites.insert(offset + u64::from(code[offset as usize] == 0x2e));
+        }
+        Ok(sites)
+    }
+}
+
+fn is_deb(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "deb")
+}
+
+fn find(dir: &Path, name: &str) -> Option<PathBuf> {
+    let entries: Vec<PathBuf> = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
+    let here = entries.iter().find(|path| path.file_name().is_some_and(|file| file == name));
+    here.cloned().or_else(|| entries.iter().filter(|path| path.is_dir()).find_map(|dir| find(dir, name)))
+}
+
+/// The ELF file inside a compressed image. Where it is, is said in the header (Documentation/x86/boot.rst).
+fn vmlinux(image: &[u8]) -> Result<Vec<u8>> {
+    let word = |at: usize| -> Option<usize> { Some(u32::from_le_bytes(*image.get(at..)?.first_chunk()?) as usize) };
+    let setup = usize::from(*image.get(0x1f1).context("the image is cut off")?);
+    let (Some(offset), Some(len)) = (word(0x248), word(0x24c)) else { bail!("the image is cut off") };
+    let start = (setup + 1) * 512 + offset;
+    let payload = image.get(start..start + len).context("the image's payload lies outside of it")?;
+    match payload {
+        [0x02, 0x21, 0x4c, 0x18, blocks @ ..] => lz4(blocks),
+        _ => bail!("the image is compressed in a way that this test does not know; Debian 12's are lz4"),
+    }
+}
+
+/// The blocks of lz4's legacy format: a length, then that many compressed bytes, eight megabytes at most when
+/// unpacked.
+fn lz4(mut blocks: &[u8]) -> Result<Vec<u8>> {
+    const BLOCK: usize = 8 << 20;
+    let mut unpacked = Vec::new();
+    while let Some((len, rest)) = blocks.split_first_chunk() {
+        let len = u32::from_le_bytes(*len) as usize;
+        // The kernel's build appends the unpacked size, which is not a block.
+        let Some(block) = rest.get(..len).filter(|_| rest.len() >= 4) else { break };
+        unpacked.extend(lz4_flex::block::decompress(block, BLOCK).context("the image's payload is damaged")?);
+        blocks = &rest[len..];
+    }
+    Ok(unpacked)
+}

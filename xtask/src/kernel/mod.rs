@@ -1,0 +1,74 @@
+//! `cargo xtask kernel-build` and `cargo xtask kernel-test`: the module `relpoline.ko`.
+//!
+//! [`build`] compiles the engine with the stable toolchain for the kernel and lets kbuild link it with the C shim.
+//! [`image`] unpacks Debian's stock kernel and reads from it what the module must find. [`guest`] boots that kernel
+//! in QEMU with a memory file system of our own, in software emulation. [`test`] says what is run in it and judges
+//! the outcome.
+
+mod build;
+mod guest;
+mod image;
+mod test;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+pub use build::build;
+pub use test::test;
+
+/// Options of `kernel-build`.
+#[derive(Args)]
+pub struct BuildOptions {
+    /// The kernel to build for [default: the newest whose headers are installed]
+    #[arg(long, value_name = "RELEASE")]
+    release: Option<String>,
+    /// Where to build [default: target/kernel/RELEASE]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Build a deliberately broken engine, which the tests must catch
+    #[arg(long, value_name = "FAULT")]
+    broken: Option<String>,
+}
+
+/// Options of `kernel-test`.
+#[derive(Args)]
+pub struct TestOptions {
+    #[command(flatten)]
+    build: BuildOptions,
+    /// Only these parts of the test, and what they need [default: all]
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Times that sites are promoted anew under load
+    #[arg(long, default_value_t = 10_000)]
+    promotions: u32,
+    /// Times that the module is unloaded and loaded under load
+    #[arg(long, default_value_t = 20)]
+    reloads: u32,
+    /// Exit with success, saying so, when the packages that the test needs are not there
+    #[arg(long)]
+    skip_without_packages: bool,
+}
+
+/// The root of the source tree.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+}
+
+/// Where cargo puts what it builds.
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Runs a command, and fails with what it printed.
+fn run(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{name} cannot be started"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("{name} failed ({}):\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(said + &String::from_utf8_lossy(&output.stderr))
+}
