@@ -11,6 +11,7 @@ mod build;
 mod children;
 mod engine;
 mod feedback;
+mod kernel;
 mod machine;
 mod measure;
 mod place;
@@ -51,6 +52,10 @@ struct Cli {
 enum Task {
     /// Build the programs where needed, measure all variants, write JSON, table and plot
     Bench(Bench),
+    /// Build relpoline.ko, the module that promotes the kernel's own indirect calls
+    KernelBuild(kernel::BuildOptions),
+    /// Boot Debian's stock kernel in QEMU and test relpoline.ko in it
+    KernelTest(kernel::TestOptions),
     /// Fetch the sources and build the variants, without measuring
     BuildPrograms(Build),
     /// Run the programs' own test suites without the engine and under it, and compare
@@ -98,6 +103,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::BuildPrograms(options) => build_programs(&options).map(drop),
         Task::Bench(options) => bench(&options),
+        Task::KernelBuild(options) => kernel::build(&options).map(|module| println!("{}", module.display())),
+        Task::KernelTest(options) => kernel::test(&options),
         Task::Suites(options) => suites::run(&options),
         Task::BpfBench(options) => bpf::bench(&options),
     };
