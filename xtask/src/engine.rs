@@ -21,7 +21,7 @@ pub struct Engine {
 }
 
 /// What the results keep of a report.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Promotion {
     /// Sites found.
     pub sites_total: Option<u64>,
@@ -33,7 +33,33 @@ pub struct Promotion {
     pub patches: Option<u64>,
     /// Cycles spent on learning.
     pub learn_cycles: Option<u64>,
+    /// Cycles spent on finding and re-pointing sites.
+    #[serde(default)]
+    pub startup_cycles: Option<u64>,
+    /// Memory of the generated code.
+    #[serde(default)]
+    pub arena_bytes: Option<u64>,
+    /// Share of the calls that took a direct jump, where they were counted.
+    #[serde(default)]
+    pub coverage: Option<f64>,
+    /// The busiest sites that are not promoted.
+    #[serde(default)]
+    pub left: Vec<Left>,
 }
+
+/// A site that ran and is not promoted in the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Its function and the offset in it, or its address.
+    pub symbol: String,
+    /// Why it is not promoted.
+    pub reason: String,
+    /// Its calls, as far as they were counted.
+    pub calls: u64,
+}
+
+/// How many of them are kept.
+const LEFT: usize = 5;
 
 impl Engine {
     /// Takes a binary and a directory for reports, which every user may write into: servers change theirs.
@@ -92,7 +118,30 @@ fn promotion(report: &str) -> Option<Promotion> {
         sites_promoted: number("/sites_promoted"),
         patches: number("/engine/patches"),
         learn_cycles: number("/engine/learn_cycles"),
+        startup_cycles: number("/engine/startup_cycles"),
+        arena_bytes: number("/engine/arena_bytes"),
+        coverage: report.pointer("/coverage").and_then(Value::as_f64),
+        left: left(&report),
     })
+}
+
+fn left(report: &Value) -> Vec<Left> {
+    let sites = report.pointer("/sites").and_then(Value::as_array).into_iter().flatten();
+    let mut left: Vec<_> = sites.filter_map(left_site).collect();
+    left.sort_by_key(|site| std::cmp::Reverse(site.calls));
+    left.truncate(LEFT);
+    left
+}
+
+fn left_site(site: &Value) -> Option<Left> {
+    let text = |name: &str| site.get(name).and_then(Value::as_str);
+    if matches!(text("state")?, "promoted" | "linked") {
+        return None;
+    }
+    let number = |name: &str| site.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let calls = number("calls_seen") + number("misses");
+    let symbol = text("symbol").or(text("address"))?.to_owned();
+    (calls > 0).then(|| Left { symbol, reason: text("reason").unwrap_or_default().to_owned(), calls })
 }
 
 #[cfg(test)]
@@ -101,8 +150,12 @@ mod tests {
 
     #[test]
     fn a_report_is_read_and_a_strange_one_reads_as_nothing() {
-        let report = r#"{"schema":1,"engine":{"patches":12},"sites_total":9,"sites_run":4,"sites_promoted":3}"#;
+        let report = r#"{"schema":1,"engine":{"patches":12},"sites_total":9,"sites_run":4,"sites_promoted":3,"coverage":0.5,
+            "sites":[{"symbol":"a","state":"linked","calls_seen":9},
+                     {"symbol":"b","state":"retpolined","reason":"unpredictable","calls_seen":7,"misses":1}]}"#;
         let found = promotion(report).expect("it is JSON");
+        assert_eq!(found.left, [Left { symbol: "b".into(), reason: "unpredictable".into(), calls: 8 }]);
+        assert_eq!(found.coverage, Some(0.5));
         assert_eq!((found.sites_promoted, found.patches, found.learn_cycles), (Some(3), Some(12), None));
         assert_eq!(promotion("{}"), Some(Promotion::default()));
         assert_eq!(promotion("no JSON"), None);

@@ -115,6 +115,7 @@ impl<'a> Series<'a> {
             }
             self.progress(round, protocol.rounds);
         }
+        self.count_calls(protocol)?;
         // The warm-up round has done its work.
         self.samples.values_mut().for_each(|samples| drop(samples.remove(0)));
         Ok(())
@@ -137,6 +138,23 @@ impl<'a> Series<'a> {
             ensure!(is == should, "the answer differs from that of the other variants: {is}, not {should}");
         }
         Ok(sample)
+    }
+
+    /// One more run that is not timed, in which trees count their calls: what the engine covers, and what it leaves.
+    fn count_calls(&mut self, protocol: &Protocol) -> Result<()> {
+        let Some(binary) = protocol.engine.as_deref().filter(|_| self.variants.contains(&Variant::Relpoline)) else {
+            return Ok(());
+        };
+        let reports = self.place.run(self.program.name())?.join("reports");
+        let engine = Engine::new(binary, reports)?.with_options(&["--count"]);
+        let mut setting = Setting::direct(self.place, self.program.name(), Variant::Relpoline)?;
+        (setting.quick, setting.engine) = (protocol.quick, Some(&engine));
+        engine.forget();
+        self.load.run(&setting).context("counting calls")?;
+        if let (Some(counted), Some(kept)) = (engine.promotion(), self.promotion.as_mut()) {
+            (kept.coverage, kept.left) = (counted.coverage, counted.left);
+        }
+        Ok(())
     }
 
     fn leave_out(&mut self, variant: Variant, error: &anyhow::Error) {

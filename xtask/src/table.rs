@@ -22,12 +22,15 @@ pub fn markdown(report: &Report) -> String {
     let mut text = heading(report);
     let names: String = shown.iter().map(|(_, name)| format!(" {name} |")).collect();
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "| program | metric | retpoline = 1.00 |{names} won back | sites promoted / run | rounds |");
-    let _ = writeln!(text, "|---|---|---|{}---|---|---|", "---|".repeat(shown.len()));
+    let _ = writeln!(
+        text,
+        "| program | metric | retpoline = 1.00 |{names} won back | calls promoted | sites promoted / run | rounds |"
+    );
+    let _ = writeln!(text, "|---|---|---|{}---|---|---|---|", "---|".repeat(shown.len()));
     for row in &report.rows {
         let _ = writeln!(text, "{}", line(row, &shown));
     }
-    text
+    text + &left(report)
 }
 
 /// The columns that any row has something in.
@@ -63,7 +66,34 @@ fn line(row: &Row, shown: &[(Variant, &str)]) -> String {
     let won = row.won_back.map_or("–".to_owned(), |share| percent(&share));
     let rounds = if row.quick { format!("{} (quick)", row.rounds) } else { row.rounds.to_string() };
     let (program, load, metric) = (&row.program, &row.workload, &row.metric);
-    format!("| {program} {load} | {metric} {arrow} | {base} |{cells} {won} | {} | {rounds} |", sites(row))
+    format!(
+        "| {program} {load} | {metric} {arrow} | {base} |{cells} {won} | {} | {} | {rounds} |",
+        coverage(row),
+        sites(row)
+    )
+}
+
+/// The busiest sites that stayed with their retpoline, program by program.
+fn left(report: &Report) -> String {
+    let mut text = String::from(
+        "\nBusiest sites that were not promoted when the program ended, from one more run that counts:\n\n",
+    );
+    let mut seen = Vec::new();
+    for row in &report.rows {
+        let name = format!("{} {}", row.program, row.workload);
+        let Some(found) = row.promotion.as_ref().filter(|_| !seen.contains(&name)) else { continue };
+        let sites = found.left.iter().map(|site| format!("`{}` {} ({} calls)", site.symbol, site.reason, site.calls));
+        let sites: Vec<_> = sites.collect();
+        let sites = if sites.is_empty() { "none".to_owned() } else { sites.join(", ") };
+        let _ = writeln!(text, "- {name}: {sites}");
+        seen.push(name);
+    }
+    text
+}
+
+fn coverage(row: &Row) -> String {
+    let share = row.promotion.as_ref().and_then(|found| found.coverage);
+    share.map_or("–".to_owned(), |share| format!("{:.1} %", 100.0 * share))
 }
 
 fn sites(row: &Row) -> String {
@@ -100,7 +130,7 @@ mod tests {
         let row = text.lines().find(|line| line.starts_with("| lua w")).expect("a row");
         assert_eq!(
             row,
-            "| lua w | user CPU ↓ | 2.00 s | 0.500 [0.500, 0.500] | 0.550 [0.550, 0.550] | 90 % [90, 90] | – | 7 |"
+            "| lua w | user CPU ↓ | 2.00 s | 0.500 [0.500, 0.500] | 0.550 [0.550, 0.550] | 90 % [90, 90] | – | – | 7 |"
         );
     }
 
