@@ -51,12 +51,18 @@ pub enum Verb {
     Relearn(crate::attach::SwitchArgs),
     /// List the processes that have an engine.
     List(crate::list::ListArgs),
+    /// Explain what became of a call site, and show the code that it runs through now.
+    #[command(after_help = crate::explain::AFTER_HELP)]
+    Explain(crate::explain::ExplainArgs),
     /// Watch the sites of a process: where they go, what they cost, why they are not promoted.
     #[command(after_help = crate::top::AFTER_HELP)]
     Top(crate::top::TopArgs),
     /// Show what was promoted in a process, what not, and why.
     #[command(after_help = crate::report::command::AFTER_HELP)]
     Report(crate::report::command::ReportArgs),
+    /// Check what this machine, kernel and user allow, and say how to get the rest.
+    #[command(after_help = crate::doctor::AFTER_HELP)]
+    Doctor(crate::doctor::DoctorArgs),
     /// Show the retpolines of a file: thunks, sites, and what is not protected.
     Inspect(InspectArgs),
     /// Compile a small program with and without retpolines and measure what promotion wins back.

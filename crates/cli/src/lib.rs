@@ -14,6 +14,8 @@
 //! | [`demo`] | `relpoline demo`: what it brings on this machine |
 //! | [`mod@bench`] | `relpoline bench`: what a call costs, and whether the budgets hold on this machine |
 //! | [`workbench`] | what demo and bench share: bundled C programs, compiled in variants |
+//! | [`doctor`] | `relpoline doctor`: what this machine allows |
+//! | [`explain`] | `relpoline explain`: one site, with its code |
 //! | [`report`] | `relpoline report`: what an engine did, in all formats |
 //! | [`preload`] | where the engine's file is |
 //! | [`kernel`] | `relpoline kernel`: the module that promotes the kernel's own calls |
@@ -28,6 +30,8 @@ pub mod attach;
 pub mod bench;
 pub mod bpf;
 pub mod demo;
+pub mod doctor;
+pub mod explain;
 pub mod inherited;
 pub mod inspect;
 pub mod kernel;
@@ -77,7 +81,9 @@ pub fn main() -> ExitCode {
         Verb::Relearn(one) => attach::switch(&one, attach::Switch::Relearn),
         Verb::List(list) => list::run(&list),
         Verb::Top(top) => top::run(&top),
+        Verb::Explain(explain) => explain::run(&explain),
         Verb::Report(report) => report::command::run(&report),
+        Verb::Doctor(doctor) => doctor::run(&doctor),
         Verb::Inspect(inspect) => inspect::run(inspect),
         Verb::Demo(demo) => demo::run(&demo),
         Verb::Bench(bench) => bench::run(&bench),

@@ -15,12 +15,23 @@ const COUNTERS: usize = 20;
 
 /// The report on a living process.
 pub fn report(engine: &Engine, symbols: &mut Symbols) -> Report {
+    report_on(engine, &sites(engine), symbols)
+}
+
+/// The records of a living process' sites, brought up to date as far as its memory can be read.
+pub fn sites(engine: &Engine) -> Vec<(u32, SiteRecord)> {
     let stats = engine.stats();
     let mut sites: Vec<(u32, SiteRecord)> = stats.numbered_sites().collect();
     update(engine.process.pid, stats.header(), &mut sites);
+    sites
+}
+
+/// The report on a living process with these records of sites.
+pub fn report_on(engine: &Engine, sites: &[(u32, SiteRecord)], symbols: &mut Symbols) -> Report {
+    let stats = engine.stats();
     // Its file was current when it was read, whenever it was last written.
     let header = Header { last_tsc: clock::now(), ..*stats.header() };
-    let mut report = digest::report_of(&header, &stats, &sites, symbols);
+    let mut report = digest::report_of(&header, &stats, sites, symbols);
     report.pid = engine.process.pid;
     report
 }

@@ -245,6 +245,15 @@ pub struct Change {
     pub figures: Option<Figures>,
 }
 
+impl Change {
+    /// Why, in words: a site that changes its state while it is still learning is on trial.
+    #[must_use]
+    pub fn reason_in_words(&self) -> &str {
+        let is_trial = self.reason == "learning" && self.state != "learning";
+        if is_trial { "on trial: both ways are timed" } else { &self.reason }
+    }
+}
+
 /// What spoke for a tree.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Figures {

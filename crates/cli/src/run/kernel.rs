@@ -15,7 +15,11 @@ pub fn serves() -> bool {
     try_arena().is_ok()
 }
 
-fn try_arena() -> rustix::io::Result<()> {
+/// The same, with what the system says when it refuses.
+///
+/// # Errors
+/// The first step that fails.
+pub fn try_arena() -> rustix::io::Result<()> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know EXEC; later ones may want it.
     let fd = rustix::fs::memfd_create("relpoline", flags | MemfdFlags::EXEC)

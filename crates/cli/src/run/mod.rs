@@ -13,7 +13,7 @@
 mod environment;
 mod exec;
 mod fitness;
-mod kernel;
+pub mod kernel;
 pub mod options;
 mod resolve;
 mod signals;

@@ -71,6 +71,16 @@ impl Symbols {
         })
     }
 
+    /// First address of the function around an address in memory.
+    pub fn start(&self, mapped: &[Mapped], address: u64) -> Option<u64> {
+        mapped.iter().find_map(|object| {
+            let table = self.files.get(&object.path)?;
+            let offset = address.checked_sub(object.base).filter(|offset| *offset < table.end)?;
+            let (_, within) = table.names.around(offset)?;
+            Some(address - within)
+        })
+    }
+
     /// First address and size, in memory, of the functions of this name.
     pub fn find(&self, mapped: &[Mapped], name: &str) -> Vec<(u64, u64)> {
         let in_object = |object: &Mapped| {

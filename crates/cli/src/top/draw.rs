@@ -277,8 +277,9 @@ fn detail_lines(row: &Row, now: f64) -> Vec<Text<'static>> {
                 figures.tree,
                 figures.retpoline
             ),
+            (Some(_), None) if change.reason == "learning" => change.reason_in_words().to_owned(),
             (Some(target), None) => format!("{} targets, hottest {target}", change.target_count),
-            _ => change.reason.clone(),
+            _ => change.reason_in_words().to_owned(),
         };
         Text::from(format!(" {:>8} ago  {:<10}  {what}", clock::words((now - change.at).max(0.0)), change.state))
     }));
