@@ -65,7 +65,7 @@
 //!   relocations against kernel types, spin locks, timers, maps of kinds other than [`MapKind`]'s.
 //!
 //! # Limits
-//! x86-64 Linux. 64 MiB of code, [4096](RuntimeBuilder) maps and 16384 computed tail calls per runtime; 8 nested
+//! x86-64 Linux. 64 MiB of code, 4096 maps and 16384 computed tail calls per runtime; 8 nested
 //! functions with 512 bytes of stack each; 65536 slots per array. Not for signal handlers. A forked child interprets the
 //! programs it inherited and cannot change them; see [`Runtime`].
 //!

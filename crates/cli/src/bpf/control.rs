@@ -129,6 +129,8 @@ impl Server {
 
     /// Lets go of objects none of whose programs a run can come to any more.
     fn forget_unused(&self) {
+        // Runs that began before the change still come through the old programs, and count.
+        self.runtime.quiesce();
         let mut newcomers = lock(&self.newcomers);
         let mut unused = std::mem::take(&mut newcomers.loaded);
         let mut arrays = arrays(&self.object);
