@@ -1,5 +1,7 @@
 //! The same comparisons as `library`, for machines that are not quiet.
 //!
+//! With `--features retpoline` the paused call is what a retpoline costs.
+//!
 //! All variants of a comparison run in turn, round after round, and the least time of each is printed: what
 //! it costs when nothing else disturbs it. `cargo bench -p relpoline --bench rounds`.
 
@@ -192,6 +194,7 @@ fn pass(order: &[u8], branches: bool, call: impl Fn(usize, u64) -> u64) {
 dynamic_call! {
     fn judged(x: u64) -> u64;
     fn pinned(x: u64) -> u64;
+    fn paused(x: u64) -> u64;
     fn learning(x: u64) -> u64;
 }
 dynamic_method!(fn step_of(object: &dyn Step, x: u64) -> u64 = step);
@@ -205,6 +208,7 @@ fn dynamic_calls() {
             judged::forget();
             step_of::state().forget();
             pinned::pin(&TARGETS[..targets]);
+            paused::pause();
             let table = black_box(&TARGETS);
             let objects = black_box(&OBJECTS);
             // Time to learn: windows, contest and settling.
@@ -219,6 +223,7 @@ fn dynamic_calls() {
                     ("function pointer", Box::new(|| pass(&order, branches, |n, x| table[n](x)))),
                     ("dynamic_call!", Box::new(|| pass(&order, branches, |n, x| judged(table[n], x)))),
                     ("dynamic_call!, pinned", Box::new(|| pass(&order, branches, |n, x| pinned(table[n], x)))),
+                    ("dynamic_call!, paused", Box::new(|| pass(&order, branches, |n, x| paused(table[n], x)))),
                     ("dyn Trait", Box::new(|| pass(&order, branches, |n, x| objects[n].step(x)))),
                     ("dynamic_method!", Box::new(|| pass(&order, branches, |n, x| step_of(objects[n], x)))),
                     ("enum match", Box::new(|| pass(&order, branches, matched))),

@@ -136,6 +136,33 @@ macro_rules! __branch {
     }};
 }
 
+/// A jump through the register with this number: `jmp *%register`, with a REX prefix even where it needs none.
+#[cfg(not(feature = "retpoline"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __jump_through {
+    ($register:literal) => {
+        ::core::concat!(".byte 0x40 + (", $register, " >> 3), 0xff, 0xe0 + (", $register, " & 7)\nint3")
+    };
+}
+
+/// A jump through the register with this number: a retpoline, of the shape that gcc gives it.
+#[cfg(feature = "retpoline")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __jump_through {
+    ($register:literal) => {
+        ::core::concat!(
+            "call 5f\n4: pause\nlfence\njmp 4b\n",
+            "5: .byte 0x48 + ((",
+            $register,
+            " >> 3) << 2), 0x89, 0x04 + ((",
+            $register,
+            " & 7) << 3), 0x24\nret\nint3"
+        )
+    };
+}
+
 /// The gate of a static call, as the address to call: see `patched/calls.rs` for what its slots are.
 ///
 /// Slot 0's `jmp` skips 40 bytes: the eight slots behind it.
@@ -155,8 +182,8 @@ macro_rules! __call_gate {
                 ".rept 7\n.byte 0xe9\n.long 3f - (. + 4)\n.endr",
                 "3:",
                 "mov r11, qword ptr [rip + {owner}@GOTPCREL]",
-                "jmp qword ptr [r11]",
-                "int3",
+                "mov r11, qword ptr [r11]",
+                $crate::__jump_through!("11"),
                 // At the end it aligns the function's section, and so its beginning: a cache line per gate.
                 ".balign 64, 0xcc",
                 ".cfi_endproc",
@@ -184,9 +211,7 @@ macro_rules! __table_gate {
                 ".cfi_startproc",
                 "2:",
                 ".byte 0xa9\n.long 0",
-                // jmp *%register, with a REX prefix even where it needs none
-                ".byte 0x40 + ({register} >> 3), 0xff, 0xe0 + ({register} & 7)",
-                "int3",
+                $crate::__jump_through!("{register}"),
                 // Aligns the beginning too: see the gate of a static call.
                 ".balign 32, 0xcc",
                 ".cfi_endproc",

@@ -102,7 +102,30 @@ pub struct Tree {
     pub chain: u16,
 }
 
-/// The jump through `reg`: what a tree leads to when no target matched.
-pub fn plain_jump(reg: Reg) -> [u8; 4] {
-    [0x40 | u8::from(reg.is_extended()), 0xff, 0xe0 | reg.low3(), 0xcc]
+/// The code that jumps through a register: what a tree leads to when no target matched.
+pub struct PlainJump {
+    bytes: [u8; 17],
+    len: usize,
+}
+
+impl std::ops::Deref for PlainJump {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// The jump through `reg`, as the text gate has it: see [`__jump_through`](crate::__jump_through).
+pub fn plain_jump(reg: Reg) -> PlainJump {
+    let mut bytes = [0xcc; 17];
+    if cfg!(feature = "retpoline") {
+        let (rex, modrm) = (0x48 | (u8::from(reg.is_extended()) << 2), 0x04 | (reg.low3() << 3));
+        let head = [0xe8, 7, 0, 0, 0, 0xf3, 0x90, 0x0f, 0xae, 0xe8, 0xeb, 0xf9, rex, 0x89, modrm, 0x24, 0xc3];
+        return PlainJump { bytes: head, len: head.len() };
+    }
+    for (to, from) in bytes.iter_mut().zip([0x40 | u8::from(reg.is_extended()), 0xff, 0xe0 | reg.low3(), 0xcc]) {
+        *to = from;
+    }
+    PlainJump { bytes, len: 4 }
 }
