@@ -103,11 +103,14 @@ const TARGETS: [fn(u64) -> u64; 8] = [
 
 static_call!(fn first_target(x: u64) -> u64 = numbered::<1>);
 static_call!(fn updated(x: u64) -> u64 = numbered::<2>);
+static_call!(inline fn inline_first(x: u64) -> u64 = numbered::<1>);
+static_call!(inline fn inline_updated(x: u64) -> u64 = numbered::<2>);
 static POINTER: AtomicPtr<()> = AtomicPtr::new(numbered::<1> as fn(u64) -> u64 as *mut ());
 static ONCE: OnceLock<fn(u64) -> u64> = OnceLock::new();
 
 fn static_calls() {
     updated::update(numbered::<1>).expect("patched");
+    inline_updated::update(numbered::<1>).expect("patched");
     let _ = ONCE.set(numbered::<1>);
     compare(
         "a call of a function that adds",
@@ -115,6 +118,8 @@ fn static_calls() {
             ("direct call", looped!(x => numbered::<1>(x))),
             ("static_call!, first target", looped!(x => first_target(x))),
             ("static_call!, updated", looped!(x => updated(x))),
+            ("static_call!, inline, first target", looped!(x => inline_first(x))),
+            ("static_call!, inline, updated", looped!(x => inline_updated(x))),
             (
                 "AtomicPtr",
                 looped!(x => {
@@ -253,7 +258,40 @@ fn learning_calls() {
     println!("  {:32} {:6.2} ns\n  {:32} {:6.2} ns", "function pointer", least[0], "dynamic_call!, learning", least[1]);
 }
 
+#[path = "shared/many.rs"]
+mod many;
+
+/// What switching a key costs, while threads run through its sites.
+fn toggles() {
+    println!("\nswitching a key with 100 sites on 100 pages [µs]: least, median of 301");
+    for threads in [0, 8] {
+        let stop = AtomicBool::new(false);
+        let mut took = std::thread::scope(|scope| {
+            for n in 0..threads {
+                let stop = &stop;
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        black_box(many::SITES.iter().skip(n).map(|site| site()).sum::<u32>());
+                    }
+                });
+            }
+            let took: Vec<f64> = (0..301)
+                .map(|_| {
+                    let start = Instant::now();
+                    many::KEY.set(!many::KEY.is_enabled()).expect("switched");
+                    start.elapsed().as_secs_f64() * 1e6
+                })
+                .collect();
+            stop.store(true, Ordering::Relaxed);
+            took
+        });
+        took.sort_by(f64::total_cmp);
+        println!("  {threads} threads running {:25.0} {:8.0}", took[0], took[took.len() / 2]);
+    }
+}
+
 fn main() {
+    toggles();
     keys();
     static_calls();
     dynamic_calls();

@@ -83,6 +83,18 @@ impl StaticCall {
         imp::call_form(self)
     }
 
+    /// Whether `target` is the first one.
+    #[cfg(patched)]
+    pub(crate) fn is_first(&self, target: *const ()) -> bool {
+        core::ptr::eq(target, self.initial)
+    }
+
+    /// Whether calls go to the first target.
+    #[cfg(patched)]
+    pub(crate) fn is_at_first(&self) -> bool {
+        self.is_first(self.target())
+    }
+
     /// Sets the pointer alone.
     pub(crate) fn store(&self, target: *const ()) {
         self.target.store(target.cast_mut(), Ordering::Release);
@@ -129,6 +141,23 @@ impl fmt::Debug for StaticCall {
 /// * `= null`: a call that does nothing;
 /// * `= return value`: a call that returns a value without being one, for a signature with a result.
 ///
+/// # The inline form
+/// `inline fn` puts the call of the *first* target into each caller, where the compiler may even inline it, behind
+/// one instruction as of a static key. So while the call goes to its first target it costs that and nothing else;
+/// after an update it costs a jump more than without `inline`, and an update changes every caller's byte. For
+/// calls that are mostly left at what they start with: hooks, a portable version that is seldom replaced.
+///
+/// ```
+/// relpoline::static_call! {
+///     /// Called for every event; mostly nobody listens.
+///     inline pub fn listener(event: u32) = null;
+/// }
+/// listener(7);
+/// listener::update(|event| println!("{event}"))?;
+/// listener(8);
+/// # Ok::<(), relpoline::UpdateError>(())
+/// ```
+///
 /// Like any function pointer, a static call needs a signature without type parameters.
 #[macro_export]
 macro_rules! static_call {
@@ -141,16 +170,28 @@ macro_rules! static_call {
 macro_rules! __static_call {
     () => {};
     ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => {
-        $crate::__static_call_sort!([$(#[$meta])* $vis] [] $($rest)*);
+        $crate::__static_call_sort!([$(#[$meta])* $vis] [] [outline] $($rest)*);
     };
     ($(#[$meta:meta])* $vis:vis unsafe fn $($rest:tt)*) => {
-        $crate::__static_call_sort!([$(#[$meta])* $vis] [unsafe] $($rest)*);
+        $crate::__static_call_sort!([$(#[$meta])* $vis] [unsafe] [outline] $($rest)*);
     };
     ($(#[$meta:meta])* $vis:vis extern $abi:literal fn $($rest:tt)*) => {
-        $crate::__static_call_sort!([$(#[$meta])* $vis] [extern $abi] $($rest)*);
+        $crate::__static_call_sort!([$(#[$meta])* $vis] [extern $abi] [outline] $($rest)*);
     };
     ($(#[$meta:meta])* $vis:vis unsafe extern $abi:literal fn $($rest:tt)*) => {
-        $crate::__static_call_sort!([$(#[$meta])* $vis] [unsafe extern $abi] $($rest)*);
+        $crate::__static_call_sort!([$(#[$meta])* $vis] [unsafe extern $abi] [outline] $($rest)*);
+    };
+    ($(#[$meta:meta])* inline $vis:vis fn $($rest:tt)*) => {
+        $crate::__static_call_sort!([$(#[$meta])* $vis] [] [inline] $($rest)*);
+    };
+    ($(#[$meta:meta])* inline $vis:vis unsafe fn $($rest:tt)*) => {
+        $crate::__static_call_sort!([$(#[$meta])* $vis] [unsafe] [inline] $($rest)*);
+    };
+    ($(#[$meta:meta])* inline $vis:vis extern $abi:literal fn $($rest:tt)*) => {
+        $crate::__static_call_sort!([$(#[$meta])* $vis] [extern $abi] [inline] $($rest)*);
+    };
+    ($(#[$meta:meta])* inline $vis:vis unsafe extern $abi:literal fn $($rest:tt)*) => {
+        $crate::__static_call_sort!([$(#[$meta])* $vis] [unsafe extern $abi] [inline] $($rest)*);
     };
 }
 
@@ -158,20 +199,20 @@ macro_rules! __static_call {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __static_call_sort {
-    ([$($head:tt)*] [$($q:tt)*] $name:ident $(<$($lt:lifetime),+>)? ($($arg:ident: $ty:ty),* $(,)?) = null $(; $($more:tt)*)?) => {
-        $crate::__static_call_define!([$($head)*] [$($q)*] $name [$(for<$($lt),+>)?] [$(<$($lt),+>)?] ($($arg: $ty),*) [] {
+    ([$($head:tt)*] [$($q:tt)*] [$form:ident] $name:ident $(<$($lt:lifetime),+>)? ($($arg:ident: $ty:ty),* $(,)?) = null $(; $($more:tt)*)?) => {
+        $crate::__static_call_define!([$($head)*] [$($q)*] [$form] $name [$(for<$($lt),+>)?] [$(<$($lt),+>)?] ($($arg: $ty),*) [] {
             $($q)* fn nothing $(<$($lt),+>)? ($(_: $ty),*) {}
         } nothing);
         $($crate::__static_call!($($more)*);)?
     };
-    ([$($head:tt)*] [$($q:tt)*] $name:ident $(<$($lt:lifetime),+>)? ($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty = return $value:expr $(; $($more:tt)*)?) => {
-        $crate::__static_call_define!([$($head)*] [$($q)*] $name [$(for<$($lt),+>)?] [$(<$($lt),+>)?] ($($arg: $ty),*) [-> $ret] {
+    ([$($head:tt)*] [$($q:tt)*] [$form:ident] $name:ident $(<$($lt:lifetime),+>)? ($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty = return $value:expr $(; $($more:tt)*)?) => {
+        $crate::__static_call_define!([$($head)*] [$($q)*] [$form] $name [$(for<$($lt),+>)?] [$(<$($lt),+>)?] ($($arg: $ty),*) [-> $ret] {
             $($q)* fn value $(<$($lt),+>)? ($(_: $ty),*) -> $ret { $value }
         } value);
         $($crate::__static_call!($($more)*);)?
     };
-    ([$($head:tt)*] [$($q:tt)*] $name:ident $(<$($lt:lifetime),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $target:path $(; $($more:tt)*)?) => {
-        $crate::__static_call_define!([$($head)*] [$($q)*] $name [$(for<$($lt),+>)?] [$(<$($lt),+>)?] ($($arg: $ty),*) [$(-> $ret)?] {} $target);
+    ([$($head:tt)*] [$($q:tt)*] [$form:ident] $name:ident $(<$($lt:lifetime),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $target:path $(; $($more:tt)*)?) => {
+        $crate::__static_call_define!([$($head)*] [$($q)*] [$form] $name [$(for<$($lt),+>)?] [$(<$($lt),+>)?] ($($arg: $ty),*) [$(-> $ret)?] {} $target);
         $($crate::__static_call!($($more)*);)?
     };
 }
@@ -180,7 +221,7 @@ macro_rules! __static_call_sort {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __static_call_define {
-    ([$($head:tt)*] [$($q:tt)*] $name:ident [$($for:tt)*] [$($generics:tt)*] ($($arg:ident: $ty:ty),*) [$($ret:tt)*] {$($items:tt)*} $target:path) => {
+    ([$($head:tt)*] [$($q:tt)*] [$form:ident] $name:ident [$($for:tt)*] [$($generics:tt)*] ($($arg:ident: $ty:ty),*) [$($ret:tt)*] {$($items:tt)*} $target:path) => {
         $crate::__static_call_type! {
             [$($head)*] $name
             impl $name {
@@ -188,13 +229,23 @@ macro_rules! __static_call_define {
                 #[doc(hidden)]
                 #[inline(always)]
                 pub fn __parts() -> (&'static $crate::StaticCall, *const ()) {
+                    let (state, gate, _, _) = Self::__branch::<false>();
+                    (state, gate)
+                }
+
+                /// Its state, its gate, its first target, and whether a call here goes there: only looked at if `SITE`.
+                #[doc(hidden)]
+                #[inline(always)]
+                #[allow(clippy::type_complexity)]
+                pub fn __branch<const SITE: bool>() -> (&'static $crate::StaticCall, *const (), $($for)* $($q)* fn($($ty),*) $($ret)*, bool) {
                     $($items)*
                     static STATE: $crate::StaticCall = {
                         let target: $($for)* $($q)* fn($($ty),*) $($ret)* = $target;
                         // SAFETY: of the call's type, as the line above checks.
                         unsafe { $crate::StaticCall::new(::core::stringify!($name), target as *const ()) }
                     };
-                    (&STATE, $crate::__call_gate!(STATE, $target))
+                    let first = if SITE { $crate::__first_target_here!(STATE) } else { false };
+                    (&STATE, $crate::__call_gate!(STATE, $target), $target, first)
                 }
 
                 /// The gate as what it behaves like.
@@ -237,9 +288,22 @@ macro_rules! __static_call_define {
         $crate::__static_call_function!([$($head)*] [$($q)*] $name [$($generics)*] ($($arg: $ty),*) [$($ret)*] {
             // SAFETY: what an unsafe signature asks for was promised by the caller.
             #[allow(unused_unsafe)]
-            unsafe { $name::__gate()($($arg),*) }
+            unsafe { $crate::__static_call_body!($form $name ($($arg),*)) }
         });
     };
+}
+
+/// The call itself, in either form.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __static_call_body {
+    (outline $name:ident ($($arg:ident),*)) => {
+        $name::__gate()($($arg),*)
+    };
+    (inline $name:ident ($($arg:ident),*)) => {{
+        let (_, _, first_target, first) = $name::__branch::<true>();
+        if first { first_target($($arg),*) } else { $name::__gate()($($arg),*) }
+    }};
 }
 
 /// The type that carries a call's operations.

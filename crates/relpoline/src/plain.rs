@@ -60,6 +60,15 @@ macro_rules! __call_gate {
     };
 }
 
+/// The pointer decides.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __first_target_here {
+    ($state:ident) => {
+        false
+    };
+}
+
 /// Nothing is learned.
 pub fn stats(_: &DynamicCall) -> Stats {
     Stats::plain("nothing is patched in this build")

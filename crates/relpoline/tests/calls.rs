@@ -125,3 +125,93 @@ fn more_targets_than_slots_go_through_the_pointer() {
         assert_eq!(number::state().form(), Form::Direct, "the default keeps its slot");
     }
 }
+
+static_call! {
+    /// Documented.
+    inline fn plus(x: u64, by: &u64) -> u64 = plus_once;
+    inline fn hook(counter: &mut u32) = null;
+    inline fn answer() -> &'static str = return "none";
+    inline unsafe extern "C" fn scaled_inline(p: *const u32, x: f64) -> f64 = scaled;
+}
+#[inline(always)]
+fn plus_once(x: u64, by: &u64) -> u64 {
+    x + by
+}
+fn plus_twice(x: u64, by: &u64) -> u64 {
+    x + 2 * by
+}
+fn plus_thrice(x: u64, by: &u64) -> u64 {
+    x + 3 * by
+}
+
+#[test]
+fn the_inline_form_behaves_the_same() {
+    let several = |x| [plus(x, &10), plus(x + 1, &10), plus(x + 2, &10)];
+    for _ in 0..3 {
+        assert_eq!(several(1), [11, 12, 13]);
+        plus::update(plus_twice).unwrap();
+        assert_eq!(several(1), [21, 22, 23]);
+        plus::update(plus_thrice).unwrap();
+        assert_eq!(several(1), [31, 32, 33]);
+        plus::reset().unwrap();
+    }
+    let mut counter = 0;
+    hook(&mut counter);
+    hook::update(|c| *c += 1).unwrap();
+    hook(&mut counter);
+    hook::reset().unwrap();
+    hook(&mut counter);
+    assert_eq!((counter, answer()), (1, "none"));
+    answer::update(|| "one").unwrap();
+    assert_eq!(answer(), "one");
+    // SAFETY: the pointer is valid.
+    assert_eq!(unsafe { scaled_inline(&3, 1.5) }, 4.5);
+}
+
+/// Every thread sees the new target once `update` has returned, whichever thread made the update.
+#[test]
+fn several_threads_update_while_others_call() {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    static_call! {
+        fn outline_shared(x: u32) -> u32 = numbered::<0>;
+        inline fn inline_shared(x: u32) -> u32 = numbered::<0>;
+    }
+    const TARGETS: [fn(u32) -> u32; 5] = [numbered::<0>, numbered::<1>, numbered::<2>, numbered::<3>, numbered::<4>];
+    static STOP: AtomicBool = AtomicBool::new(false);
+    /// Twice the number of updates, odd during one; times 8, plus the number of the target.
+    static STAGE: AtomicU64 = AtomicU64::new(0);
+    static UPDATING: Mutex<()> = Mutex::new(());
+    let updates = if cfg!(miri) { 5 } else { 1000 };
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !STOP.load(Ordering::Relaxed) {
+                    let before = STAGE.load(Ordering::SeqCst);
+                    let seen = [outline_shared(0), inline_shared(0)];
+                    if before & 8 == 0 && STAGE.load(Ordering::SeqCst) == before {
+                        assert_eq!(seen.map(u64::from), [before & 7; 2]);
+                    }
+                    std::thread::yield_now();
+                }
+            });
+        }
+        let updaters: Vec<_> = (0..2u64)
+            .map(|n| {
+                scope.spawn(move || {
+                    for i in 0..updates {
+                        let target = (i * 3 + n) % 5;
+                        let _one = UPDATING.lock().unwrap();
+                        let stage = (STAGE.load(Ordering::SeqCst) >> 3) + 1;
+                        STAGE.store(stage << 3, Ordering::SeqCst);
+                        outline_shared::update(TARGETS[target as usize]).unwrap();
+                        inline_shared::update(TARGETS[target as usize]).unwrap();
+                        STAGE.store((stage + 1) << 3 | target, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        updaters.into_iter().for_each(|u| u.join().unwrap());
+        STOP.store(true, Ordering::Relaxed);
+    });
+}

@@ -136,6 +136,33 @@ macro_rules! __branch {
     }};
 }
 
+/// Whether a call of the inline form goes to its first target: a site like a likely key's, that belongs to a call.
+/// As shipped it jumps, and the gate decides.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __first_target_here {
+    ($state:ident) => {
+        'site: {
+            // SAFETY: as for `__branch`.
+            #[allow(unused_unsafe)]
+            unsafe {
+                ::core::arch::asm!(
+                    "2: jmp {gate}",
+                    $crate::__site!("4"),
+                    gate = label {
+                        break 'site false;
+                    },
+                    owner = sym $state,
+                    register_sites = sym $crate::__private::register,
+                    unregister = sym $crate::__private::unregister,
+                    options(readonly, nostack),
+                );
+            }
+            true
+        }
+    };
+}
+
 /// A jump through the register with this number: `jmp *%register`, with a REX prefix even where it needs none.
 #[cfg(not(feature = "retpoline"))]
 #[doc(hidden)]
@@ -243,4 +270,15 @@ macro_rules! __dynamic_call_function {
             unsafe { gate($($arg,)* target as *const ()) }
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    /// Two versions in one program must not see each other's sites.
+    #[test]
+    fn the_section_carries_the_version() {
+        let version = env!("CARGO_PKG_VERSION").replace(['.', '-'], "_");
+        assert_eq!(crate::__sites!(), format!("relpoline_sites_{version}"));
+        assert!(include_str!("../c/macros.h").contains(&format!("\"{}\"", crate::__sites!())));
+    }
 }

@@ -22,7 +22,8 @@
 //! current at some time since its call began, the slots between the old one and a later new one are switched
 //! over from the last to the first. Going back is a single byte.
 
-use super::sites::{Site, lock};
+use super::keys;
+use super::sites::{Kind, Site, lock};
 use super::text::Text;
 use crate::UpdateError;
 use crate::call::{Form, StaticCall};
@@ -128,16 +129,34 @@ pub fn disarm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
     Gate { at: site.code }.select(text, POINTER)
 }
 
+/// Brings a new branch of an inline call into the form that suits its call's target.
+pub fn arm_inline(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
+    // SAFETY: the caller looked at the kind.
+    let call = unsafe { call_of(site) };
+    let form = if call.is_at_first() { keys::Form::FallingThrough } else { keys::Form::Jumping };
+    keys::bring(text, site, form)
+}
+
 /// Re-points a call. On an error it goes where it went before.
+///
+/// Branches of the inline form go to the first target without asking the gate. So they are led to the gate before
+/// it is re-pointed, while it still goes there too; and led past it again after it has come back.
 pub fn update_call(call: &StaticCall, target: *const ()) -> Result<(), UpdateError> {
     let modules = lock();
     let before = call.target();
-    call.store(target);
     if modules.sealed {
+        call.store(target);
         return Ok(());
     }
     let mut text = Text::default();
-    for site in modules.of(core::ptr::from_ref(call) as u64) {
+    let sites = |kind: Kind| modules.of(core::ptr::from_ref(call) as u64).filter(move |s| s.kind() == Some(kind));
+    if !call.is_first(target) {
+        for site in sites(Kind::Inline) {
+            keys::bring(&mut text, site, keys::Form::Jumping)?;
+        }
+    }
+    call.store(target);
+    for site in sites(Kind::Call) {
         let gate = Gate { at: site.code };
         match aim(&mut text, gate, target as u64) {
             // Through the pointer the call goes to the new target already.
@@ -149,13 +168,20 @@ pub fn update_call(call: &StaticCall, target: *const ()) -> Result<(), UpdateErr
             Ok(()) => {}
         }
     }
+    if call.is_first(target) {
+        for site in sites(Kind::Inline) {
+            // One that cannot be led past the gate goes through it.
+            let _ = keys::bring(&mut text, site, keys::Form::FallingThrough);
+        }
+    }
     text.fence()
 }
 
 /// How calls reach the current target.
 pub fn call_form(call: &StaticCall) -> Form {
     let modules = lock();
-    let through_pointer =
-        modules.of(core::ptr::from_ref(call) as u64).any(|site| Gate { at: site.code }.current() == POINTER);
+    let through_pointer = modules
+        .of(core::ptr::from_ref(call) as u64)
+        .any(|site| site.kind() == Some(Kind::Call) && Gate { at: site.code }.current() == POINTER);
     if through_pointer { Form::Pointer } else { Form::Direct }
 }

@@ -19,8 +19,10 @@ const TEST_SHORT: u8 = 0xa8;
 
 /// The two forms of a site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Form {
+pub enum Form {
+    /// Leads to the block that reads the key, or to the gate.
     Jumping,
+    /// Costs nothing.
     FallingThrough,
 }
 
@@ -53,7 +55,8 @@ fn best(site: &Site, on: bool) -> Form {
     if on == (site.kind() == Some(Kind::Likely)) { Form::FallingThrough } else { Form::Jumping }
 }
 
-fn bring(text: &mut Text, site: &Site, wanted: Form) -> Result<(), UpdateError> {
+/// Brings a site into a form.
+pub fn bring(text: &mut Text, site: &Site, wanted: Form) -> Result<(), UpdateError> {
     let old = opcode(site);
     if form(site) == Some(wanted) {
         return Ok(());

@@ -22,6 +22,8 @@ pub enum Kind {
     Call,
     /// The gate of a dynamic call's table.
     Table,
+    /// A branch in front of an inline static call: falls through while that goes to its first target.
+    Inline,
 }
 
 const KIND_BITS: u64 = 7;
@@ -48,6 +50,7 @@ impl Site {
             1 => Some(Kind::Likely),
             2 => Some(Kind::Call),
             3 => Some(Kind::Table),
+            4 => Some(Kind::Inline),
             _ => None,
         }
     }
@@ -115,6 +118,7 @@ fn arm(sites: &'static [Site]) {
         let armed = match site.kind() {
             Some(Kind::Unlikely | Kind::Likely) => keys::arm(&mut text, site),
             Some(Kind::Call) => calls::arm(&mut text, site),
+            Some(Kind::Inline) => calls::arm_inline(&mut text, site),
             Some(Kind::Table) => learn::arm(&mut text, site),
             None => Ok(()),
         };
@@ -151,7 +155,7 @@ pub fn prepare_for_sandbox() -> Result<(), UpdateError> {
     let mut text = Text::default();
     for site in modules.all() {
         match site.kind() {
-            Some(Kind::Unlikely | Kind::Likely) => keys::disarm(&mut text, site)?,
+            Some(Kind::Unlikely | Kind::Likely | Kind::Inline) => keys::disarm(&mut text, site)?,
             Some(Kind::Call) => calls::disarm(&mut text, site)?,
             Some(Kind::Table) | None => {}
         }
