@@ -60,6 +60,9 @@ pub enum Verb {
     /// Show what was promoted in a process, what not, and why.
     #[command(after_help = crate::report::command::AFTER_HELP)]
     Report(crate::report::command::ReportArgs),
+    /// Give the figures of all engines to Prometheus: by HTTP, as a file for its node exporter, or once.
+    #[command(after_help = crate::metrics::AFTER_HELP)]
+    Metrics(crate::metrics::MetricsArgs),
     /// Check what this machine, kernel and user allow, and say how to get the rest.
     #[command(after_help = crate::doctor::AFTER_HELP)]
     Doctor(crate::doctor::DoctorArgs),
@@ -213,6 +216,10 @@ pub enum ReportFormat {
     Json,
     /// The twenty hottest sites and the totals, for people.
     Text,
+    /// One file for a browser, with plots, that needs no network.
+    Html,
+    /// Calls by object, function, site and target, as SVG.
+    Flamegraph,
 }
 
 /// `relpoline demo`.

@@ -14,6 +14,7 @@
 //! | [`demo`] | `relpoline demo`: what it brings on this machine |
 //! | [`mod@bench`] | `relpoline bench`: what a call costs, and whether the budgets hold on this machine |
 //! | [`workbench`] | what demo and bench share: bundled C programs, compiled in variants |
+//! | [`metrics`] | `relpoline metrics`: the figures of all engines for Prometheus |
 //! | [`doctor`] | `relpoline doctor`: what this machine allows |
 //! | [`explain`] | `relpoline explain`: one site, with its code |
 //! | [`report`] | `relpoline report`: what an engine did, in all formats |
@@ -37,6 +38,7 @@ pub mod inspect;
 pub mod kernel;
 pub mod list;
 pub mod live;
+pub mod metrics;
 pub mod preload;
 pub mod report;
 pub mod run;
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
         Verb::Top(top) => top::run(&top),
         Verb::Explain(explain) => explain::run(&explain),
         Verb::Report(report) => report::command::run(&report),
+        Verb::Metrics(metrics) => metrics::run(&metrics),
         Verb::Doctor(doctor) => doctor::run(&doctor),
         Verb::Inspect(inspect) => inspect::run(inspect),
         Verb::Demo(demo) => demo::run(&demo),

@@ -186,7 +186,6 @@ fn sample(engine: &mut Engine, now: u64) {
     if header.last_sample != 0 && now.wrapping_sub(due).cast_signed() < 0 {
         return;
     }
-    header.last_sample = now;
     let hits = if counts { all_hits(engine) } else { 0 };
     let header = engine.share.header();
     let sample = SampleRecord {
@@ -200,7 +199,9 @@ fn sample(engine: &mut Engine, now: u64) {
         left: header.sites_retpolined,
     };
     let least = calibrate::now().wrapping_sub(now).saturating_mul(SAMPLE_SHARE);
-    header.sample_interval = header.sample_interval.max(least).max(shortest);
+    header.sample_interval = header.sample_interval.max(shortest);
+    // One that took long puts the next one off.
+    header.last_sample = now.wrapping_add(least.saturating_sub(header.sample_interval));
     engine.share.push_sample(sample);
 }
 

@@ -38,6 +38,7 @@ pub fn report_of(header: &Header, stats: &Stats<'_>, sites: &[(u32, SiteRecord)]
         report.sites.push(Site { history, since: after_start(header, record.since), ..site(record, &objects, &names) });
     }
     report.timeline = stats.samples().map(|sample| moment(header, &sample)).collect();
+    report.timeline.extend(last_moment(header, &report));
     report.sites.sort_by_key(|site| std::cmp::Reverse(site.calls()));
     report.sites_total = objects.iter().map(|object| u64::from(object.sites)).sum();
     report.coverage = coverage(header, &report.sites);
@@ -107,6 +108,21 @@ fn learn_share(header: &Header, until: u64) -> f64 {
 /// Seconds from the engine's start to a reading of the time-stamp counter.
 fn after_start(header: &Header, tsc: u64) -> f64 {
     clock::seconds(header.start_tsc, tsc)
+}
+
+/// How things stand at the end, if that is later than the last sample.
+fn last_moment(header: &Header, report: &Report) -> Option<Moment> {
+    let last = report.timeline.last().filter(|last| last.at < report.seconds)?;
+    Some(Moment {
+        at: report.seconds,
+        hits: report.sites.iter().fold(0_u64, |sum, site| sum.saturating_add(site.hits)).max(last.hits),
+        retpolined: header.calls_retpolined,
+        promoted: header.sites_promoted,
+        learning: header.sites_learning,
+        left: header.sites_retpolined,
+        patches: u32::try_from(header.patches).unwrap_or(u32::MAX),
+        learn_cycles: header.learn_cycles,
+    })
 }
 
 fn moment(header: &Header, sample: &SampleRecord) -> Moment {

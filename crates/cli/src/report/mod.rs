@@ -8,6 +8,8 @@
 
 pub mod command;
 pub mod digest;
+mod flame;
+mod html;
 pub mod now;
 mod place;
 pub mod schema;

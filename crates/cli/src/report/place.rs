@@ -12,7 +12,7 @@ use anyhow::Context;
 use rustix::fs::Access;
 
 use super::Report;
-use super::text;
+use super::{flame, html, text};
 use crate::arguments::ReportFormat;
 
 /// The file of the main report, and how reports are written.
@@ -61,6 +61,8 @@ impl ReportFormat {
         Ok(match self {
             Self::Json => serde_json::to_string_pretty(report)? + "\n",
             Self::Text => text::render(report),
+            Self::Html => html::render(report)?,
+            Self::Flamegraph => flame::render(report),
         })
     }
 }
