@@ -10,6 +10,16 @@ use relpoline_bpf::listing::{Line, Listing};
 
 use super::{LoadArgs, choose, load};
 
+/// Examples for `--help`.
+pub const AFTER_HELP: &str = "\
+Examples:
+  relpoline bpf dis pipeline.o
+  relpoline bpf dis pipeline.o --prog parse_ip --trusted       without bounds checks
+
+A tail call with a constant index has two patch sites: the bypass, jumped from while the slot is
+empty, and the target, which jumps to the slot's program. One with a computed index ends in a
+gate, which leads to the retpoline or to a tree of its usual targets.";
+
 /// Arguments.
 #[derive(Debug, Args)]
 pub struct DisArgs {

@@ -24,8 +24,20 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use relpoline_bpf::{IndirectBranches, Object, Options, Program, Runtime};
 
+const AFTER_HELP: &str = "\
+Examples:
+  clang -O2 -g -target bpf -c filter.c -o filter.o
+  relpoline bpf run filter.o --pcap in.pcap --stats
+  relpoline bpf dis filter.o
+  relpoline bpf run filter.o --pcap in.pcap --seconds 60 --control /tmp/filter &
+  relpoline bpf swap /tmp/filter parsers 2=newer.o:parse_udp
+
+Programs are checked when they are loaded, and every memory access while they run; there is no
+verifier, so errors show at run time, as traps.";
+
 /// `relpoline bpf`.
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct BpfArgs {
     /// What to do.
     #[command(subcommand)]
@@ -40,9 +52,11 @@ enum Verb {
     /// Change program arrays of a run that is going on; many slots change at once for every packet.
     #[command(after_help = swap::AFTER_HELP)]
     Swap(swap::SwapArgs),
-    /// Show instructions and the machine code they became, with patch sites marked.
+    /// Show instructions and the machine code they became, with patch sites and gates marked.
+    #[command(after_help = dis::AFTER_HELP)]
     Dis(dis::DisArgs),
     /// Execute instructions given as hex on stdin: the plugin protocol of bpf_conformance.
+    #[command(after_help = plugin::AFTER_HELP)]
     Plugin(plugin::PluginArgs),
     /// Measure tail calls and updates of program arrays: here, in the kernel, in other runtimes.
     #[command(after_help = bench::AFTER_HELP)]

@@ -12,6 +12,15 @@ use relpoline_bpf::{Engine, Invocation, Object, Options, Program, Runtime, Sourc
 
 use super::hex;
 
+/// Examples for `--help`.
+pub const AFTER_HELP: &str = "\
+Examples:
+  echo 'b7 00 00 00 2a 00 00 00 95 00 00 00 00 00 00 00' | relpoline bpf plugin         prints 2a
+  echo '71 10 00 00 00 00 00 00 95 00 00 00 00 00 00 00' | relpoline bpf plugin 07      prints 7
+
+bpf_conformance's runner calls its plugin with the memory and no more: give it a script with the
+line: exec relpoline bpf plugin \"$@\"";
+
 /// Arguments.
 #[derive(Debug, Args)]
 pub struct PluginArgs {
