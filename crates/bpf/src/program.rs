@@ -209,7 +209,8 @@ impl Program {
         // SAFETY: the section was entered before, so what is current now lives until it is left.
         let code = unsafe { &*self.core.code_ptr() };
         // A forked child must not run its parent's code.
-        let engine = if shared.space.is_inherited() { Engine::Interpreter } else { invocation.engine };
+        let inherited = shared.space.is_inherited();
+        let engine = if inherited { Engine::Interpreter } else { invocation.engine };
         let result = match engine {
             // SAFETY: the code is current, and the run describes memory borrowed for the invocation.
             Engine::Compiled => unsafe { jit::enter(code.way_in, input, len, &mut run) },
@@ -217,7 +218,10 @@ impl Program {
             Engine::Interpreter => unsafe { interp::run(code, input, len, &mut run) }.unwrap_or(0),
         };
         drop(section);
-        reclaim::reap_if_crowded();
+        // Nor free anything of its parent's: whoever held a lock there at the fork holds it for ever here.
+        if !inherited {
+            reclaim::reap_if_crowded();
+        }
         match run.kind {
             None => Ok(result),
             Some(kind) => Err(Trap { program: shared.program_name(run.program), instruction: run.instruction, kind }),
