@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Stacks are unwound through the module's stubs and trees.
 //!
-//! The kernel's profiler interrupts every processor some thousand times a second and unwinds the stack of whatever it
+//! The kernel's profiler interrupts every processor a thousand times a second and unwinds the stack of whatever it
 //! interrupted. A sample that fell into the module's text must go on with the caller of the site, and must end where
 //! kernel stacks end: at an entry point, or where the task was made.
 
@@ -21,9 +21,9 @@ use crate::report::Report;
 const PAGES: usize = 512;
 const PAGE: usize = 4096;
 /// Seconds of sampling.
-const SECONDS: u64 = 10;
+const SECONDS: u64 = 12;
 /// Nanoseconds between two samples.
-const PERIOD: u64 = 100_000;
+const PERIOD: u64 = 1_000_000;
 /// A value in a call chain that is no address says what the following ones are.
 const CONTEXT: u64 = u64::MAX - 4095;
 
@@ -132,12 +132,13 @@ impl Sampler {
         const CALLCHAIN: u64 = 1 << 5;
         const EXCLUDE_USER: u64 = 1 << 4;
         const EXCLUDE_IDLE: u64 = 1 << 7;
+        const EXCLUDE_CALLCHAIN_USER: u64 = 1 << 22;
         // SAFETY: all zeroes is valid.
         let mut attributes: Attributes = unsafe { zeroed() };
         (attributes.kind, attributes.config) = (SOFTWARE, CPU_CLOCK);
         attributes.size = size_of::<Attributes>() as u32;
         (attributes.period, attributes.sample_type) = (PERIOD, CALLCHAIN);
-        attributes.flags = EXCLUDE_USER | EXCLUDE_IDLE;
+        attributes.flags = EXCLUDE_USER | EXCLUDE_IDLE | EXCLUDE_CALLCHAIN_USER;
         // SAFETY: attributes of ours; a mapping of the size that the kernel expects.
         unsafe {
             let event = libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, processor as i32, -1, 0u64);
