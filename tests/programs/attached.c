@@ -4,10 +4,13 @@
 #include "check.h"
 #include <dlfcn.h>
 #include <errno.h>
+#include <linux/filter.h>
 #include <linux/futex.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -88,11 +91,42 @@ static void *forking(void *unused) {
     return unused;
 }
 
-/* A read that no signal interrupts, until the very end. */
+/* From now on whoever opens a file dies, in all threads. */
+static void shut_the_sandbox(void) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_memfd_create, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { sizeof code / sizeof *code, code };
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no new privileges");
+    CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0, "seccomp");
+}
+
+/* Programs that are started see the engine's preload. */
+static void start_programs(void) {
+    const char *script = "case $LD_PRELOAD in *engine*) exit 7;; esac; exit 6";
+    CHECK(WEXITSTATUS(system(script)) == 7, "system: without the engine");
+    pid_t child = fork();
+    if (child == 0) {
+        execlp("sh", "sh", "-c", script, (char *)NULL);
+        _exit(5);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 7, "execlp: without the engine");
+}
+
+/* Reads that no signal interrupts, until the very end; f and x come in between. */
 static void await_the_end(void) {
     char byte;
-    ssize_t got = read(0, &byte, 1);
-    CHECK(got == 0, "read: %zd, %s", got, strerror(errno));
+    for (ssize_t got; (got = read(0, &byte, 1)) != 0;) {
+        CHECK(got == 1, "read: %s", strerror(errno));
+        if (byte == 'f') shut_the_sandbox();
+        if (byte == 'x') start_programs();
+        if (write(1, "done\n", 5) != 5) _exit(1);
+    }
 }
 
 int main(int argc, char **argv) {

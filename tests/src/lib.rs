@@ -11,13 +11,16 @@
 //! | [`program`] | compiling, once per content |
 //! | [`tool`] | the command `relpoline` and its engine, also deliberately broken ones |
 //! | [`run`] | running, with a deadline, and comparing |
+//! | [`living`] | programs that are attached to while they run |
 //! | [`report`] | what the engine says it did |
 
+pub mod living;
 pub mod program;
 pub mod report;
 pub mod run;
 pub mod tool;
 
+pub use living::Living;
 pub use program::Program;
 pub use report::Report;
 pub use run::{Outcome, Run};

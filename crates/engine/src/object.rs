@@ -58,12 +58,11 @@ impl Listed<'_> {
     /// `first` must be the address of `count` entries as `dl_iterate_phdr(3)` passes them, of objects that stay mapped.
     #[must_use]
     pub unsafe fn new(first: u64, count: u64) -> Self {
+        if count == 0 {
+            return Self(&[]);
+        }
         // SAFETY: passed on.
-        Self(if count == 0 {
-            &[]
-        } else {
-            unsafe { core::slice::from_raw_parts(first as *const PhdrInfo, count as usize) }
-        })
+        Self(unsafe { core::slice::from_raw_parts(first as *const PhdrInfo, count as usize) })
     }
 
     /// Calls `visit` for every object.

@@ -203,6 +203,8 @@ impl Engine {
             let group = self.groups.get(usize::from(site.arena)).and_then(Option::as_ref);
             let gate = group.and_then(|group| rel32(site.field + 4, site.gate.address(&group.arena)));
             if let (Some(own), Some(gate)) = (rel32(site.field + 4, site.thunk_at), gate) {
+                // The broken variant that the tests must catch: sites are led past their gates.
+                let gate = if cfg!(relpoline_broken = "displaced") { gate + 12 } else { gate };
                 self.displacements.push(Displacement { at: site.field, own, gate });
             }
         }

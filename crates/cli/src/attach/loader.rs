@@ -3,6 +3,7 @@
 //! another mount namespace, is read from memory like every other.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
@@ -18,6 +19,8 @@ const DT_DEBUG: u64 = 21;
 /// Bytes of a program header, and of an ELF header.
 const HEADER: usize = 56;
 const ELF_HEADER: usize = 64;
+/// A list that is not complete for that long is damaged.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// More objects than any process has; a list that goes on is damaged.
 const MOST: usize = 4096;
 
@@ -111,8 +114,21 @@ impl Loader {
         Ok(links)
     }
 
-    /// The objects.
+    /// The objects, at a moment when the list is complete.
     pub fn objects(&self, memory: &Memory) -> anyhow::Result<Vec<Loaded>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let links = self.links(memory);
+            let objects = self.objects_now(memory);
+            let is_true = self.is_at_rest(memory)? && links.is_ok_and(|l| self.links(memory).is_ok_and(|now| now == l));
+            if objects.is_ok() && is_true || Instant::now() >= deadline {
+                return objects;
+            }
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    }
+
+    fn objects_now(&self, memory: &Memory) -> anyhow::Result<Vec<Loaded>> {
         let mappings = memory.mappings()?;
         let links = self.links(memory)?;
         let first = links.first().map(|link| link.0);

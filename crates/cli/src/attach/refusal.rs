@@ -78,10 +78,10 @@ pub fn look_closely(pid: i32) -> anyhow::Result<()> {
     let Some(status) = Status::of(pid) else { bail!("there is no process {pid}") };
     let who = format!("process {pid} ({})", status.name());
     // Without the right to trace it the link cannot be read, and that is what tracing will say.
-    if let Ok(file) = File::open(format!("/proc/{pid}/exe")) {
-        if let Program::Unfit(refusal) = examine(&mut |offset, buffer| file.read_at(buffer, offset).unwrap_or(0)) {
-            bail!("{who} cannot be attached to: {}{}", refusal.text(), remedy(refusal));
-        }
+    if let Ok(file) = File::open(format!("/proc/{pid}/exe"))
+        && let Program::Unfit(refusal) = examine(&mut |offset, buffer| file.read_at(buffer, offset).unwrap_or(0))
+    {
+        bail!("{who} cannot be attached to: {}{}", refusal.text(), remedy(refusal));
     }
     ensure!(
         status.number("Seccomp") == 0,

@@ -118,9 +118,10 @@ impl Session {
     /// Lets all threads stand still. They go on when what is returned is dropped and [`Self::go_on`] is called.
     pub fn stop_all(&mut self) -> anyhow::Result<Others> {
         let deadline = Instant::now() + PATIENCE;
+        let mut patience = SOON;
         loop {
             self.pump()?;
-            match Others::stop(self.pid, &mut self.thread) {
+            match Others::stop(self.pid, &mut self.thread, patience) {
                 Ok(others) => return Ok(others),
                 Err(error) if Instant::now() >= deadline => {
                     return Err(error.context("its threads do not stand still; try again"));
@@ -128,6 +129,8 @@ impl Session {
                 Err(_) => {
                     self.go_on()?;
                     std::thread::sleep(Duration::from_millis(5));
+                    // Where there are many threads and few processors it takes longer.
+                    patience = (2 * patience).min(Duration::from_secs(1));
                 }
             }
         }

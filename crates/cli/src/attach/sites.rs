@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use object::{Object as _, ObjectSymbol as _};
 
 use super::session::Session;
@@ -10,7 +10,7 @@ use super::session::Session;
 /// The addresses meant by `names`; all when there are none.
 pub fn ranges(session: &Session, names: &[String]) -> anyhow::Result<Vec<Range<u64>>> {
     if names.is_empty() {
-        return Ok(vec![0..u64::MAX]);
+        return Ok(std::iter::once(0..u64::MAX).collect());
     }
     names.iter().try_fold(Vec::new(), |mut all, name| {
         match address(name) {
@@ -48,7 +48,6 @@ fn functions(session: &Session, name: &str) -> anyhow::Result<Vec<Range<u64>>> {
     found.sort_by_key(|range| range.start);
     found.dedup();
     ensure!(!found.is_empty(), "no function named {name} is in its files; give the site's address (0x…) instead");
-    found.first().context("no function")?;
     Ok(found)
 }
 

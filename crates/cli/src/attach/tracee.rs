@@ -171,6 +171,12 @@ impl Thread {
         Ok(mask)
     }
 
+    /// Lets it block these signals.
+    pub fn block_signals(&self, mask: u64) -> io::Result<()> {
+        const SETSIGMASK: libc::c_uint = 0x420b;
+        ptrace(SETSIGMASK, self.tid, size_of::<u64>(), (&raw const mask) as usize)
+    }
+
     /// A word of its memory, as *it* sees it now.
     pub fn peek(&self, at: u64) -> io::Result<u64> {
         // The raw call, unlike libc's function, stores the word.
@@ -268,9 +274,9 @@ pub struct Others {
 impl Others {
     /// Lets all threads of process `pid` stand still; `first` is one that is seized already.
     ///
-    /// A thread that waits for a vfork child cannot: then everything goes on and this is an error.
-    pub fn stop(pid: i32, first: &mut Thread) -> anyhow::Result<Self> {
-        let deadline = Instant::now() + Duration::from_millis(50);
+    /// A thread that waits for a vfork child cannot: then, after `patience`, everything goes on and this is an error.
+    pub fn stop(pid: i32, first: &mut Thread, patience: Duration) -> anyhow::Result<Self> {
+        let deadline = Instant::now() + patience;
         let mut known: HashSet<i32> = HashSet::from([first.tid]);
         let mut all = Self { threads: Vec::new(), begun: Instant::now() };
         // Seizing costs time and stops nobody: it comes first.

@@ -1,0 +1,267 @@
+//! An engine in a process that runs already: attach, steer, detach, and the death of the tool in the middle of it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use relpoline_tests::living::{is_installed, relpoline, text};
+use relpoline_tests::{Living, Program, tool};
+
+/// Threads of all kinds, a library that comes and goes, children.
+fn busy() -> Command {
+    let plugin = Program::retpolined("plugin.c").flags(&["-shared", "-fPIC", "-DVARIANT=3", "-DPADDING=64"]).build();
+    let mut command = Command::new(Program::retpolined("attached.c").build());
+    command.arg("all").arg(plugin);
+    command
+}
+
+/// The same, with the engine of the loader's.
+fn preloaded() -> Command {
+    let mut command = Command::new(tool::relpoline());
+    command.args(["run", "--quiet", "--"]).arg(Program::retpolined("attached.c").build());
+    command
+}
+
+#[test]
+fn attach_and_detach_again_and_again_while_everything_runs() {
+    let mut program = Living::start(&mut busy());
+    for round in 0..8 {
+        let said = program.must(if round % 4 == 0 { &["attach", "--wait"] } else { &["attach"] });
+        assert!(said.contains("lead to the engine"), "{said}");
+        assert!(!program.changed_text().is_empty(), "nothing leads to the engine");
+        std::thread::sleep(Duration::from_millis(30));
+        program.must(&["detach"]);
+        assert_eq!(program.changed_text(), []);
+    }
+    assert!(program.is_alive());
+    assert!(program.ends_with("attached done"), "it noticed something");
+}
+
+#[test]
+fn promotion_is_switched_from_outside() {
+    for (mut command, is_attached) in [(busy(), true), (preloaded(), false)] {
+        let program = Living::start(&mut command);
+        if is_attached {
+            program.must(&["attach", "--wait", "--quiet"]);
+        }
+        for _ in 0..5 {
+            assert!(program.must(&["disable"]).contains("left to their retpolines"));
+            assert!(text(&program.relpoline(&["relearn"])).contains("switched off"));
+            program.must(&["enable"]);
+            let one = program.must(&["disable", "--site", "steady_site"]);
+            assert!(one.contains(" 1 site "), "{one}");
+            program.must(&["relearn"]);
+            program.must(&["enable", "--site", "steady_site"]);
+        }
+        let nothing = program.relpoline(&["disable", "--site", "0x10"]);
+        assert!(!nothing.status.success() && text(&nothing).contains("no site"), "{}", text(&nothing));
+        program.must(&["detach"]);
+        assert_eq!(program.changed_text(), []);
+        assert!(text(&program.relpoline(&["disable"])).contains("asleep"));
+        program.must(&["attach"]);
+        assert!(program.ends_with("attached done"), "it noticed something");
+    }
+}
+
+/// A filter that kills whoever opens a file, which linking a site would do; programs that are started by exec.
+#[test]
+fn sandboxes_and_exec_after_an_attach() {
+    let mut program = Living::start(Command::new(Program::retpolined("attached.c").build()).arg("all"));
+    program.must(&["attach", "--wait", "--quiet"]);
+    assert_eq!(program.tell("x"), "done", "a program was started without the engine");
+    assert_eq!(program.tell("f"), "done");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(text(&program.relpoline(&["detach"])).contains("seccomp filter"));
+    assert!(program.ends_with("attached done"), "it died of the filter");
+}
+
+/// A number that looks random, for the moments at which the tool is killed.
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+    *state >> 33
+}
+
+/// Kills `relpoline` at some moment while it attaches, detaches or switches, `times` times. Whether the program survived it.
+fn survives_kills(program: &mut Living, times: u64, broken: bool) -> bool {
+    let begun = Instant::now();
+    program.must(&["attach"]);
+    program.must(&["detach"]);
+    let longest = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX) / 2;
+    let mut state = u64::from(program.pid());
+    for _ in 0..times {
+        let verb = ["attach", "attach", "detach", "disable", "relearn"][(random(&mut state) % 5) as usize];
+        let mut command = Command::new(tool::relpoline());
+        command.arg(verb).arg(program.pid().to_string()).stdout(Stdio::null()).stderr(Stdio::null());
+        if broken {
+            command.env("RELPOLINE_BROKEN", "left-to-us");
+        }
+        let mut tool = command.spawn().expect("relpoline can be started");
+        std::thread::sleep(Duration::from_micros(random(&mut state) % longest));
+        let _ = tool.kill();
+        let _ = tool.wait();
+        if !program.is_alive() {
+            return false;
+        }
+    }
+    true
+}
+
+#[test]
+fn the_tool_may_be_killed_at_any_moment() {
+    let mut program = Living::start(&mut busy());
+    assert!(survives_kills(&mut program, 120, false), "killing relpoline has killed the program");
+    // Whatever was left half-done, the next attach finishes and the next detach undoes.
+    let said = text(&program.relpoline(&["attach"]));
+    assert!(said.contains("lead to the engine") || said.contains("has an engine already"), "{said}");
+    program.must(&["detach"]);
+    assert_eq!(program.changed_text(), []);
+    program.must(&["attach", "--wait"]);
+    program.must(&["detach"]);
+    assert!(program.ends_with("attached done"), "it noticed something");
+}
+
+/// The broken variant: a thread that we let make system calls cannot go on without us.
+#[test]
+fn threads_that_only_the_tool_can_mend_are_noticed() {
+    if !cfg!(debug_assertions) {
+        eprintln!("skipped: the broken variant is in debug builds only");
+        return;
+    }
+    let noticed = (0..4).any(|_| !survives_kills(&mut Living::start(&mut busy()), 150, true));
+    assert!(noticed, "a thread that cannot go on by itself goes unnoticed");
+}
+
+/// The broken variant: sites are led past their gates.
+#[test]
+fn sites_that_are_led_elsewhere_are_noticed() {
+    let engine = tool::broken_engine("displaced");
+    let program = Living::start(&mut busy());
+    let output = Command::new(tool::relpoline())
+        .args(["attach", &program.pid().to_string()])
+        .env("RELPOLINE_ENGINE", engine)
+        .output()
+        .expect("relpoline can be started");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!program.ends_with("attached done"), "sites led elsewhere go unnoticed: {}", text(&output));
+}
+
+/// `relpoline attach` must refuse this process, for this reason, and leave it as it was.
+fn is_refused(pid: &str, why: &str) {
+    let output = relpoline(&["attach"], pid);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(why), "{why:?} is not in {said:?}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+fn refused(mode: &str, flags: &[&str]) -> Living {
+    Living::start(Command::new(Program::plain("refused.c").flags(flags).build()).arg(mode))
+}
+
+#[test]
+fn refusals_say_why_and_harm_nobody() {
+    for (mode, why) in [
+        ("zombie", "has ended"),
+        ("traced", "is traced by process"),
+        ("stopped", "is stopped"),
+        ("filter", "seccomp filter"),
+    ] {
+        let program = refused(mode, &[]);
+        is_refused(&program.said, why);
+        assert!(program.ends_with(""), "{mode}");
+    }
+    let program = refused("plain", &["-static"]);
+    is_refused(&program.said, "statically linked");
+    assert!(program.ends_with(""));
+    is_refused("4194303", "no process");
+    if fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n") {
+        is_refused("2", "thread of the kernel's");
+    }
+    let program = Living::start(&mut preloaded());
+    is_refused(&program.pid().to_string(), "has an engine already");
+    let thread = fs::read_dir(format!("/proc/{}/task", program.pid()))
+        .expect("it runs")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .find(|tid| *tid != program.pid().to_string())
+        .expect("it has threads");
+    is_refused(&thread, "is a thread of process");
+    assert!(program.ends_with("attached done"));
+}
+
+#[test]
+fn detaching_and_switching_need_an_engine() {
+    let program = refused("plain", &[]);
+    for verb in ["detach", "enable", "disable", "relearn"] {
+        let output = program.relpoline(&[verb]);
+        assert!(!output.status.success() && text(&output).contains("no engine in it"), "{}", text(&output));
+    }
+    assert!(program.ends_with(""));
+}
+
+/// As another user than the process', if we may become one.
+#[test]
+fn other_users_may_not() {
+    if !is_installed("setpriv") || fs::read("/proc/1/environ").is_err() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    // Not everybody may enter the directory of the build.
+    let place = tempfile::Builder::new().permissions(mode(0o755)).tempdir().expect("no temporary directory");
+    let copy = place.path().join("relpoline");
+    fs::copy(tool::relpoline(), &copy).expect("relpoline can be copied");
+    let program = refused("plain", &[]);
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(&copy)
+        .args(["attach", &program.said])
+        .env("HOME", place.path())
+        .output()
+        .expect("setpriv can be started");
+    assert!(text(&output).contains("belongs to another user (0)"), "{}", text(&output));
+    assert!(program.ends_with(""));
+}
+
+fn mode(bits: u32) -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(bits)
+}
+
+/// A 32-bit program of two instructions, where the kernel runs such.
+#[test]
+fn programs_for_other_processors_are_refused() {
+    let place = tempfile::tempdir().expect("no temporary directory");
+    let path: PathBuf = place.path().join("tiny");
+    fs::write(&path, tiny_32_bit_program()).expect("it can be written");
+    fs::set_permissions(&path, mode(0o755)).expect("it can be made executable");
+    let Ok(mut child) = Command::new(&path).spawn() else {
+        eprintln!("skipped: this kernel runs no 32-bit programs");
+        return;
+    };
+    is_refused(&child.id().to_string(), "not a 64-bit program");
+    assert!(child.try_wait().expect("it can be waited for").is_none());
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Calls pause(2) for ever.
+fn tiny_32_bit_program() -> Vec<u8> {
+    let code = [0xb8, 29, 0, 0, 0, 0xcd, 0x80, 0xeb, 0xf7];
+    let base = 0x0804_8000_u32;
+    let mut file = b"\x7fELF\x01\x01\x01".to_vec();
+    file.resize(16, 0);
+    for half in [2_u16, 3] {
+        file.extend(half.to_le_bytes());
+    }
+    for word in [1, base + 84, 52, 0, 0] {
+        file.extend(word.to_le_bytes());
+    }
+    for half in [52_u16, 32, 1, 0, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    let size = 84 + code.len() as u32;
+    for word in [1, 0, base, base, size, size, 5, 0x1000] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(code);
+    file
+}
