@@ -20,6 +20,7 @@ mod procfs;
 mod programs;
 mod report;
 mod rounds;
+mod scaling;
 mod server;
 mod source;
 mod stats;
@@ -58,6 +59,8 @@ enum Task {
     KernelTest(kernel::TestOptions),
     /// Fetch the sources and build the variants, without measuring
     BuildPrograms(Build),
+    /// Measure one hot site and start-up against growing threads, phases, children and code
+    Scaling(scaling::Scaling),
     /// Run the programs' own test suites without the engine and under it, and compare
     Suites(suites::Suites),
     /// Measure eBPF tail calls here, in the kernel, in rbpf and in ubpf, in one run
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench(&options),
         Task::KernelBuild(options) => kernel::build(&options).map(|module| println!("{}", module.display())),
         Task::KernelTest(options) => kernel::test(&options),
+        Task::Scaling(options) => scaling::run(&options),
         Task::Suites(options) => suites::run(&options),
         Task::BpfBench(options) => bpf::bench(&options),
     };

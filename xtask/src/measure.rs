@@ -19,6 +19,8 @@ pub struct Finished {
     pub stdout: Vec<u8>,
     /// Seconds of user time, children it waited for included.
     pub user: f64,
+    /// The same with system time.
+    pub processor: f64,
 }
 
 /// Runs a command; failing, dying from a signal or outlasting `limit` is an error.
@@ -34,10 +36,10 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
         output.read_to_end(&mut stdout)?;
         Ok((stdout, wait(id)?))
     });
-    let (stdout, (status, user)) = finished.with_context(|| line.clone())?;
+    let (stdout, Ended { status, user, processor }) = finished.with_context(|| line.clone())?;
     ensure!(!late, "{line}: not done after {} s", limit.as_secs());
     ensure!(status.success(), "{line}: {status}\n{}", text_of(errors));
-    Ok(Finished { stdout, user })
+    Ok(Finished { stdout, user, processor })
 }
 
 /// Runs a command with all its output going to `log`, and returns how it ended; outlasting `limit` is an error.
@@ -49,7 +51,7 @@ pub fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<Exit
     let id = i32::try_from(child.id()).context("a pid fits an i32")?;
     let (finished, late) = watched(group, limit, || wait(id));
     ensure!(!late, "{line}: not done after {} s; see {}", limit.as_secs(), log.display());
-    Ok(finished?.0)
+    Ok(finished?.status)
 }
 
 /// Runs `work` while a second thread kills the group once the limit is over; says whether it had to.
@@ -68,8 +70,15 @@ fn watched<T>(group: Group, limit: Duration, work: impl FnOnce() -> T) -> (T, bo
     })
 }
 
-/// Waits for a child and returns its status with the seconds of user time.
-fn wait(pid: i32) -> Result<(ExitStatus, f64)> {
+/// How a child ended, and what it used.
+struct Ended {
+    status: ExitStatus,
+    user: f64,
+    processor: f64,
+}
+
+/// Waits for a child.
+fn wait(pid: i32) -> Result<Ended> {
     let mut status = 0;
     // SAFETY: an all-zero rusage is a valid value of that struct of integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -77,8 +86,10 @@ fn wait(pid: i32) -> Result<(ExitStatus, f64)> {
         // SAFETY: both pointers are to live locals of the right types, and pid is a child nobody else waits for.
         let result = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
         if result == pid {
-            let user = usage.ru_utime.tv_sec as f64 + usage.ru_utime.tv_usec as f64 / 1e6;
-            return Ok((ExitStatus::from_raw(status), user));
+            let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+            let user = seconds(usage.ru_utime);
+            let processor = user + seconds(usage.ru_stime);
+            return Ok(Ended { status: ExitStatus::from_raw(status), user, processor });
         }
         let error = std::io::Error::last_os_error();
         ensure!(error.kind() == std::io::ErrorKind::Interrupted, "waiting for {pid}: {error}");

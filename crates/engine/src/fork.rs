@@ -3,7 +3,7 @@
 //! A child inherits text, gates, trees and states as they were, and goes on executing its parent's arena
 //! pages, whose writable alias it does not have. It must not touch that alias: so the first thing a slow
 //! path does is to look at a page that the kernel wipes on fork (`MADV_WIPEONFORK`, which sees raw clone too,
-//! and rightly not vfork). A child that shows some interest in learning gets arenas and statistics of its
+//! and rightly not vfork). A child that goes on calling gets arenas and statistics of its
 //! own; one that may not goes on with what its parent knew.
 //!
 //! What a child must not inherit is a descriptor of its parent's memory, nor the writable alias of an arena that is
@@ -25,8 +25,12 @@ const WIPED: u64 = 0;
 const SETTLING: u64 = 1;
 const SETTLED: u64 = 2;
 
-/// Slow path entries before a child gets an arena of its own: a child that calls exec at once never does.
-const PATIENCE: u32 = 16;
+/// Slow path entries before a child gets an arena of its own, and the calls between two of them at one site. An arena costs
+/// what some 16,000 promoted calls win (`cargo xtask scaling`, a process per connection); so a child gets one when
+/// it has lost about as much, and one that calls exec at once, or serves one short request, never does.
+const PATIENCE: u32 = 64;
+/// See [`PATIENCE`].
+pub const STEP: u32 = 256;
 
 static EPOCH: AtomicPtr<AtomicU64> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -82,6 +86,7 @@ extern "C" fn before_fork() {
     loop {
         let now = calibrate::now();
         if let Some(held) = LOCK.try_take(now, PATIENCE_WITH_LOCK) {
+            calibrate_for_children();
             FORKING.store(held.keep(), Ordering::Relaxed);
             return;
         }
@@ -90,6 +95,17 @@ extern "C" fn before_fork() {
             FORK_SPIN..FORK_PATIENCE if sandbox::may_call() => rustix::thread::sched_yield(),
             _ => return,
         }
+    }
+}
+
+/// Measures once what each child of a pre-forking server would measure again: half a millisecond.
+///
+/// The caller holds the lock.
+fn calibrate_for_children() {
+    // SAFETY: the lock is held.
+    let engine = unsafe { engine() };
+    if engine.enabled && engine.frozen == Frozen::No && !engine.sites.as_slice().is_empty() {
+        engine.calibrate();
     }
 }
 

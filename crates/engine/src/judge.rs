@@ -51,7 +51,11 @@ pub unsafe extern "C" fn slow(site: u32, _target: u64) {
     // SAFETY: the lock is held.
     let engine = unsafe { engine() };
     if engine.frozen != Frozen::No || !engine.enabled || (engine.inherited && !fork::become_own(engine)) {
-        let later = if engine.frozen == Frozen::No && engine.enabled { LATER } else { NEVER };
+        let later = match engine.frozen {
+            Frozen::No if engine.enabled && engine.inherited => fork::STEP,
+            Frozen::No if engine.enabled => LATER,
+            _ => NEVER,
+        };
         // SAFETY: as above.
         unsafe { postpone(site, later) };
         return;
@@ -122,12 +126,7 @@ impl Engine {
     /// Lets the policy look at whatever ended at site number `id`.
     #[inline(never)]
     pub fn judge(&mut self, id: u32, now: u64) {
-        if !self.calibrated {
-            self.calibrated = true;
-            let rate = self.policy.costs.cycles_per_ms;
-            self.policy.costs = calibrate::measure();
-            self.policy.costs.cycles_per_ms = rate;
-        }
+        self.calibrate();
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         if site.gone {
             return;
@@ -157,6 +156,16 @@ impl Engine {
             _ => {}
         }
         report::site(self, id);
+    }
+
+    /// Measures what calls cost here, once.
+    pub fn calibrate(&mut self) {
+        if !self.calibrated {
+            self.calibrated = true;
+            let rate = self.policy.costs.cycles_per_ms;
+            self.policy.costs = calibrate::measure();
+            self.policy.costs.cycles_per_ms = rate;
+        }
     }
 
     /// Adds a finished countdown of the counting stub to the site's account.

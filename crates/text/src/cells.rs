@@ -245,7 +245,11 @@ impl CellMap {
             }
         }
         for (mine, theirs) in self.taken.iter().zip(&parent.taken) {
-            mine.store(theirs.load(Ordering::Acquire), Ordering::Release);
+            let theirs = theirs.load(Ordering::Acquire);
+            // A fresh map is all zero: pages of it that stay so are never allocated.
+            if theirs != 0 {
+                mine.store(theirs, Ordering::Release);
+            }
         }
         self.run.store(parent.run.load(Ordering::Acquire), Ordering::Release);
         for (mine, theirs) in [(&self.low_gate, &parent.low_gate), (&self.high_gate, &parent.high_gate)] {
