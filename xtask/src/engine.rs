@@ -84,6 +84,11 @@ impl Engine {
         words
     }
 
+    /// The same without a report: then nothing but the engine comes on top of the program.
+    pub fn prefix_without_report(&self) -> Vec<PathBuf> {
+        vec![self.binary.clone(), "run".into(), "--quiet".into(), "--".into()]
+    }
+
     /// Removes reports of an earlier run.
     pub fn forget(&self) {
         for path in self.report_files() {

@@ -225,7 +225,10 @@ fn point(built: &Path, engine: &Engine, scale: &Scale, value: u64, rounds: usize
 }
 
 fn once(dir: &Path, engine: &Engine, scale: &Scale, value: u64, variant: Variant) -> Result<f64> {
-    let mut words: Vec<PathBuf> = if variant == Variant::Relpoline { engine.prefix() } else { Vec::new() };
+    let mut words: Vec<PathBuf> = match variant {
+        Variant::Relpoline => engine.prefix_without_report(),
+        _ => Vec::new(),
+    };
     let number = PathBuf::from(value.to_string());
     match scale.load {
         Load::Calls(mode) => words.extend([dir.join("scaling"), mode.into(), number]),
@@ -233,7 +236,6 @@ fn once(dir: &Path, engine: &Engine, scale: &Scale, value: u64, variant: Variant
         Load::Start => words.push(dir.join(format!("start-{value}"))),
     }
     let mut command = Command::new(&words[0]);
-    engine.forget();
     let done = measure::run(command.args(&words[1..]), LIMIT)?;
     if let Load::Start = scale.load {
         return Ok(1e3 * done.processor);
