@@ -63,6 +63,9 @@ pub enum Verb {
     /// Give the figures of all engines to Prometheus: by HTTP, as a file for its node exporter, or once.
     #[command(after_help = crate::metrics::AFTER_HELP)]
     Metrics(crate::metrics::MetricsArgs),
+    /// Show, merge and export profiles, or save one of a process that runs.
+    #[command(after_help = crate::profile::AFTER_HELP)]
+    Profile(crate::profile::ProfileArgs),
     /// Check what this machine, kernel and user allow, and say how to get the rest.
     #[command(after_help = crate::doctor::AFTER_HELP)]
     Doctor(crate::doctor::DoctorArgs),
@@ -192,6 +195,9 @@ pub struct RunArgs {
     /// Write a report to FILE when the program ends, and one to FILE.PID for each of its children.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Start warm from the profile FILE, if it is there, and save there what was learned.
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
     /// How reports are written.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Json)]
     pub report_format: ReportFormat,

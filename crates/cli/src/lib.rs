@@ -15,6 +15,7 @@
 //! | [`mod@bench`] | `relpoline bench`: what a call costs, and whether the budgets hold on this machine |
 //! | [`workbench`] | what demo and bench share: bundled C programs, compiled in variants |
 //! | [`metrics`] | `relpoline metrics`: the figures of all engines for Prometheus |
+//! | [`profile`] | `relpoline profile`: what was learned, kept for the next start and for compilers |
 //! | [`doctor`] | `relpoline doctor`: what this machine allows |
 //! | [`explain`] | `relpoline explain`: one site, with its code |
 //! | [`report`] | `relpoline report`: what an engine did, in all formats |
@@ -40,6 +41,7 @@ pub mod list;
 pub mod live;
 pub mod metrics;
 pub mod preload;
+pub mod profile;
 pub mod report;
 pub mod run;
 pub mod shell;
@@ -86,6 +88,7 @@ pub fn main() -> ExitCode {
         Verb::Explain(explain) => explain::run(&explain),
         Verb::Report(report) => report::command::run(&report),
         Verb::Metrics(metrics) => metrics::run(&metrics),
+        Verb::Profile(profile) => profile::run(&profile),
         Verb::Doctor(doctor) => doctor::run(&doctor),
         Verb::Inspect(inspect) => inspect::run(inspect),
         Verb::Demo(demo) => demo::run(&demo),

@@ -34,6 +34,7 @@ pub mod budget;
 mod costs;
 mod decide;
 mod judge;
+mod known;
 mod model;
 mod outcome;
 mod plan;

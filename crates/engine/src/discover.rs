@@ -16,6 +16,7 @@ use crate::share::Share;
 use crate::site::{NO_RING, NONE, Site};
 use crate::state::{Engine, Group, Known};
 use crate::table::Table;
+use crate::warm;
 use core::sync::atomic::Ordering;
 use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::rel32;
@@ -64,6 +65,7 @@ fn sweep_over(engine: &mut Engine, each: impl FnOnce(&mut dyn FnMut(&Object<'_>)
         }
     }
     control::objects_changed();
+    warm::apply(engine);
 }
 
 /// An object that was not there before.

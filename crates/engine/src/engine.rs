@@ -114,6 +114,9 @@ fn prepare(engine: &mut Engine) -> Result<(), Refusal> {
         config.window_first = window.clamp(1, 2048);
         config.window_max = config.window_max.max(config.window_first);
     }
+    if let Some(profile) = options.profile.filter(|_| !options.dry_run) {
+        engine.warm.read(profile);
+    }
     engine.enabled = true;
     STARTED.store(true, Ordering::Release);
     Ok(())

@@ -18,6 +18,7 @@
 //! | [`fork`], [`loader`], [`exec`], [`sandbox`] | children, libraries, new programs, seccomp |
 //! | `bytes` | `memcpy` and its like, which must leave vector registers alone |
 //! | [`share`], [`report`] | the statistics |
+//! | [`warm`] | trees from an earlier run's profile |
 //! | [`unwind`] | what debuggers are told |
 //! | `preload` | constructor and exported functions, with the feature of that name |
 #![no_std]
@@ -48,3 +49,4 @@ pub mod site;
 pub mod state;
 pub mod table;
 pub mod unwind;
+pub mod warm;

@@ -7,7 +7,9 @@ use crate::state::Engine;
 use core::sync::atomic::{Ordering, fence};
 use relpoline_core::policy::{Phase, Reason};
 use relpoline_core::tree::{self, TreeSpec};
-use relpoline_stats::record::{ArenaRecord, EventRecord, SampleRecord, SiteRecord, TARGETS, TargetRecord};
+use relpoline_stats::record::{
+    ArenaRecord, EventRecord, LastTargetRecord, SampleRecord, SiteRecord, TARGETS, TargetRecord,
+};
 use relpoline_stats::{Plain, State};
 use relpoline_text::cells::{CELL, CODE_BYTES, Cell};
 
@@ -213,6 +215,20 @@ fn all_hits(engine: &Engine) -> u64 {
     through_trees.saturating_sub(missed)
 }
 
+/// Writes down all targets of a site that is promoted.
+fn all_targets(engine: &mut Engine, id: u32) {
+    let Some(&site) = engine.sites.as_slice().get(id as usize) else { return };
+    let tree = engine.trees.as_slice().get(site.tree as usize).filter(|_| state_of(engine, &site).is_promoted());
+    let Some(&tree) = tree else { return };
+    for n in 0..usize::from(tree.targets) {
+        let Some(target) = engine.targets.as_slice().get(tree.first_target as usize + n) else { return };
+        let target = LastTargetRecord { address: target.address, site: site.record, share: target.share };
+        if !engine.share.push_target(target) {
+            return;
+        }
+    }
+}
+
 /// Brings the header up to date.
 #[inline(never)]
 pub fn header(engine: &mut Engine) {
@@ -243,6 +259,7 @@ pub fn all(engine: &mut Engine) {
         let called = site_now.counters().misses.load(Ordering::Relaxed) != site_now.misses;
         if called || site_now.record != NONE {
             site(engine, id);
+            all_targets(engine, id);
         }
     }
     header(engine);

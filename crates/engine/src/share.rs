@@ -11,14 +11,14 @@ use crate::sandbox;
 use core::ffi::{CStr, c_void};
 use relpoline_stats::live;
 use relpoline_stats::options::Escaped;
-use relpoline_stats::record::{EventRecord, MAGIC, ObjectRecord, SampleRecord, SiteRecord};
+use relpoline_stats::record::{EventRecord, LastTargetRecord, MAGIC, ObjectRecord, SampleRecord, SiteRecord};
 use relpoline_stats::{Header, Layout};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// Room in the file. Sparse: what is not used takes no memory.
-const LAYOUT: Layout = Layout { objects: 512, sites: 65_536, events: 2048, samples: 256 };
+const LAYOUT: Layout = Layout { objects: 512, sites: 65_536, events: 2048, samples: 256, targets: 1 << 18 };
 
 const PATH_MAX: usize = 512;
 const PAGE: usize = relpoline_text::cells::PAGE;
@@ -36,13 +36,20 @@ enum Part {
     Objects,
     Events,
     Samples,
+    Targets,
     Sites,
 }
 
-const PARTS: usize = 4;
+const PARTS: usize = 5;
 /// Where the parts begin, and where the last one ends.
-const STARTS: [usize; PARTS + 1] =
-    [0, LAYOUT.event_offset(), LAYOUT.sample_offset(), LAYOUT.site_offset(), LAYOUT.file_size()];
+const STARTS: [usize; PARTS + 1] = [
+    0,
+    LAYOUT.event_offset(),
+    LAYOUT.sample_offset(),
+    LAYOUT.target_offset(),
+    LAYOUT.site_offset(),
+    LAYOUT.file_size(),
+];
 
 /// Ends of the bytes that hold records, from the start of the file: object records, and site records.
 #[derive(Clone, Copy)]
@@ -230,8 +237,8 @@ impl Share {
         unsafe {
             let at =
                 rustix::mm::mmap(core::ptr::null_mut(), LAYOUT.file_size(), prot, MapFlags::SHARED, &fd, 0).ok()?;
-            self.claimed = [STARTS[0], STARTS[1], STARTS[2], STARTS[3]];
-            let used = used.unwrap_or(Used { objects: FIRST, sites: STARTS[3] + FIRST });
+            self.claimed = [STARTS[0], STARTS[1], STARTS[2], STARTS[3], STARTS[4]];
+            let used = used.unwrap_or(Used { objects: FIRST, sites: STARTS[4] + FIRST });
             let begun = self.claim_at(at.cast(), Part::Objects, used.objects)
                 && self.claim_at(at.cast(), Part::Sites, used.sites);
             if !begun {
@@ -328,7 +335,7 @@ impl Share {
 
     /// Notes a sample. When there is no room, every other one makes way and the interval doubles.
     pub fn push_sample(&mut self, sample: SampleRecord) {
-        if !self.exists() || !self.claim(Part::Samples, LAYOUT.site_offset()) {
+        if !self.exists() || !self.claim(Part::Samples, LAYOUT.target_offset()) {
             return;
         }
         // SAFETY: inside the mapping, aligned by the layout, and known to be there.
@@ -348,6 +355,19 @@ impl Share {
             *slot = sample;
             header.sample_count += 1;
         }
+    }
+
+    /// Notes one of all targets of a site; false when there is no room for more.
+    pub fn push_target(&mut self, target: LastTargetRecord) -> bool {
+        let count = self.header().target_count;
+        let end = LAYOUT.target_offset() + (count as usize + 1) * size_of::<LastTargetRecord>();
+        if count >= LAYOUT.targets || !self.claim(Part::Targets, end) {
+            return false;
+        }
+        // SAFETY: inside the mapping, aligned by the layout, and known to be there.
+        unsafe { *self.base.add(LAYOUT.target_offset()).cast::<LastTargetRecord>().add(count as usize) = target };
+        self.header().target_count = count + 1;
+        true
     }
 
     /// Sees to it that a part can be written up to the byte `end` of the file: a store to a page of a file that a
@@ -423,6 +443,7 @@ impl Share {
         header.links = 0;
         header.links_refused = 0;
         header.event_count = 0;
+        header.target_count = 0;
         header.sample_count = 0;
         header.sample_interval = 0;
         header.last_sample = 0;

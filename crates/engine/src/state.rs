@@ -6,6 +6,7 @@ use crate::share::Share;
 use crate::site::{Site, Tree};
 use crate::table::Table;
 use crate::unwind;
+use crate::warm::Warm;
 use core::cell::UnsafeCell;
 use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::rel32;
@@ -139,6 +140,8 @@ pub struct Engine {
     pub policy: Policy,
     /// Tells.
     pub share: Share,
+    /// What an earlier run knew.
+    pub warm: Warm,
     /// Where the round through retpolined sites goes on.
     pub next_due: u32,
     /// For the highest rate of patches: the second in which they are being counted, and their number.
@@ -172,6 +175,7 @@ impl Engine {
             rings: Rings::none(),
             policy: Policy::new(),
             share: Share::none(),
+            warm: Warm::none(),
             next_due: 0,
             rate: (0, 0),
         }

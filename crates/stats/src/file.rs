@@ -5,7 +5,7 @@
 //! it reads, clips the counts to what the file holds, and never panics (a property test feeds it noise).
 
 use crate::plain::Plain;
-use crate::record::{EventRecord, Header, MAGIC, ObjectRecord, SampleRecord, SiteRecord, VERSION};
+use crate::record::{EventRecord, Header, LastTargetRecord, MAGIC, ObjectRecord, SampleRecord, SiteRecord, VERSION};
 
 /// Tables start on a multiple of this.
 const TABLE_ALIGN: usize = 64;
@@ -21,6 +21,8 @@ pub struct Layout {
     pub events: u32,
     /// Samples there is room for; even.
     pub samples: u32,
+    /// Targets, of all sites together, there is room for at the end.
+    pub targets: u32,
 }
 
 impl Layout {
@@ -44,11 +46,18 @@ impl Layout {
         (self.event_offset() + events).next_multiple_of(TABLE_ALIGN)
     }
 
+    /// Offset of the records of all targets.
+    #[must_use]
+    pub const fn target_offset(self) -> usize {
+        let samples = self.samples as usize * size_of::<SampleRecord>();
+        (self.sample_offset() + samples).next_multiple_of(TABLE_ALIGN)
+    }
+
     /// Offset of the site records.
     #[must_use]
     pub const fn site_offset(self) -> usize {
-        let samples = self.samples as usize * size_of::<SampleRecord>();
-        (self.sample_offset() + samples).next_multiple_of(TABLE_ALIGN)
+        let targets = self.targets as usize * size_of::<LastTargetRecord>();
+        (self.target_offset() + targets).next_multiple_of(TABLE_ALIGN)
     }
 
     /// Bytes of the whole file. Sparse: pages that are never stored to take no memory.
@@ -77,6 +86,9 @@ impl Layout {
             sample_offset: self.sample_offset() as u32,
             sample_size: size_of::<SampleRecord>() as u32,
             sample_capacity: self.samples,
+            target_offset: self.target_offset() as u32,
+            target_size: size_of::<LastTargetRecord>() as u32,
+            target_capacity: self.targets,
             ..Header::ZERO
         }
     }
@@ -128,8 +140,22 @@ impl<'a> Stats<'a> {
         if header.version != VERSION {
             return Err(Malformed::Version(header.version));
         }
-        let sizes = [header.header_size, header.object_size, header.site_size, header.event_size, header.sample_size];
-        let known = [Header::SIZE, ObjectRecord::SIZE, SiteRecord::SIZE, EventRecord::SIZE, SampleRecord::SIZE];
+        let sizes = [
+            header.header_size,
+            header.object_size,
+            header.site_size,
+            header.event_size,
+            header.sample_size,
+            header.target_size,
+        ];
+        let known = [
+            Header::SIZE,
+            ObjectRecord::SIZE,
+            SiteRecord::SIZE,
+            EventRecord::SIZE,
+            SampleRecord::SIZE,
+            LastTargetRecord::SIZE,
+        ];
         if sizes.map(|size| size as usize) != known {
             return Err(Malformed::Sizes);
         }
@@ -172,6 +198,12 @@ impl<'a> Stats<'a> {
             table(self.bytes, u32::try_from(offset).unwrap_or(u32::MAX), u32::try_from(to - from).unwrap_or(0))
         };
         all(first, (first + kept).min(capacity)).chain(all(0, (first + kept).saturating_sub(capacity)))
+    }
+
+    /// All targets of all sites, in a file whose process has ended in an orderly way.
+    pub fn last_targets(&self) -> impl Iterator<Item = LastTargetRecord> + use<'a> {
+        let h = &self.header;
+        table(self.bytes, h.target_offset, h.target_count.min(h.target_capacity))
     }
 
     /// The samples, oldest first.

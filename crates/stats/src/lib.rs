@@ -12,6 +12,7 @@
 //! | [`live`] | where the files of living processes are |
 //! | [`options`] | the environment variable `RELPOLINE_OPTS` |
 //! | [`glob`] | the patterns of `--only` and `--exclude` |
+//! | [`profile`] | what was learned, kept for the next start |
 //! | [`program`] | whether a program can take the preload, by its file's bytes |
 //!
 //! # The way of a statistics file
@@ -36,6 +37,7 @@ pub mod glob;
 pub mod live;
 pub mod options;
 mod plain;
+pub mod profile;
 pub mod program;
 pub mod record;
 
@@ -43,5 +45,6 @@ pub use codes::{Kind, Refusal, State};
 pub use file::{Layout, Malformed, Stats};
 pub use plain::Plain;
 pub use record::{
-    ArenaRecord, EventRecord, Header, ObjectRecord, RefusalRecord, SampleRecord, SiteRecord, TargetRecord,
+    ArenaRecord, EventRecord, Header, LastTargetRecord, ObjectRecord, RefusalRecord, SampleRecord, SiteRecord,
+    TargetRecord,
 };

@@ -20,6 +20,8 @@ pub mod key {
     pub const ONLY: &str = "only";
     /// Leave objects whose path or file name matches this glob alone. May be repeated.
     pub const EXCLUDE: &str = "exclude";
+    /// A profile to start warm from.
+    pub const PROFILE: &str = "profile";
     /// Highest number of targets in a tree.
     pub const MAX_TARGETS: &str = "max_targets";
     /// Calls in a learning window.
@@ -91,6 +93,8 @@ pub const fn needs_escape(byte: u8) -> bool {
 pub struct Options<'a> {
     /// [`key::STATS`].
     pub stats: Option<Escaped<'a>>,
+    /// [`key::PROFILE`].
+    pub profile: Option<Escaped<'a>>,
     /// [`key::MAX_TARGETS`].
     pub max_targets: Option<u32>,
     /// [`key::WINDOW`].
@@ -142,6 +146,7 @@ impl<'a> Options<'a> {
         };
         match name {
             key::STATS => self.stats = Some(value),
+            key::PROFILE => self.profile = Some(value),
             key::MAX_TARGETS => self.max_targets = number(value),
             key::WINDOW => self.window = number(value),
             key::COUNT => self.count = true,

@@ -113,6 +113,18 @@ record! {
         pub sample_capacity: u32,
         /// Sample records in use.
         pub sample_count: u32,
+        /// Sites that were promoted at the start, from a profile.
+        pub sites_warm: u32,
+        /// Sites of a profile that are not there any more, in objects that are.
+        pub profile_stale: u32,
+        /// Where the target records start.
+        pub target_offset: u32,
+        /// Bytes of one target record.
+        pub target_size: u32,
+        /// Target records there is room for.
+        pub target_capacity: u32,
+        /// Target records in use.
+        pub target_count: u32,
         /// Reserved, zero.
         pub reserved: u32,
         /// Events that ever happened; the last [`Header::event_capacity`] of them are there.
@@ -281,6 +293,18 @@ record! {
         pub target_count: u8,
         /// How many of them stand in the hot chain.
         pub chain: u8,
+    }
+}
+
+record! {
+    /// One of all targets of a site, as the process has ended: [`SiteRecord::targets`] has the hottest only.
+    pub struct LastTargetRecord {
+        /// Its address.
+        pub address: u64,
+        /// Index of the site's record.
+        pub site: u32,
+        /// Its share of the site's calls, 16.16.
+        pub share: u32,
     }
 }
 

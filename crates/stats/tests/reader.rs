@@ -5,7 +5,7 @@ use relpoline_stats::file::{set_text, text};
 use relpoline_stats::record::MAGIC;
 use relpoline_stats::{EventRecord, Header, Layout, Malformed, ObjectRecord, Plain, SampleRecord, SiteRecord, Stats};
 
-const LAYOUT: Layout = Layout { objects: 4, sites: 16, events: 4, samples: 8 };
+const LAYOUT: Layout = Layout { objects: 4, sites: 16, events: 4, samples: 8, targets: 4 };
 
 /// A file with one object and three sites, the second of them unused.
 fn sample() -> Vec<u8> {
@@ -38,7 +38,7 @@ fn sample() -> Vec<u8> {
 /// Walks through everything, so that a bad bound would show.
 fn read_all(bytes: &[u8]) -> Result<(usize, usize), Malformed> {
     let stats = Stats::parse(bytes)?;
-    let _ = (stats.events().count(), stats.samples().count());
+    let _ = (stats.events().count(), stats.samples().count(), stats.last_targets().count());
     Ok((stats.objects().count(), stats.sites().count()))
 }
 
@@ -95,6 +95,8 @@ fn a_count_beyond_the_capacity_is_clipped() {
     header.event_capacity = u32::MAX;
     header.sample_count = u32::MAX;
     header.sample_capacity = u32::MAX;
+    header.target_count = u32::MAX;
+    header.target_capacity = u32::MAX;
     header.store(&mut bytes).unwrap();
     assert_eq!(read_all(&bytes), Ok((1, 2)));
 }

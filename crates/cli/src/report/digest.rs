@@ -94,6 +94,8 @@ pub fn engine_of(header: &Header, until: u64) -> Engine {
         links: header.links,
         links_refused: header.links_refused,
         arena_bytes: header.arena_bytes,
+        sites_warm: header.sites_warm,
+        profile_stale: header.profile_stale,
         sites_lost: header.sites_lost,
     }
 }
@@ -279,7 +281,7 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_records_never_panic(noise in prop::collection::vec(any::<u8>(), 8192)) {
-            let layout = Layout { objects: 3, sites: 8, events: 4, samples: 4 };
+            let layout = Layout { objects: 3, sites: 8, events: 4, samples: 4, targets: 4 };
             let mut bytes = noise;
             let hostile = Header::load(&bytes).unwrap();
             // Just enough is right for the reader to go on.

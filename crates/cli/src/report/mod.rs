@@ -30,16 +30,16 @@ use crate::symbols::Symbols;
 pub use place::Destination;
 pub use schema::Report;
 
-/// Turns the statistics in `directory` into reports: that of process `main`, which ran `program`, and one for
+/// Turns the statistics of a run's processes into reports: that of process `main`, which ran `program`, and one for
 /// each other process. Without a destination, the main one goes to stderr as text.
 ///
 /// # Errors
 /// When a report cannot be written. The others are written nevertheless.
-pub fn collect(directory: &Path, main: u32, program: &Path, to: Option<&Destination>) -> anyhow::Result<()> {
+pub fn collect(all: &[(u32, Vec<u8>)], main: u32, program: &Path, to: Option<&Destination>) -> anyhow::Result<()> {
     let mut symbols = Symbols::default();
     let mut outcome = Ok(());
     let mut main_report = None;
-    for (pid, report) in read_all(directory, &mut symbols)? {
+    for (pid, report) in read_all(all, &mut symbols) {
         if pid == main {
             main_report = Some(report);
         } else if let Some(to) = to {
@@ -59,7 +59,18 @@ pub fn collect(directory: &Path, main: u32, program: &Path, to: Option<&Destinat
 
 /// The reports of all processes that left statistics, by pid. A file that cannot be understood is skipped:
 /// its process may be just starting, or have scribbled over it.
-fn read_all(directory: &Path, symbols: &mut Symbols) -> anyhow::Result<Vec<(u32, Report)>> {
+fn read_all(all: &[(u32, Vec<u8>)], symbols: &mut Symbols) -> Vec<(u32, Report)> {
+    let report = |(pid, bytes): &(u32, Vec<u8>)| Some((*pid, digest::report(&Stats::parse(bytes).ok()?, symbols)));
+    let mut reports: Vec<(u32, Report)> = all.iter().filter_map(report).collect();
+    reports.sort_by_key(|(pid, _)| *pid);
+    reports
+}
+
+/// The statistics of all processes of the run whose directory this is.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn statistics(directory: &Path) -> anyhow::Result<Vec<(u32, Vec<u8>)>> {
     let entries = fs::read_dir(directory).context("the statistics cannot be read")?;
     let in_directory = entries.flatten().filter_map(|entry| {
         let path = entry.path();
@@ -67,11 +78,7 @@ fn read_all(directory: &Path, symbols: &mut Symbols) -> anyhow::Result<Vec<(u32,
         Some((pid, find::read(&find::open_careful(&path)?)?))
     });
     let run = run_id(directory.as_os_str().as_bytes().iter().copied());
-    let all = in_directory.chain(find::strays(run));
-    let mut reports: Vec<(u32, Report)> =
-        all.filter_map(|(pid, bytes)| Some((pid, digest::report(&Stats::parse(&bytes).ok()?, symbols)))).collect();
-    reports.sort_by_key(|(pid, _)| *pid);
-    Ok(reports)
+    Ok(in_directory.chain(find::strays(run)).collect())
 }
 
 impl Report {

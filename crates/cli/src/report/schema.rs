@@ -107,6 +107,12 @@ pub struct Engine {
     pub links_refused: u64,
     /// Memory of the arena.
     pub arena_bytes: u64,
+    /// Sites that were promoted at the start, from a profile.
+    #[serde(default)]
+    pub sites_warm: u32,
+    /// Sites of the profile that are not there any more.
+    #[serde(default)]
+    pub profile_stale: u32,
     /// Sites that were judged when there was no record left for them.
     #[serde(default)]
     pub sites_lost: u64,

@@ -123,7 +123,7 @@ pub fn cut(name: &str, width: usize) -> String {
 }
 
 /// With commas between thousands.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -27,6 +27,7 @@ use relpoline_stats::Refusal;
 
 use crate::arguments::RunArgs;
 use crate::preload::{self, Engine};
+use crate::profile::Kept;
 use crate::report::{Destination, Report};
 use environment::Environment;
 use exec::Program;
@@ -84,27 +85,49 @@ fn with_engine(
     let engine = preload::locate()?;
     mention_stale(arguments, &engine);
     environment.add_engine(&engine.path);
-    if report.is_none() && !arguments.dry_run {
+    if report.is_none() && !arguments.dry_run && arguments.profile.is_none() {
         environment
             .set(relpoline_stats::options::VARIABLE, options::encode(&arguments.engine, arguments.dry_run, None));
         return Ok(become_program(arguments, path, &environment));
     }
+    let profile = arguments.profile.as_deref().map(Kept::open).transpose()?;
     let scratch = crate::live::place::run_directory()?;
-    environment.set(
-        relpoline_stats::options::VARIABLE,
-        options::encode(&arguments.engine, arguments.dry_run, Some(scratch.path())),
-    );
+    let mut told = options::encode(&arguments.engine, arguments.dry_run, Some(scratch.path()));
+    if let Some(profile) = &profile {
+        told = options::add_profile(told, profile.path());
+    }
+    environment.set(relpoline_stats::options::VARIABLE, told);
     let (pid, ending) = supervise::supervise(&Program::new(path, &arguments.command, &environment)?)?;
     let ending = match ending {
         Ending::NotStarted(error) => return Ok(cannot_execute(arguments, &error)),
         ending => ending,
     };
     // The program has ended and its exit code counts more than our report.
-    if let Err(error) = crate::report::collect(scratch.path(), pid, path, report) {
-        crate::complain(format_args!("the report is not complete: {error:#}"));
+    if let Err(error) = finish(arguments, scratch.path(), pid, path, report, profile) {
+        crate::complain(format_args!("{error:#}"));
     }
     drop(scratch);
     Ok(ending.imitate())
+}
+
+/// Writes what is to be kept of the run.
+fn finish(
+    arguments: &RunArgs,
+    directory: &Path,
+    pid: u32,
+    path: &Path,
+    report: Option<&Destination>,
+    profile: Option<Kept>,
+) -> anyhow::Result<()> {
+    let all = crate::report::statistics(directory)?;
+    if report.is_some() || arguments.dry_run {
+        crate::report::collect(&all, pid, path, report).context("the report is not complete")?;
+    }
+    if let Some(profile) = profile {
+        let said = profile.update(&all)?;
+        say(arguments, format_args!("{said}"));
+    }
+    Ok(())
 }
 
 /// Replaces this process; returns only when that fails.

@@ -29,6 +29,13 @@ pub fn encode(arguments: &EngineArgs, dry_run: bool, stats: Option<&Path>) -> Os
     OsString::from_vec(valued.chain(bare).collect::<Vec<_>>().join(&b','))
 }
 
+/// Adds the profile to start warm from.
+pub fn add_profile(options: OsString, profile: &Path) -> OsString {
+    let options = options.into_vec();
+    let added = pair(key::PROFILE, profile.as_os_str());
+    OsString::from_vec(if options.is_empty() { added } else { [options, added].join(&b',') })
+}
+
 fn pair(name: &str, value: &OsStr) -> Vec<u8> {
     let mut text = format!("{name}=").into_bytes();
     for &byte in value.as_bytes() {

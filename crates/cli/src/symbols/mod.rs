@@ -71,6 +71,15 @@ impl Symbols {
         })
     }
 
+    /// The object around an address in memory, by its place in `mapped`, and the address' offset in it.
+    pub fn object(&self, mapped: &[Mapped], address: u64) -> Option<(usize, u64)> {
+        mapped.iter().enumerate().find_map(|(index, object)| {
+            let table = self.files.get(&object.path)?;
+            let offset = address.checked_sub(object.base).filter(|offset| *offset < table.end)?;
+            Some((index, offset))
+        })
+    }
+
     /// First address of the function around an address in memory.
     pub fn start(&self, mapped: &[Mapped], address: u64) -> Option<u64> {
         mapped.iter().find_map(|object| {
@@ -89,6 +98,50 @@ impl Symbols {
         };
         mapped.iter().flat_map(in_object).collect()
     }
+}
+
+/// Names for places in files of known builds, wherever they would be mapped.
+#[derive(Default)]
+pub struct Known(HashMap<Vec<u8>, Table>);
+
+impl Known {
+    /// Reads those files, given by build-id and path, that are still of that build.
+    pub fn read<'a>(files: impl Iterator<Item = (&'a [u8], &'a str)>) -> Self {
+        let table = |(id, path): (&[u8], &str)| Some((id.to_vec(), Table::read(Path::new(path), id)?));
+        Self(files.filter_map(table).collect())
+    }
+
+    /// Whether the file of a build is there.
+    pub fn has(&self, build_id: &[u8]) -> bool {
+        self.0.contains_key(build_id)
+    }
+
+    /// `function` or `function+0xoffset` for an offset in a file.
+    pub fn place(&self, build_id: &[u8], offset: u64) -> Option<String> {
+        self.0.get(build_id)?.names.place(offset)
+    }
+
+    /// The function around an offset in a file.
+    pub fn function(&self, build_id: &[u8], offset: u64) -> Option<String> {
+        self.0.get(build_id)?.names.function(offset)
+    }
+
+    /// The same as it stands in the file, and how far into it the offset is.
+    pub fn raw(&self, build_id: &[u8], offset: u64) -> Option<(String, u64)> {
+        self.0.get(build_id)?.names.raw_around(offset)
+    }
+}
+
+/// The build-id of a file, as far as statistics and profiles keep it.
+///
+/// # Errors
+/// When the file cannot be read or has none.
+pub fn build_id_of(path: &Path) -> anyhow::Result<Vec<u8>> {
+    use anyhow::Context;
+    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let file = object::File::parse(&*bytes).with_context(|| format!("{} is no ELF file", path.display()))?;
+    let id = file.build_id().ok().flatten().with_context(|| format!("{} has no build-id", path.display()))?;
+    Ok(id.iter().copied().take(20).collect())
 }
 
 /// A path as seen from `root`.

@@ -50,18 +50,28 @@ impl Names {
 
     /// The function around an address, as it was in the source, and how far into it the address is.
     pub fn around(&self, address: u64) -> Option<(String, u64)> {
+        let symbol = self.symbol_around(address)?;
+        Some((demangle(&symbol.name), address - symbol.address))
+    }
+
+    fn symbol_around(&self, address: u64) -> Option<&Symbol> {
         let after = self.symbols.partition_point(|symbol| symbol.address <= address);
         let before = self.symbols.get(..after)?;
         let exact = before.last().filter(|symbol| symbol.address == address);
         let symbol = exact.or_else(|| before.iter().rev().find(|symbol| symbol.is_function))?;
-        let within = address - symbol.address;
-        let is_inside = symbol.size == 0 || within < symbol.size;
-        is_inside.then(|| (demangle(&symbol.name), within))
+        let is_inside = symbol.size == 0 || address - symbol.address < symbol.size;
+        is_inside.then_some(symbol)
     }
 
     /// The function around an address, as it was in the source.
     pub fn function(&self, address: u64) -> Option<String> {
         self.around(address).map(|(name, _)| name)
+    }
+
+    /// The function around an address as it stands in the file, and how far into it the address is.
+    pub fn raw_around(&self, address: u64) -> Option<(String, u64)> {
+        let symbol = self.symbol_around(address)?;
+        Some((symbol.name.clone(), address - symbol.address))
     }
 
     /// `function` or `function+0xoffset` for an address.

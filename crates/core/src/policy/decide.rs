@@ -26,6 +26,7 @@ impl Policy {
         self.replaced = None;
         match (event, site.phase) {
             (_, Phase::Barred) => Action::Retpoline(site.reason),
+            (Event::Known { targets, chain }, Phase::Cold) => self.known(site, targets, chain, now),
             (Event::ColdExpired, Phase::Cold) => self.cold_expired(site, now),
             (Event::WindowFull { trace, current }, Phase::Learning) => {
                 self.window_full(site, &trace, current, now, reach)

@@ -155,6 +155,13 @@ pub struct Current<'a> {
 pub enum Event<'a> {
     /// The gate counted a cold site's calls down.
     ColdExpired,
+    /// A cold site's targets are known from an earlier run.
+    Known {
+        /// They, in the order of comparing, with their shares.
+        targets: &'a [Target],
+        /// How many of them form the chain.
+        chain: usize,
+    },
     /// The trace is full.
     WindowFull {
         /// The whole trace since learning began, oldest first.

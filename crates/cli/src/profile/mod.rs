@@ -1,0 +1,228 @@
+//! `relpoline profile`, and `run --profile`: what was learned, kept.
+//!
+//! ```text
+//! statistics ──▶ [model::Profile] ◀──▶ file ([file])
+//!                     ├── merge: of several runs, machines, processes
+//!                     ├── show
+//!                     └── export: [pprof], [autofdo], [bolt]
+//! ```
+//! A profile names objects by build-id and places by offset, so it is good for every process that runs the same
+//! files, on whatever machine.
+
+mod autofdo;
+mod bolt;
+mod file;
+pub mod model;
+mod pprof;
+mod show;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, ensure};
+use clap::{Args, Subcommand, ValueEnum};
+use relpoline_stats::Stats;
+
+use crate::live;
+use crate::symbols::Symbols;
+use model::Profile;
+
+/// Examples shown with `--help`.
+pub const AFTER_HELP: &str = "\
+Examples:
+  relpoline run --count --profile p.relprof -- ./server       learn, and start warm the next time
+  relpoline profile show p.relprof
+  relpoline profile merge -o all.relprof host1.relprof host2.relprof
+  relpoline profile export --format pprof -o p.pb.gz p.relprof  && go tool pprof -top p.pb.gz
+  relpoline profile export --format autofdo --object ./server -o p.afdo.txt p.relprof
+      clang -O2 -g -fprofile-sample-use=p.afdo.txt …
+  relpoline profile export --format bolt --object ./server -o p.fdata p.relprof
+  relpoline profile save -o p.relprof 4711
+
+With --count in the run, sites are weighted by their calls; without it, by those that were counted
+while they were learned.";
+
+/// `relpoline profile`.
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What can be done with profiles.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Show what a profile knows.
+    Show {
+        /// The profile.
+        file: PathBuf,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Merge profiles: calls add up, of two builds of one file the one that comes last stays.
+    Merge {
+        /// Where the result goes.
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+        /// The profiles.
+        #[arg(required = true, value_name = "FILE")]
+        inputs: Vec<PathBuf>,
+    },
+    /// Write a profile in the form of another tool.
+    Export {
+        /// The form.
+        #[arg(long, value_enum)]
+        format: Format,
+        /// The executable or library to export for, with autofdo and bolt.
+        #[arg(long, value_name = "FILE")]
+        object: Option<PathBuf>,
+        /// Where the result goes, instead of stdout.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// The profile.
+        file: PathBuf,
+    },
+    /// Save a profile of a process that runs: of each site its eight hottest targets.
+    Save {
+        /// Where it goes; merged with what is there.
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+        /// The process.
+        pid: u32,
+    },
+}
+
+/// Forms of other tools.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Format {
+    /// `profile.proto`, gzipped: go tool pprof, Pyroscope, Parca.
+    Pprof,
+    /// LLVM's sample profile as text: -fprofile-sample-use, llvm-profdata.
+    Autofdo,
+    /// BOLT's .fdata.
+    Bolt,
+}
+
+/// Does what the command line asks.
+///
+/// # Errors
+/// When a profile cannot be read or written.
+pub fn run(arguments: &ProfileArgs) -> anyhow::Result<ExitCode> {
+    match &arguments.verb {
+        Verb::Show { file, json } => {
+            let profile = file::read(file)?;
+            let text = if *json { show::json(&profile)? } else { show::text(&profile) };
+            io::stdout().write_all(text.as_bytes())?;
+        }
+        Verb::Merge { output, inputs } => merge(output, inputs)?,
+        Verb::Export { format, object, output, file } => {
+            export(&file::read(file)?, *format, object.as_deref(), output.as_deref())?;
+        }
+        Verb::Save { output, pid } => save(output, *pid)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn merge(output: &Path, inputs: &[PathBuf]) -> anyhow::Result<()> {
+    let mut all = Profile::default();
+    for input in inputs {
+        let dropped = all.merge(&file::read(input)?);
+        if dropped > 0 {
+            crate::complain(format_args!("{dropped} sites of other builds were dropped for {}", input.display()));
+        }
+    }
+    file::write(output, &all)
+}
+
+fn save(output: &Path, pid: u32) -> anyhow::Result<()> {
+    let engine = live::one(pid)?;
+    let fresh = Profile::of(&engine.stats(), &mut engine.symbols());
+    let mut kept = if output.exists() { file::read(output)? } else { Profile::default() };
+    kept.replace(&fresh);
+    file::write(output, &kept)
+}
+
+fn export(profile: &Profile, format: Format, object: Option<&Path>, output: Option<&Path>) -> anyhow::Result<()> {
+    let named = || object.context("this form is for one file: name it with --object");
+    let (bytes, left_out) = match format {
+        Format::Pprof => (pprof::render(profile)?, 0),
+        Format::Autofdo => autofdo::render(profile, named()?)?,
+        Format::Bolt => bolt::render(profile, named()?)?,
+    };
+    if left_out > 0 {
+        crate::complain(format_args!(
+            "{left_out} sites without the names or line numbers that this form needs were left out"
+        ));
+    }
+    match output {
+        Some(path) => std::fs::write(path, bytes).with_context(|| format!("{} cannot be written", path.display())),
+        None => Ok(io::stdout().write_all(&bytes)?),
+    }
+}
+
+/// The profile of `run --profile`.
+#[derive(Debug)]
+pub struct Kept {
+    path: PathBuf,
+    before: Profile,
+}
+
+impl Kept {
+    /// Reads it, if it is there, before the program is started.
+    ///
+    /// # Errors
+    /// When there is something else, or it could not be written later.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let path = std::path::absolute(path)?;
+        let before = if path.exists() { file::read(&path)? } else { Profile::default() };
+        let directory = path.parent().unwrap_or(&path);
+        let writable = rustix::fs::access(directory, rustix::fs::Access::WRITE_OK);
+        ensure!(writable.is_ok(), "the profile cannot be written to {}", path.display());
+        Ok(Self { path, before })
+    }
+
+    /// Its absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes in what the processes of a run have learned, and writes it. What there is to say about it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn update(mut self, all: &[(u32, Vec<u8>)]) -> anyhow::Result<String> {
+        let mut symbols = Symbols::default();
+        let mut fresh = Profile::default();
+        let (mut warm, mut stale) = (0, 0);
+        for stats in all.iter().filter_map(|(_, bytes)| Stats::parse(bytes).ok()) {
+            // A forked child has its parent's figures.
+            if stats.header().forked_from == 0 {
+                warm += stats.header().sites_warm;
+                stale += stats.header().profile_stale;
+            }
+            fresh.merge(&Profile::of(&stats, &mut symbols));
+        }
+        let dropped = self.before.replace(&fresh);
+        file::write(&self.path, &self.before)?;
+        Ok(format!(
+            "profile {}: {warm} sites started warm, {} stale ones dropped, {} sites saved",
+            self.path.display(),
+            u64::from(stale) + dropped as u64,
+            self.before.sites.len()
+        ))
+    }
+}
+
+/// A share of calls as a number of calls, at least one.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of a count"
+)]
+fn calls(all: u64, share: f64) -> u64 {
+    ((all as f64 * share).round() as u64).max(1)
+}

@@ -1,0 +1,115 @@
+//! A profile for people, and as JSON.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::model::{Place, Profile, Site};
+use crate::report::text::{cut, grouped};
+use crate::symbols::Known;
+
+/// Version of the JSON's schema; within it fields are only added.
+const SCHEMA: u32 = 1;
+/// Targets shown per site.
+const TARGETS: usize = 3;
+
+#[derive(Serialize)]
+struct Shown {
+    schema: u32,
+    objects: Vec<ShownObject>,
+    sites: Vec<ShownSite>,
+}
+
+#[derive(Serialize)]
+struct ShownObject {
+    path: String,
+    build_id: String,
+    /// Whether the file of that build is there, so that names are known.
+    found: bool,
+}
+
+#[derive(Serialize)]
+struct ShownSite {
+    object: String,
+    offset: String,
+    symbol: Option<String>,
+    calls: u64,
+    chain: u32,
+    targets: Vec<ShownTarget>,
+}
+
+#[derive(Serialize)]
+struct ShownTarget {
+    object: String,
+    offset: String,
+    symbol: Option<String>,
+    share: f64,
+}
+
+/// Names for places, from the files of the same builds.
+pub(super) fn known(profile: &Profile) -> Known {
+    Known::read(profile.objects.iter().map(|(id, path)| (id.as_slice(), path.as_str())))
+}
+
+fn shown(profile: &Profile) -> Shown {
+    let known = known(profile);
+    let path = |place: &Place| profile.objects.get(&place.0).cloned().unwrap_or_default();
+    let site = |(place, site): (&Place, &Site)| ShownSite {
+        object: path(place),
+        offset: format!("{:#x}", place.1),
+        symbol: known.place(&place.0, place.1),
+        calls: site.calls,
+        chain: site.chain,
+        targets: site
+            .targets
+            .iter()
+            .map(|(place, share)| ShownTarget {
+                object: path(place),
+                offset: format!("{:#x}", place.1),
+                symbol: known.place(&place.0, place.1),
+                share: *share,
+            })
+            .collect(),
+    };
+    let mut sites: Vec<ShownSite> = profile.sites.iter().map(site).collect();
+    sites.sort_by_key(|site| std::cmp::Reverse(site.calls));
+    let objects = profile.objects.iter().map(|(id, path)| ShownObject {
+        path: path.clone(),
+        build_id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        found: known.has(id),
+    });
+    Shown { schema: SCHEMA, objects: objects.collect(), sites }
+}
+
+/// As JSON.
+pub fn json(profile: &Profile) -> serde_json::Result<String> {
+    Ok(serde_json::to_string_pretty(&shown(profile))? + "\n")
+}
+
+/// For people.
+pub fn text(profile: &Profile) -> String {
+    let shown = shown(profile);
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = writeln!(out, "{} sites in {} objects", shown.sites.len(), shown.objects.len());
+    for object in &shown.objects {
+        let gone = if object.found { "" } else { "  (this build is not there)" };
+        let _ = writeln!(out, "  {}  {}{gone}", object.build_id, object.path);
+    }
+    if !shown.sites.is_empty() {
+        let _ = writeln!(out, "\n{:>15}  site, targets", "calls");
+    }
+    for site in &shown.sites {
+        let name = site.symbol.clone().unwrap_or_else(|| format!("{}+{}", site.object, site.offset));
+        let _ = writeln!(out, "{:>15}  {}", grouped(site.calls), cut(&name, 60));
+        for target in site.targets.iter().take(TARGETS) {
+            let name = target.symbol.clone().unwrap_or_else(|| format!("{}+{}", target.object, target.offset));
+            let _ = writeln!(out, "{:17}{:>5.1} % {}", "", target.share * 100.0, cut(&name, 52));
+        }
+        let more = site.targets.len().saturating_sub(TARGETS);
+        if more > 0 {
+            let _ = writeln!(out, "{:17}and {more} more", "");
+        }
+    }
+    out
+}
