@@ -9,12 +9,12 @@
 //!
 //! | part | module |
 //! |---|---|
-//! | who is measured | [`contender`] |
-//! | chains of ours | [`chain`] |
-//! | updates of ours | [`updates`] |
-//! | the running kernel, through bpf(2) | [`kernel`] |
-//! | other runtimes, as programs that are asked for rounds | [`peer`] |
-//! | the outcome for people | [`table`] |
+//! | who is measured | `contender` |
+//! | chains of ours | `chain` |
+//! | updates of ours | `updates` |
+//! | the running kernel, through bpf(2) | `kernel` |
+//! | other runtimes, as programs that are asked for rounds | `peer` |
+//! | the outcome for people | `table` |
 
 mod chain;
 mod contender;
