@@ -143,10 +143,21 @@ impl StaticKey {
         imp::key_sites(self)
     }
 
-    /// Sets the value alone.
-    #[cfg(patched)]
-    pub(crate) fn store(&self, count: u32) {
+    /// Sets the count, and lets sites follow when that switches the key: the value first, since a site that
+    /// jumps reads it.
+    #[cfg(any(patched, loom))]
+    pub(crate) fn recount(
+        &self,
+        count: u32,
+        follow: impl FnOnce() -> Result<(), UpdateError>,
+    ) -> Result<(), UpdateError> {
+        let before = self.count();
+        // The deliberate fault that the model must notice.
+        if cfg!(relpoline_broken = "key-forgets") {
+            return follow();
+        }
         self.count.store(count, Ordering::Release);
+        if (before != 0) == (count != 0) { Ok(()) } else { follow() }
     }
 
     /// Changes the value alone.

@@ -9,6 +9,8 @@ mod key;
 mod method;
 mod name;
 mod passed;
+#[cfg(any(patched, loom))]
+mod slots;
 mod sync;
 mod table;
 
@@ -25,6 +27,19 @@ pub use imp::prepare_for_sandbox;
 pub use key::{Sites, StaticKey, set_keys};
 pub use passed::{Passed, Returned};
 pub use table::{DynamicCall, State, Stats, TargetStats};
+
+/// What a model checker runs: see tests/external/model.
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod __model {
+    pub use crate::slots::{JMP, Slots, TEST, select};
+    use crate::{StaticKey, UpdateError, key::Change};
+
+    /// Switches a key, whose sites `follow` changes.
+    pub fn set(key: &StaticKey, on: bool, follow: impl FnOnce() -> Result<(), UpdateError>) -> Result<(), UpdateError> {
+        key.recount(Change::Set(on).applied(key.count()), follow)
+    }
+}
 
 /// What the macros need in the user's code.
 #[doc(hidden)]

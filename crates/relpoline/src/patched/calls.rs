@@ -17,20 +17,16 @@
 //! The slots live in the program's own text, not in an arena: a forked child's text is its own, so that an
 //! update in the parent is none in the child.
 //!
-//! # Order
-//! A thread may be preempted between two slots and go on much later. So that it ends at a target that was
-//! current at some time since its call began, the slots between the old one and a later new one are switched
-//! over from the last to the first. Going back is a single byte.
+//! [`slots`](crate::slots) says in which order the bytes of slots change, and why.
 
 use super::keys;
 use super::sites::{Kind, Site, lock};
 use super::text::Text;
 use crate::UpdateError;
 use crate::call::{Form, StaticCall};
+use crate::slots::{self, Slots};
 use relpoline_core::arch::encode::rel32;
 
-const JMP: u8 = 0xe9;
-const TEST: u8 = 0xa9;
 const SLOT: u64 = 5;
 /// Slots of a gate; the assembly in [`__call_gate`](crate::__call_gate) has as many.
 pub const SLOTS: usize = 9;
@@ -63,11 +59,6 @@ impl Gate {
         next.wrapping_add_signed(i64::from(rel))
     }
 
-    /// The slot that decides.
-    fn current(self) -> usize {
-        (0..SLOTS).find(|&i| self.opcode(i) != TEST).unwrap_or(POINTER)
-    }
-
     /// The slot for `target`: an old one, or a free one that is filled now.
     fn slot_for(self, text: &mut Text, target: u64) -> Result<usize, UpdateError> {
         if let Some(old) = (DEFAULT..SLOTS).find(|&i| self.target(i) == target) {
@@ -81,26 +72,33 @@ impl Gate {
         // Without a barrier a processor might have fetched the slot as it was.
         if text.fence().is_err() { Ok(POINTER) } else { Ok(free) }
     }
+}
 
-    /// Lets slot `index` decide.
-    fn select(self, text: &mut Text, index: usize) -> Result<(), UpdateError> {
-        let current = self.current();
-        self.set(text, index, JMP)?;
-        for between in (current..index).rev() {
-            self.set(text, between, TEST)?;
-        }
-        Ok(())
+/// A gate whose bytes are being changed.
+struct Live<'a> {
+    gate: Gate,
+    text: &'a mut Text,
+}
+
+impl Slots for Live<'_> {
+    const COUNT: usize = SLOTS;
+
+    fn opcode(&self, index: usize) -> u8 {
+        self.gate.opcode(index)
     }
 
-    fn set(self, text: &mut Text, index: usize, new: u8) -> Result<(), UpdateError> {
-        let old = self.opcode(index);
-        match old {
-            _ if old == new => Ok(()),
-            // SAFETY: text of a registered module.
-            JMP | TEST => unsafe { text.byte(self.slot(index), old, new) },
-            _ => Err(UpdateError::TextChanged),
-        }
+    fn change(&mut self, index: usize, old: u8, new: u8) -> Result<(), UpdateError> {
+        // SAFETY: text of a registered module.
+        unsafe { self.text.byte(self.gate.slot(index), old, new) }
     }
+}
+
+fn current(gate: Gate) -> usize {
+    slots::current(&Live { gate, text: &mut Text::default() })
+}
+
+fn select(text: &mut Text, gate: Gate, index: usize) -> Result<(), UpdateError> {
+    slots::select(&mut Live { gate, text }, index)
 }
 
 /// The call that a site belongs to.
@@ -114,7 +112,7 @@ unsafe fn call_of(site: &Site) -> &'static StaticCall {
 
 fn aim(text: &mut Text, gate: Gate, target: u64) -> Result<(), UpdateError> {
     let slot = gate.slot_for(text, target)?;
-    gate.select(text, slot)
+    select(text, gate, slot)
 }
 
 /// Brings a new gate to the target its call has by now.
@@ -126,7 +124,7 @@ pub fn arm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
 
 /// Lets a gate jump through the pointer.
 pub fn disarm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
-    Gate { at: site.code }.select(text, POINTER)
+    select(text, Gate { at: site.code }, POINTER)
 }
 
 /// Brings a new branch of an inline call into the form that suits its call's target.
@@ -160,7 +158,7 @@ pub fn update_call(call: &StaticCall, target: *const ()) -> Result<(), UpdateErr
         let gate = Gate { at: site.code };
         match aim(&mut text, gate, target as u64) {
             // Through the pointer the call goes to the new target already.
-            Err(_) if gate.current() == POINTER => {}
+            Err(_) if current(gate) == POINTER => {}
             Err(refusal) => {
                 call.store(before);
                 return Err(refusal);
@@ -182,6 +180,6 @@ pub fn call_form(call: &StaticCall) -> Form {
     let modules = lock();
     let through_pointer = modules
         .of(core::ptr::from_ref(call) as u64)
-        .any(|site| site.kind() == Some(Kind::Call) && Gate { at: site.code }.current() == POINTER);
+        .any(|site| site.kind() == Some(Kind::Call) && current(Gate { at: site.code }) == POINTER);
     if through_pointer { Form::Pointer } else { Form::Direct }
 }

@@ -99,9 +99,7 @@ pub fn change_keys(changes: &[(&StaticKey, Change)]) -> Result<(), UpdateError> 
 
 /// Sets a key's count, and lets its sites follow when that switches it.
 fn recount(modules: &Modules, text: &mut Text, key: &StaticKey, count: u32) -> Result<(), UpdateError> {
-    let before = key.count();
-    key.store(count);
-    if (before != 0) == (count != 0) { Ok(()) } else { follow(modules, text, key) }
+    key.recount(count, || follow(modules, text, key))
 }
 
 /// Lets every site of `key` follow its value. What falls through against the value must be changed; what
