@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use relpoline_tests::living::{is_installed, relpoline, text};
@@ -233,14 +233,23 @@ fn programs_for_other_processors_are_refused() {
     let path: PathBuf = place.path().join("tiny");
     fs::write(&path, tiny_32_bit_program()).expect("it can be written");
     fs::set_permissions(&path, mode(0o755)).expect("it can be made executable");
-    let Ok(mut child) = Command::new(&path).spawn() else {
+    let Ok(child) = Command::new(&path).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
         eprintln!("skipped: this kernel runs no 32-bit programs");
         return;
     };
-    is_refused(&child.id().to_string(), "not a 64-bit program");
-    assert!(child.try_wait().expect("it can be waited for").is_none());
-    let _ = child.kill();
-    let _ = child.wait();
+    let mut child = Killed(child);
+    is_refused(&child.0.id().to_string(), "not a 64-bit program");
+    assert!(child.0.try_wait().expect("it can be waited for").is_none());
+}
+
+/// A process that is killed when this is dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Calls pause(2) for ever.

@@ -27,6 +27,9 @@ use super::session::{PATIENCE, Session};
 use super::text::{Edit, Edited, Way};
 use super::tracee::Others;
 
+/// On a machine with far too much to do, the engine may give up before we come to say go.
+const TRIES: u32 = 5;
+
 /// What came of it.
 #[derive(Debug)]
 pub struct Entered {
@@ -77,14 +80,20 @@ fn known(engine: &Remote, memory: &Memory, planned: &Hooks) -> anyhow::Result<Ho
 fn prepare(session: &mut Session, engine: &Remote, file: &Path, options: &OsStr) -> anyhow::Result<()> {
     let notice = hooks::of_notice(&session.memory, &session.loader, engine)?;
     let Some(notice) = notice else { bail!("its dynamic loader is not one that is known; only glibc is supported") };
-    engine.set(&session.memory, field!(go), 0)?;
     engine.set(&session.memory, field!(loader), session.loader.debug)?;
-    engine.begin(session, command::PREPARE)?;
-    engine.await_phase(session, &[phase::WAITING, phase::DONE])?;
-    let told = tell(session, engine, notice, file, options);
-    // In any case: it gives up by itself when it is not told to go.
-    let finished = engine.finish(session);
-    told.and(finished)
+    let mut tries = TRIES;
+    loop {
+        engine.set(&session.memory, field!(go), 0)?;
+        engine.begin(session, command::PREPARE)?;
+        engine.await_phase(session, &[phase::WAITING, phase::DONE])?;
+        let told = tell(session, engine, notice, file, options);
+        // In any case: it gives up by itself when it is not told to go.
+        let finished = engine.finish(session);
+        tries -= 1;
+        if tries == 0 || told.is_err() || !engine.gave_up(&session.memory)? {
+            return told.and(finished);
+        }
+    }
 }
 
 fn tell(session: &mut Session, engine: &Remote, notice: Jump, file: &Path, options: &OsStr) -> anyhow::Result<()> {

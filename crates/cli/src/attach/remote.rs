@@ -200,6 +200,11 @@ impl Remote {
         }
     }
 
+    /// Whether it gave up waiting for us.
+    pub fn gave_up(&self, memory: &Memory) -> anyhow::Result<bool> {
+        Ok(self.get(memory, field!(outcome))? == u64::from(outcome::GAVE_UP))
+    }
+
     /// The displacements that the engine has listed.
     pub fn displacements(&self, memory: &Memory) -> anyhow::Result<Vec<Displacement>> {
         let at = self.get(memory, field!(displacements))?;

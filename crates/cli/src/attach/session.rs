@@ -22,6 +22,8 @@ pub struct Session {
     /// The process.
     pub pid: i32,
     thread: Thread,
+    /// Threads that were asked to stand still and did not do so in time.
+    late: Vec<Thread>,
     /// Its memory.
     pub memory: Memory,
     /// Its loader.
@@ -47,13 +49,14 @@ impl Session {
         let loader = Loader::find(pid, &memory)?;
         let at = room(&memory, &loader.objects(&memory)?)?;
         let own = memory.bytes(at, hijack::ROOM)?;
-        let mut session = Self { pid, thread, memory, loader, room: (at, own), stops: Vec::new() };
+        let mut session = Self { pid, thread, late: Vec::new(), memory, loader, room: (at, own), stops: Vec::new() };
         session.clear_room()?;
         Ok(session)
     }
 
-    /// Passes signals on to the thread that is seized.
+    /// Passes signals on to threads that are seized.
     pub fn pump(&mut self) -> anyhow::Result<()> {
+        self.late.retain_mut(|thread| thread.pump().is_ok());
         self.thread.pump().context("the process has ended")
     }
 
@@ -121,13 +124,12 @@ impl Session {
         let mut patience = SOON;
         loop {
             self.pump()?;
-            match Others::stop(self.pid, &mut self.thread, patience) {
+            match Others::stop(self.pid, &mut self.thread, patience, &mut self.late) {
                 Ok(others) => return Ok(others),
                 Err(error) if Instant::now() >= deadline => {
                     return Err(error.context("its threads do not stand still; try again"));
                 }
                 Err(_) => {
-                    self.go_on()?;
                     std::thread::sleep(Duration::from_millis(5));
                     // Where there are many threads and few processors it takes longer.
                     patience = (2 * patience).min(Duration::from_secs(1));

@@ -40,6 +40,7 @@ pub struct Thread {
     /// Its number.
     pub tid: i32,
     stopped: bool,
+    ended: bool,
     /// A signal that it is to get when it goes on.
     signal: i32,
 }
@@ -56,7 +57,7 @@ impl Thread {
     /// Seizes thread `tid`.
     pub fn seize(tid: i32) -> io::Result<Self> {
         ptrace(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize)?;
-        Ok(Self { tid, stopped: false, signal: 0 })
+        Ok(Self { tid, stopped: false, ended: false, signal: 0 })
     }
 
     /// What it did, if it did something.
@@ -72,6 +73,8 @@ impl Thread {
 
     fn note(&mut self, status: i32) -> Event {
         if !libc::WIFSTOPPED(status) {
+            self.stopped = false;
+            self.ended = true;
             return Event::Ended;
         }
         self.stopped = true;
@@ -111,10 +114,7 @@ impl Thread {
                 // Still before it: the interruption comes once the signal was taken.
                 Event::Signal(signal) => self.go_on(libc::PTRACE_CONT, signal)?,
                 Event::SystemCall => self.go_on(libc::PTRACE_CONT, 0)?,
-                Event::Ended => {
-                    self.stopped = false;
-                    return Ok(false);
-                }
+                Event::Ended => return Ok(false),
             }
         }
     }
@@ -200,6 +200,9 @@ impl Thread {
     }
 
     fn let_go(&mut self) -> io::Result<()> {
+        if self.ended {
+            return Ok(());
+        }
         if !self.stopped {
             self.interrupt()?;
             let deadline = Instant::now() + Duration::from_millis(200);
@@ -275,33 +278,54 @@ impl Others {
     /// Lets all threads of process `pid` stand still; `first` is one that is seized already.
     ///
     /// A thread that waits for a vfork child cannot: then, after `patience`, everything goes on and this is an error.
-    pub fn stop(pid: i32, first: &mut Thread, patience: Duration) -> anyhow::Result<Self> {
+    /// Those that did not stand still in time are in `late`, to be tried again.
+    pub fn stop(pid: i32, first: &mut Thread, patience: Duration, late: &mut Vec<Thread>) -> anyhow::Result<Self> {
         let deadline = Instant::now() + patience;
-        let mut known: HashSet<i32> = HashSet::from([first.tid]);
+        let mut known: HashSet<i32> = late.iter().map(|thread| thread.tid).chain([first.tid]).collect();
         let mut all = Self { threads: Vec::new(), begun: Instant::now() };
         // Seizing costs time and stops nobody: it comes first.
-        let mut fresh = seize_new(pid, &mut known)?;
+        let mut fresh = std::mem::take(late);
+        fresh.extend(seize_new(pid, &mut known)?);
         all.begun = Instant::now();
+        let settled = all.settle(pid, first, &mut fresh, &mut known, deadline);
+        if settled.is_err() {
+            late.append(&mut fresh);
+            // It may not have come to that.
+            let _ = first.resume();
+        }
+        settled.map(|()| all)
+    }
+
+    /// Moves threads from `fresh` to the others as they stand still, and looks for those that were made meanwhile.
+    fn settle(
+        &mut self,
+        pid: i32,
+        first: &mut Thread,
+        fresh: &mut Vec<Thread>,
+        known: &mut HashSet<i32>,
+        deadline: Instant,
+    ) -> anyhow::Result<()> {
         first.interrupt()?;
-        fresh.iter().try_for_each(Thread::interrupt)?;
+        // One that has ended since says so when it is waited for.
+        fresh.iter().for_each(|thread| drop(thread.interrupt()));
         if !first.settle(deadline)? {
             bail!("the process has ended");
         }
-        // Threads that were made before the last one stood still.
         while !fresh.is_empty() {
-            for mut thread in fresh {
-                let stands = thread.settle(deadline);
-                if stands.is_err() {
-                    first.resume()?;
-                }
-                if stands? {
-                    all.threads.push(thread);
+            while let Some(mut thread) = fresh.pop() {
+                match thread.settle(deadline) {
+                    Ok(true) => self.threads.push(thread),
+                    Ok(false) => {}
+                    Err(error) => {
+                        fresh.push(thread);
+                        return Err(error);
+                    }
                 }
             }
-            fresh = seize_new(pid, &mut known)?;
-            fresh.iter().try_for_each(Thread::interrupt)?;
+            *fresh = seize_new(pid, known)?;
+            fresh.iter().for_each(|thread| drop(thread.interrupt()));
         }
-        Ok(all)
+        Ok(())
     }
 
     /// Them.
