@@ -2,7 +2,8 @@
 //!
 //! They are three lines of source, inlined into several functions. Since Linux 5.0 some of their targets are
 //! compared with first by the kernel itself (`INDIRECT_CALL_INET`): IP packets take a direct call there, and only
-//! the others (packet sockets, ARP, forwarding) reach the retpoline, and so a site.
+//! the others (packet sockets, ARP, forwarding) reach the retpoline, and so a site. Sites are told by their functions
+//! here, some of which hold another indirect call besides.
 
 use super::debugfs::Site;
 
@@ -20,11 +21,12 @@ const NAMED: [Named; 3] = [
     Named {
         name: "dst_input",
         functions: &[
+            "ip_rcv",
             "ip_rcv_finish",
             "ip_sublist_rcv_finish",
+            "ipv6_rcv",
             "ip6_rcv_finish",
             "ip6_sublist_rcv_finish",
-            "ip6_list_rcv_finish",
         ],
     },
     Named { name: "list receive", functions: &["__netif_receive_skb_list_core", "__netif_receive_skb_list_ptype"] },

@@ -68,7 +68,7 @@ fn captures(report: &mut Report) {
 
 /// dst_input: packets that are forwarded, then such that have no route; then the same for IPv6.
 fn forwarding(report: &mut Report) {
-    let functions = ["ip_rcv_finish", "ip_sublist_rcv_finish"];
+    let functions = ["ip_rcv", "ip_rcv_finish", "ip_sublist_rcv_finish"];
     let Some(mut tunnel) = Tunnel::open("rlp1", false, false) else {
         report.check(false, "a tunnel for packets to forward");
         return;
@@ -78,7 +78,7 @@ fn forwarding(report: &mut Report) {
     report.check(!there.is_empty(), "dst_input learns ip_forward");
     let nowhere = learned(&functions, "ip_error", || tunnel.send(&traffic::ipv4_packet([99, 9, 9, 9]), 500));
     report.check(same_site_relearned(&there, &nowhere), "routes go: the same branch learns ip_error anew");
-    let ipv6 = ["ip6_rcv_finish", "ip6_sublist_rcv_finish", "ip6_list_rcv_finish"];
+    let ipv6 = ["ipv6_rcv", "ip6_rcv_finish", "ip6_sublist_rcv_finish"];
     let there = learned(&ipv6, "ip6_forward", || tunnel.send(&traffic::ipv6_packet(), 500));
     report.check(!there.is_empty(), "IPv4 changes to IPv6: dst_input learns ip6_forward");
 }

@@ -17,10 +17,10 @@ pub fn run(report: &mut Report) {
     }
     let _load = Load::start();
     let (before, graces) = (stat("promotions"), stat("grace_periods"));
-    let end = Instant::now() + Duration::from_secs(30 + wanted / 50);
+    let end = Instant::now() + Duration::from_secs(60 + wanted / 10);
     let mut rounds = 0;
     while stat("promotions") - before < wanted && Instant::now() < end {
-        sleep(Duration::from_millis(250));
+        sleep(Duration::from_millis(150));
         module::tell("relearn");
         rounds += 1;
     }
