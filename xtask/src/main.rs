@@ -9,6 +9,7 @@
 mod bpf;
 mod build;
 mod children;
+mod dist;
 mod engine;
 mod feedback;
 mod kernel;
@@ -65,6 +66,8 @@ enum Task {
     Suites(suites::Suites),
     /// Measure eBPF tail calls here, in the kernel, in rbpf and in ubpf, in one run
     BpfBench(bpf::BpfBench),
+    /// Make a tar.gz and a .deb of binary, engine, manual pages and completions
+    Dist(dist::Dist),
 }
 
 #[derive(Args)]
@@ -111,12 +114,18 @@ fn main() -> ExitCode {
         Task::Scaling(options) => scaling::run(&options),
         Task::Suites(options) => suites::run(&options),
         Task::BpfBench(options) => bpf::bench(&options),
+        Task::Dist(options) => dist::run(&options, &repository()),
     };
     if let Err(error) = done {
         eprintln!("xtask: {error:#}");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+/// The repository that this was built from.
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// Builds what was asked for and returns the programs all of whose variants can be run.

@@ -1,0 +1,365 @@
+//! What can be seen of processes that run: list, top, report, explain, metrics, profiles, against a real program.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use relpoline_cli::report::Report;
+use serde_json::Value;
+
+use crate::compiled::{Compiled, RETPOLINE};
+use crate::started::{output, relpoline, stderr, stdout};
+
+/// Calls through two sites until its stdin ends; says so after the first round.
+const SERVER: &str = r#"
+#include <poll.h>
+#include <stdio.h>
+static unsigned add(unsigned x) { return x + 3; }
+static unsigned twist(unsigned x) { return x ^ 5; }
+#define F(n) static unsigned f##n(unsigned x) { return x * n + 1; }
+F(1)F(2)F(3)F(4)F(5)F(6)F(7)F(8)F(9)F(10)F(11)F(12)F(13)F(14)F(15)F(16)F(17)F(18)F(19)F(20)F(21)F(22)F(23)F(24)F(25)
+F(26)F(27)F(28)F(29)F(30)F(31)F(32)
+unsigned (*volatile table[2])(unsigned) = { add, twist };
+unsigned (*volatile many[32])(unsigned) = {f1,f2,f3,f4,f5,f6,f7,f8,f9,f10,f11,f12,f13,f14,f15,f16,f17,f18,f19,f20,f21,
+    f22,f23,f24,f25,f26,f27,f28,f29,f30,f31,f32};
+__attribute__((noinline)) unsigned steady(unsigned calls) {
+    unsigned sum = 0;
+    for (unsigned i = 0; i < calls; i++) sum = table[i % 10 == 9](sum);
+    return sum;
+}
+__attribute__((noinline)) unsigned chaos(unsigned calls) {
+    unsigned sum = 1, x = 123456789;
+    for (unsigned i = 0; i < calls; i++) { x ^= x << 13; x ^= x >> 17; x ^= x << 5; sum += many[x & 31](sum); }
+    return sum;
+}
+int main(void) {
+    struct pollfd end = { 0, POLLIN, 0 };
+    unsigned sum = 0;
+    for (unsigned round = 0; poll(&end, 1, 1) == 0; round++) {
+        sum += steady(200000) + chaos(20000);
+        if (round == 9) { printf("ready\n"); fflush(stdout); }
+    }
+    printf("%u\n", sum != 1);
+    return 0;
+}"#;
+
+/// A program that runs with the engine until it is dropped.
+struct Running {
+    program: Compiled,
+    child: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Running {
+    /// Starts it, with these options of `run`, and waits until its sites have been judged.
+    fn new(options: &[&str]) -> Self {
+        let program = Compiled::new(SERVER, &[&RETPOLINE[..], &["-Wl,--build-id", "-g1"]].concat());
+        let mut start = relpoline(&["run", "--count"]);
+        start.args(options).args(["--", program.text()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = start.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self { program, stdin: child.stdin.take(), child }
+    }
+
+    fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    fn end(mut self) -> PathBuf {
+        self.stdin = None;
+        assert!(self.child.wait().unwrap().success());
+        statistics(self.child.id())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where a process of this user keeps its statistics.
+fn statistics(pid: u32) -> PathBuf {
+    let user = fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).unwrap();
+    PathBuf::from(format!("/dev/shm/relpoline-{user}/{pid}.stats"))
+}
+
+fn json(command: &mut Command) -> Value {
+    serde_json::from_str(&stdout(command)).unwrap()
+}
+
+/// The processes in the list.
+fn listed() -> Vec<u64> {
+    let list = json(&mut relpoline(&["list", "--json"]));
+    list["engines"].as_array().unwrap().iter().map(|engine| engine["pid"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn a_process_is_listed_while_it_runs() {
+    let running = Running::new(&[]);
+    let pid = u64::from(running.child.id());
+    assert!(listed().contains(&pid));
+    assert!(stdout(&mut relpoline(&["list"])).contains(&pid.to_string()));
+    let engine = json(&mut relpoline(&["list", "--json"]))["engines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|engine| engine["pid"] == pid)
+        .unwrap()
+        .clone();
+    assert!(engine["promoted"].as_u64().unwrap() >= 1 && engine["enabled"] == true, "{engine}");
+    let file = running.end();
+    assert!(!file.exists() && !listed().contains(&pid), "an orderly end leaves nothing behind");
+}
+
+#[test]
+fn what_a_killed_process_left_behind_is_swept() {
+    let mut running = Running::new(&[]);
+    let file = statistics(running.child.id());
+    assert!(file.exists());
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+    // It can still be read, by its name.
+    let copy = running.program.directory().join("dead.stats");
+    let text = fs::copy(&file, &copy).map(|_| stdout(relpoline(&["report"]).arg(&copy)));
+    assert!(!listed().contains(&u64::from(running.child.id())));
+    assert!(!file.exists());
+    assert!(text.unwrap().contains("steady+"));
+}
+
+#[test]
+fn the_statistics_are_the_owners_alone() {
+    use std::os::unix::fs::MetadataExt;
+    let running = Running::new(&[]);
+    let file = statistics(running.child.id());
+    let modes = [file.as_path(), file.parent().unwrap()].map(|path| fs::symlink_metadata(path).unwrap().mode() & 0o777);
+    assert_eq!(modes, [0o600, 0o700]);
+}
+
+#[test]
+fn a_report_on_a_living_process_counts_on() {
+    let running = Running::new(&[]);
+    let report = || -> Report {
+        let text = stdout(&mut relpoline(&["report", &running.pid(), "--format", "json"]));
+        serde_json::from_str(&text).unwrap()
+    };
+    let hits = |report: &Report| report.sites.iter().find(|site| site.name().starts_with("steady+")).unwrap().hits;
+    let first = report();
+    assert!(first.sites.iter().any(|site| site.reason == "unpredictable" || !site.is_promoted()));
+    assert!(!first.timeline.is_empty() && first.sites.iter().any(|site| !site.history.is_empty()));
+    // Counters are read in the process: no judgement is needed. Tracing may be forbidden here.
+    if std::fs::read(format!("/proc/{}/auxv", running.pid())).is_ok() {
+        let later = (0..200).map(|_| report()).find(|later| hits(later) > hits(&first));
+        assert!(later.is_some(), "{first:#?}");
+    }
+}
+
+#[test]
+fn top_once_shows_where_sites_go_and_why_not() {
+    let running = Running::new(&[]);
+    let text = stdout(&mut relpoline(&["top", &running.pid(), "--once"]));
+    assert!(text.contains("% add") && text.contains("chaos+"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let filtered = stdout(&mut relpoline(&["top", &running.pid(), "--once", "--filter", "steady"]));
+    assert!(filtered.contains("steady+") && !filtered.contains("chaos+"), "{filtered}");
+    let report = json(&mut relpoline(&["top", &running.pid(), "--once", "--json"]));
+    assert_eq!(report["pid"].to_string(), running.pid());
+    assert!(stdout(&mut relpoline(&["top", "--once"])).contains(&running.pid()));
+}
+
+#[test]
+fn explain_shows_decisions_and_the_code_as_it_is() {
+    let running = Running::new(&[]);
+    let text = stdout(&mut relpoline(&["explain", &running.pid(), "steady"]));
+    for part in ["promoted", "history", "= add", "  >", "miss gate", "__x86_indirect_thunk"] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    // The site is found by its own address, and by that of its gate.
+    let all = json(&mut relpoline(&["explain", &running.pid(), "steady", "--json"]));
+    let site = &all["sites"][0]["site"];
+    for place in [&site["address"], &site["gate"]] {
+        let found = json(&mut relpoline(&["explain", &running.pid(), place.as_str().unwrap(), "--json"]));
+        assert_eq!(found["sites"][0]["site"]["address"], site["address"]);
+    }
+    let refused = stderr(&mut relpoline(&["explain", &running.pid(), "no_such_function"]));
+    assert!(refused.contains("has no function no_such_function"), "{refused}");
+}
+
+#[test]
+fn who_has_no_engine_is_told_so() {
+    let own = std::process::id().to_string();
+    for verb in [vec!["report", &own], vec!["top", &own, "--once"], vec!["explain", &own, "main"]] {
+        let said = output(&mut relpoline(&verb));
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert!(text.contains("runs without an engine") && text.lines().count() == 1, "{text}");
+        assert_eq!(said.status.code(), Some(1));
+    }
+    assert!(stderr(&mut relpoline(&["report", "4294967295"])).contains("there is no process"));
+    assert!(stderr(&mut relpoline(&["report", "/dev/null"])).contains("neither a report in JSON nor"));
+    assert!(stderr(&mut relpoline(&["top"])).contains("needs a terminal"));
+}
+
+#[test]
+fn metrics_by_every_way() {
+    let running = Running::new(&[]);
+    let line = format!("pid=\"{}\"", running.pid());
+    let text = stdout(&mut relpoline(&["metrics"]));
+    assert!(text.lines().any(|l| l.starts_with("relpoline_sites_promoted{") && l.contains(&line)), "{text}");
+    let file = running.program.directory().join("r.prom");
+    stdout(relpoline(&["metrics", "--textfile"]).arg(&file));
+    assert!(fs::read_to_string(&file).unwrap().contains(&line));
+
+    let mut server = relpoline(&["metrics", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+    let address = said.trim().strip_prefix("listening at http://").unwrap().strip_suffix("/metrics").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains(&line), "{answer}");
+    if let Ok(mut checker) = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn() {
+        checker.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        assert!(checker.wait().unwrap().success(), "promtool objects");
+    } else {
+        eprintln!("skipped: promtool is not installed");
+    }
+}
+
+#[test]
+fn the_html_report_draws_in_a_browser() {
+    let browser = ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .find(|name| Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok());
+    let Some(browser) = browser else {
+        eprintln!("skipped: there is no chromium");
+        return;
+    };
+    let running = Running::new(&[]);
+    let page = running.program.directory().join("r.html");
+    stdout(relpoline(&["report", &running.pid(), "--format", "html", "-o"]).arg(&page));
+    let profile = running.program.directory().join("browser");
+    let mut browse = Command::new(browser);
+    browse.args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]);
+    browse.arg(format!("--user-data-dir={}", profile.display())).arg(format!("file://{}", page.display()));
+    let dom = String::from_utf8_lossy(&output(&mut browse).stdout).into_owned();
+    assert!(dom.contains("data-drawn=\"yes\""), "the script did not come to its end:\n{dom}");
+    assert!(dom.matches("class=\"curve\"").count() >= 4 && dom.matches("class=\"bar\"").count() >= 4, "{dom}");
+    assert!(dom.contains("class=\"site\"") && dom.contains("steady+0x"), "{dom}");
+}
+
+#[test]
+fn a_flame_graph_has_a_frame_per_target() {
+    let running = Running::new(&[]);
+    let svg = stdout(&mut relpoline(&["report", &running.pid(), "--format", "flamegraph"]));
+    assert!(svg.contains("<title>add: ") && svg.contains("(linked)") | svg.contains("(promoted)"), "{svg}");
+}
+
+#[test]
+fn doctor_finds_nothing_broken_where_the_other_tests_run() {
+    let findings = json(&mut relpoline(&["doctor", "--json"]));
+    let broken = findings["findings"].as_array().unwrap().iter().filter(|finding| finding["level"] == "broken");
+    assert_eq!(broken.count(), 0, "{findings:#}");
+    assert!(
+        stdout(&mut relpoline(&["doctor"])).contains("Promotion works here")
+            | stdout(&mut relpoline(&["doctor"])).contains("Everything works")
+    );
+    let off = output(relpoline(&["doctor"]).env("RELPOLINE", "off"));
+    assert_eq!(off.status.code(), Some(1));
+}
+
+/// Runs the server with a profile until its sites are judged; what is said at the end, and the report.
+fn profiled(program: &Running, profile: &Path) -> (String, Report) {
+    let report = program.program.directory().join("report.json");
+    let mut start = relpoline(&["run", "--count", "--profile"]);
+    start.arg(profile).arg("--report").arg(&report).args(["--", program.program.text()]);
+    // Its stdin is at its end at once, so there is one round.
+    let said = stderr(&mut start);
+    (said, serde_json::from_slice(&fs::read(&report).unwrap()).unwrap())
+}
+
+#[test]
+fn a_profile_makes_the_next_start_warm() {
+    let running = Running::new(&[]);
+    let profile = running.program.directory().join("p.relprof");
+    stdout(relpoline(&["profile", "save", "-o"]).arg(&profile).arg(running.pid()));
+    let shown = stdout(relpoline(&["profile", "show"]).arg(&profile));
+    assert!(shown.contains("steady+0x") && shown.contains("% add"), "{shown}");
+
+    let (said, report) = profiled(&running, &profile);
+    assert!(said.contains("1 sites started warm, 0 stale"), "{said}");
+    assert_eq!((report.engine.sites_warm, report.engine.profile_stale), (1, 0));
+
+    // Another build of the same file: nothing of the profile fits, and the old build goes.
+    let source = running.program.directory().join("program.c");
+    let text = fs::read_to_string(&source).unwrap().replace("x + 3", "x + 4");
+    fs::write(&source, text).unwrap();
+    let mut cc = Command::new("cc");
+    cc.arg("-O2").args(RETPOLINE).args(["-Wl,--build-id", "-g1", "-o"]).arg(running.program.directory().join("new"));
+    assert!(cc.arg(&source).status().unwrap().success());
+    drop(fs::remove_file(&running.program.path));
+    fs::rename(running.program.directory().join("new"), &running.program.path).unwrap();
+    let (said, report) = profiled(&running, &profile);
+    assert!(said.contains("0 sites started warm"), "{said}");
+    assert_eq!(report.engine.sites_warm, 0);
+}
+
+#[test]
+fn profiles_are_understood_by_other_tools() {
+    let running = Running::new(&[]);
+    let directory = running.program.directory();
+    let (profile, merged) = (directory.join("p.relprof"), directory.join("m.relprof"));
+    stdout(relpoline(&["profile", "save", "-o"]).arg(&profile).arg(running.pid()));
+    stdout(relpoline(&["profile", "merge", "-o"]).arg(&merged).args([&profile, &profile]));
+    let calls = |file: &Path| {
+        let shown = json(relpoline(&["profile", "show", "--json"]).arg(file));
+        shown["sites"][0]["calls"].as_u64().unwrap()
+    };
+    assert_eq!(calls(&merged), 2 * calls(&profile));
+
+    let export = |format: &str, to: &Path| {
+        let mut export = relpoline(&["profile", "export", "--format", format, "-o"]);
+        stdout(export.arg(to).arg("--object").arg(&running.program.path).arg(&profile));
+    };
+    let (pprof, autofdo, bolt) = (directory.join("p.pb.gz"), directory.join("p.afdo"), directory.join("p.fdata"));
+    export("pprof", &pprof);
+    export("autofdo", &autofdo);
+    export("bolt", &bolt);
+    let text = fs::read_to_string(&autofdo).unwrap();
+    assert!(text.starts_with("steady:") && text.contains(" add:"), "{text}");
+    let text = fs::read_to_string(&bolt).unwrap();
+    assert!(text.lines().any(|line| line.starts_with("1 steady ") && line.contains(" 1 add 0 0 ")), "{text}");
+    check_with("go", &["tool", "pprof", "-top", pprof.to_str().unwrap()], "add");
+    let binary = directory.join("p.prof").display().to_string();
+    for tool in ["llvm-profdata", "llvm-profdata-14"] {
+        check_with(tool, &["merge", "--sample", autofdo.to_str().unwrap(), "-o", &binary], "");
+    }
+}
+
+/// Lets another tool read a file, if it is installed; it must succeed and say `part`.
+fn check_with(tool: &str, arguments: &[&str], part: &str) {
+    let Ok(said) = Command::new(tool).args(arguments).output() else {
+        eprintln!("skipped: {tool} is not installed");
+        return;
+    };
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.status.success() && text.contains(part), "{tool} {arguments:?}: {said:?}");
+}
+
+#[test]
+fn what_is_no_profile_is_refused_before_the_program_starts() {
+    let program = Compiled::new("int main(void) { return 7; }", &[]);
+    let file = program.directory().join("file");
+    fs::write(&file, "nonsense").unwrap();
+    let said = output(relpoline(&["run", "--profile"]).arg(&file).args(["--", program.text()]));
+    assert_eq!(said.status.code(), Some(125));
+    assert!(String::from_utf8(said.stderr).unwrap().contains("it is not a profile of relpoline's"));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "nonsense");
+}
