@@ -157,6 +157,37 @@ impl Stats {
     }
 }
 
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Plain => "plain",
+            State::Cold => "cold",
+            State::Learning => "learning",
+            State::Timed => "timed",
+            State::Promoted => "promoted",
+            State::Unpromoted => "not promoted",
+            State::Paused => "paused",
+            State::Pinned => "pinned",
+        })
+    }
+}
+
+/// One line: `promoted; 0x55… 87 %, 0x55… 13 %; 0 hits, 256 misses, learned 2 times`. Hits are counted only if asked for.
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.state)?;
+        if matches!(self.state, State::Plain | State::Unpromoted) {
+            write!(f, " ({})", self.reason)?;
+        }
+        for (i, target) in self.targets.iter().enumerate() {
+            let separator = if i == 0 { "; " } else { ", " };
+            write!(f, "{separator}{:#x} {:.0} %", target.address, target.share * 100.0)?;
+        }
+        let times = self.relearnings + u32::from(!self.targets.is_empty());
+        write!(f, "; {} hits, {} misses, learned {times} times", self.hits, self.misses)
+    }
+}
+
 impl fmt::Debug for DynamicCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DynamicCall").field("name", &self.name()).field("stats", &self.stats()).finish_non_exhaustive()
@@ -176,7 +207,7 @@ impl fmt::Debug for DynamicCall {
 /// let mut packet = [1, 2];
 /// assert!(deliver(echo, &mut packet, 7));
 /// assert!(!deliver(refuse, &mut packet, 9));
-/// println!("{:?}", deliver::stats());
+/// println!("{}", deliver::stats());
 /// ```
 ///
 /// This makes a function whose first parameter is the function to call, and a type of the same name with
@@ -187,7 +218,19 @@ impl fmt::Debug for DynamicCall {
 /// it is a table for that call alone.
 ///
 /// `fn` may be `unsafe` and `extern "C"`. Arguments and results are those of [`Passed`](crate::Passed) and
-/// [`Returned`](crate::Returned): scalars, references, pointers, slices; five words of them at most.
+/// [`Returned`](crate::Returned): scalars, references, pointers, slices; five words of integers and pointers at
+/// most. Anything else does not compile, and the compiler says why:
+///
+/// ```compile_fail
+/// relpoline::dynamic_call!(fn by_value(text: String)); // pass it by reference
+/// fn f(_: String) {}
+/// by_value(f, String::new());
+/// ```
+/// ```compile_fail
+/// relpoline::dynamic_call!(fn too_many(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64)); // no register is left
+/// fn f(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64) {}
+/// too_many(f, 1, 2, 3, 4, 5, 6);
+/// ```
 #[macro_export]
 macro_rules! dynamic_call {
     ($($all:tt)*) => { $crate::__dynamic_call!($($all)*); };

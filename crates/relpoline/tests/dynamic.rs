@@ -51,6 +51,8 @@ fn a_call_learns_its_targets() {
     if PATCHED {
         assert_eq!(stats.state, State::Promoted, "{stats:?}");
         assert_eq!(stats.targets[0].address, TARGETS[0] as usize);
+        let (address, line) = (stats.targets[0].address, stats.to_string());
+        assert!(line.starts_with(&format!("promoted; {address:#x} 100 %; 0 hits")), "{line}");
     } else {
         assert_eq!(stats.state, State::Plain);
     }

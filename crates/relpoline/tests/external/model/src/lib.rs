@@ -9,11 +9,11 @@
 
 #![cfg(all(test, loom))]
 
-use relpoline::__model::{JMP, Slots, TEST, select, set};
-use relpoline::{StaticKey, UpdateError};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use loom::thread;
+use relpoline::__model::{JMP, Slots, TEST, select, set};
+use relpoline::{StaticKey, UpdateError};
 
 /// A gate's first bytes.
 struct Gate([AtomicU8; 5]);
@@ -81,9 +81,9 @@ fn there_and_back() {
     calls_end_where_they_may(&[2, 1, 3]);
 }
 
-/// A branch on a key with one site: what a thread sees is what the key was at some time since it began.
-#[test]
-fn a_branch_sees_what_the_key_was() {
+/// A branch on a key with one site, which is off and becomes `values`: what a thread sees is what the key was at
+/// some time since it began.
+fn branches_see_what_the_key_was(values: &'static [bool]) {
     for likely in [false, true] {
         loom::model(move || {
             let key = Arc::new(StaticKey::new("modelled", false));
@@ -91,18 +91,18 @@ fn a_branch_sees_what_the_key_was() {
             let falls_through_when = likely;
             // Off to begin with: an unlikely site falls through, a likely one jumps.
             let site = Arc::new(AtomicU8::new(if likely { JMP } else { TEST }));
-            let done: Arc<[AtomicBool; 2]> = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+            let done: Arc<Vec<AtomicBool>> = Arc::new(values.iter().map(|_| AtomicBool::new(false)).collect());
             let reader = {
                 let (key, site, done) = (Arc::clone(&key), Arc::clone(&site), Arc::clone(&done));
                 thread::spawn(move || {
                     let begun = done.iter().take_while(|d| d.load(Ordering::Acquire)).count();
                     let falls = site.load(Ordering::Acquire) == TEST;
                     let seen = if falls { falls_through_when } else { key.is_enabled() };
-                    let values = [false, true, false];
-                    assert!(values[begun..].contains(&seen), "{seen} after {begun} changes");
+                    let all: Vec<bool> = std::iter::once(false).chain(values.iter().copied()).collect();
+                    assert!(all[begun..].contains(&seen), "{seen} after {begun} changes");
                 })
             };
-            for (on, done) in [true, false].into_iter().zip(done.iter()) {
+            for (&on, done) in values.iter().zip(done.iter()) {
                 let byte = if on { ahead } else { ahead ^ JMP ^ TEST };
                 set(&key, on, || {
                     site.store(byte, Ordering::Release);
@@ -114,4 +114,10 @@ fn a_branch_sees_what_the_key_was() {
             reader.join().unwrap();
         });
     }
+}
+
+#[test]
+fn a_branch_sees_what_the_key_was() {
+    branches_see_what_the_key_was(&[true]);
+    branches_see_what_the_key_was(&[true, false]);
 }
