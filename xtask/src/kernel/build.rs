@@ -62,6 +62,11 @@ pub fn build(options: &BuildOptions) -> Result<PathBuf> {
     Ok(module)
 }
 
+/// The release of the kernel that would be built for.
+pub fn release_for(options: &BuildOptions) -> Result<String> {
+    Ok(Headers::find(options.release.as_deref())?.release)
+}
+
 /// The headers of a kernel.
 struct Headers {
     release: String,

@@ -11,6 +11,7 @@ use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget};
 
 use super::guest::{Files, Machine, Said};
 use super::image::Image;
+use super::build::release_for;
 use super::{TestOptions, build, root, run, target_dir};
 
 /// Programs that the test needs, and the packages in which they are.
@@ -54,16 +55,16 @@ const HARM: [&str; 13] = [
 /// Builds the module, boots the kernel, runs everything, says what came out.
 pub fn test(options: &TestOptions) -> Result<()> {
     let began = Instant::now();
-    if let Some(missing) = missing() {
-        let hint = format!("the kernel test needs packages that are not there; apt-get install {missing}");
-        if options.skip_without_packages {
-            println!("kernel-test: SKIPPED: {hint}");
+    let image = match packages(options) {
+        Ok(image) => image,
+        Err(error) if options.skip_without_packages => {
+            println!("kernel-test: SKIPPED: {error:#}");
             return Ok(());
         }
-        bail!(hint);
-    }
+        Err(error) => return Err(error),
+    };
     let module = build(&options.build)?;
-    let bench = Bench::prepare(&module)?;
+    let bench = Bench::prepare(image, &module)?;
     let mut verdict = Verdict::default();
     println!("kernel-test: Linux {} in QEMU, emulated; logs in {}", bench.image.release, bench.dir.display());
     bench.main(options, &mut verdict)?;
@@ -74,6 +75,15 @@ pub fn test(options: &TestOptions) -> Result<()> {
     }
     verdict.print(began.elapsed());
     if verdict.failed.is_empty() { Ok(()) } else { bail!("{} checks failed, see above", verdict.failed.len()) }
+}
+
+/// The kernel that is tested, once everything that the test needs is there.
+fn packages(options: &TestOptions) -> Result<Image> {
+    if let Some(missing) = missing() {
+        bail!("the kernel test needs packages that are not there; apt-get install {missing}");
+    }
+    let release = release_for(&options.build)?;
+    Image::fetch(&release, &target_dir().join("kernel"))
 }
 
 /// Packages that are not installed.
@@ -139,11 +149,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn prepare(module: &Path) -> Result<Bench> {
-        let made_in = module.parent().context("the module lies in a folder")?;
-        let release = release_of(module)?;
-        let image = Image::fetch(&release, made_in.parent().context("in another")?)?;
-        let dir = made_in.join("test");
+    fn prepare(image: Image, module: &Path) -> Result<Bench> {
+        let dir = module.with_file_name("test");
         fs::create_dir_all(&dir)?;
         let files = dir.join("files.cpio");
         collect(&image, module, &dir)?.write(&files)?;
@@ -182,15 +189,6 @@ impl Bench {
         verdict.end(&said);
         Ok(())
     }
-}
-
-/// The release for which the module was built.
-fn release_of(module: &Path) -> Result<String> {
-    const KEY: &[u8] = b"vermagic=";
-    let bytes = fs::read(module)?;
-    let at = bytes.windows(KEY.len()).position(|window| window == KEY).context("the module names no kernel")?;
-    let release = bytes[at + KEY.len()..].split(|&byte| byte == b' ').next().unwrap_or_default();
-    Ok(String::from_utf8(release.to_vec())?)
 }
 
 /// The memory file system: the first process, the command, the module, the kernel's own modules, what is expected.
