@@ -143,7 +143,8 @@ pub unsafe extern "C" fn unregister(start: *mut Site) {
 }
 
 /// Brings every site into the form that needs no patching, and leaves it there: branches read their key,
-/// static calls jump through a pointer. Every later change then works without any system call.
+/// static calls jump through a pointer. Every later change then works without any system call. Dynamic calls keep
+/// the trees they have and learn nothing more; what would change them does nothing.
 ///
 /// To be called before a seccomp filter is installed, privileges are dropped, or `/proc` is unmounted.
 /// Without it a change after that point may fail, with nothing changed.

@@ -2,7 +2,7 @@
 
 use super::judge::NEVER;
 use super::table::NONE;
-use super::{Learner, with};
+use super::{Learner, is_sealed, with};
 use crate::table::{DynamicCall, State, Stats, TargetStats};
 use core::sync::atomic::Ordering;
 use relpoline_core::policy::{Counters, Phase, Reason, SiteState};
@@ -17,6 +17,11 @@ fn with_table<R>(call: &DynamicCall, act: impl FnOnce(&mut Learner, u32) -> R) -
     with(|learner| act(learner, id))
 }
 
+/// Changes the table of `call`, unless nothing is changed any more.
+fn change_table<R>(call: &DynamicCall, act: impl FnOnce(&mut Learner, u32) -> R) -> Option<R> {
+    if is_sealed() { None } else { with_table(call, act) }
+}
+
 /// What a call has learned and done.
 pub fn stats(call: &DynamicCall) -> Stats {
     with_table(call, |learner, id| learner.stats(id))
@@ -26,17 +31,17 @@ pub fn stats(call: &DynamicCall) -> Stats {
 
 /// Leaves a call to the pointer.
 pub fn pause(call: &DynamicCall) {
-    let _ = with_table(call, |learner, id| learner.bar(id, Reason::Disabled));
+    let _ = change_table(call, |learner, id| learner.bar(id, Reason::Disabled));
 }
 
 /// Lets a call begin anew.
 pub fn forget(call: &DynamicCall) {
-    let _ = with_table(call, Learner::start_counting);
+    let _ = change_table(call, Learner::start_counting);
 }
 
 /// Lets trees count their calls, or not.
 pub fn count_calls(call: &DynamicCall, on: bool) {
-    let _ = with_table(call, |learner, id| {
+    let _ = change_table(call, |learner, id| {
         if let Some(table) = learner.tables.get_mut(id as usize) {
             table.counted = on;
         }
@@ -46,7 +51,7 @@ pub fn count_calls(call: &DynamicCall, on: bool) {
 
 /// Lets trees go in place without a contest, or not.
 pub fn always_promote(call: &DynamicCall, on: bool) {
-    let _ = with_table(call, |learner, id| {
+    let _ = change_table(call, |learner, id| {
         if let Some(table) = learner.tables.get_mut(id as usize) {
             table.unchallenged = on;
         }
@@ -58,7 +63,7 @@ pub fn always_promote(call: &DynamicCall, on: bool) {
 pub fn pin(call: &DynamicCall, targets: &[*const ()]) -> bool {
     !targets.is_empty()
         && targets.len() <= PINNED_MAX
-        && with_table(call, |learner, id| learner.pin(id, targets)).unwrap_or(false)
+        && change_table(call, |learner, id| learner.pin(id, targets)).unwrap_or(false)
 }
 
 fn state_of(phase: Phase, reason: Reason, pinned: bool) -> State {

@@ -4,7 +4,7 @@
 //! lock or goes on without; it never waits or allocates.
 
 use super::table::{NO_RING, Table};
-use super::{Learner, PATIENCE, fork, now, shared};
+use super::{Learner, PATIENCE, fork, is_sealed, now, shared};
 use core::sync::atomic::{AtomicU32, Ordering};
 use relpoline_core::policy::{Action, Current, Event, Phase, Reason, SiteState};
 use relpoline_core::trace::{Trace, WINDOW_MAX};
@@ -20,6 +20,11 @@ const DUE_STEPS: u32 = 16;
 /// What generated code calls.
 pub unsafe extern "C" fn slow(id: u32, _target: u64) {
     let Some(shared) = shared() else { return };
+    if is_sealed() {
+        // SAFETY: nobody changes the list of tables any more.
+        unsafe { &*shared.learner.get() }.postpone(id, NEVER);
+        return;
+    }
     if !fork::settle_epoch(shared) {
         return;
     }

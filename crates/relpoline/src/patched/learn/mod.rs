@@ -45,7 +45,7 @@ use super::text::Text;
 use crate::UpdateError;
 use crate::table::DynamicCall;
 use core::cell::UnsafeCell;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, Ordering};
 use relpoline_core::policy::{Config, Policy};
 use relpoline_core::tree::Target;
 use relpoline_text::lock::{Held, TryLock};
@@ -84,8 +84,6 @@ pub struct Learner {
 
 struct Shared {
     lock: TryLock,
-    /// Text is not linked any more: [`crate::prepare_for_sandbox`].
-    sealed: AtomicBool,
     learner: UnsafeCell<Learner>,
 }
 
@@ -96,8 +94,19 @@ unsafe impl Send for Shared {}
 
 static SHARED: OnceLock<Option<Box<Shared>>> = OnceLock::new();
 
-/// The time-stamp counter.
+/// Nothing is learned or changed any more: [`crate::prepare_for_sandbox`].
+static SEALED: AtomicBool = AtomicBool::new(false);
+
+fn is_sealed() -> bool {
+    SEALED.load(Ordering::Acquire)
+}
+
+/// The time-stamp counter, or 1 in a sandbox, which may forbid reading it (seccomp's strict mode does): locks are
+/// taken then, but none is believed to be abandoned.
 fn now() -> u64 {
+    if is_sealed() {
+        return 1;
+    }
     // SAFETY: rdtsc is unprivileged unless a program forbids it by prctl(PR_SET_TSC).
     unsafe { core::arch::x86_64::_rdtsc() }
 }
@@ -120,7 +129,7 @@ fn begin() -> Option<Box<Shared>> {
         frozen: false,
         begun: (now(), std::time::Instant::now()),
     };
-    Some(Box::new(Shared { lock: TryLock::new(), sealed: AtomicBool::new(false), learner: UnsafeCell::new(learner) }))
+    Some(Box::new(Shared { lock: TryLock::new(), learner: UnsafeCell::new(learner) }))
 }
 
 /// The learner, if there is one: no table was registered yet, or the kernel refuses what it needs.
@@ -175,10 +184,9 @@ pub fn gone(site: &Site) {
     });
 }
 
-/// Leads text gates back to their gate words, and never changes them again.
+/// Leaves every table with what it has: its tree, or else the pointer. From here on there is no learning, no
+/// clock, and no system call.
 pub fn seal() {
-    if let Some(shared) = shared() {
-        let _ = with(|learner| (0..learner.tables.len() as u32).for_each(|id| learner.lead_to_gate_word(id)));
-        shared.sealed.store(true, core::sync::atomic::Ordering::Release);
-    }
+    let _ = with(|learner| (0..learner.tables.len() as u32).for_each(|id| learner.leave_as_it_is(id)));
+    SEALED.store(true, Ordering::Release);
 }

@@ -2,7 +2,7 @@
 
 use super::judge::NEVER;
 use super::table::{NO_RING, NONE, Table, Tree, plain_jump};
-use super::{Learner, TABLES, TARGETS, TREES, arenas, shared};
+use super::{Learner, TABLES, TARGETS, TREES, arenas, is_sealed};
 use crate::UpdateError;
 use crate::imp::text::Text;
 use crate::table::DynamicCall;
@@ -282,16 +282,24 @@ impl Learner {
         self.set_resting(id, false);
     }
 
-    /// Lets calls take the gate word, whatever it says: from there on no text need be changed.
-    pub fn lead_to_gate_word(&mut self, id: u32) {
-        self.unlink(id);
-        self.wake(id);
+    /// Ends whatever is under way at a table: it keeps its tree, if it has one in place.
+    pub fn leave_as_it_is(&mut self, id: u32) {
+        let Some(&table) = self.tables.get(id as usize) else { return };
+        let keeps = table.pinned || (table.state.has_tree() && table.contest.is_none());
+        if !keeps {
+            self.bar(id, Reason::Disabled);
+        } else if !table.linked {
+            self.publish_head(id);
+        }
+        let counters = table.counters();
+        for counter in [&counters.misses, &counters.exits, &counters.settle] {
+            counter.store(NEVER, Ordering::Relaxed);
+        }
     }
 
     fn set_resting(&mut self, id: u32, resting: bool) {
         let Some(table) = self.tables.get_mut(id as usize) else { return };
-        let sealed = shared().is_none_or(|s| s.sealed.load(Ordering::Acquire));
-        if table.resting == resting || table.gone || sealed {
+        if table.resting == resting || table.gone || is_sealed() {
             return;
         }
         let (old, new) = if resting { (JMP, TEST) } else { (TEST, JMP) };
@@ -334,8 +342,7 @@ impl Learner {
     pub fn link(&mut self, id: u32) -> Result<(), Reason> {
         self.publish_head(id);
         let Some(&table) = self.tables.get(id as usize) else { return Ok(()) };
-        let sealed = shared().is_none_or(|s| s.sealed.load(Ordering::Acquire));
-        if table.linked || table.gone || sealed {
+        if table.linked || table.gone || is_sealed() {
             return Err(Reason::Promoted);
         }
         let (at, old, new) = self.link_byte(&table).ok_or(Reason::Promoted)?;
