@@ -112,7 +112,7 @@ extern "C" fn on_alarm(_: c_int) {
     let n = HANDLED.fetch_add(1, Ordering::Relaxed);
     for x in 0..20 {
         // Other targets than the interrupted code's, so that both learn.
-        let right = if n % 2 == 0 { interrupted(one, x) == x + 1 } else { interrupted(two, x) == x + 2 };
+        let right = if n.is_multiple_of(2) { interrupted(one, x) == x + 1 } else { interrupted(two, x) == x + 2 };
         if !right {
             exit(99);
         }
@@ -137,7 +137,7 @@ fn signal_handlers_may_call() {
         for x in 0..500 {
             assert_eq!(interrupted(three, x), x + 3);
         }
-        if HANDLED.load(Ordering::Relaxed) % 64 == 0 {
+        if HANDLED.load(Ordering::Relaxed).is_multiple_of(64) {
             interrupted::forget();
         }
     }
