@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget};
 
+use super::build::release_for;
 use super::guest::{Files, Machine, Said};
 use super::image::Image;
-use super::build::release_for;
 use super::{TestOptions, build, root, run, target_dir};
 
 /// Programs that the test needs, and the packages in which they are.
