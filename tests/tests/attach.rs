@@ -28,7 +28,7 @@ fn attach_and_detach_again_and_again_while_everything_runs() {
     let mut program = Living::start(&mut busy());
     for round in 0..8 {
         let said = program.must(if round % 4 == 0 { &["attach", "--wait"] } else { &["attach"] });
-        assert!(said.contains("lead to the engine"), "{said}");
+        assert!(said.contains("led to the engine"), "{said}");
         assert!(!program.changed_text().is_empty(), "nothing leads to the engine");
         std::thread::sleep(Duration::from_millis(30));
         program.must(&["detach"]);
@@ -113,7 +113,7 @@ fn the_tool_may_be_killed_at_any_moment() {
     assert!(survives_kills(&mut program, 120, false), "killing relpoline has killed the program");
     // Whatever was left half-done, the next attach finishes and the next detach undoes.
     let said = text(&program.relpoline(&["attach"]));
-    assert!(said.contains("lead to the engine") || said.contains("has an engine already"), "{said}");
+    assert!(said.contains("led to the engine") || said.contains("has an engine already"), "{said}");
     program.must(&["detach"]);
     assert_eq!(program.changed_text(), []);
     program.must(&["attach", "--wait"]);

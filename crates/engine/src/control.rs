@@ -80,10 +80,6 @@ pub fn note_hook(at: u64, own: [u8; HOOK_BYTES], jump: [u8; HOOK_BYTES]) {
 
 /// Waits while the objects that are mapped are being looked at by the tool's thread.
 pub fn wait_for_preparation() {
-    // The broken variant that the tests must catch: objects go while they are looked at.
-    if cfg!(relpoline_broken = "unguarded-preparation") {
-        return;
-    }
     while PREPARING.load(Ordering::Acquire) != 0 && sandbox::may_call() && PREPARING.load(Ordering::Acquire) == pid() {
         rest();
     }

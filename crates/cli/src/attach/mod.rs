@@ -2,7 +2,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
-//! | [`enter`] | the steps of an attach; changing the text in a stop |
+//! | `enter` | the steps of an attach; changing the text in a stop |
 //! | `session` | a process that is being worked on; letting one or all of its threads stand still |
 //! | `hijack` | system calls made by a thread of the process, safe against our own death |
 //! | `load`, `image` | the engine's place, bytes and relocations |
@@ -133,7 +133,7 @@ fn attach_one(arguments: &AttachArgs, pid: i32) -> anyhow::Result<ExitCode> {
     let entered = enter::enter(&mut session, &file, &options).with_context(|| format!("process {pid}"))?;
     if !arguments.quiet {
         println!(
-            "process {pid}: attached in {}; {} lead to the engine{}",
+            "process {pid}: attached in {}; {} led to the engine{}",
             time(begun.elapsed()),
             count(entered.edited.done, "site"),
             stops(&session),

@@ -103,6 +103,12 @@ fn remedy(refusal: Refusal) -> &'static str {
     }
 }
 
+/// What a thread is doing: the letter in `/proc/PID/task/TID/stat`.
+pub fn state_of_thread(pid: i32, tid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 /// Whether the main thread has ended before the others.
 pub fn main_thread_has_ended(pid: i32) -> bool {
     Status::of(pid).is_some_and(|status| status.words("State").next() == Some("Z"))

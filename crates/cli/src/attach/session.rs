@@ -124,16 +124,31 @@ impl Session {
         let mut patience = SOON;
         loop {
             self.pump()?;
+            let begun = Instant::now();
             match Others::stop(self.pid, &mut self.thread, patience, &mut self.late) {
                 Ok(others) => return Ok(others),
                 Err(error) if Instant::now() >= deadline => {
                     return Err(error.context("its threads do not stand still; try again"));
                 }
                 Err(_) => {
-                    std::thread::sleep(Duration::from_millis(5));
+                    self.stops.push(("waiting in vain for one thread", begun.elapsed()));
                     // Where there are many threads and few processors it takes longer.
                     patience = (2 * patience).min(Duration::from_secs(1));
+                    self.let_late_ones_come(deadline)?;
                 }
+            }
+        }
+    }
+
+    /// Waits, while everything runs, for as long as one of the late threads cannot stand still whatever we do: it waits
+    /// for a vfork child, or for a device.
+    fn let_late_ones_come(&mut self, deadline: Instant) -> anyhow::Result<()> {
+        loop {
+            std::thread::sleep(Duration::from_millis(5));
+            self.pump()?;
+            let is_deep = |thread: &Thread| refusal::state_of_thread(self.pid, thread.tid) == Some('D');
+            if Instant::now() >= deadline || !self.late.iter().chain([&self.thread]).any(is_deep) {
+                return Ok(());
             }
         }
     }

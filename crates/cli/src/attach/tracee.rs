@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::refusal;
+
 /// What a traced thread did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -261,9 +263,7 @@ pub fn threads_of(pid: i32) -> io::Result<Vec<i32>> {
 
 /// Whether a thread runs no program any more.
 fn is_dead(pid: i32, tid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    matches!(state, None | Some('Z' | 'X'))
+    matches!(refusal::state_of_thread(pid, tid), None | Some('Z' | 'X'))
 }
 
 /// All other threads of a process, standing still. They go on when this is dropped.
