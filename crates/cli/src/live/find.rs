@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure};
+use relpoline_stats::file::text;
 use relpoline_stats::live::{PREFIX, RUN_PREFIX, SUFFIX, is_private};
 use relpoline_stats::{Header, Malformed, Plain, SiteRecord, Stats};
 
@@ -76,7 +77,7 @@ pub fn all() -> Found {
             if !seen.insert((meta.dev(), meta.ino())) {
                 continue;
             }
-            match owner(&processes, own_pid, &meta) {
+            match owner(&processes, own_pid, &file, &meta) {
                 Some(process) => found.add(process.clone(), file),
                 None if root.as_os_str().is_empty() => forget(&path, &meta),
                 None => {}
@@ -197,10 +198,25 @@ fn open(path: &Path) -> Option<(File, u32)> {
 }
 
 /// The process whose file it is: the one that has it mapped, or, when we may not know that, the one of that number
-/// and user.
-fn owner<'a>(processes: &'a [Process], own_pid: u32, file: &fs::Metadata) -> Option<&'a Process> {
-    let mut candidates = processes.iter().filter(|process| process.own_pid == own_pid);
-    candidates.find(|process| process.maps(file.ino()).unwrap_or(process.user == file.uid()))
+/// and user that bears the program's name.
+fn owner<'a>(processes: &'a [Process], own_pid: u32, file: &File, meta: &fs::Metadata) -> Option<&'a Process> {
+    let mut unknown = None;
+    for process in processes.iter().filter(|process| process.own_pid == own_pid) {
+        match process.maps(meta.ino()) {
+            Some(true) => return Some(process),
+            Some(false) => {}
+            None => unknown = Some(process),
+        }
+    }
+    unknown.filter(|process| process.user == meta.uid() && is_named_like(process, file))
+}
+
+/// Whether a process is called like the program in its statistics. The system keeps 15 bytes of a name.
+fn is_named_like(process: &Process, file: &File) -> bool {
+    let mut head = [0; Header::SIZE];
+    let program = file.read_exact_at(&mut head, 0).ok().and_then(|()| Header::load(&head)).map(|header| header.program);
+    let name = program.as_ref().map(|path| text(path).rsplit(|&byte| byte == b'/').next().unwrap_or_default());
+    name.is_some_and(|name| name.get(..name.len().min(15)) == Some(process.name.as_bytes()))
 }
 
 fn engine(process: Process, file: File, bytes: Vec<u8>) -> Engine {
