@@ -129,3 +129,23 @@ pub fn plain_jump(reg: Reg) -> PlainJump {
     }
     PlainJump { bytes, len: 4 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::plain_jump;
+    use iced_x86::{Decoder, DecoderOptions, FlowControl};
+    use relpoline_core::arch::Reg;
+
+    /// With the feature `retpoline` there is no indirect jump, whatever the register; without it there is one.
+    #[test]
+    fn the_plain_jump_is_what_the_feature_says() {
+        for reg in [7, 6, 2, 1, 8, 9, 11].into_iter().filter_map(Reg::new) {
+            let code = plain_jump(reg);
+            let flows: Vec<_> =
+                Decoder::new(64, &code, DecoderOptions::NONE).iter().map(|i| i.flow_control()).collect();
+            let indirect = flows.contains(&FlowControl::IndirectBranch);
+            assert_eq!(indirect, !cfg!(feature = "retpoline"), "{flows:?}");
+            assert!(indirect || flows.contains(&FlowControl::Return), "{flows:?}");
+        }
+    }
+}
