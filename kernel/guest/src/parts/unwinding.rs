@@ -57,7 +57,7 @@ pub fn run(report: &mut Report) {
     for chain in seen.bad.iter().take(5) {
         report.note(format!("not unwound: {chain}"));
     }
-    report.check(seen.inside >= 100, format!("{} samples in the module's text", seen.inside));
+    report.check(seen.inside >= 50, format!("{} samples in the module's text", seen.inside));
     let bad = seen.bad.len();
     report.check(bad == 0, format!("every one of them was unwound to the stack's end by way of its caller: {bad} not"));
 }
