@@ -116,6 +116,8 @@ codes! {
         Threads = 16 => "threads were already running",
         /// It may be executed but not read, so nobody can tell what it is.
         Unreadable = 17 => "its file cannot be read",
+        /// Linked with AddressSanitizer's library, which ends a program in which another library comes first.
+        AddressSanitizer = 18 => "it is linked with AddressSanitizer, whose library must come first",
     }
 }
 

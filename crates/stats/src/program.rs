@@ -19,7 +19,16 @@ const HEADER_SIZE: usize = 64;
 const SEGMENT_SIZE: usize = 56;
 /// More program headers than Linux loads (`ELF_MIN_ALIGN / sizeof(Phdr)` on the smallest page).
 const MOST_SEGMENTS: u16 = 65_536_u32.div_ceil(SEGMENT_SIZE as u32) as u16;
+const SEGMENT_LOAD: u32 = 1;
+const SEGMENT_DYNAMIC: u32 = 2;
 const SEGMENT_INTERPRETER: u32 = 3;
+const DYNAMIC_SIZE: usize = 16;
+const DYNAMIC_NEEDED: u64 = 1;
+const DYNAMIC_STRINGS: u64 = 5;
+/// Dynamic entries that are looked at; programs have some thirty.
+const MOST_DYNAMIC: u64 = 1024;
+/// AddressSanitizer's library, by gcc and by clang.
+const SANITIZERS: [&[u8]; 2] = [b"libasan.so", b"libclang_rt.asan"];
 const SEGMENT_PROPERTY: u32 = 0x6474_e553;
 const NOTE_PROPERTY: u32 = 5;
 const PROPERTY_X86_FEATURES: u32 = 0xc000_0002;
@@ -93,7 +102,55 @@ fn elf(head: &[u8; SCRIPT_LINE], read_at: &mut dyn FnMut(u64, &mut [u8]) -> usiz
     match loader {
         None => Err(Refusal::Static),
         Some(false) => Err(Refusal::OtherLoader),
+        Some(true) if needs_sanitizer(table, entry_size, count, read_at) => Err(Refusal::AddressSanitizer),
         Some(true) => Ok(Program::Fit { shadow_stack }),
+    }
+}
+
+/// Whether the program is linked with AddressSanitizer's library. That ends the program when it does not come first
+/// among the libraries, as it does not behind a preload.
+fn needs_sanitizer(table: u64, entry_size: u64, count: u16, read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> bool {
+    let segments = Segments { table, entry_size, count };
+    let Some((dynamic, _, size)) = segments.find(read_at, |kind, _| kind == SEGMENT_DYNAMIC) else { return false };
+    let entries = MOST_DYNAMIC.min(size / DYNAMIC_SIZE as u64);
+    let entry = |index: u64, read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize| {
+        let mut entry = [0; DYNAMIC_SIZE];
+        let whole = read_at(dynamic.wrapping_add(index * DYNAMIC_SIZE as u64), &mut entry) == DYNAMIC_SIZE;
+        whole.then(|| (field::<u64>(&entry, 0), field::<u64>(&entry, 8)))
+    };
+    let strings = (0..entries).find_map(|index| entry(index, read_at).filter(|(tag, _)| *tag == DYNAMIC_STRINGS));
+    let Some((_, address)) = strings else { return false };
+    let holds = |kind, segment: (u64, u64, u64)| kind == SEGMENT_LOAD && address.wrapping_sub(segment.1) < segment.2;
+    let Some((offset, start, _)) = segments.find(read_at, holds) else { return false };
+    let strings = offset.wrapping_add(address - start);
+    (0..entries).any(|index| {
+        let Some((DYNAMIC_NEEDED, name)) = entry(index, read_at) else { return false };
+        let mut text = [0; 16];
+        let length = read_at(strings.wrapping_add(name), &mut text).min(text.len());
+        SANITIZERS.iter().any(|library| text[..length].starts_with(library))
+    })
+}
+
+/// A program header table in a file.
+struct Segments {
+    table: u64,
+    entry_size: u64,
+    count: u16,
+}
+
+impl Segments {
+    /// Offset, address and size in the file of the first segment that is wanted, by its kind and those.
+    fn find(
+        &self,
+        read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize,
+        wanted: impl Fn(u32, (u64, u64, u64)) -> bool,
+    ) -> Option<(u64, u64, u64)> {
+        (0..u64::from(self.count)).find_map(|index| {
+            let mut segment = [0; SEGMENT_SIZE];
+            let whole = read_at(self.table.wrapping_add(index * self.entry_size), &mut segment) == SEGMENT_SIZE;
+            let found = (field::<u64>(&segment, 8), field::<u64>(&segment, 16), field::<u64>(&segment, 32));
+            (whole && wanted(field::<u32>(&segment, 0), found)).then_some(found)
+        })
     }
 }
 

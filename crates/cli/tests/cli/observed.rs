@@ -354,6 +354,32 @@ fn check_with(tool: &str, arguments: &[&str], part: &str) {
 }
 
 #[test]
+fn a_program_with_address_sanitizer_is_left_alone_however_it_is_started() {
+    let program = Compiled::new("int main(void) { return 7; }", &["-fsanitize=address"]);
+    let direct = output(relpoline(&["run", "--"]).arg(&program.path));
+    let text = String::from_utf8(direct.stderr).unwrap();
+    assert_eq!(direct.status.code(), Some(7), "{text}");
+    assert!(text.contains("linked with AddressSanitizer"), "{text}");
+    let script = format!("{}; exit $?", program.text());
+    let by_exec = output(relpoline(&["run", "--"]).args(["sh", "-c", &script]));
+    assert_eq!(by_exec.status.code(), Some(7), "{by_exec:?}");
+}
+
+#[test]
+fn other_tools_find_their_program_unharmed() {
+    let program = Compiled::new("#include <stdio.h>\nint main(void) { puts(\"hello\"); return 7; }", &RETPOLINE);
+    for tool in [&["strace", "-f", "-o", "/dev/null"][..], &["ltrace", "-o", "/dev/null"], &["valgrind", "-q"]] {
+        if Command::new(tool[0]).arg("--version").output().is_err() {
+            eprintln!("skipped: {} is not installed", tool[0]);
+            continue;
+        }
+        let alone = output(Command::new(tool[0]).args(&tool[1..]).arg(&program.path));
+        let said = output(relpoline(&["run", "--quiet", "--"]).args(tool).arg(&program.path));
+        assert_eq!((said.status.code(), &said.stdout), (alone.status.code(), &alone.stdout), "{tool:?}: {said:?}");
+    }
+}
+
+#[test]
 fn what_is_no_profile_is_refused_before_the_program_starts() {
     let program = Compiled::new("int main(void) { return 7; }", &[]);
     let file = program.directory().join("file");
