@@ -107,8 +107,8 @@ static int __init relpoline_init(void)
 	pr_info("loaded\n");
 	return 0;
 undo:
-	relpoline_unwatch();
 	restore();
+	relpoline_unwatch();
 stop:
 	relpoline_machine_stop();
 	return err;
@@ -117,10 +117,11 @@ stop:
 static void __exit relpoline_exit(void)
 {
 	relpoline_debugfs_remove();
-	relpoline_unwatch();
 	kthread_stop(thread);
 	cancel_delayed_work_sync(&grace);
+	/* Modules are watched until the last branch is put back: one of theirs may go meanwhile. */
 	restore();
+	relpoline_unwatch();
 	relpoline_machine_stop();
 	pr_info("unloaded\n");
 }

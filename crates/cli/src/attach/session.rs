@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use super::hijack::{self, Call};
 use super::loader::{Loaded, Loader};
@@ -62,18 +62,27 @@ impl Session {
 
     /// Lets a thread of the process make system calls.
     pub fn call(&mut self, what: &'static str, calls: &[Call]) -> anyhow::Result<Vec<i64>> {
-        self.pump()?;
-        let begun = Instant::now();
-        self.thread.interrupt()?;
-        let answers = if self.thread.settle(begun + SOON).is_ok_and(|alive| alive) {
-            let answers = hijack::run(&mut self.thread, &self.memory, self.room.0, calls);
-            self.thread.resume()?;
-            answers
-        } else {
-            self.call_on_another(calls)
-        };
-        self.stops.push((what, begun.elapsed()));
-        answers
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.pump()?;
+            let begun = Instant::now();
+            self.thread.interrupt()?;
+            let answers = if self.thread.settle(begun + SOON).is_ok_and(|alive| alive) {
+                let answers = hijack::run(&mut self.thread, &self.memory, self.room.0, calls);
+                self.thread.resume()?;
+                Some(answers)
+            } else {
+                self.call_on_another(calls)
+            };
+            if let Some(answers) = answers {
+                self.stops.push((what, begun.elapsed()));
+                return answers;
+            }
+            ensure!(
+                begun < deadline,
+                "none of its threads comes to a stop: they wait for a child made by vfork, or for a device; try again"
+            );
+        }
     }
 
     /// Puts back what was there before [`Self::call`], when no thread can be on its way through it any more.
@@ -81,16 +90,16 @@ impl Session {
         Ok(self.memory.write(self.room.0, &self.room.1)?)
     }
 
-    /// The thread that is seized cannot stand still now: it may wait for a vfork child.
-    fn call_on_another(&self, calls: &[Call]) -> anyhow::Result<Vec<i64>> {
-        for tid in threads_of(self.pid)? {
+    /// The thread that is seized cannot stand still now: it may wait for a vfork child. `None` when no other can.
+    fn call_on_another(&self, calls: &[Call]) -> Option<anyhow::Result<Vec<i64>>> {
+        for tid in threads_of(self.pid).ok()? {
             let Ok(mut thread) = Thread::seize(tid) else { continue };
-            thread.interrupt()?;
-            if thread.settle(Instant::now() + SOON).is_ok_and(|alive| alive) {
-                return hijack::run(&mut thread, &self.memory, self.room.0, calls);
+            let stands = thread.interrupt().is_ok() && thread.settle(Instant::now() + SOON).is_ok_and(|alive| alive);
+            if stands {
+                return Some(hijack::run(&mut thread, &self.memory, self.room.0, calls));
             }
         }
-        bail!("none of its threads comes to a stop: they wait for a child made by vfork, or for a device; try again")
+        None
     }
 
     /// Waits until no thread executes what a killed predecessor of ours has left in the room.
