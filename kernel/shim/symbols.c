@@ -112,10 +112,13 @@ static const char *no_retpolines(int mitigation)
 int relpoline_check_kernel(void)
 {
 	const char *why = no_retpolines(*relpoline_kernel.spectre_v2);
+	const char *built_for = UTS_RELEASE;
 
-	if (strcmp(init_utsname()->release, UTS_RELEASE)) {
+	/* Compared as a string, not in pieces that the compiler made of it: the test alters the string. */
+	OPTIMIZER_HIDE_VAR(built_for);
+	if (strcmp(init_utsname()->release, built_for)) {
 		pr_err("refused: built for Linux %s, and this is %s; build it for this kernel\n",
-		       UTS_RELEASE, init_utsname()->release);
+		       built_for, init_utsname()->release);
 		return -ENOEXEC;
 	}
 	if (why) {
