@@ -33,6 +33,9 @@ pub struct Promotion {
     pub patches: Option<u64>,
     /// Cycles spent on learning.
     pub learn_cycles: Option<u64>,
+    /// The same as a share of the time, of one processor.
+    #[serde(default)]
+    pub learn_share: Option<f64>,
     /// Cycles spent on finding and re-pointing sites.
     #[serde(default)]
     pub startup_cycles: Option<u64>,
@@ -123,6 +126,7 @@ fn promotion(report: &str) -> Option<Promotion> {
         sites_promoted: number("/sites_promoted"),
         patches: number("/engine/patches"),
         learn_cycles: number("/engine/learn_cycles"),
+        learn_share: report.pointer("/engine/learn_share").and_then(Value::as_f64),
         startup_cycles: number("/engine/startup_cycles"),
         arena_bytes: number("/engine/arena_bytes"),
         coverage: report.pointer("/coverage").and_then(Value::as_f64),

@@ -15,6 +15,7 @@ mod feedback;
 mod kernel;
 mod machine;
 mod measure;
+mod memory;
 mod place;
 mod plot;
 mod procfs;

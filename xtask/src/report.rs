@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Promotion;
 use crate::machine::{self, Machine};
+use crate::memory::Memory;
 use crate::plot;
 use crate::stats::{self, Interval};
 use crate::table;
@@ -64,6 +65,9 @@ pub struct Row {
     pub won_back: Option<Interval>,
     /// What the engine reported of its last run.
     pub promotion: Option<Promotion>,
+    /// What it held in memory, and what the program held without it.
+    #[serde(default)]
+    pub memory: Option<Memory>,
 }
 
 /// What one variant measured.
@@ -152,6 +156,7 @@ pub mod tests {
             variants: values.into_iter().map(|(variant, value)| (variant, numbers(value))).collect(),
             won_back: stats::won_back(&base, &[1.0; 7], &[1.1; 7]),
             promotion: None,
+            memory: None,
         }
     }
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::engine::{Engine, Promotion};
 use crate::machine;
+use crate::memory::{self, Memory};
 use crate::place::Place;
 use crate::programs::Program;
 use crate::report::{Numbers, Report, Row};
@@ -80,6 +81,7 @@ struct Series<'a> {
     variants: Vec<Variant>,
     samples: BTreeMap<Variant, Vec<Sample>>,
     promotion: Option<Promotion>,
+    memory: Option<Memory>,
     failed: usize,
 }
 
@@ -99,7 +101,7 @@ impl<'a> Series<'a> {
             variants.insert(0, Variant::Retpoline);
         }
         let samples = BTreeMap::new();
-        Ok(Series { place, program, load, engine, variants, samples, promotion: None, failed: 0 })
+        Ok(Series { place, program, load, engine, variants, samples, promotion: None, memory: None, failed: 0 })
     }
 
     fn measure(&mut self, protocol: &Protocol) -> Result<()> {
@@ -140,7 +142,8 @@ impl<'a> Series<'a> {
         Ok(sample)
     }
 
-    /// One more run that is not timed, in which trees count their calls: what the engine covers, and what it leaves.
+    /// Two more runs that are not timed. With the engine trees count their calls: what it covers, and what it leaves.
+    /// In both memory is looked at.
     fn count_calls(&mut self, protocol: &Protocol) -> Result<()> {
         let Some(binary) = protocol.engine.as_deref().filter(|_| self.variants.contains(&Variant::Relpoline)) else {
             return Ok(());
@@ -150,7 +153,13 @@ impl<'a> Series<'a> {
         let mut setting = Setting::direct(self.place, self.program.name(), Variant::Relpoline)?;
         (setting.quick, setting.engine) = (protocol.quick, Some(&engine));
         engine.forget();
-        self.load.run(&setting).context("counting calls")?;
+        let programs = self.place.work.join("build");
+        let (counted, with) = memory::watch(&programs, || self.load.run(&setting));
+        counted.context("counting calls")?;
+        setting.engine = None;
+        let (bare, without) = memory::watch(&programs, || self.load.run(&setting));
+        bare.context("watching memory")?;
+        self.memory = with.zip(without).map(|(with, without)| Memory { without, with });
         if let (Some(counted), Some(kept)) = (engine.promotion(), self.promotion.as_mut()) {
             (kept.coverage, kept.left) = (counted.coverage, counted.left);
         }
@@ -207,6 +216,7 @@ impl<'a> Series<'a> {
             variants: self.variants.iter().filter_map(numbers).collect(),
             won_back: stats::won_back(&base, &of(Variant::Jmpthunk), &of(Variant::Relpoline)),
             promotion: self.promotion.clone(),
+            memory: self.memory,
         })
     }
 

@@ -30,7 +30,7 @@ pub fn markdown(report: &Report) -> String {
     for row in &report.rows {
         let _ = writeln!(text, "{}", line(row, &shown));
     }
-    text + &left(report)
+    text + &cost(report) + &left(report)
 }
 
 /// The columns that any row has something in.
@@ -73,20 +73,56 @@ fn line(row: &Row, shown: &[(Variant, &str)]) -> String {
     )
 }
 
+/// What the engine did and took, workload by workload.
+fn cost(report: &Report) -> String {
+    let mut text = String::from(
+        "\nWhat it took, cold: cycles for finding and re-pointing sites at the start, patches, learning as a share of the time, and memory:\n\
+         dirty pages that came with the engine, and how many times the dirtied pages of program text that is. Of several processes\n\
+         the figures are of the one that promoted most, memory is that of all.\n\n\
+         | program | sites | start, million cycles | patches | learning | memory added | × text with sites |\n|---|---|---|---|---|---|---|\n",
+    );
+    for (name, row) in workloads(report) {
+        let Some(found) = row.promotion.as_ref() else { continue };
+        let number = |value: Option<u64>| value.map_or("–".to_owned(), |value| value.to_string());
+        let start = found.startup_cycles.map_or("–".to_owned(), |cycles| format!("{:.1}", cycles as f64 / 1e6));
+        let learning = found.learn_share.map_or("–".to_owned(), |share| format!("{:.2} %", 100.0 * share));
+        let added = row.memory.map_or("–".to_owned(), |memory| format!("{:.2} MiB", mebibytes(memory.added())));
+        let times = row.memory.filter(|memory| memory.with.text > 0);
+        let times =
+            times.map_or("–".to_owned(), |memory| format!("{:.2}", memory.added() as f64 / memory.with.text as f64));
+        let (sites, patches) = (number(found.sites_total), number(found.patches));
+        let _ = writeln!(text, "| {name} | {sites} | {start} | {patches} | {learning} | {added} | {times} |");
+    }
+    text
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// The first row of each workload.
+fn workloads(report: &Report) -> Vec<(String, &Row)> {
+    let mut all: Vec<(String, &Row)> = Vec::new();
+    for row in &report.rows {
+        let name = format!("{} {}", row.program, row.workload);
+        if all.iter().all(|(seen, _)| *seen != name) {
+            all.push((name, row));
+        }
+    }
+    all
+}
+
 /// The busiest sites that stayed with their retpoline, program by program.
 fn left(report: &Report) -> String {
     let mut text = String::from(
         "\nBusiest sites that were not promoted when the program ended, from one more run that counts:\n\n",
     );
-    let mut seen = Vec::new();
-    for row in &report.rows {
-        let name = format!("{} {}", row.program, row.workload);
-        let Some(found) = row.promotion.as_ref().filter(|_| !seen.contains(&name)) else { continue };
+    for (name, row) in workloads(report) {
+        let Some(found) = row.promotion.as_ref() else { continue };
         let sites = found.left.iter().map(|site| format!("`{}` {} ({} calls)", site.symbol, site.reason, site.calls));
         let sites: Vec<_> = sites.collect();
         let sites = if sites.is_empty() { "none".to_owned() } else { sites.join(", ") };
         let _ = writeln!(text, "- {name}: {sites}");
-        seen.push(name);
     }
     text
 }
@@ -139,8 +175,8 @@ mod tests {
         let text = markdown(&report(&["a", "b"]));
         let counts: Vec<_> =
             text.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
-        assert_eq!(counts.len(), 4);
-        assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+        assert_eq!(counts.len(), 4 + 2, "a row each, and the head of the second table");
+        assert!(counts[..4].iter().all(|count| *count == counts[0]), "{counts:?}");
     }
 
     #[test]
