@@ -77,6 +77,9 @@ pub enum Verb {
     /// Measure what calls cost on this machine, and whether promotion keeps its budgets.
     #[command(after_help = BENCH_AFTER_HELP)]
     Bench(crate::bench::BenchArgs),
+    /// Check millions of calls while everything is done to them that may go wrong.
+    #[command(after_help = crate::torture::AFTER_HELP)]
+    Torture(crate::torture::TortureArgs),
     /// Run eBPF programs in user space; change their program arrays while they run.
     Bpf(crate::bpf::BpfArgs),
     /// Promote the kernel's own indirect calls: load, watch and control the module relpoline.ko.

@@ -13,7 +13,8 @@
 //! | [`bpf`] | `relpoline bpf`: eBPF programs with tail calls that are patched while they run |
 //! | [`demo`] | `relpoline demo`: what it brings on this machine |
 //! | [`mod@bench`] | `relpoline bench`: what a call costs, and whether the budgets hold on this machine |
-//! | [`workbench`] | what demo and bench share: bundled C programs, compiled in variants |
+//! | [`torture`] | `relpoline torture`: promotion under everything that may go wrong with it |
+//! | [`workbench`] | what demo, bench and torture share: bundled C programs, compiled in variants |
 //! | [`metrics`] | `relpoline metrics`: the figures of all engines for Prometheus |
 //! | [`profile`] | `relpoline profile`: what was learned, kept for the next start and for compilers |
 //! | [`doctor`] | `relpoline doctor`: what this machine allows |
@@ -48,6 +49,7 @@ pub mod shell;
 pub mod symbols;
 pub mod thunks;
 pub mod top;
+pub mod torture;
 pub mod workbench;
 
 use std::fmt;
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
         Verb::Inspect(inspect) => inspect::run(inspect),
         Verb::Demo(demo) => demo::run(&demo),
         Verb::Bench(bench) => bench::run(&bench),
+        Verb::Torture(torture) => torture::run(&torture),
         Verb::Bpf(bpf) => bpf::run(bpf),
         Verb::Kernel(kernel) => kernel::run(&kernel),
         Verb::Thunks(thunks) => thunks::run(&thunks),

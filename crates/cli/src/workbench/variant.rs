@@ -120,7 +120,10 @@ pub fn compile(command: &mut Command, name: &str) -> anyhow::Result<()> {
 }
 
 /// `relpoline run` of a program with these options, by this very command.
-fn relpoline(program: &Path, options: &[&OsStr]) -> anyhow::Result<Command> {
+///
+/// # Errors
+/// When this command's own file is gone.
+pub fn relpoline(program: &Path, options: &[&OsStr]) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("this command's own file is gone")?);
     command.args(["run", "--quiet"]).args(options).arg("--").arg(program);
     command.env_remove(relpoline_stats::options::SWITCH);

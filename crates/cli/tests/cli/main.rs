@@ -15,3 +15,4 @@ mod reported;
 mod started;
 mod surroundings;
 mod thunks;
+mod torture;

@@ -1,0 +1,68 @@
+//! What is done to the torture program from outside while it runs: its sites are made to learn anew, and the engine is
+//! taken out of it and put back, its text rewritten both times.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::arguments::EngineArgs;
+use crate::attach::{self, AttachArgs, DetachArgs, Switch, SwitchArgs};
+
+/// Between two disturbances.
+const INTERVAL: Duration = Duration::from_millis(300);
+/// One in so many is a detach, and the next one an attach.
+const DETACH: u64 = 6;
+
+/// What was done.
+#[derive(Debug, Default, Serialize)]
+pub struct Outside {
+    /// Times all sites were made to learn anew.
+    pub relearned: u64,
+    /// Times the engine was taken out.
+    pub detached: u64,
+    /// Times it was put back.
+    pub attached: u64,
+    /// Times this was refused, the program being unharmed.
+    pub refused: u64,
+    /// Why, the last time.
+    pub refusal: Option<String>,
+    #[serde(skip)]
+    turn: u64,
+    #[serde(skip)]
+    is_out: bool,
+    #[serde(skip)]
+    last: Option<Instant>,
+}
+
+impl Outside {
+    /// Does the next thing to the process, if its time has come.
+    pub fn disturb(&mut self, pid: u64) {
+        if self.last.is_some_and(|last| last.elapsed() < INTERVAL) {
+            return;
+        }
+        let Ok(pid) = i32::try_from(pid) else { return };
+        self.turn += 1;
+        if let Err(error) = self.step(pid) {
+            self.refused += 1;
+            self.refusal = Some(format!("{error:#}"));
+        }
+        self.last = Some(Instant::now());
+    }
+
+    fn step(&mut self, pid: i32) -> anyhow::Result<()> {
+        if self.is_out {
+            let engine = EngineArgs::default();
+            attach::attach(&AttachArgs { pids: vec![pid], wait: None, engine, quiet: true })?;
+            self.is_out = false;
+            self.attached += 1;
+        } else if self.turn % DETACH == 0 {
+            attach::detach(&DetachArgs { pids: vec![pid], quiet: true })?;
+            self.is_out = true;
+            self.detached += 1;
+        } else {
+            attach::switch(&SwitchArgs { pid, site: Vec::new(), quiet: true }, Switch::Relearn)?;
+            self.relearned += 1;
+        }
+        Ok(())
+    }
+}

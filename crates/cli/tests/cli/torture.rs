@@ -1,0 +1,40 @@
+//! The torture, short: `RELPOLINE_TORTURE_SECONDS` makes it longer. That it can fail is shown by `tests/tests/broken.rs`.
+
+use serde_json::Value;
+
+use crate::started::{output, relpoline};
+
+/// Counters that counted nothing.
+fn silent(counters: &Value) -> Vec<&str> {
+    let counters = counters.as_object().unwrap().iter();
+    counters.filter(|(_, value)| value.as_u64() == Some(0)).map(|(name, _)| name.as_str()).collect()
+}
+
+#[test]
+fn every_call_is_right() {
+    let seconds = std::env::var("RELPOLINE_TORTURE_SECONDS").unwrap_or_else(|_| "15".to_owned());
+    let said = output(&mut relpoline(&["torture", "--json", "--seconds", &seconds]));
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success(), "{text}{}", String::from_utf8_lossy(&said.stderr));
+    assert!(said.stderr.is_empty(), "no progress bar off a terminal");
+    let figures: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&figures["schema"], &figures["wrong"]), (&1.into(), &0.into()));
+    assert_eq!(figures["faults"], Value::Array(Vec::new()));
+    // A torture that leaves something out shows nothing of it.
+    for counters in ["checked", "events"] {
+        assert_eq!(silent(&figures[counters]), [""; 0], "{text}");
+    }
+    for what in ["judgements", "patches", "relearnings", "links"] {
+        assert_ne!(figures["engine"][what], 0, "{text}");
+    }
+    assert_ne!(figures["outside"]["relearned"], 0, "{text}");
+}
+
+#[test]
+fn without_a_compiler_it_says_what_to_do() {
+    let said = output(relpoline(&["torture"]).env("PATH", "/nowhere").env_remove("CC"));
+    assert_eq!(said.status.code(), Some(1));
+    let text = String::from_utf8(said.stderr).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.starts_with("relpoline: no C compiler") && text.contains("install gcc or clang"), "{text}");
+}
