@@ -25,6 +25,7 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use relpoline_core::policy::{Reason, SiteState};
+use relpoline_stats::codes;
 use relpoline_stats::control::{Area, Control, HOOK_BYTES, command, flag, outcome, phase};
 use rustix::thread::{NanosleepRelativeResult, Timespec};
 
@@ -203,6 +204,7 @@ fn sleep(engine: &mut Engine, control: &Control) -> u32 {
     // A child that cannot write its gates is left with those of its parent: nothing will lead to them.
     if engine::usable(engine) {
         engine::switch(engine, false);
+        engine.share.header().flags |= codes::flag::ASLEEP;
         control.sites.store(engine.sites.len() as u64, Ordering::Relaxed);
     } else {
         engine.enabled = false;
@@ -296,6 +298,7 @@ fn wake(objects: &Listed<'_>) -> u32 {
     }
     let header = engine.share.header();
     header.refusal = 0;
+    header.flags &= !codes::flag::ASLEEP;
     header.startup_cycles += calibrate::now().wrapping_sub(begun);
     report::header(engine);
     0

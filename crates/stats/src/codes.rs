@@ -135,4 +135,6 @@ pub mod flag {
     pub const SANDBOXED: u32 = 1 << 4;
     /// The process was forked from one that had the engine already.
     pub const FORKED: u32 = 1 << 5;
+    /// `relpoline detach`: the program's text is its own again, and the engine asleep.
+    pub const ASLEEP: u32 = 1 << 6;
 }

@@ -81,7 +81,7 @@ pub struct SwitchArgs {
     /// The process.
     #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: i32,
-    /// Only sites at this address, or in this function (repeatable).
+    /// Only the site at this address or at `FUNCTION+0xOFFSET`, or those in this function (repeatable).
     #[arg(long, value_name = "ADDRESS|FUNCTION")]
     pub site: Vec<String>,
     /// Say nothing when it went well.
@@ -225,8 +225,9 @@ pub fn switch(arguments: &SwitchArgs, switch: Switch) -> anyhow::Result<ExitCode
     if !arguments.quiet {
         let done = match switch {
             Switch::Enable => "may be promoted",
+            Switch::Disable if sites == 1 => "left to its retpoline",
             Switch::Disable => "left to their retpolines",
-            Switch::Relearn => "learned anew",
+            Switch::Relearn => "to be learned anew",
         };
         println!("process {pid}: {} {done}, in {}", count(sites as usize, "site"), time(begun.elapsed()));
     }

@@ -1,11 +1,13 @@
-//! Which sites a user means: an address, or a function by its name in one of the files that the process has mapped.
+//! Which sites a user means: an address, or a function by its name in one of the files that the process has mapped,
+//! with or without an offset, as reports name sites.
 
 use std::ops::Range;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use object::{Object as _, ObjectSymbol as _};
 
 use super::session::Session;
+use crate::symbols::names::is_named;
 
 /// The addresses meant by `names`; all when there are none.
 pub fn ranges(session: &Session, names: &[String]) -> anyhow::Result<Vec<Range<u64>>> {
@@ -15,7 +17,7 @@ pub fn ranges(session: &Session, names: &[String]) -> anyhow::Result<Vec<Range<u
     names.iter().try_fold(Vec::new(), |mut all, name| {
         match address(name) {
             Some(at) => all.push(at..at + 1),
-            None => all.extend(functions(session, name)?),
+            None => all.extend(named(session, name)?),
         }
         Ok(all)
     })
@@ -24,6 +26,19 @@ pub fn ranges(session: &Session, names: &[String]) -> anyhow::Result<Vec<Range<u
 /// An address as reports write it.
 fn address(text: &str) -> Option<u64> {
     u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+}
+
+/// What is meant by `function`, or by `function+0xOFFSET`.
+fn named(session: &Session, place: &str) -> anyhow::Result<Vec<Range<u64>>> {
+    let Some((function, digits)) = place.rsplit_once("+0x") else { return functions(session, place) };
+    let offset = u64::from_str_radix(digits, 16).with_context(|| format!("{place} is no place"))?;
+    Ok(functions(session, function)?.into_iter().filter_map(|range| at_offset(&range, offset)).collect())
+}
+
+/// The one address that lies so far into a function, if the function is that long.
+fn at_offset(function: &Range<u64>, offset: u64) -> Option<Range<u64>> {
+    let at = function.start.checked_add(offset).filter(|at| function.contains(at))?;
+    Some(at..at + 1)
 }
 
 /// Where the functions of that name lie. A part that the compiler split off (`name.cold`) belongs to it.
@@ -36,9 +51,8 @@ fn functions(session: &Session, name: &str) -> anyhow::Result<Vec<Range<u64>>> {
         let Ok(bytes) = std::fs::read(&path) else { continue };
         let Ok(file) = object::File::parse(&*bytes) else { continue };
         for symbol in file.symbols().chain(file.dynamic_symbols()) {
-            let is_meant = symbol
-                .name()
-                .is_ok_and(|full| full == name || full.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')));
+            let is_part = |full: &str| full.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+            let is_meant = symbol.name().is_ok_and(|full| is_named(full, name) || is_part(full));
             if is_meant && symbol.is_definition() && symbol.size() != 0 {
                 let at = object.base.wrapping_add(symbol.address());
                 found.push(at..at + symbol.size());
@@ -58,5 +72,12 @@ mod tests {
         assert_eq!(super::address("0x1f"), Some(0x1f));
         assert_eq!(super::address("main"), None);
         assert_eq!(super::address("1f"), None);
+    }
+
+    #[test]
+    fn an_offset_means_one_address_of_a_function() {
+        assert_eq!(super::at_offset(&(0x100..0x120), 0x1f), Some(0x11f..0x120));
+        assert_eq!(super::at_offset(&(0x100..0x120), 0x20), None);
+        assert_eq!(super::at_offset(&(0x100..0x120), u64::MAX), None);
     }
 }

@@ -32,7 +32,7 @@ pub const AFTER_HELP: &str = "\
 Examples:
   relpoline explain 4711 ngx_http_core_run_phases      all sites in a function
   relpoline explain 4711 ngx_http_core_run_phases+0x2a
-  relpoline explain 4711 0x55d0c3a41f10                a site, or whatever lies at an address: a gate, a tree
+  relpoline explain 4711 0x55d0c3a41f10                a site, a gate, a tree
   relpoline explain 4711 luaV_execute --json
 
 The code is shown where you may read the process' memory: as root, or with kernel.yama.ptrace_scope 0.

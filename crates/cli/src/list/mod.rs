@@ -15,6 +15,15 @@ use crate::report::text::cut;
 /// Version of the JSON's schema; within it fields are only added.
 pub const SCHEMA: u32 = 1;
 
+/// Examples shown with `--help`.
+pub const AFTER_HELP: &str = "\
+Examples:
+  relpoline list
+  relpoline list --json | jq '.engines[] | select(.enabled | not)'
+
+Columns: sites found, promoted, learning, and left to their retpolines; learning as a share of the \
+time; since when the engine is there. Users see their own processes, root sees everybody's.";
+
 /// `relpoline list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {

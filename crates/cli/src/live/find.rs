@@ -119,7 +119,9 @@ pub fn one(pid: u32) -> anyhow::Result<Engine> {
         us == 0 || process.user == us,
         "process {pid} ({name}) belongs to another user; run relpoline as that user or as root"
     );
-    bail!("process {pid} ({name}) runs without an engine, or keeps no statistics; start it with `relpoline run -- …`")
+    bail!(
+        "process {pid} ({name}) runs without an engine, or keeps no statistics; start it with `relpoline run -- …`, or put one in with `relpoline attach {pid}`"
+    )
 }
 
 /// The statistics of the processes of a run that are not in its directory, since they have changed their user: by

@@ -29,8 +29,8 @@ Examples:
   relpoline metrics --listen 127.0.0.1:9101     for Prometheus: http://127.0.0.1:9101/metrics
   relpoline metrics --textfile /var/lib/prometheus/node-exporter/relpoline.prom --every 15
 
-Metrics hold process numbers, users and paths of programs, no addresses. They are those of all engines
-that you may look at: root sees everybody's. What is asked for by HTTP is answered to everybody who can
+Metrics hold process numbers, users and paths of programs, no addresses. They are those of all engines \
+that you may look at: root sees everybody's. What is asked for by HTTP is answered to everybody who can \
 reach the address; it should be a loopback address.";
 
 /// `relpoline metrics`.

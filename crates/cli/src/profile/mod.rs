@@ -40,8 +40,14 @@ Examples:
   relpoline profile export --format bolt --object ./server -o p.fdata p.relprof
   relpoline profile save -o p.relprof 4711
 
-With --count in the run, sites are weighted by their calls; without it, by those that were counted
+With --count in the run, sites are weighted by their calls; without it, by those that were counted \
 while they were learned.";
+
+const EXPORT_AFTER_HELP: &str = "\
+Examples:
+  relpoline profile export --format pprof -o p.pb.gz p.relprof  && go tool pprof -top p.pb.gz
+  relpoline profile export --format autofdo --object ./server -o p.afdo.txt p.relprof
+  relpoline profile export --format bolt --object ./server -o p.fdata p.relprof";
 
 /// `relpoline profile`.
 #[derive(Debug, Args)]
@@ -55,6 +61,9 @@ pub struct ProfileArgs {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Show what a profile knows.
+    #[command(
+        after_help = "Examples:\n  relpoline profile show p.relprof\n  relpoline profile show --json p.relprof | jq .sites[0]"
+    )]
     Show {
         /// The profile.
         file: PathBuf,
@@ -63,6 +72,7 @@ pub enum Verb {
         json: bool,
     },
     /// Merge profiles: calls add up, of two builds of one file the one that comes last stays.
+    #[command(after_help = "Examples:\n  relpoline profile merge -o all.relprof host1.relprof host2.relprof")]
     Merge {
         /// Where the result goes.
         #[arg(long, short, value_name = "FILE")]
@@ -72,6 +82,7 @@ pub enum Verb {
         inputs: Vec<PathBuf>,
     },
     /// Write a profile in the form of another tool.
+    #[command(after_help = EXPORT_AFTER_HELP)]
     Export {
         /// The form.
         #[arg(long, value_enum)]
@@ -86,6 +97,7 @@ pub enum Verb {
         file: PathBuf,
     },
     /// Save a profile of a process that runs: of each site its eight hottest targets.
+    #[command(after_help = "Examples:\n  relpoline profile save -o p.relprof 4711")]
     Save {
         /// Where it goes; merged with what is there.
         #[arg(long, short, value_name = "FILE")]

@@ -91,7 +91,8 @@ pub fn text(profile: &Profile) -> String {
     let shown = shown(profile);
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _ = writeln!(out, "{} sites in {} objects", shown.sites.len(), shown.objects.len());
+    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    let _ = writeln!(out, "{} in {}", count(shown.sites.len(), "site"), count(shown.objects.len(), "object"));
     for object in &shown.objects {
         let gone = if object.found { "" } else { "  (this build is not there)" };
         let _ = writeln!(out, "  {}  {}{gone}", object.build_id, object.path);

@@ -82,7 +82,7 @@ pub fn engine_of(header: &Header, until: u64) -> Engine {
     Engine {
         version: string(&header.engine_version),
         enabled,
-        why_disabled: (!enabled).then(|| refusal(header.refusal)),
+        why_disabled: (!enabled).then(|| why_off(header)),
         ended: header.flags & flag::ENDED != 0,
         startup_cycles: header.startup_cycles,
         learn_cycles: header.learn_cycles,
@@ -258,6 +258,16 @@ fn coverage(header: &Header, sites: &[Site]) -> Option<f64> {
 
 fn reason(number: u8) -> String {
     Reason::from_number(number).map_or_else(|| unknown(number.into()), |reason| reason.to_string())
+}
+
+/// Why promotion is off.
+fn why_off(header: &Header) -> String {
+    match header.refusal {
+        // Nothing refused to be promoted: somebody has switched it off.
+        0 if header.flags & flag::ASLEEP != 0 => "detached".into(),
+        0 => "switched off".into(),
+        number => refusal(number),
+    }
 }
 
 fn refusal(number: u32) -> String {

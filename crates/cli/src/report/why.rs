@@ -33,7 +33,9 @@ const fn sentence(reason: Reason) -> &'static str {
              them. It keeps its retpoline for good."
         }
         Reason::Excluded => "It was excluded by --only or --exclude.",
-        Reason::Disabled => "Promotion is switched off in this process.",
+        Reason::Disabled => {
+            "It was switched off, alone or with the whole process: by `relpoline disable` or `detach`, or by the program."
+        }
         Reason::BudgetSpent => {
             "The process has spent what learning and patching may cost for now (0.5 % of the time). It goes on later."
         }

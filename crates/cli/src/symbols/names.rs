@@ -83,10 +83,7 @@ impl Names {
     /// The first address and the size of the functions of this name, as it stands in the file or in the source, with
     /// or without its parameters.
     pub fn find(&self, name: &str) -> Vec<(u64, u64)> {
-        let is_it = |symbol: &&Symbol| {
-            let source = demangle(&symbol.name);
-            symbol.is_function && (symbol.name == name || source == name || source.split('(').next() == Some(name))
-        };
+        let is_it = |symbol: &&Symbol| symbol.is_function && is_named(&symbol.name, name);
         self.symbols.iter().filter(is_it).map(|symbol| (symbol.address, symbol.size)).collect()
     }
 
@@ -109,6 +106,15 @@ impl Names {
         }
         functions
     }
+}
+
+/// Whether a symbol is the function `name`: as it stands in the file or in the source, with or without its parameters.
+pub fn is_named(symbol: &str, name: &str) -> bool {
+    if symbol == name {
+        return true;
+    }
+    let source = demangle(symbol);
+    source == name || source.split('(').next() == Some(name)
 }
 
 /// The name as it was in the source: Rust, C++, or as it stands.

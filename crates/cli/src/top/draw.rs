@@ -18,23 +18,25 @@ const WIDTH: u16 = 80;
 /// Width of a target's bar.
 const BAR: f64 = 20.0;
 
-const KEYS: &str = " ↑↓ move  Enter details  Esc back  s order  r reverse  / filter  space pause  q quit";
+const KEYS: &str = " ↑↓ move  Enter details  Esc back  s order  / filter  space pause  ? keys  q quit";
 
 const HELP: &str = "\
  ↑ ↓ PgUp PgDn Home End   move
  Enter                    into the process, or into the site
  Esc                      back; with a filter: all sites again
- s                        next order: cost, calls, misses, targets, patches, state, name
+ s                        next order: cost, calls, misses, targets, patches,
+                          state, name
  r                        the other way round
- /                        filter: part of a name, object, state, reason or target
+ /                        filter: part of a name, object, state, reason, target
  space                    pause
  q                        quit
 
- HIT/s     calls per second that took a direct jump (counted with run --count only)
- RETP/s    calls per second that took the retpoline; sites that are left alone do not count theirs
+ HIT/s     calls per second that took a direct jump (only with --count)
+ RETP/s    calls per second that took the retpoline (not counted where a site
+           is left alone)
  HIT%      share of the calls so far that hit
  TGT       targets in the site's tree
- cost      what retpolined calls cost more than direct ones would";
+ cost      how much more retpolined calls cost than direct ones would";
 
 /// Draws the screen.
 pub fn draw(frame: &mut Frame<'_>, screen: &Screen) {

@@ -38,8 +38,8 @@ Examples:
 Keys: arrows, PgUp, PgDn, Home, End  move     Enter  details     Esc  back     q  quit
       s  next order     r  reverse     /  filter     space  pause     ?  help
 
-Without --count in the process, calls that hit are not counted and shown as `-`. Reading never stops
-the process. What was counted since a site's last judgement is included where you may read the process'
+Without --count in the process, calls that hit are not counted and shown as `-`. Reading never stops \
+the process. What was counted since a site's last judgement is included where you may read the process' \
 memory (as root, or with kernel.yama.ptrace_scope 0).";
 
 /// `relpoline top`.

@@ -120,7 +120,7 @@ if (hottest.length === 0) none("targets", "No sites.");
 else bars("targets", hottest.map(site => {
   const parts = site.targets.map((target, n) => ({ share: target.share, colour: "direct", opacity: Math.max(.25, 1 - n * .14), title: `${percent(target.share)} ${target.symbol ?? target.address}` }));
   const rest = 1 - parts.reduce((sum, part) => sum + part.share, 0);
-  if (rest > 1e-3) parts.push({ share: rest, colour: promoted(site) ? "retpoline" : "left", title: promoted(site) ? "the retpoline, or targets beyond the eighth" : site.reason });
+  if (rest > 1e-3) parts.push({ share: rest, colour: promoted(site) ? "retpoline" : COLOURS[site.state] ?? "cold", title: promoted(site) ? "the retpoline, or targets beyond the eighth" : site.reason });
   return { label: title(site), value: short(calls(site)), parts };
 }));
 
@@ -159,7 +159,7 @@ const siteColumns = [
   { name: "state", value: site => site.state, mark: site => site.state },
   { name: "targets", value: site => site.target_count, number: true },
   { name: "learned again", value: site => site.relearned, number: true },
-  { name: "site", value: title },
+  { name: "site", value: title, mark: () => "place" },
   { name: "where to, or why not", value: verdict },
 ];
 const open = new Set();
