@@ -50,6 +50,7 @@ pub enum Verb {
     #[command(after_help = SWITCH_AFTER_HELP)]
     Relearn(crate::attach::SwitchArgs),
     /// List the processes that have an engine.
+    #[command(after_help = crate::list::AFTER_HELP)]
     List(crate::list::ListArgs),
     /// Explain what became of a call site, and show the code that it runs through now.
     #[command(after_help = crate::explain::AFTER_HELP)]
@@ -116,19 +117,21 @@ Examples:
   relpoline attach --wait 4711                  and wait until something is promoted
   relpoline attach --only 'libpython*' 4711
 
-All threads stand still for a moment, twice; how long is printed. Who may trace a process may attach
-to it: its user, or root. Children that it forks later have the engine too. It needs a program that
+All threads stand still for a moment, twice; how long is printed. Who may trace a process may attach \
+to it: its user, or root. Children that it forks later have the engine too. It needs a program that \
 is linked dynamically against glibc. See docs/attach.md.
 
-Exit status: 0 attached; 1 not attached, and the process is unharmed; 3 attached, but nothing was
+Exit status: 0 attached; 1 not attached, and the process is unharmed; 3 attached, but nothing was \
 promoted while --wait waited.";
 
 const DETACH_AFTER_HELP: &str = "\
 Examples:
   relpoline detach 4711
+  relpoline detach $(pgrep -x nginx)            master and workers
 
-Every byte of the program's code is what it was; the engine stays in memory, asleep, since a thread may be
-on its way through it. Attaching again wakes it. Programs started by relpoline run can be detached too.
+Every byte of the program's code is what it was; the engine stays in memory, asleep, since a thread \
+may be on its way through it. Attaching again wakes it. Programs started by relpoline run can be \
+detached too.
 
 Exit status: 0 detached; 1 not detached, and the process is unharmed.";
 
