@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <ucontext.h>
@@ -77,6 +78,7 @@ static void reap(pid_t child, const char *what) {
 
 static int live_as_child(word seed, int generations) {
     word calls = seed % 8 ? 400 : 6000; /* few live long enough to learn */
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a broken child may never end by itself */
     for (word n = 0; n < 24; n++) torment(seed + n * 5, seed / 3 + n, calls, CHILD);
     if (generations) {
         pid_t child = fork();

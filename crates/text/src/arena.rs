@@ -306,14 +306,14 @@ impl Arena {
         unsafe { &*self.alias.add(offset).cast::<AtomicU64>() }
     }
 
-    /// Fills fresh cells from `cell` on.
+    /// Fills fresh cells, from byte `at` of `cell` on.
     ///
     /// # Safety
     /// The cells must have been taken by the caller and not be published yet.
-    pub unsafe fn write(&self, cell: Cell, code: &[u8]) {
-        debug_assert!(cell.offset() + code.len() <= CODE_BYTES);
+    pub unsafe fn write(&self, cell: Cell, at: usize, code: &[u8]) {
+        debug_assert!(cell.offset() + at + code.len() <= CODE_BYTES);
         // SAFETY: the caller owns the cells; nobody executes or reads them before they are published.
-        unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), self.alias.add(cell.offset()), code.len()) }
+        unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), self.alias.add(cell.offset() + at), code.len()) }
     }
 
     /// The cells from `cell` on as bytes to emit code into.

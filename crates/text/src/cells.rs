@@ -139,8 +139,10 @@ impl CellMap {
         };
         // Gates may fill three eighths of the arena from either end; the middle stays for trees.
         let limit = (CELLS / 8 * 3) as u32;
+        // Those of the broken variant are shifted into their neighbours.
+        let each = if cfg!(relpoline_broken = "gate-not-aligned") { 2 } else { 1 };
         loop {
-            let n = cursor.fetch_add(1, Ordering::AcqRel);
+            let n = cursor.fetch_add(each, Ordering::AcqRel);
             if n >= limit {
                 cursor.store(limit, Ordering::Release);
                 return None;
@@ -176,6 +178,12 @@ impl CellMap {
     /// `count` neighbouring tree cells anywhere; the first of them.
     pub fn take_run(&self, count: u32) -> Option<Cell> {
         let middle = (CELLS / 2) as u32;
+        // The broken variant that the tests must catch: cells are used again after a while.
+        if cfg!(relpoline_broken = "cell-reused") && self.run.load(Ordering::Acquire) > 2000 {
+            let first = middle / 64;
+            self.taken[first as usize..first as usize + 32].iter().for_each(|word| word.store(0, Ordering::Release));
+            self.run.store(0, Ordering::Release);
+        }
         let mut start = middle + self.run.load(Ordering::Acquire);
         while start + count <= CELLS as u32 {
             match self.take_exactly(start, count) {

@@ -16,6 +16,7 @@
 use crate::arena::{Arena, Counters};
 use crate::cells::{CELL, Cell};
 use core::mem::offset_of;
+#[cfg(not(relpoline_broken = "gate-not-aligned"))]
 use core::sync::atomic::Ordering;
 use relpoline_core::arch::encode::{Code, CodeError, INT3, gate_target, gate_word};
 
@@ -23,6 +24,8 @@ use relpoline_core::arch::encode::{Code, CodeError, INT3, gate_target, gate_word
 const MISS_WORD: usize = 3;
 const STUB: usize = 32;
 const SLOW: usize = 48;
+/// Where the gate lies in its cell. In the broken variant that the tests must catch its word crosses two cache lines.
+const SHIFT: usize = if cfg!(relpoline_broken = "gate-not-aligned") { 61 } else { 0 };
 
 /// A site's cell. Cheap to copy: everything else about it is in the arena.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +54,7 @@ impl Gate {
     /// # Errors
     /// When the thunk is too far away or too large.
     pub fn build(arena: &Arena, cell: Cell, spec: &GateSpec<'_>) -> Result<Gate, CodeError> {
-        let at = arena.address(cell);
+        let at = arena.address(cell) + SHIFT as u64;
         let mut bytes = [INT3; CELL];
         if spec.thunk.len() > MISS_WORD * 8 {
             return Err(CodeError::Overflow);
@@ -73,32 +76,32 @@ impl Gate {
         code.jmp(spec.slow_at);
         code.finish()?;
         // SAFETY: the caller took the cell and has not published it.
-        unsafe { arena.write(cell, &bytes) };
+        unsafe { arena.write(cell, SHIFT, &bytes) };
         Ok(Gate { cell })
     }
 
     /// Where the site's displacement points while it is not linked.
     #[must_use]
     pub fn address(self, arena: &Arena) -> u64 {
-        arena.address(self.cell)
+        arena.address(self.cell) + SHIFT as u64
     }
 
     /// Where the site's trees lead when no target matched.
     #[must_use]
     pub fn miss_address(self, arena: &Arena) -> u64 {
-        arena.address(self.cell) + (MISS_WORD * 8) as u64
+        self.address(arena) + (MISS_WORD * 8) as u64
     }
 
     /// The counting stub.
     #[must_use]
     pub fn counting(self, arena: &Arena) -> u64 {
-        arena.address(self.cell) + STUB as u64
+        self.address(arena) + STUB as u64
     }
 
     /// The slow entry, which tells the engine that a countdown or a window of this site ended.
     #[must_use]
     pub fn slow(self, arena: &Arena) -> u64 {
-        arena.address(self.cell) + SLOW as u64
+        self.address(arena) + SLOW as u64
     }
 
     /// Publishes `target` (a tree, a recording stub, the counting stub). False when it is out of reach.
@@ -135,10 +138,21 @@ impl Gate {
     /// Where the gate leads now; `None` in the thunk state.
     #[must_use]
     pub fn target(self, arena: &Arena) -> Option<u64> {
-        gate_target(self.address(arena), arena.word(self.cell, 0).load(Ordering::Acquire))
+        gate_target(self.address(arena), self.load(arena))
     }
 
-    #[cfg(not(relpoline_broken = "two-byte-patch"))]
+    #[cfg(not(relpoline_broken = "gate-not-aligned"))]
+    fn load(self, arena: &Arena) -> u64 {
+        arena.word(self.cell, 0).load(Ordering::Acquire)
+    }
+
+    #[cfg(relpoline_broken = "gate-not-aligned")]
+    fn load(self, arena: &Arena) -> u64 {
+        // SAFETY: within the two cells of a shifted gate.
+        unsafe { (self.address(arena) as *const u64).read_unaligned() }
+    }
+
+    #[cfg(not(any(relpoline_broken = "two-byte-patch", relpoline_broken = "gate-not-aligned")))]
     fn store(self, arena: &Arena, index: usize, word: u64) {
         arena.word(self.cell, index).store(word, Ordering::Release);
     }
@@ -153,5 +167,15 @@ impl Gate {
             core::hint::spin_loop();
         }
         to.store(word, Ordering::Release);
+    }
+
+    /// The broken variant that the tests must catch: one store, but to a word that crosses two cache lines.
+    #[cfg(relpoline_broken = "gate-not-aligned")]
+    fn store(self, arena: &Arena, index: usize, word: u64) {
+        // SAFETY: within the two cells of a shifted gate.
+        unsafe {
+            let to = core::ptr::from_ref(arena.word(self.cell, 0)).cast::<u8>().add(SHIFT + index * 8);
+            core::arch::asm!("mov [{}], {}", in(reg) to, in(reg) word, options(nostack, preserves_flags));
+        }
     }
 }

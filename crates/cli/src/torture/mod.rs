@@ -47,6 +47,8 @@ Environment:
 
 /// Time after its end in which the program has to come to it. Children and programs it started may be on their way.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Likewise after something was wrong: it may be beyond that.
+const PATIENCE_WHEN_WRONG: Duration = Duration::from_secs(10);
 /// Between looks at the board.
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -137,19 +139,22 @@ fn start(arguments: &TortureArgs, threads: u32, built: &Built, board: &Board, re
 fn watch(mut child: Child, board: &Board, time: Duration, outside: &mut Outside) -> anyhow::Result<Ending> {
     let begun = Instant::now();
     let bar = progress(time.as_secs());
+    let mut latest = begun + time + PATIENCE;
     loop {
         if let Some(status) = child.try_wait()? {
             bar.finish_and_clear();
             return Ok(Ending::Ended(status));
         }
-        let elapsed = begun.elapsed();
-        if elapsed > time + PATIENCE {
+        if Instant::now() > latest {
             bar.finish_and_clear();
             board.kill_program()?;
             child.wait()?;
             return Ok(Ending::Hung);
         }
-        let now = board.read()?;
+        let (now, elapsed) = (board.read()?, begun.elapsed());
+        if now.wrong() != 0 {
+            latest = latest.min(Instant::now() + PATIENCE_WHEN_WRONG);
+        }
         bar.set_position(elapsed.as_secs());
         bar.set_message(format!("{} calls, {} wrong", summary::number(now.calls()), now.wrong()));
         // Not in the last second: the program may be gone before we are.

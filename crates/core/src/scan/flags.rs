@@ -18,6 +18,10 @@ const MAX_STEPS: usize = 64;
 /// Whether the flags are dead at `label`. `is_checked_goto` says of the address of a direct jump and its
 /// target that it is a site all of whose labels are checked in the same analysis.
 pub(super) fn are_dead(text: Region<'_>, label: u64, is_checked_goto: impl Fn(u64, u64) -> bool) -> bool {
+    // The deliberate fault that the tests must notice: flags are never looked at.
+    if cfg!(relpoline_broken = "flags-at-goto") {
+        return true;
+    }
     let mut at = label;
     for _ in 0..MAX_STEPS {
         match step(text, at) {
