@@ -19,6 +19,8 @@ pub struct Report {
     pub sites_promoted: u64,
     /// Share of the calls that took a direct jump.
     pub coverage: Option<f64>,
+    /// Executable and libraries.
+    pub objects: Vec<Object>,
     /// Sites that ran.
     pub sites: Vec<Site>,
     /// Programs started without the engine.
@@ -39,6 +41,15 @@ pub struct Engine {
     pub judgements: u64,
     /// Sites linked by one byte.
     pub links: u64,
+}
+
+/// An executable or a library.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Object {
+    /// Sites found.
+    pub sites: u32,
+    /// Why all of it was left alone.
+    pub reason: Option<String>,
 }
 
 /// A site that ran.
