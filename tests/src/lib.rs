@@ -11,9 +11,11 @@
 //! | [`program`] | compiling, once per content |
 //! | [`tool`] | the command `relpoline` and its engine, also deliberately broken ones |
 //! | [`run`] | running, with a deadline, and comparing |
+//! | [`generate`] | random programs |
 //! | [`living`] | programs that are attached to while they run |
 //! | [`report`] | what the engine says it did |
 
+pub mod generate;
 pub mod living;
 pub mod program;
 pub mod report;
