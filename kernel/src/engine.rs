@@ -32,6 +32,8 @@ pub const CONFIG: Config = Config {
     max_targets: TARGETS as u8,
     cold_calls: 128,
     cold_share: 1 << 16,
+    // A rare site stays: each change of text interrupts all processors.
+    cold_patience: u32::MAX,
     window_max: crate::windows::LENGTH as u32,
     trials: false,
     retry_ms: 100,

@@ -65,8 +65,11 @@ pub struct Config {
     pub max_targets: u8,
     /// Calls that a site is left alone for, at first.
     pub cold_calls: u32,
-    /// A cold site's retpolines must cost more than 1/this of the elapsed time to be worth learning.
+    /// A cold site is worth learning at once when its retpolines cost more than 1/this of the elapsed time …
     pub cold_share: u32,
+    /// … and in the end when they have cost this many times what learning costs. Many rare sites add up: a server's
+    /// request may run a hundred of them once each.
+    pub cold_patience: u32,
     /// Calls in the first window of a learning.
     pub window_first: u32,
     /// Calls in the longest window, [`crate::trace::WINDOW_MAX`] at most.
@@ -112,6 +115,7 @@ impl Config {
         max_targets: 96,
         cold_calls: 96,
         cold_share: 8192,
+        cold_patience: 4,
         window_first: 256,
         window_max: 2048,
         settle_calls: 2000,

@@ -72,7 +72,11 @@ impl Policy {
         let calls = if site.window == 0 { self.config.cold_calls } else { site.window };
         let elapsed = if site.since == 0 { self.budget.age(now) } else { now.saturating_sub(site.since) };
         let lost = cycles(calls, self.costs.retpoline.saturating_sub(self.costs.direct));
-        if lost.saturating_mul(u64::from(self.config.cold_share)) < elapsed {
+        let is_rare = lost.saturating_mul(u64::from(self.config.cold_share)) < elapsed;
+        // Windows double, so all of them together had about twice the calls of this one.
+        let price = self.price_of_learning() + u64::from(self.costs.link);
+        let lost_little = 2 * lost < price.saturating_mul(u64::from(self.config.cold_patience));
+        if is_rare && lost_little {
             site.since = now;
             site.window = calls.saturating_mul(2).min(COLD_MAX);
             return Action::CountCold { calls: site.window };
@@ -88,9 +92,9 @@ impl Policy {
 
     /// Starts learning if the budget allows.
     fn learn(&mut self, site: &mut SiteState, cause: Cause, now: u64) -> Option<Action> {
-        let window = self.config.window_first.clamp(1, self.window_max());
+        let window = self.first_window();
         let unlink = if site.phase == Phase::Linked { self.costs.link } else { 0 };
-        let price = self.learning_price(window, window) + u64::from(self.costs.patch) + u64::from(unlink);
+        let price = self.price_of_learning() + u64::from(unlink);
         if !self.budget.may_patch(now, &self.config, &self.costs)
             || !self.budget.spend(price, now, &self.config, &self.costs)
         {
@@ -102,6 +106,16 @@ impl Policy {
         (site.phase, site.reason, site.cause) = (Phase::Learning, Reason::Learning, cause);
         (site.since, site.due) = (now, 0);
         Some(Action::Learn { window })
+    }
+
+    fn first_window(&self) -> u32 {
+        self.config.window_first.clamp(1, self.window_max())
+    }
+
+    /// Cycles for a first window and what follows it, when one window is enough.
+    fn price_of_learning(&self) -> u64 {
+        let window = self.first_window();
+        self.learning_price(window, window) + u64::from(self.costs.patch)
     }
 
     pub(super) fn window_max(&self) -> u32 {

@@ -187,3 +187,27 @@ fn without_budget_a_site_waits_retpolined() {
     assert!(site.is_due(later));
     assert!(matches!(policy.on(&mut site, Event::Due, later, &|_| true), Action::Learn { .. }));
 }
+
+/// One call a second is no share of the time worth speaking of, but in the end it costs more than learning does.
+#[test]
+fn a_rare_site_learns_when_its_retpolines_have_cost_some_times_what_learning_costs() {
+    let calls_until_it_learns = |patience: u32| {
+        let mut policy = Box::new(Policy::new());
+        policy.config.cold_patience = patience;
+        policy.budget.start(1, &policy.config.clone());
+        let (mut site, mut calls) = (SiteState::new(), u64::from(policy.config.cold_calls));
+        let second = 1000 * u64::from(Costs::TYPICAL.cycles_per_ms);
+        for _ in 0..100 {
+            match policy.on(&mut site, Event::ColdExpired, calls * second, &|_| true) {
+                Action::CountCold { calls: more } => calls += u64::from(more),
+                Action::Learn { .. } => return Some(calls),
+                other => panic!("{other:?}"),
+            }
+        }
+        None
+    };
+    let few = calls_until_it_learns(1).expect("it learns");
+    let more = calls_until_it_learns(4).expect("it learns");
+    assert!((200..4_000).contains(&few) && (2 * few..8 * few).contains(&more), "{few}, {more}");
+    assert_eq!(calls_until_it_learns(u32::MAX), None);
+}
