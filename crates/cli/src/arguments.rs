@@ -18,11 +18,11 @@ pub struct Arguments {
 
 const AFTER_HELP: &str = "\
 Examples:
-  relpoline demo                                what it brings on this machine
-  relpoline run -- redis-server                 run a program with promotion
-  relpoline run --report r.json -- python3 x.py and see what was promoted, and why not
-  relpoline attach 4711                         promote in a process that runs already
-  relpoline inspect /usr/sbin/nginx             is there anything to promote?
+  relpoline demo                          what it brings on this machine
+  relpoline run -- redis-server           run a program with promotion
+  relpoline run --report r.json -- ./tool and see what was promoted, and why not
+  relpoline attach 4711                   promote in a process that runs already
+  relpoline inspect /usr/sbin/nginx       is there anything to promote?
 
 Environment:
   RELPOLINE=off      start programs without promotion
@@ -98,7 +98,7 @@ Examples:
   relpoline run -- nginx -g 'daemon off;'
   relpoline run --report r.txt --report-format text --count -- lua script.lua
   relpoline run --only 'libpython*' -- python3 script.py
-  relpoline run --dry-run -- ./server           what would be promoted, and what not, and why
+  relpoline run --dry-run -- ./server     what would be promoted, and why not
 
 Exit status: the program's own; if it is ended by a signal, so is relpoline. Otherwise
   125  relpoline itself failed
@@ -113,8 +113,8 @@ Environment:
 
 const ATTACH_AFTER_HELP: &str = "\
 Examples:
-  relpoline attach $(pgrep -x nginx)            master and workers: each process has its own engine
-  relpoline attach --wait 4711                  and wait until something is promoted
+  relpoline attach $(pgrep -x nginx)      master and workers: an engine in each
+  relpoline attach --wait 4711            and wait until something is promoted
   relpoline attach --only 'libpython*' 4711
 
 All threads stand still for a moment, twice; how long is printed. Who may trace a process may attach \
@@ -127,7 +127,7 @@ promoted while --wait waited.";
 const DETACH_AFTER_HELP: &str = "\
 Examples:
   relpoline detach 4711
-  relpoline detach $(pgrep -x nginx)            master and workers
+  relpoline detach $(pgrep -x nginx)      master and workers
 
 Every byte of the program's code is what it was; the engine stays in memory, asleep, since a thread \
 may be on its way through it. Attaching again wakes it. Programs started by relpoline run can be \
@@ -137,10 +137,10 @@ Exit status: 0 detached; 1 not detached, and the process is unharmed.";
 
 const SWITCH_AFTER_HELP: &str = "\
 Examples:
-  relpoline disable 4711                        every site goes back to its retpoline
+  relpoline disable 4711                  every site goes back to its retpoline
   relpoline enable 4711
   relpoline relearn --site ngx_http_handler 4711
-  relpoline disable --site 0x55d0c3a41f10 4711  one site, by the address that reports name
+  relpoline disable --site main+0x4d 4711 one site, as reports name it
 
 It takes effect at once, while the program runs; no signal is sent to it.
 

@@ -104,7 +104,7 @@ impl Image {
         match imports.get(name) {
             Some(&at) => Ok(at),
             None if symbol.is_weak() => Ok(0),
-            None => bail!("its C library has no {name}"),
+            None => bail!("its C library has no {name}: glibc 2.34 or later is needed"),
         }
     }
 }

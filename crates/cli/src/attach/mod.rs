@@ -138,6 +138,9 @@ fn attach_one(arguments: &AttachArgs, pid: i32) -> anyhow::Result<ExitCode> {
             count(entered.edited.done, "site"),
             stops(&session),
         );
+        if entered.edited.done == 0 {
+            println!("process {pid}: nothing to promote: neither it nor its libraries have retpolines that are used");
+        }
         if entered.is_sealed {
             println!(
                 "process {pid}: its C library is an unusual one: sites stay behind their gates, children do not learn"

@@ -25,9 +25,9 @@ use crate::live;
 /// Examples shown with `--help`.
 pub const AFTER_HELP: &str = "\
 Examples:
-  relpoline metrics                             once, to stdout
-  relpoline metrics --listen 127.0.0.1:9101     for Prometheus: http://127.0.0.1:9101/metrics
-  relpoline metrics --textfile /var/lib/prometheus/node-exporter/relpoline.prom --every 15
+  relpoline metrics                          once, to stdout
+  relpoline metrics --listen 127.0.0.1:9101  at http://127.0.0.1:9101/metrics
+  relpoline metrics --textfile /srv/node-exporter/relpoline.prom --every 15
 
 Metrics hold process numbers, users and paths of programs, no addresses. They are those of all engines \
 that you may look at: root sees everybody's. What is asked for by HTTP is answered to everybody who can \

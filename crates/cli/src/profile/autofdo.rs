@@ -8,7 +8,8 @@
 //!   LINE: CALLS target:CALLS
 //! ```
 //! Lines are counted from the line in which their function is declared, so the object needs debug information
-//! (`-g1` is enough). What was inlined into a caller is nested.
+//! (`-g1`; clang also needs `-fdebug-info-for-profiling`, or leaves out functions into which nothing was inlined). What was
+//! inlined into a caller is nested.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -65,7 +66,11 @@ pub fn render(profile: &Profile, object: &Path) -> anyhow::Result<(Vec<u8>, usiz
         object.display()
     );
     let declared = declared_lines(object)?;
-    anyhow::ensure!(!declared.is_empty(), "{} has no debug information: compile it with -g1", object.display());
+    anyhow::ensure!(
+        !declared.is_empty(),
+        "{} does not say where its functions are declared: compile it with -g1, with clang also -fdebug-info-for-profiling",
+        object.display()
+    );
     let lines = Loader::new(object).map_err(|error| anyhow::anyhow!("{}: {error}", object.display()))?;
     let known = known(profile);
     let (mut functions, mut left_out) = (BTreeMap::<String, Samples>::new(), 0);

@@ -31,13 +31,11 @@ use model::Profile;
 /// Examples shown with `--help`.
 pub const AFTER_HELP: &str = "\
 Examples:
-  relpoline run --count --profile p.relprof -- ./server       learn, and start warm the next time
+  relpoline run --count --profile p.relprof -- ./server
+      learn, and start warm the next time
   relpoline profile show p.relprof
   relpoline profile merge -o all.relprof host1.relprof host2.relprof
-  relpoline profile export --format pprof -o p.pb.gz p.relprof  && go tool pprof -top p.pb.gz
-  relpoline profile export --format autofdo --object ./server -o p.afdo.txt p.relprof
-      clang -O2 -g -fprofile-sample-use=p.afdo.txt …
-  relpoline profile export --format bolt --object ./server -o p.fdata p.relprof
+  relpoline profile export --format pprof -o p.pb.gz p.relprof
   relpoline profile save -o p.relprof 4711
 
 With --count in the run, sites are weighted by their calls; without it, by those that were counted \
@@ -45,9 +43,12 @@ while they were learned.";
 
 const EXPORT_AFTER_HELP: &str = "\
 Examples:
-  relpoline profile export --format pprof -o p.pb.gz p.relprof  && go tool pprof -top p.pb.gz
-  relpoline profile export --format autofdo --object ./server -o p.afdo.txt p.relprof
-  relpoline profile export --format bolt --object ./server -o p.fdata p.relprof";
+  relpoline profile export --format pprof -o p.pb.gz p.relprof
+      go tool pprof -top p.pb.gz
+  relpoline profile export --format autofdo --object ./server -o p.afdo p.relprof
+      clang -O2 -g1 -fdebug-info-for-profiling -fprofile-sample-use=p.afdo …
+  relpoline profile export --format bolt --object ./server -o p.fdata p.relprof
+      llvm-bolt ./server -data=p.fdata -o server.bolt";
 
 /// `relpoline profile`.
 #[derive(Debug, Args)]
@@ -220,7 +221,7 @@ impl Kept {
         let dropped = self.before.replace(&fresh);
         file::write(&self.path, &self.before)?;
         Ok(format!(
-            "profile {}: {warm} sites started warm, {} stale ones dropped, {} sites saved",
+            "profile {}: {warm} sites started warm, {} stale ones dropped, {} saved",
             self.path.display(),
             u64::from(stale) + dropped as u64,
             self.before.sites.len()

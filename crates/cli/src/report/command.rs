@@ -23,8 +23,8 @@ const MOST_BYTES: u64 = 1 << 28;
 /// Examples shown with `--help`.
 pub const AFTER_HELP: &str = "\
 Examples:
-  relpoline report 4711                         what is promoted, what not, and why
-  relpoline report 4711 --format html -o r.html for a browser
+  relpoline report 4711                          what is promoted, and why not
+  relpoline report 4711 --format html -o r.html  for a browser
   relpoline report r.json --format flamegraph > r.svg
 
 Reading the statistics of a process never stops it. Exit status: 0, or 1 when there is nothing to report on.";

@@ -32,11 +32,12 @@ pub const AFTER_HELP: &str = "\
 Examples:
   relpoline top                                 all engines; Enter goes into one
   relpoline top 4711 --sort misses              the sites of process 4711
-  relpoline top 4711 --once --json              one look, for scripts: as `relpoline report`
+  relpoline top 4711 --once --json              one look, for scripts
   relpoline top 4711 --once --filter ngx_http
 
-Keys: arrows, PgUp, PgDn, Home, End  move     Enter  details     Esc  back     q  quit
-      s  next order     r  reverse     /  filter     space  pause     ?  help
+Keys: arrows, PgUp, PgDn, Home, End  move     Enter  details     Esc  back
+      s  next order     r  reverse     /  filter     space  pause
+      ?  help           q  quit
 
 Without --count in the process, calls that hit are not counted and shown as `-`. Reading never stops \
 the process. What was counted since a site's last judgement is included where you may read the process' \

@@ -343,6 +343,40 @@ fn profiles_are_understood_by_other_tools() {
     }
 }
 
+/// A loop whose call stands in a line of its own: clang's profiles tell lines apart.
+const LOOP: &str = r"
+static unsigned add(unsigned x) { return x + 3; }
+static unsigned twist(unsigned x) { return x ^ 5; }
+unsigned (*volatile table[2])(unsigned) = { add, twist };
+int main(void) {
+    unsigned sum = 0;
+    for (unsigned i = 0; i < 3000000; i++)
+        sum = table[i % 10 == 9](sum);
+    return sum == 1;
+}";
+
+#[test]
+fn clang_promotes_at_compile_time_what_was_learned_at_run_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(at("loop.c"), LOOP).unwrap();
+    let compile = |more: &[&str]| {
+        let flags = ["-O2", "-g1", "-fdebug-info-for-profiling", "-mretpoline", "-Wl,--build-id"];
+        Command::new("clang").args(flags).args(more).args([&at("loop.c"), "-o", &at("loop")]).output()
+    };
+    let Ok(first) = compile(&[]) else {
+        eprintln!("skipped: clang is not installed");
+        return;
+    };
+    assert!(first.status.success(), "{first:?}");
+    stdout(&mut relpoline(&["run", "-q", "--count", "--profile", &at("p.relprof"), "--", &at("loop")]));
+    let export = ["profile", "export", "--format", "autofdo", "--object", &at("loop"), "-o", &at("p.afdo")];
+    stdout(relpoline(&export).arg(at("p.relprof")));
+    let second = compile(&[&format!("-fprofile-sample-use={}", at("p.afdo")), "-Rpass=pgo-icall-prom"]).unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains("Promote indirect call to add"), "{said}");
+}
+
 /// Lets another tool read a file, if it is installed; it must succeed and say `part`.
 fn check_with(tool: &str, arguments: &[&str], part: &str) {
     let Ok(said) = Command::new(tool).args(arguments).output() else {
