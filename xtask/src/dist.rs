@@ -1,7 +1,7 @@
 //! `cargo xtask dist`: what is given to others: a tar.gz and a .deb of binary, engine, manual pages and completions.
 //!
 //! Both hold the same tree, as it lies below `/usr`: the command finds its engine in `../lib/relpoline`. With
-//! `--check` the .deb is installed in a clean Debian (debootstrap) and used there, which needs root and a network.
+//! `--check` the .deb is installed in a clean Debian (debootstrap) and used there, which needs root, gcc and a network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -131,10 +131,16 @@ fn check(package: &Path, out: &Path, mirror: &str) -> Result<()> {
     bootstrap.args(["--variant=minbase", RELEASE]).arg(&place).arg(mirror);
     said(&mut bootstrap).context("--check needs debootstrap, root and a network")?;
     fs::copy(package, place.join("relpoline.deb"))?;
+    compile(&place.join("calls"))?;
     let script = "set -e
         mount -t proc proc /proc; mount -t tmpfs tmpfs /dev/shm
         dpkg -i /relpoline.deb
         relpoline --version
+        ! ldd /usr/bin/relpoline | grep 'not found'
+        relpoline run --count --report /calls.json -- /calls
+        grep -q '\"sites_promoted\": 1' /calls.json
+        relpoline report /calls.json
+        /calls wait & sleep 1; relpoline attach --wait $!; relpoline top --once; relpoline detach $!; kill $!
         relpoline run --report /report.json -- /bin/ls / > /dev/null
         grep -q '\"enabled\": true' /report.json
         relpoline doctor
@@ -149,6 +155,25 @@ fn check(package: &Path, out: &Path, mirror: &str) -> Result<()> {
     succeed(&mut inside)?;
     fs::remove_dir_all(&place)?;
     println!("the package installs, works, and goes again in a clean {RELEASE}");
+    Ok(())
+}
+
+/// A program with retpolines, and two targets at its one site; with an argument it goes on for ever.
+const CALLS: &str = "static unsigned add(unsigned x) { return x + 3; }
+static unsigned twist(unsigned x) { return x ^ 5; }
+unsigned (*volatile table[2])(unsigned) = { add, twist };
+int main(int argc, char **argv) {
+    unsigned sum = 0;
+    for (unsigned i = 0; i < 3000000 || argc > 1; i++) sum = table[i % 10 == 9](sum);
+    return sum == 1;
+}";
+
+/// Compiles [`CALLS`] here, since a clean Debian has no compiler.
+fn compile(to: &Path) -> Result<()> {
+    let source = to.with_extension("c");
+    write(&source, CALLS.as_bytes(), 0o644)?;
+    let flags = ["-O2", "-fcf-protection=none", "-mindirect-branch=thunk", "-mindirect-branch-register"];
+    said(Command::new("cc").args(flags).arg(&source).arg("-o").arg(to)).context("--check needs gcc")?;
     Ok(())
 }
 

@@ -155,6 +155,16 @@ fn chosen(names: &[String]) -> Result<Vec<Box<dyn Program>>> {
     Ok(all)
 }
 
+/// Puts the results into the README.
+fn write_readme(place: &Place, report: &Report) -> Result<()> {
+    let path = place.root.join("README.md");
+    let text = std::fs::read_to_string(&path)?;
+    if let Some(text) = table::replaced(&text, &table::short(report)) {
+        std::fs::write(&path, text)?;
+    }
+    Ok(())
+}
+
 fn bench(options: &Bench) -> Result<()> {
     let (place, programs) = build_programs(&options.build)?;
     let engine = options.engine.clone().unwrap_or_else(|| place.root.join("target/release/relpoline"));
@@ -172,6 +182,9 @@ fn bench(options: &Bench) -> Result<()> {
     for program in &programs {
         failures += rounds::measure_program(&place, program.as_ref(), &protocol, &mut report)?;
         report.write(&out)?;
+    }
+    if options.out.is_none() {
+        write_readme(&place, &report)?;
     }
     println!("{}", table::markdown(&report));
     if failures > 0 {

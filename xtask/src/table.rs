@@ -73,6 +73,43 @@ fn line(row: &Row, shown: &[(Variant, &str)]) -> String {
     )
 }
 
+/// The table for the README: fewer columns, and the interval of the engine's ratio only.
+pub fn short(report: &Report) -> String {
+    const SHORT: [(Variant, &str); 5] = [
+        (Variant::Plain, "plain"),
+        (Variant::Jmpthunk, "unprotected thunk"),
+        (Variant::Pgo, "PGO"),
+        (Variant::Bolt, "BOLT"),
+        (Variant::Lfence, "lfence"),
+    ];
+    let names: String = SHORT.iter().map(|(_, name)| format!(" {name} |")).collect();
+    let mut text = format!("| program | metric |{names} **relpoline** [95 %] | won back | promoted / run |\n");
+    text += &format!("|---|---|{}---|---|---|\n", "---|".repeat(SHORT.len()));
+    for row in &report.rows {
+        let arrow = if row.better == Better::Less { "↓" } else { "↑" };
+        let median = |found: &crate::report::Numbers| format!("{:.2}", found.ratio.median);
+        let cell = |variant: &Variant| row.variants.get(variant).map_or("–".to_owned(), median);
+        let cells: String = SHORT.iter().map(|(variant, _)| format!(" {} |", cell(variant))).collect();
+        let ours = row.variants.get(&Variant::Relpoline).map_or("–".to_owned(), |found| {
+            format!("**{:.2}** [{:.2}, {:.2}]", found.ratio.median, found.ratio.low, found.ratio.high)
+        });
+        let won = row.won_back.map_or("–".to_owned(), |share| format!("{:.0} %", 100.0 * share.median));
+        let (program, load, metric, sites) = (&row.program, &row.workload, &row.metric, sites(row));
+        let _ = writeln!(text, "| {program} {load} | {metric} {arrow} |{cells} {ours} | {won} | {sites} |");
+    }
+    text
+}
+
+/// `text` with what stands between the two marks of [`short`]'s place replaced; `None` when it has no such marks.
+pub fn replaced(text: &str, table: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{table}{END}{after}"))
+}
+
+const BEGIN: &str = "<!-- cargo xtask bench writes from here -->";
+const END: &str = "<!-- to here -->";
+
 /// What the engine did and took, workload by workload.
 fn cost(report: &Report) -> String {
     let mut text = String::from(
@@ -168,6 +205,20 @@ mod tests {
             row,
             "| lua w | user CPU ↓ | 2.00 s | 0.500 [0.500, 0.500] | 0.550 [0.550, 0.550] | 90 % [90, 90] | – | – | 7 |"
         );
+    }
+
+    #[test]
+    fn the_readme_gets_its_table() {
+        let table = short(&report(&["lua"]));
+        assert!(
+            table.contains("| lua w | user CPU ↓ | – | 0.50 | – | – | – | **0.55** [0.55, 0.55] | 90 % | – |"),
+            "{table}"
+        );
+        let page = format!("a\n{BEGIN}\nold\n{END}\nb\n");
+        let new = replaced(&page, &table).expect("it has marks");
+        assert!(new.starts_with("a\n") && new.ends_with("\nb\n") && new.contains(&table) && !new.contains("old"));
+        assert_eq!(replaced(&new, &table).as_deref(), Some(new.as_str()));
+        assert_eq!(replaced("no marks", &table), None);
     }
 
     #[test]
