@@ -67,6 +67,9 @@ pub enum Verb {
     /// Show, merge and export profiles, or save one of a process that runs.
     #[command(after_help = crate::profile::AFTER_HELP)]
     Profile(crate::profile::ProfileArgs),
+    /// Name the code that was made for a process, for perf.
+    #[command(after_help = crate::perf::AFTER_HELP)]
+    Perf(crate::perf::PerfArgs),
     /// Check what this machine, kernel and user allow, and say how to get the rest.
     #[command(after_help = crate::doctor::AFTER_HELP)]
     Doctor(crate::doctor::DoctorArgs),

@@ -41,6 +41,7 @@ pub mod kernel;
 pub mod list;
 pub mod live;
 pub mod metrics;
+pub mod perf;
 pub mod preload;
 pub mod profile;
 pub mod report;
@@ -91,6 +92,7 @@ pub fn main() -> ExitCode {
         Verb::Report(report) => report::command::run(&report),
         Verb::Metrics(metrics) => metrics::run(&metrics),
         Verb::Profile(profile) => profile::run(&profile),
+        Verb::Perf(perf) => perf::run(&perf),
         Verb::Doctor(doctor) => doctor::run(&doctor),
         Verb::Inspect(inspect) => inspect::run(inspect),
         Verb::Demo(demo) => demo::run(&demo),

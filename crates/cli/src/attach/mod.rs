@@ -9,6 +9,7 @@
 //! | `remote` | finding an engine, asking it, reading its answers |
 //! | `loader`, `symbols`, `memory` | what the process has mapped, read from outside |
 //! | `text`, `hooks` | what is written into the program's text |
+//! | `marker` | a page of a file in the process, for perf |
 //! | `tracee` | threads under ptrace(2) |
 //! | `refusal` | whom not to attach to, and what to do about it |
 //!
@@ -21,6 +22,7 @@ mod hooks;
 mod image;
 mod load;
 mod loader;
+pub mod marker;
 mod memory;
 mod refusal;
 mod remote;

@@ -343,6 +343,31 @@ fn profiles_are_understood_by_other_tools() {
     }
 }
 
+#[test]
+fn perf_names_trees() {
+    let running = Running::new(&[]);
+    let directory = running.program.directory();
+    let name = || {
+        let said = stdout(relpoline(&["perf", &running.pid(), "--dir"]).arg(directory));
+        assert!(said.contains("pieces of code named"), "{said}");
+    };
+    name();
+    let dump = fs::read(directory.join(format!("jit-{}.dump", running.pid()))).unwrap();
+    assert!(dump.windows(14).any(|part| part == b"tree of steady"), "no tree is named");
+    let at = |name: &str| directory.join(name).display().to_string();
+    let record =
+        ["record", "-q", "-k", "mono", "-e", "cpu-clock", "-o", &at("a"), "-p", &running.pid(), "--", "sleep", "1"];
+    let recorded = Command::new("perf").args(record).output();
+    if !recorded.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: perf is not installed, or may not record here");
+        return;
+    }
+    // What is known already is written anew.
+    name();
+    check_with("perf", &["inject", "--jit", "-i", &at("a"), "-o", &at("b")], "");
+    check_with("perf", &["report", "--stdio", "-i", &at("b")], "tree of steady");
+}
+
 /// A loop whose call stands in a line of its own: clang's profiles tell lines apart.
 const LOOP: &str = r"
 static unsigned add(unsigned x) { return x + 3; }

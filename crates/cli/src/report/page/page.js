@@ -74,10 +74,14 @@ if (timeline.length < 2) {
   none("calls", "No samples: the process ended too soon, or no site was learned.");
   none("states-over-time", "No samples.");
 } else {
-  const rate = key => timeline.slice(1).map((moment, i) => Math.max(0, moment[key] - timeline[i][key]) / Math.max(1e-6, moment.at - timeline[i].at));
+  // A rate over a moment says nothing: moments nearer than a hundredth of the time to the one before go with the next, the last with the one before.
+  const least = timeline.at(-1).at / 100;
+  const apart = timeline.reduce((kept, moment) => kept.length === 0 || moment.at - kept.at(-1).at >= least ? [...kept, moment] : kept, []);
+  if (apart.at(-1) !== timeline.at(-1)) apart.splice(apart.length > 1 ? -1 : 1, 1, timeline.at(-1));
+  const rate = key => apart.slice(1).map((moment, i) => Math.max(0, moment[key] - apart[i][key]) / Math.max(1e-6, moment.at - apart[i].at));
   const all = [{ name: "through the retpoline, per s", colour: "retpoline", values: rate("retpolined") }];
   if (report.engine.counts) all.unshift({ name: "direct, per s", colour: "direct", values: rate("hits") });
-  curves("calls", timeline.slice(1).map(moment => moment.at), all);
+  curves("calls", apart.slice(1).map(moment => moment.at), all);
   curves("states-over-time", timeline.map(moment => moment.at), [
     { name: "promoted", colour: "direct", values: timeline.map(moment => moment.promoted) },
     { name: "learning", colour: "learning", values: timeline.map(moment => moment.learning) },
