@@ -62,7 +62,10 @@ fn print(name: &'static str, file: &'static str) -> Box<dyn Workload> {
 
 /// What the peers are trained on: another shape of document, flatter, with entities and processing instructions.
 fn parts(count: u32) -> String {
-    let mut text = String::from("<?xml version=\"1.0\"?>\n<!DOCTYPE parts [<!ENTITY mm \"millimetres\">]>\n<parts>\n");
+    let mut text = String::from(
+        "<?xml version=\"1.0\"?>\n<!DOCTYPE parts [<!ENTITY mm \"millimetres\"><!ELEMENT parts (part*)><!ELEMENT part (size, w)>\
+         <!ATTLIST part n CDATA #REQUIRED><!ELEMENT size (#PCDATA)><!ELEMENT w (#PCDATA)>]>\n<parts>\n",
+    );
     for n in 0..count {
         let (size, weight) = (n * 37 % 101, n * 53 % 997);
         // Writing to a String cannot fail.
