@@ -62,7 +62,7 @@ fn tortured(variant: &str, seconds: u32, options: &[&str]) -> Option<String> {
 /// The torture notices, or the test that watches over the rule.
 fn is_caught(variant: &str) {
     let options = TORTURED.iter().find(|(name, _)| *name == variant);
-    let seen = options.map_or_else(|| noticed(variant), |(_, options)| tortured(variant, 120, options));
+    let seen = options.map_or_else(|| noticed(variant), |(_, options)| tortured(variant, 45, options));
     assert!(seen.is_some(), "{variant} goes unnoticed");
 }
 

@@ -102,7 +102,7 @@ fn describe(engine: &Engine, site: &Site) -> SiteRecord {
         hits: counters.calls.load(Ordering::Relaxed).saturating_sub(misses),
         misses,
         calls_seen,
-        gate: at(site.gate.cell),
+        gate: engine.arena(site).map_or(0, |arena| site.gate.address(arena)),
         tree: tree.map_or(0, |tree| at(tree.head)),
         tree_body,
         recording: if site.recording == NONE { 0 } else { at(Cell(site.recording)) },
