@@ -190,6 +190,9 @@ impl Remote {
                 "the engine in it cannot change anything there: a forked child that could not get memory of its own; restart it"
             ),
             outcome::UNKNOWN => bail!("the engine in it is of another version than this command"),
+            off if off == Refusal::Off as u32 => {
+                bail!("promotion is switched off; switch it on with relpoline enable {}", session.pid)
+            }
             code => {
                 let refusal = u8::try_from(code).ok().and_then(Refusal::from_number);
                 bail!(

@@ -6,8 +6,8 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`checks`] | the list, in the order in which it is printed |
-//! | [`probes`] | what is tried |
+//! | `checks` | the list, in the order in which it is printed |
+//! | `probes` | what is tried |
 
 pub mod checks;
 mod probes;

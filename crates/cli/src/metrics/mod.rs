@@ -5,8 +5,8 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`text`] | the format |
-//! | [`http`] | a server for one thing |
+//! | `text` | the format |
+//! | `http` | a server for one thing |
 
 mod http;
 pub mod text;

@@ -1,7 +1,7 @@
 //! `relpoline perf`: names for gates and trees in perf(1).
 //!
 //! An arena is memory of no file, so perf has no names for what lies in it. Cells are append-only: what a gate or a tree
-//! is, it is for ever. So this writes down what is known of a process now, as a jitdump file ([`jitdump`]), and lets the
+//! is, it is for ever. So this writes down what is known of a process now, as a jitdump file (`jitdump`), and lets the
 //! process map a page of it, by which `perf inject --jit` finds the file. Asked again, it writes the file anew.
 
 mod jitdump;
