@@ -194,7 +194,7 @@ fn random(state: &mut u64) -> u64 {
 fn hostile_elf_files() {
     let good = fs::read(program()).unwrap();
     let parts: Vec<_> = [".eh_frame", ".eh_frame_hdr", ".note.gnu.build-id", ".symtab", ".strtab", ".shstrtab"]
-        .map(|name| section(name))
+        .map(section)
         .into_iter()
         .flatten()
         .collect();
