@@ -172,8 +172,8 @@ fn wait(engine: &Remote, memory: &Memory, longest: Duration, pid: i32, quiet: bo
         }
         if begun.elapsed() >= longest {
             crate::complain(format_args!(
-                "process {pid}: nothing promoted within {}: no site was called often enough",
-                time(longest)
+                "process {pid}: nothing promoted within {} s: no site was called often enough",
+                longest.as_secs()
             ));
             return Ok(ExitCode::from(NOT_YET));
         }

@@ -84,14 +84,16 @@ fn executable_memory() -> Finding {
 fn fork() -> Finding {
     match probes::wipe_on_fork() {
         Ok(()) => Finding::ok("fork", "children can be told from their parents"),
-        Err(error) => Finding::new("fork", Broken, format!("MADV_WIPEONFORK: {error}"))
-            .with("Linux 4.14 or later is needed, and /proc need not be there"),
+        Err(error) => {
+            Finding::new("fork", Broken, format!("MADV_WIPEONFORK: {error}")).with("Linux 4.14 or later is needed")
+        }
     }
 }
 
 fn links() -> Finding {
     match probes::poke_through_proc() {
         Ok(()) => Finding::ok("links", "single bytes of code can be changed through /proc/self/mem"),
+        Err(_) if !has_proc() => Finding::new("links", Limited, "there is no /proc").with("mount -t proc proc /proc"),
         Err(error) => Finding::new("links", Limited, format!("code cannot be changed through /proc/self/mem: {error}"))
             .with("boot without proc_mem.force_override=never; until then each promoted call takes one jump more"),
     }
@@ -184,6 +186,7 @@ fn perf() -> Finding {
                 .with("sysctl kernel.perf_event_paranoid=2")
         }
         Some(level) => Finding::ok("perf", format!("kernel.perf_event_paranoid is {level}")),
+        None if !has_proc() => Finding::new("perf", Info, "cannot be told without /proc"),
         None => Finding::new("perf", Info, "this kernel has no perf events"),
     }
 }
@@ -191,6 +194,10 @@ fn perf() -> Finding {
 fn engine_file() -> Finding {
     match preload::locate() {
         Ok(engine) => Finding::ok("engine", engine.path.display().to_string()),
+        Err(error) if std::env::var_os("RELPOLINE_ENGINE").is_some() => {
+            Finding::new("engine", Broken, format!("{error:#}"))
+                .with("unset RELPOLINE_ENGINE, or let it name the engine")
+        }
         Err(error) => Finding::new("engine", Broken, format!("{error:#}"))
             .with("make ~/.cache writable and its file system executable, or set RELPOLINE_ENGINE"),
     }
@@ -203,6 +210,13 @@ fn switch() -> Finding {
     Finding::ok("RELPOLINE", "does not switch promotion off")
 }
 
+fn has_proc() -> bool {
+    Path::new("/proc/self").exists()
+}
+
+/// What to do about a trial that failed.
+const OTHERS_FIRST: &str = "see to the rows above first; relpoline run -- /bin/true says more";
+
 /// Starts a program with the engine, and looks whether the engine says it runs.
 fn trial() -> Finding {
     let what = "trial";
@@ -210,9 +224,12 @@ fn trial() -> Finding {
         Ok(report) if report.engine.enabled => Finding::ok(what, "/bin/true was started with the engine in it"),
         Ok(report) => {
             let why = report.engine.why_disabled.unwrap_or_else(|| "it does not say why".into());
-            Finding::new(what, Broken, format!("the engine stays idle in /bin/true: {why}"))
+            Finding::new(what, Broken, format!("the engine stays idle in /bin/true: {why}")).with(OTHERS_FIRST)
         }
-        Err(error) => Finding::new(what, Broken, format!("/bin/true cannot be started with the engine: {error:#}")),
+        Err(_) if !has_proc() => Finding::new(what, Broken, "there is no /proc, by which the command finds itself")
+            .with("mount -t proc proc /proc"),
+        Err(error) => Finding::new(what, Broken, format!("/bin/true cannot be started with the engine: {error:#}"))
+            .with(OTHERS_FIRST),
     }
 }
 
