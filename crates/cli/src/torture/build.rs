@@ -20,6 +20,8 @@ const SOURCES: [(&str, &str); 7] = [
 
 /// Libraries that come and go.
 const PLUGINS: u32 = 5;
+/// Nothing is bound lazily: a longjmp out of the loader would leave it waiting for ever, with or without us.
+const BOUND: &str = "-Wl,-z,now";
 /// The library of sites.
 const LIBRARY: &str = "libsites.so";
 
@@ -111,7 +113,7 @@ impl Workshop<'_> {
 
     fn library(&self, name: &str, source: &str, definitions: &[OsString]) -> anyhow::Result<()> {
         let mut command = self.compiler.command(self.compiler.dialect.retpoline);
-        command.args(["-g", "-fPIC", "-shared", source, "-o", name]).args(definitions);
+        command.args(["-g", "-fPIC", "-shared", BOUND, source, "-o", name]).args(definitions);
         compile(command.current_dir(self.directory), name)
     }
 
@@ -125,7 +127,7 @@ impl Workshop<'_> {
 
     /// The program's own functions are targets for the libraries: they are exported.
     fn link(&self, compiler: &Compiler, objects: &[&str]) -> anyhow::Result<()> {
-        let mut command = compiler.command(&["-rdynamic", "-o", "torture"]);
+        let mut command = compiler.command(&["-rdynamic", BOUND, "-o", "torture"]);
         command.args(objects.iter().map(|object| format!("{object}.o")));
         command.args(["-L.", "-Wl,-rpath,$ORIGIN"]).arg(format!("-l:{LIBRARY}")).arg("-ldl");
         compile(command.current_dir(self.directory), "torture")
