@@ -1,0 +1,57 @@
+//! The decoder against iced-x86: any bytes. Where iced reads an instruction, the decoder has to read one of the same length,
+//! flow and operand, and may only err on the careful side about flags.
+#![no_main]
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, RflagsBits};
+use libfuzzer_sys::fuzz_target;
+use relpoline_core::arch::decode::{FlagUse, Flow, Insn, MAX_LEN, decode};
+
+const STATUS: u32 = RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
+
+fuzz_target!(|bytes: &[u8]| {
+    let ours = decode(bytes);
+    if let Some(ours) = &ours {
+        assert!(ours.len > 0 && usize::from(ours.len) <= bytes.len().min(MAX_LEN));
+    }
+    let theirs = Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE).decode();
+    if theirs.is_invalid() {
+        return;
+    }
+    let ours = ours.unwrap_or_else(|| panic!("{bytes:02x?} is {theirs}, not an unknown instruction"));
+    assert_eq!(usize::from(ours.len), theirs.len(), "{bytes:02x?} is {theirs}");
+    check_flow(&ours, &theirs);
+    check_flags(&ours, &theirs);
+    let rip = theirs.is_ip_rel_memory_operand();
+    assert_eq!(ours.rip_operand.is_some(), rip, "{theirs}");
+    if rip && theirs.memory_base() == iced_x86::Register::RIP {
+        assert_eq!(ours.rip_target(0), Some(theirs.ip_rel_memory_address()), "{theirs}");
+    }
+});
+
+fn check_flow(ours: &Insn, theirs: &Instruction) {
+    let agrees = match theirs.flow_control() {
+        FlowControl::IndirectBranch => ours.flow == Flow::IndirectJump,
+        FlowControl::IndirectCall => ours.flow == Flow::IndirectCall,
+        FlowControl::Return => matches!(ours.flow, Flow::Return),
+        FlowControl::Next => matches!(ours.flow, Flow::Next | Flow::Trap),
+        _ if theirs.is_jmp_short_or_near() => matches!(ours.flow, Flow::Jump { .. }),
+        _ if theirs.is_jcc_short_or_near() => matches!(ours.flow, Flow::Cond { .. }),
+        _ if theirs.is_call_near() => matches!(ours.flow, Flow::Call { .. }),
+        _ => true,
+    };
+    assert!(agrees, "{theirs} is read as {ours:?}");
+    if theirs.is_jmp_short_or_near() || theirs.is_jcc_short_or_near() || theirs.is_call_near() {
+        assert_eq!(ours.branch_target(0), Some(theirs.near_branch_target()), "{theirs}");
+    }
+}
+
+fn check_flags(ours: &Insn, theirs: &Instruction) {
+    let reads = theirs.rflags_read() & STATUS != 0;
+    match ours.flags {
+        FlagUse::Reads => {}
+        FlagUse::Neither => assert!(!reads, "{theirs} reads flags"),
+        FlagUse::Overwrites => {
+            assert!(!reads && theirs.rflags_modified() & STATUS == STATUS, "{theirs} keeps or reads a flag");
+        }
+    }
+}
