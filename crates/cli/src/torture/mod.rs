@@ -24,6 +24,7 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::report::Report;
+use crate::report::text::grouped;
 use crate::workbench::compiler::Compiler;
 use crate::workbench::progress::progress;
 use crate::workbench::{machine, variant};
@@ -156,7 +157,7 @@ fn watch(mut child: Child, board: &Board, time: Duration, outside: &mut Outside)
             latest = latest.min(Instant::now() + PATIENCE_WHEN_WRONG);
         }
         bar.set_position(elapsed.as_secs());
-        bar.set_message(format!("{} calls, {} wrong", summary::number(now.calls()), now.wrong()));
+        bar.set_message(format!("{} calls, {} wrong", grouped(now.calls()), now.wrong()));
         // Not in the last second: the program may be gone before we are.
         if now.pid != 0 && elapsed + Duration::from_secs(1) < time && now.wrong() == 0 {
             outside.disturb(now.pid);

@@ -55,7 +55,7 @@ impl Outside {
             attach::attach(&AttachArgs { pids: vec![pid], wait: None, engine, quiet: true })?;
             self.is_out = false;
             self.attached += 1;
-        } else if self.turn % DETACH == 0 {
+        } else if self.turn.is_multiple_of(DETACH) {
             attach::detach(&DetachArgs { pids: vec![pid], quiet: true })?;
             self.is_out = true;
             self.detached += 1;

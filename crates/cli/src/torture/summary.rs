@@ -9,6 +9,7 @@ use super::board::Reading;
 use super::outside::Outside;
 use crate::report::Report;
 use crate::report::schema::Site;
+use crate::report::text::grouped;
 use crate::workbench::machine::Machine;
 
 /// Everything that is known at the end.
@@ -75,7 +76,7 @@ impl Summary {
         let mut faults = self.board.notes.clone();
         let more = self.board.wrong().saturating_sub(faults.len() as u64);
         if more > 0 {
-            faults.push(format!("and {} more", number(more)));
+            faults.push(format!("and {} more", grouped(more)));
         }
         match &self.ending {
             Ending::Hung => faults.push("the program hung and had to be killed".to_owned()),
@@ -177,28 +178,5 @@ fn crooked(site: &Site) -> Option<String> {
 }
 
 fn row(value: u64, what: &str) -> String {
-    format!("{:>18}  {what}", number(value))
-}
-
-/// With its digits in groups of three.
-pub(super) fn number(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::number;
-
-    #[test]
-    fn digits_come_in_threes() {
-        assert_eq!([0, 999, 1000, 10_000_000_000].map(number), ["0", "999", "1,000", "10,000,000,000"]);
-    }
+    format!("{:>18}  {what}", grouped(value))
 }
