@@ -106,6 +106,7 @@ pub enum Switch {
 fn each(pids: &[i32], one: impl Fn(i32) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     let mut worst = ExitCode::SUCCESS;
     for &pid in pids {
+        tracee::let_go_of_late_ones();
         match one(pid) {
             Ok(code) if code == ExitCode::SUCCESS => {}
             Ok(code) => worst = code,
@@ -177,6 +178,7 @@ fn wait(engine: &Remote, memory: &Memory, longest: Duration, pid: i32, quiet: bo
             ));
             return Ok(ExitCode::from(NOT_YET));
         }
+        tracee::let_go_of_late_ones();
         std::thread::sleep(Duration::from_millis(5));
     }
 }

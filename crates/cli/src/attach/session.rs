@@ -91,12 +91,14 @@ impl Session {
     }
 
     /// The thread that is seized cannot stand still now: it may wait for a vfork child. `None` when no other can.
-    fn call_on_another(&self, calls: &[Call]) -> Option<anyhow::Result<Vec<i64>>> {
+    /// Those that do not come in time stay seized, since they may come to a stop any moment now.
+    fn call_on_another(&mut self, calls: &[Call]) -> Option<anyhow::Result<Vec<i64>>> {
         for tid in threads_of(self.pid).ok()? {
             let Ok(mut thread) = Thread::seize(tid) else { continue };
-            let stands = thread.interrupt().is_ok() && thread.settle(Instant::now() + SOON).is_ok_and(|alive| alive);
-            if stands {
-                return Some(hijack::run(&mut thread, &self.memory, self.room.0, calls));
+            match thread.interrupt().map_err(Into::into).and_then(|()| thread.settle(Instant::now() + SOON)) {
+                Ok(true) => return Some(hijack::run(&mut thread, &self.memory, self.room.0, calls)),
+                Ok(false) => {}
+                Err(_) => self.late.push(thread),
             }
         }
         None

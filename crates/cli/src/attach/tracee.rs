@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -217,10 +218,30 @@ impl Thread {
     }
 }
 
+/// Threads that could not be let go of: asked to stand still, they had not come to it. [`let_go_of_late_ones`].
+static LATE: Mutex<Vec<Thread>> = Mutex::new(Vec::new());
+
 impl Drop for Thread {
     fn drop(&mut self) {
-        // What cannot be let go of now is let go of by the kernel when this process ends.
-        let _ = self.let_go();
+        if self.let_go().is_err() && !self.ended {
+            let Self { tid, stopped, ended, signal } = *self;
+            let mut late = LATE.lock().unwrap_or_else(PoisonError::into_inner);
+            late.push(Self { tid, stopped, ended, signal });
+        }
+    }
+}
+
+/// Lets go of threads that have come to a stop since they were dropped. To be called from time to time by whoever goes on
+/// after that: until then they stand still. When this process ends, the kernel lets go of them.
+pub fn let_go_of_late_ones() {
+    let late = std::mem::take(&mut *LATE.lock().unwrap_or_else(PoisonError::into_inner));
+    for mut thread in late {
+        match thread.poll() {
+            // Dropped for good, or, when it runs on towards its stop, noted again.
+            Ok(Some(Event::Signal(signal))) => thread.signal = signal,
+            Ok(_) => {}
+            Err(_) => thread.ended = true,
+        }
     }
 }
 

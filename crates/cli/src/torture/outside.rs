@@ -1,12 +1,11 @@
 //! What is done to the torture program from outside while it runs: its sites are made to learn anew, and the engine is
 //! taken out of it and put back, its text rewritten both times.
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, bail};
 use serde::Serialize;
-
-use crate::arguments::EngineArgs;
-use crate::attach::{self, AttachArgs, DetachArgs, Switch, SwitchArgs};
 
 /// Between two disturbances.
 const INTERVAL: Duration = Duration::from_millis(300);
@@ -40,7 +39,6 @@ impl Outside {
         if self.last.is_some_and(|last| last.elapsed() < INTERVAL) {
             return;
         }
-        let Ok(pid) = i32::try_from(pid) else { return };
         self.turn += 1;
         if let Err(error) = self.step(pid) {
             self.refused += 1;
@@ -49,20 +47,30 @@ impl Outside {
         self.last = Some(Instant::now());
     }
 
-    fn step(&mut self, pid: i32) -> anyhow::Result<()> {
+    fn step(&mut self, pid: u64) -> anyhow::Result<()> {
         if self.is_out {
-            let engine = EngineArgs::default();
-            attach::attach(&AttachArgs { pids: vec![pid], wait: None, engine, quiet: true })?;
+            relpoline("attach", pid)?;
             self.is_out = false;
             self.attached += 1;
         } else if self.turn.is_multiple_of(DETACH) {
-            attach::detach(&DetachArgs { pids: vec![pid], quiet: true })?;
+            relpoline("detach", pid)?;
             self.is_out = true;
             self.detached += 1;
         } else {
-            attach::switch(&SwitchArgs { pid, site: Vec::new(), quiet: true }, Switch::Relearn)?;
+            relpoline("relearn", pid)?;
             self.relearned += 1;
         }
         Ok(())
     }
+}
+
+/// Runs a command of this tool on the process, as a user would.
+fn relpoline(command: &str, pid: u64) -> anyhow::Result<()> {
+    let own = std::env::current_exe().context("this command's own file is gone")?;
+    let output = Command::new(own).args([command, "--quiet"]).arg(pid.to_string()).stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    bail!("{}", said.trim().strip_prefix("relpoline: ").unwrap_or(said.trim()))
 }
