@@ -269,6 +269,30 @@ static void descriptors(void) {
     pthread_join(thread, NULL);
 }
 
+static int has_statistics(pid_t pid) {
+    char path[64];
+    snprintf(path, sizeof path, "/dev/shm/relpoline-%u/%d.stats", geteuid(), pid);
+    return access(path, F_OK) == 0;
+}
+
+/* Children that end without their destructors, one after the other: how many had a file, how many files are left. */
+static void leftovers(void) {
+    enum { CHILDREN = 12 };
+    pid_t pids[CHILDREN];
+    int had = 0, left = 0;
+    for (word i = 0; i < CHILDREN; i++) {
+        if ((pids[i] = checked_fork()) == 0) {
+            worker_site(i, 1, ENOUGH);
+            _exit(has_statistics(getpid()));
+        }
+        int status;
+        CHECK(waitpid(pids[i], &status, 0) == pids[i] && WIFEXITED(status), "child %lu", i);
+        had += WEXITSTATUS(status);
+    }
+    for (int i = 0; i < CHILDREN; i++) left += has_statistics(pids[i]);
+    printf("%d had, %d left\n", had, left);
+}
+
 int main(int argc, char **argv) {
     self = realpath("/proc/self/exe", NULL);
     const char *mode = argc > 1 ? argv[1] : "nothing";
@@ -283,6 +307,7 @@ int main(int argc, char **argv) {
     else if (strcmp(mode, "clone") == 0) raw_clone();
     else if (strcmp(mode, "bytes") == 0) bytes();
     else if (strcmp(mode, "descriptors") == 0) descriptors();
+    else if (strcmp(mode, "leftovers") == 0) leftovers();
     else CHECK(strcmp(mode, "nothing") == 0, "no such mode: %s", mode);
     if (strcmp(mode, "nothing")) printf("%s done\n", mode);
     return 0;

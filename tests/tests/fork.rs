@@ -52,6 +52,19 @@ fn children_that_hardly_live() {
     run("storm").report().assert_promoted(&["storm_site"]);
 }
 
+/// A child that ends by `_exit` cannot remove its statistics; the next one does.
+#[test]
+fn the_statistics_of_the_dead_do_not_pile_up() {
+    let program = Program::retpolined("fork.c").build();
+    let run = || {
+        let mut command = std::process::Command::new(&program);
+        let output =
+            command.arg("leftovers").env("LD_PRELOAD", relpoline_tests::tool::engine()).output().expect("it runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(run().starts_with("12 had, 1 left\n"), "{}", run());
+}
+
 #[test]
 fn children_get_no_descriptor_of_their_parents_memory() {
     assert!(run("descriptors").report().engine.links > 0, "nothing was linked meanwhile");

@@ -25,11 +25,11 @@ const WIPED: u64 = 0;
 const SETTLING: u64 = 1;
 const SETTLED: u64 = 2;
 
-/// Slow path entries before a child gets an arena of its own, and the calls between two of them at one site. An arena costs
+/// Slow path entries before a child gets an arena of its own, [`STEP`] calls of a site apart. An arena costs
 /// what some 16,000 promoted calls win (`cargo xtask scaling`, a process per connection); so a child gets one when
 /// it has lost about as much, and one that calls exec at once, or serves one short request, never does.
 const PATIENCE: u32 = 64;
-/// See [`PATIENCE`].
+/// Calls that a child's slow path lets pass until the next one, before it has an arena of its own.
 pub const STEP: u32 = 256;
 
 static EPOCH: AtomicPtr<AtomicU64> = AtomicPtr::new(core::ptr::null_mut());

@@ -17,7 +17,7 @@
 //! | [`control`] | what the tool asks for from outside |
 //! | [`fork`], [`loader`], [`exec`], [`sandbox`] | children, libraries, new programs, seccomp |
 //! | `bytes` | `memcpy` and its like, which must leave vector registers alone |
-//! | [`share`], [`report`] | the statistics |
+//! | [`share`], [`report`], `leftovers` | the statistics, and the files of the dead |
 //! | [`warm`] | trees from an earlier run's profile |
 //! | [`unwind`] | what debuggers are told |
 //! | `preload` | constructor and exported functions, with the feature of that name |
@@ -36,6 +36,7 @@ pub mod engine;
 pub mod exec;
 pub mod fork;
 pub mod judge;
+mod leftovers;
 pub mod loader;
 pub mod memory;
 pub mod object;

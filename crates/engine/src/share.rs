@@ -6,6 +6,7 @@
 //! parent's mapping, then, if it can, a file of its own; it never writes to its parent's.
 
 use crate::calibrate;
+use crate::leftovers;
 use crate::memory;
 use crate::sandbox;
 use core::ffi::{CStr, c_void};
@@ -78,6 +79,7 @@ pub struct Share {
     /// Bytes of that path; 0 when there is no such directory.
     run: usize,
     place: Place,
+    listing: leftovers::Listing,
     /// Up to where each part is known to be there; everything is in private memory.
     claimed: [usize; PARTS],
 }
@@ -157,6 +159,7 @@ impl Share {
             path: [0; PATH_MAX],
             run: 0,
             place: Place::Nowhere,
+            listing: [core::mem::MaybeUninit::uninit(); size_of::<leftovers::Listing>()],
             claimed: [usize::MAX; PARTS],
         }
     }
@@ -209,12 +212,13 @@ impl Share {
         if !is_private(directory) {
             return None;
         }
+        leftovers::sweep(directory, &mut self.listing);
         let length = directory.to_bytes().len();
         let mut path = [0; LIVE_PATH + 32];
         append(&mut path, 0, directory.to_bytes())?;
         let fd = create_at(file_path(&mut path, length)?)?;
         self.place = Place::Live;
-        Some(fd)
+        leftovers::hold(&fd).then_some(fd)
     }
 
     /// Maps fresh records: from a file if there is a place for one. `used` is what is about to be written besides the

@@ -9,7 +9,8 @@
 //!
 //! A run that ends with a report (`relpoline run --report`) has a directory of its own inside, so that its
 //! files outlive their processes; everybody else removes its file at an orderly end. Files of processes that
-//! were killed are removed by the tools that find them.
+//! were killed are removed by the tools that find them, and by engines that make files of their own: a process holds a
+//! shared lock (`flock`) on its file, which lasts as long as its mapping, so a file without one is nobody's.
 
 /// Where users' directories are; what follows is the user's number in decimal.
 pub const PREFIX: &str = "/dev/shm/relpoline-";

@@ -129,13 +129,15 @@ pub fn one(pid: u32) -> anyhow::Result<Engine> {
 pub fn strays(run: u64) -> Vec<(u32, Vec<u8>)> {
     let mut found = Vec::new();
     for path in files(Path::new("")) {
-        let Some((file, own_pid)) = open(&path) else { continue };
-        let Some(bytes) = read(&file) else { continue };
         let in_user_directory = path.parent().and_then(Path::parent) == Some(Path::new("/dev/shm"));
-        if in_user_directory && Stats::parse(&bytes).is_ok_and(|stats| stats.header().run == run) {
-            let _ = fs::remove_file(&path);
-            found.push((own_pid, bytes));
+        let Some((file, own_pid)) = open(&path).filter(|_| in_user_directory) else { continue };
+        // Only the header of those of others: there may be many, and large ones.
+        if header(&file).is_none_or(|header| header.run != run) {
+            continue;
         }
+        let Some(bytes) = read(&file).filter(|bytes| Stats::parse(bytes).is_ok()) else { continue };
+        let _ = fs::remove_file(&path);
+        found.push((own_pid, bytes));
     }
     found
 }
@@ -215,8 +217,7 @@ fn owner<'a>(processes: &'a [Process], own_pid: u32, file: &File, meta: &fs::Met
 
 /// Whether a process is called like the program in its statistics. The system keeps 15 bytes of a name.
 fn is_named_like(process: &Process, file: &File) -> bool {
-    let mut head = [0; Header::SIZE];
-    let program = file.read_exact_at(&mut head, 0).ok().and_then(|()| Header::load(&head)).map(|header| header.program);
+    let program = header(file).map(|header| header.program);
     let name = program.as_ref().map(|path| text(path).rsplit(|&byte| byte == b'/').next().unwrap_or_default());
     name.is_some_and(|name| name.get(..name.len().min(15)) == Some(process.name.as_bytes()))
 }
@@ -251,9 +252,7 @@ fn forget(path: &Path, meta: &fs::Metadata) {
 
 /// The bytes of a statistics file that are in use, with every site's record whole.
 pub fn read(file: &File) -> Option<Vec<u8>> {
-    let mut head = [0; Header::SIZE];
-    file.read_exact_at(&mut head, 0).ok()?;
-    let header = Header::load(&head)?;
+    let header = header(file)?;
     let sites = u64::from(header.site_count) * SiteRecord::SIZE as u64;
     let used = (u64::from(header.site_offset) + sites).min(MOST_BYTES).min(file.metadata().ok()?.len());
     let used = usize::try_from(used).ok()?;
@@ -267,6 +266,13 @@ pub fn read(file: &File) -> Option<Vec<u8>> {
         }
     }
     Some(bytes)
+}
+
+/// What a file begins with, unchecked.
+fn header(file: &File) -> Option<Header> {
+    let mut head = [0; Header::SIZE];
+    file.read_exact_at(&mut head, 0).ok()?;
+    Header::load(&head)
 }
 
 /// The first `length` bytes of a file.

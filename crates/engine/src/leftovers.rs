@@ -1,0 +1,60 @@
+//! Statistics files whose processes are gone without removing them: they were killed, or ended by `_exit`, as forked
+//! children like to.
+//!
+//! Such files take memory until somebody removes them. Tools do that when they come by, but a server whose children come
+//! and go may run for months without one. So whoever makes a file in the user's directory looks there for files that
+//! nobody has. A process has its file locked (`flock`), shared, for as long as it has it mapped: a mapping keeps the
+//! open file, and that the lock, when the descriptor is long closed. So a file that can be locked exclusively is nobody's,
+//! whatever pid namespace its process was in.
+
+use core::ffi::CStr;
+use core::mem::MaybeUninit;
+use relpoline_stats::live;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{FlockOperation, Mode, OFlags, RawDir};
+use rustix::process::Pid;
+
+/// Room for a part of a directory's listing: not on the stack, which may be small.
+pub type Listing = [MaybeUninit<u8>; 1024];
+
+/// Most names that are looked at: some 100 µs.
+const NAMES: usize = 1024;
+
+/// Marks a file that was just made as somebody's. False when somebody thought it was nobody's, and removes it.
+pub fn hold(file: &OwnedFd) -> bool {
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockShared).is_ok()
+        && rustix::fs::fstat(file).is_ok_and(|found| found.st_nlink > 0)
+}
+
+/// Removes the files in `directory` that are nobody's.
+pub fn sweep(directory: &CStr, listing: &mut Listing) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(directory) = rustix::fs::open(directory, flags, Mode::empty()) else { return };
+    let mut names = RawDir::new(&directory, listing);
+    for _ in 0..NAMES {
+        let Some(Ok(entry)) = names.next() else { return };
+        let name = entry.file_name();
+        if pid_in(name).is_some_and(is_gone) && is_nobodys(&directory, name) {
+            let _ = rustix::fs::unlinkat(&directory, name, rustix::fs::AtFlags::empty());
+        }
+    }
+}
+
+/// The process that a statistics file's name names.
+fn pid_in(name: &CStr) -> Option<Pid> {
+    let digits = name.to_bytes().strip_suffix(live::SUFFIX.as_bytes())?;
+    let digit =
+        |n: i32, byte: &u8| n.checked_mul(10)?.checked_add(i32::from(byte.checked_sub(b'0').filter(|d| *d < 10)?));
+    Pid::from_raw(digits.iter().try_fold(0, digit)?)
+}
+
+/// Whether there is no such process here: the file is worth opening.
+fn is_gone(pid: Pid) -> bool {
+    rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
+}
+
+fn is_nobodys(directory: impl AsFd, name: &CStr) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name, flags, Mode::empty());
+    file.is_ok_and(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok())
+}
