@@ -159,10 +159,23 @@ fn own_path(buffer: &mut [u8; 4096]) -> &[u8] {
 
 /// Takes the lock, waiting for a judgement that is under way, at most as long as one can last.
 pub fn take() -> Held<'static> {
+    let begun = calibrate::now();
     loop {
-        if let Some(held) = LOCK.try_take(calibrate::now(), PATIENCE) {
+        let now = calibrate::now();
+        if let Some(held) = LOCK.try_take(now, PATIENCE) {
             return held;
         }
+        wait_a_moment(now.wrapping_sub(begun));
+    }
+}
+
+/// Between two tries for the lock, after `waited` cycles of it: whoever holds it may be waiting for this processor.
+pub fn wait_a_moment(waited: u64) {
+    /// Cycles of waiting without giving up the processor.
+    const SPIN: u64 = 1 << 17;
+    if waited > SPIN && sandbox::may_call() {
+        rustix::thread::sched_yield();
+    } else {
         core::hint::spin_loop();
     }
 }

@@ -11,6 +11,7 @@
 //! libc's handlers see it ([`watch`]).
 
 use crate::calibrate;
+use crate::engine::wait_a_moment;
 use crate::judge::PATIENCE as PATIENCE_WITH_LOCK;
 use crate::sandbox;
 use crate::site::Site;
@@ -51,8 +52,6 @@ pub fn prepare() -> Option<()> {
 /// Cycles that fork waits for the lock at most: some 10 ms. A judgement takes microseconds, a library being looked at
 /// milliseconds; whoever takes longer has been stopped, perhaps by the very handler that forks.
 const FORK_PATIENCE: u64 = 1 << 25;
-/// Cycles of it without giving up the processor.
-const FORK_SPIN: u64 = 1 << 17;
 
 /// The lock's stamp while this process forks; 0 when it could not be had.
 static FORKING: AtomicU64 = AtomicU64::new(0);
@@ -90,11 +89,11 @@ extern "C" fn before_fork() {
             FORKING.store(held.keep(), Ordering::Relaxed);
             return;
         }
-        match now.wrapping_sub(begun) {
-            0..FORK_SPIN => core::hint::spin_loop(),
-            FORK_SPIN..FORK_PATIENCE if sandbox::may_call() => rustix::thread::sched_yield(),
-            _ => return,
+        let waited = now.wrapping_sub(begun);
+        if waited > FORK_PATIENCE {
+            return;
         }
+        wait_a_moment(waited);
     }
 }
 
