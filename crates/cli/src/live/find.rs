@@ -16,8 +16,6 @@ use crate::symbols::Symbols;
 
 /// More than a file of the engine's can have; a hostile program might write more into its own.
 const MOST_BYTES: u64 = 1 << 28;
-/// The first pid namespace: whoever is in it sees every process there is (`PROC_PID_INIT_INO`).
-const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// Times a record is read again that is just being written.
 const PATIENCE: u32 = 4;
 
@@ -129,8 +127,10 @@ pub fn one(pid: u32) -> anyhow::Result<Engine> {
 pub fn strays(run: u64) -> Vec<(u32, Vec<u8>)> {
     let mut found = Vec::new();
     for path in files(Path::new("")) {
-        let in_user_directory = path.parent().and_then(Path::parent) == Some(Path::new("/dev/shm"));
-        let Some((file, own_pid)) = open(&path).filter(|_| in_user_directory) else { continue };
+        if path.parent().and_then(Path::parent) != Some(Path::new("/dev/shm")) {
+            continue;
+        }
+        let Some((file, own_pid)) = open(&path) else { continue };
         // Only the header of those of others: there may be many, and large ones.
         if header(&file).is_none_or(|header| header.run != run) {
             continue;
@@ -236,7 +236,7 @@ fn is_chrooted(process: &Process) -> bool {
 /// Removes what a process that is gone has left behind: its file, or the directory of its run when nobody waits for
 /// that any more. Only when we would know if it were still there.
 fn forget(path: &Path, meta: &fs::Metadata) {
-    let sees_all = fs::metadata("/proc/self/ns/pid").is_ok_and(|found| found.ino() == FIRST_PID_NAMESPACE);
+    let sees_all = super::process::sees_all();
     let us = rustix::process::geteuid().as_raw();
     let user = meta.uid();
     let Some(directory) = path.parent().filter(|_| sees_all && (us == 0 || us == user)) else { return };

@@ -26,10 +26,25 @@ pub fn run_directory() -> anyhow::Result<TempDir> {
     };
     let private = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
     own()
+        .inspect(|base| forget_dead_runs(base))
         .and_then(|base| make(&base).ok())
         .or_else(|| make(private?.as_ref()).ok())
         .map_or_else(|| make(Path::new("/tmp")), Ok)
         .context("no directory for the statistics can be made in /dev/shm, XDG_RUNTIME_DIR or /tmp")
+}
+
+/// Removes the directories of runs whose `relpoline run` was killed: nobody else will.
+fn forget_dead_runs(base: &Path) {
+    if !super::process::sees_all() {
+        return;
+    }
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        let keeper = entry.file_name().to_str().and_then(keeper);
+        if keeper.is_some_and(|pid| super::process::Process::of(pid).is_none()) {
+            // Another one may be at it too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Start of the name of this process' run directory: it tells who will remove it.

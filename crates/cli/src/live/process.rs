@@ -4,6 +4,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+/// The first pid namespace: whoever is in it sees every process there is (`PROC_PID_INIT_INO`).
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// Whether a process that cannot be seen does not exist.
+pub fn sees_all() -> bool {
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|found| found.ino() == FIRST_PID_NAMESPACE)
+}
+
 /// A process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Process {
