@@ -11,10 +11,12 @@
 //! | [`program`] | compiling, once per content |
 //! | [`tool`] | the command `relpoline` and its engine, also deliberately broken ones |
 //! | [`run`] | running, with a deadline, and comparing |
+//! | [`broken`] | engines that break a rule, and who notices |
 //! | [`generate`] | random programs |
 //! | [`living`] | programs that are attached to while they run |
 //! | [`report`] | what the engine says it did |
 
+pub mod broken;
 pub mod generate;
 pub mod living;
 pub mod program;

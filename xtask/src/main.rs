@@ -16,6 +16,7 @@ mod kernel;
 mod machine;
 mod measure;
 mod memory;
+mod options;
 mod place;
 mod plot;
 mod procfs;
@@ -79,9 +80,8 @@ struct Build {
     #[arg(long, value_enum, value_delimiter = ',',
           default_values_t = [Variant::Retpoline, Variant::Plain, Variant::Jmpthunk, Variant::Relpoline, Variant::Pgo])]
     variants: Vec<Variant>,
-    /// Where sources, builds and data of the programs are kept
-    #[arg(long, value_name = "DIR")]
-    work: Option<PathBuf>,
+    #[command(flatten)]
+    kept: options::Programs,
     /// Go on with the next program, workload or variant after a failure
     #[arg(long)]
     keep_going: bool,
@@ -97,12 +97,8 @@ struct Bench {
     /// Fewer rounds and shorter server runs: a smoke test, not a measurement
     #[arg(long)]
     quick: bool,
-    /// The relpoline binary [default: target/release/relpoline]
-    #[arg(long, value_name = "FILE")]
-    engine: Option<PathBuf>,
-    /// Where results go [default: bench/results]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    tested: options::Tested,
 }
 
 fn main() -> ExitCode {
@@ -131,7 +127,7 @@ fn repository() -> PathBuf {
 
 /// Builds what was asked for and returns the programs all of whose variants can be run.
 fn build_programs(options: &Build) -> Result<(Place, Vec<Box<dyn Program>>)> {
-    let place = Place::new(options.work.clone())?;
+    let place = options.kept.place()?;
     let builder = Builder::new(&place)?;
     let mut ready = Vec::new();
     for program in chosen(&options.programs)? {
@@ -167,8 +163,7 @@ fn write_readme(place: &Place, report: &Report) -> Result<()> {
 
 fn bench(options: &Bench) -> Result<()> {
     let (place, programs) = build_programs(&options.build)?;
-    let engine = options.engine.clone().unwrap_or_else(|| place.root.join("target/release/relpoline"));
-    let out = options.out.clone().unwrap_or_else(|| place.root.join("bench/results"));
+    let out = options.tested.out(&place);
     let mut protocol = Protocol {
         rounds: options.rounds.unwrap_or(if options.quick { 3 } else { 7 }),
         quick: options.quick,
@@ -176,14 +171,14 @@ fn bench(options: &Bench) -> Result<()> {
         engine: None,
         keep_going: options.build.keep_going,
     };
-    protocol.take_engine(engine);
+    protocol.take_engine(options.tested.engine(&place));
     let mut report = Report::open(&out)?;
     let mut failures = 0;
     for program in &programs {
         failures += rounds::measure_program(&place, program.as_ref(), &protocol, &mut report)?;
         report.write(&out)?;
     }
-    if options.out.is_none() {
+    if options.tested.is_published() {
         write_readme(&place, &report)?;
     }
     println!("{}", table::markdown(&report));

@@ -58,3 +58,66 @@ fn is_nobodys(directory: impl AsFd, name: &CStr) -> bool {
     let file = rustix::fs::openat(directory, name, flags, Mode::empty());
     file.is_ok_and(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CString;
+    use std::format;
+    use std::path::{Path, PathBuf};
+
+    /// A number that no process has.
+    fn dead() -> u32 {
+        let mut child = std::process::Command::new("true").spawn().expect("a process");
+        child.wait().expect("its end");
+        child.id()
+    }
+
+    fn fresh(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("relpoline-{name}-{}", std::process::id()))
+    }
+
+    fn text(path: &Path) -> CString {
+        CString::new(path.to_str().expect("a path of text")).expect("no NUL")
+    }
+
+    fn make(path: &Path) -> OwnedFd {
+        rustix::fs::open(text(path).as_c_str(), OFlags::CREATE | OFlags::RDWR, Mode::RUSR).expect("a file")
+    }
+
+    #[test]
+    fn only_what_nobody_has_is_removed() {
+        let base = fresh("leftovers");
+        std::fs::create_dir(&base).expect("a directory");
+        let abandoned = base.join(format!("{}{}", dead(), live::SUFFIX));
+        // Of a process in another pid namespace, as it were: it has a number that is nobody's here.
+        let elsewhere = base.join(format!("{}{}", 1 << 23, live::SUFFIX));
+        let living = base.join(format!("{}{}", std::process::id(), live::SUFFIX));
+        let foreign = base.join(format!("{}.txt", dead()));
+        let nameless = base.join(format!("-{}{}", dead(), live::SUFFIX));
+        for path in [&abandoned, &living, &foreign, &nameless] {
+            drop(make(path));
+        }
+        let held = make(&elsewhere);
+        assert!(hold(&held));
+
+        let mut listing: Listing = [MaybeUninit::uninit(); 1024];
+        sweep(&text(&base), &mut listing);
+        assert!(!abandoned.exists());
+        for kept in [&elsewhere, &living, &foreign, &nameless] {
+            assert!(kept.exists(), "{}", kept.display());
+        }
+        drop(held);
+        sweep(&text(&base), &mut listing);
+        assert!(!elsewhere.exists() && living.exists());
+        std::fs::remove_dir_all(&base).expect("it can be removed");
+    }
+
+    #[test]
+    fn a_file_that_was_taken_for_nobodys_is_not_held() {
+        let path = fresh("unheld");
+        let file = make(&path);
+        std::fs::remove_file(&path).expect("it can be removed");
+        assert!(!hold(&file));
+    }
+}

@@ -21,6 +21,7 @@ use serde::Serialize;
 use crate::engine::Engine;
 use crate::machine::{self, Machine};
 use crate::measure;
+use crate::options;
 use crate::place::Place;
 use crate::stats::{self, Interval};
 use crate::variant::{self, Toolchain, Variant};
@@ -31,15 +32,10 @@ pub struct Scaling {
     /// Measured rounds after one warm-up round
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// The relpoline binary [default: target/release/relpoline]
-    #[arg(long, value_name = "FILE")]
-    engine: Option<PathBuf>,
-    /// Where programs are built
-    #[arg(long, value_name = "DIR")]
-    work: Option<PathBuf>,
-    /// Where results go [default: bench/results]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    kept: options::Programs,
+    #[command(flatten)]
+    tested: options::Tested,
 }
 
 const VARIANTS: [Variant; 3] = [Variant::Retpoline, Variant::Jmpthunk, Variant::Relpoline];
@@ -147,11 +143,8 @@ struct Results<'a> {
 
 /// Builds, measures, and writes JSON, a table and a chart.
 pub fn run(options: &Scaling) -> Result<()> {
-    let place = Place::new(options.work.clone())?;
-    let binary = options.engine.clone().unwrap_or_else(|| place.root.join("target/release/relpoline"));
-    let binary = binary.canonicalize().with_context(|| {
-        format!("no engine at {}; build it with cargo build --release -p relpoline-cli", binary.display())
-    })?;
+    let place = options.kept.place()?;
+    let binary = options.tested.built_engine(&place)?;
     let engine = Engine::new(&binary, place.run("scaling")?.join("reports"))?;
     let built = build(&place)?;
     let mut curves = Vec::new();
@@ -164,7 +157,7 @@ pub fn run(options: &Scaling) -> Result<()> {
         }
         curves.push(Curve { name: scale.name, title: scale.title, grows: scale.grows, unit: scale.unit, points });
     }
-    let out = options.out.clone().unwrap_or_else(|| place.root.join("bench/results"));
+    let out = options.tested.out(&place);
     write(&out, &curves, options.rounds)?;
     println!("{}", table(&curves));
     Ok(())

@@ -27,6 +27,7 @@ use crate::build::Builder;
 use crate::engine::Engine;
 use crate::machine::{self, Machine};
 use crate::measure;
+use crate::options;
 use crate::place::Place;
 use crate::programs::Program;
 use crate::variant::Variant;
@@ -89,15 +90,10 @@ pub struct Suites {
     /// A part of each suite: a smoke test
     #[arg(long)]
     quick: bool,
-    /// The relpoline binary [default: target/release/relpoline]
-    #[arg(long, value_name = "FILE")]
-    engine: Option<PathBuf>,
-    /// Where sources, builds and data of the programs are kept
-    #[arg(long, value_name = "DIR")]
-    work: Option<PathBuf>,
-    /// Where results go [default: bench/results]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    kept: options::Programs,
+    #[command(flatten)]
+    tested: options::Tested,
 }
 
 /// What came of one suite.
@@ -141,12 +137,9 @@ fn all() -> Vec<Box<dyn Suite>> {
 
 /// Runs the suites and compares; differing results are an error.
 pub fn run(options: &Suites) -> Result<()> {
-    let place = Place::new(options.work.clone())?;
-    let binary = options.engine.clone().unwrap_or_else(|| place.root.join("target/release/relpoline"));
-    let binary = binary.canonicalize().with_context(|| {
-        format!("no engine at {}; build it with cargo build --release -p relpoline-cli", binary.display())
-    })?;
-    let out = options.out.clone().unwrap_or_else(|| place.root.join("bench/results"));
+    let place = options.kept.place()?;
+    let binary = options.tested.built_engine(&place)?;
+    let out = options.tested.out(&place);
     let mut outcomes = Vec::new();
     for suite in chosen(&options.names)? {
         for nervous in [false, true].into_iter().filter(|nervous| !nervous || suite.nervous()) {

@@ -369,3 +369,69 @@ fn seize_new(pid: i32, known: &mut HashSet<i32>) -> anyhow::Result<Vec<Thread>> 
     }
     Ok(fresh)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{PipeWriter, pipe};
+    use std::os::fd::AsRawFd;
+
+    /// A process that waits for its vfork child, which waits for the other end of the pipe to be closed. Nothing can stop
+    /// a thread that waits so.
+    fn in_vfork() -> (i32, PipeWriter) {
+        let (read, write) = pipe().unwrap();
+        let mut byte = 0_u8;
+        // SAFETY: the child makes system calls only.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: as above; without CLONE_VM this is a fork whose parent waits.
+            unsafe {
+                libc::close(write.as_raw_fd());
+                let flags = libc::CLONE_VFORK | libc::SIGCHLD;
+                if libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) == 0 {
+                    libc::read(read.as_raw_fd(), (&raw mut byte).cast(), 1);
+                    libc::_exit(0);
+                }
+                loop {
+                    libc::pause();
+                }
+            }
+        }
+        (pid, write)
+    }
+
+    fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn is_traced(pid: i32) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        !status.contains("TracerPid:\t0\n")
+    }
+
+    #[test]
+    fn a_thread_that_stops_late_goes_on_in_the_end() {
+        let (pid, busy) = in_vfork();
+        until("it waits for its child", || refusal::state_of_thread(pid, pid) == Some('D'));
+        let thread = Thread::seize(pid).unwrap();
+        thread.interrupt().unwrap();
+        drop(thread);
+        let_go_of_late_ones();
+        assert!(is_traced(pid), "it has not come to its stop yet, and cannot be let go of");
+        drop(busy);
+        until("it is let go of", || {
+            let_go_of_late_ones();
+            !is_traced(pid)
+        });
+        until("it runs", || refusal::state_of_thread(pid, pid) == Some('S'));
+        // SAFETY: it is our child, and nobody else waits for it.
+        unsafe {
+            libc::kill(pid, libc::SIGKILL);
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        }
+    }
+}

@@ -66,3 +66,29 @@ fn own() -> Option<PathBuf> {
     let found = fs::symlink_metadata(&path).ok()?;
     is_private(found.uid(), found.mode(), user).then_some(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_go_when_their_run_is_dead() {
+        if !crate::live::process::sees_all() {
+            println!("skipped: in a pid namespace of its own nobody can tell whether a run is dead");
+            return;
+        }
+        let base = tempfile::tempdir().unwrap();
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let of_dead = base.path().join(format!("{RUN_PREFIX}{}-abc", gone.id()));
+        let of_living = base.path().join(format!("{}abc", run_prefix()));
+        let of_others = base.path().join("something-else");
+        for directory in [&of_dead, &of_living, &of_others] {
+            fs::create_dir(directory).unwrap();
+            fs::write(directory.join("1.rpst"), "statistics").unwrap();
+        }
+        forget_dead_runs(base.path());
+        assert!(!of_dead.exists());
+        assert!(of_living.join("1.rpst").exists() && of_others.join("1.rpst").exists());
+    }
+}

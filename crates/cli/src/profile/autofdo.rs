@@ -22,7 +22,6 @@ use object::{Object as _, ObjectSection as _};
 
 use super::model::Profile;
 use super::show::known;
-use crate::symbols::build_id_of;
 
 /// What is known of a function, or of one that was inlined at a line of another.
 #[derive(Default)]
@@ -59,12 +58,7 @@ impl Samples {
 /// # Errors
 /// When the object cannot be read, is of no build in the profile, or has no debug information.
 pub fn render(profile: &Profile, object: &Path) -> anyhow::Result<(Vec<u8>, usize)> {
-    let id = build_id_of(object)?;
-    anyhow::ensure!(
-        profile.objects.contains_key(&id),
-        "the profile knows no site of this build of {}",
-        object.display()
-    );
+    let sites = profile.sites_of(object)?;
     let declared = declared_lines(object)?;
     anyhow::ensure!(
         !declared.is_empty(),
@@ -74,7 +68,7 @@ pub fn render(profile: &Profile, object: &Path) -> anyhow::Result<(Vec<u8>, usiz
     let lines = Loader::new(object).map_err(|error| anyhow::anyhow!("{}: {error}", object.display()))?;
     let known = known(profile);
     let (mut functions, mut left_out) = (BTreeMap::<String, Samples>::new(), 0);
-    for ((_, offset), site) in profile.sites.iter().filter(|((build_id, _), _)| *build_id == id) {
+    for ((_, offset), site) in sites {
         let Some(at) = slot(&mut functions, &lines, &declared, *offset) else {
             left_out += 1;
             continue;

@@ -9,28 +9,22 @@ use std::path::Path;
 
 use super::model::Profile;
 use super::show::known;
-use crate::symbols::build_id_of;
 
 /// The file for one object, and how many of its sites had to be left out.
 ///
 /// # Errors
 /// When the object cannot be read, or is of no build in the profile.
 pub fn render(profile: &Profile, object: &Path) -> anyhow::Result<(Vec<u8>, usize)> {
-    let id = build_id_of(object)?;
-    anyhow::ensure!(
-        profile.objects.contains_key(&id),
-        "the profile knows no site of this build of {}",
-        object.display()
-    );
+    let sites = profile.sites_of(object)?;
     let known = known(profile);
     let (mut out, mut left_out) = (String::new(), 0);
-    for ((build_id, offset), site) in profile.sites.iter().filter(|((build_id, _), _)| *build_id == id) {
-        let Some((caller, within)) = known.raw(build_id, *offset) else {
+    for ((id, offset), site) in sites {
+        let Some((caller, within)) = known.raw(id, *offset) else {
             left_out += 1;
             continue;
         };
         for ((build_id, offset), share) in &site.targets {
-            let Some((target, inside)) = known.raw(build_id, *offset).filter(|_| *build_id == id) else { continue };
+            let Some((target, inside)) = known.raw(build_id, *offset).filter(|_| build_id == id) else { continue };
             let calls = super::calls(site.calls, *share);
             // Writing to a string does not fail.
             let _ = writeln!(out, "1 {caller} {within:x} 1 {target} {inside:x} 0 {calls}");

@@ -1,13 +1,14 @@
 //! A profile in memory.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use relpoline_stats::file::text;
 use relpoline_stats::record::SHARE_ONE;
 use relpoline_stats::{LastTargetRecord, ObjectRecord, SiteRecord, State, Stats};
 
 use crate::report::digest::objects;
-use crate::symbols::{Mapped, Symbols};
+use crate::symbols::{Mapped, Symbols, build_id_of};
 
 /// A build-id, as far as it is kept.
 pub type BuildId = Vec<u8>;
@@ -35,6 +36,20 @@ pub struct Site {
 }
 
 impl Profile {
+    /// The sites of one object, by their offsets.
+    ///
+    /// # Errors
+    /// When the object cannot be read, or is of no build that is known here.
+    pub fn sites_of(&self, object: &Path) -> anyhow::Result<impl Iterator<Item = (&Place, &Site)>> {
+        let id = build_id_of(object)?;
+        anyhow::ensure!(
+            self.objects.contains_key(&id),
+            "the profile knows no site of this build of {}",
+            object.display()
+        );
+        Ok(self.sites.iter().filter(move |((build_id, _), _)| *build_id == id))
+    }
+
     /// What a process has learned. Sites in objects without a build-id, and targets that no file holds, cannot be
     /// kept.
     pub fn of(stats: &Stats<'_>, symbols: &mut Symbols) -> Self {

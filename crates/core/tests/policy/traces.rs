@@ -1,50 +1,11 @@
 //! What must hold on every trace.
 
 use relpoline_core::policy::workload::{Call, Pattern, Rng, STANDARD, Workload, target};
-use relpoline_core::policy::{Action, Costs, Event, Phase, Policy, Reason, SiteState};
-use relpoline_core::trace::{Trace, entry};
+use relpoline_core::policy::{Action, Costs, Phase, Reason};
 
-use crate::engine::{Engine, Tally};
+use crate::engine::Engine;
 use crate::oracle;
-
-/// One replay: everything, and the part after learning.
-struct Replay {
-    engine: Engine,
-    learned: Tally,
-}
-
-impl Replay {
-    /// Cost of a call once learned [1/16 cycle].
-    fn cost(&self) -> f64 {
-        self.learned.cost as f64 / self.learned.calls as f64
-    }
-}
-
-fn costs(workload: &Workload) -> Costs {
-    Costs { cycles_per_ms: workload.cycles_per_ms, ..Costs::TYPICAL }
-}
-
-/// Replays `calls`, of which the first half is for learning.
-fn replay(workload: &Workload, calls: &[Call], truth: Costs, belief: Costs) -> Replay {
-    let mut engine = Engine::new(truth, belief);
-    let mut before = Tally::default();
-    for (i, call) in calls.iter().enumerate() {
-        if i == calls.len() / 2 {
-            before = engine.tally;
-        }
-        engine.work(workload.work);
-        engine.call(call);
-    }
-    let mut learned = engine.tally;
-    learned.calls -= before.calls;
-    learned.cost -= before.cost;
-    Replay { engine, learned }
-}
-
-fn calls(workload: &Workload, seed: u64) -> Vec<Call> {
-    let changing = matches!(workload.pattern, Pattern::Phases { .. } | Pattern::Flapping(_));
-    workload.calls(seed).take(if changing { 400_000 } else { 120_000 }).collect()
-}
+use crate::replay::{calls, costs, replay};
 
 fn named(name: &str) -> &'static Workload {
     STANDARD.iter().find(|w| w.name == name).expect("a standard workload")
@@ -281,67 +242,5 @@ fn noise_does_not_win_a_trial() {
         assert!(engine.tally.trees > 0, "it was tried");
         // Or it is being tried once more.
         assert!(matches!(engine.site.reason(), Reason::Unpredictable | Reason::Learning), "seed {seed}");
-    }
-}
-
-/// The table of the report: what each trace costs, beside the best in hindsight.
-#[test]
-#[ignore = "a table to look at"]
-fn table() {
-    println!(
-        "{:22} {:>6} {:>6}  best in hindsight        calls whole learn trees same links  now",
-        "trace", "cycles", "best"
-    );
-    for workload in STANDARD {
-        let (truth, calls) = (costs(workload), calls(workload, 1));
-        let r = replay(workload, &calls, truth, truth);
-        let tail = &calls[calls.len() / 2..];
-        let best = oracle::best(tail, truth, tail.len() / 3);
-        let (cost, work, t) = (r.cost(), f64::from(workload.work) * 16.0, &r.engine.tally);
-        println!(
-            "{:22} {:6.2} {:6.2}  {:24} {:5.3} {:5.3} {:5} {:5} {:4} {:5}  {}, {} targets",
-            workload.name,
-            cost / 16.0,
-            best.cost / 16.0,
-            best.what,
-            cost / best.cost,
-            (cost + work) / (best.cost + work),
-            t.learnings,
-            t.trees,
-            t.resumes,
-            t.links,
-            r.engine.site.reason(),
-            r.engine.site.targets(),
-        );
-    }
-}
-
-/// What judging takes on this machine.
-#[test]
-#[ignore = "a measurement"]
-fn judging_time() {
-    let windows = [
-        (Pattern::Mono, 256),
-        (Pattern::Biased(90), 256),
-        (Pattern::Periodic(4), 256),
-        (Pattern::Periodic(16), 256),
-        (Pattern::Periodic(64), 1024),
-        (Pattern::Periodic(96), 2048),
-        (Pattern::Random(64), 2048),
-    ];
-    for (pattern, window) in windows {
-        let workload = Workload { name: "", pattern, work: 0, cycles_per_ms: 1 };
-        let trace: Vec<u64> = workload.calls(1).take(window).map(|c| entry(c.target, c.thread)).collect();
-        let mut policy = Box::new(Policy::new());
-        (policy.config.window_max, policy.config.cold_share) = (window as u32, u32::MAX);
-        let once = |round: u64| {
-            let (mut site, now) = (SiteState::new(), round * 1_000_000);
-            policy.on(&mut site, Event::ColdExpired, now, &|_| true);
-            let from = std::time::Instant::now();
-            policy.on(&mut site, Event::WindowFull { trace: Trace::new(&trace), current: None }, now, &|_| true);
-            from.elapsed().as_nanos()
-        };
-        let best = (1..100).map(once).min().unwrap_or(0);
-        println!("{pattern:?}, window {window}: {best} ns, {} ns per call", best / window as u128);
     }
 }

@@ -1,0 +1,61 @@
+//! Engines that break one rule each, and who notices.
+//!
+//! Those whose mistake makes calls go wrong are left to `relpoline torture`; the others have a program of `tests/programs`
+//! that watches over the rule. `cargo run -p relpoline-tests --example broken` prints how long each goes unnoticed.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::{Outcome, Program, Run, tool};
+
+/// Variants whose mistake makes calls go wrong, with what `relpoline torture` is told: gates change where sites are not linked.
+pub const TORTURED: [(&str, &[&str]); 5] = [
+    ("two-byte-patch", &["--no-link"]),
+    ("tree-in-place", &[]),
+    ("cell-reused", &[]),
+    ("gate-not-aligned", &[]),
+    ("flags-at-goto", &[]),
+];
+
+/// Variants whose mistake has a test of its own: program, arguments, option.
+pub const TESTED: [(&str, &str, &[&str], &str); 5] = [
+    ("child-shares-arena", "fork.c", &["bytes"], "--count"),
+    ("fork-does-not-wait", "fork.c", &["descriptors"], "--count"),
+    ("unsealed", "pages.c", &["engine"], "--count"),
+    ("calls-in-sandbox", "sandbox.c", &["kill", "prctl"], "--count"),
+    ("vectors-clobbered", "registers.c", &[], "--count"),
+];
+
+/// Runs a program with a broken engine.
+#[must_use]
+pub fn run(variant: &str, program: &Program, args: &[&str], option: &str) -> Outcome {
+    let engine = tool::broken_engine(variant);
+    Run::new(program.build()).args(args).option(option).env("RELPOLINE_ENGINE", engine).promoted()
+}
+
+/// What the program says when it notices, by one of its checks or by dying; a race may need a few attempts.
+#[must_use]
+pub fn noticed(variant: &str) -> Option<String> {
+    let (_, source, args, option) = TESTED.iter().find(|(name, ..)| *name == variant)?;
+    let program = Program::retpolined(source);
+    (0..10).find_map(|_| {
+        let outcome = run(variant, &program, args, option);
+        assert!(outcome.failed() || outcome.status.success(), "{variant} cannot be run: {}", outcome.text());
+        outcome.failed().then(|| format!("{source} {}: {} {}", args.join(" "), outcome.status, outcome.text().trim()))
+    })
+}
+
+/// What the torture sees, if it notices within so many seconds.
+#[must_use]
+pub fn tortured(variant: &str, seconds: u32, options: &[&str]) -> Option<String> {
+    let mut command = Command::new(tool::relpoline());
+    command.args(["torture", "--json", "--seconds", &seconds.to_string()]).args(options);
+    let output = command.env("RELPOLINE_ENGINE", tool::broken_engine(variant)).output().expect("it can be started");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let figures: Value = serde_json::from_str(&text)
+        .unwrap_or_else(|_| panic!("{variant} cannot be tortured: {}", String::from_utf8_lossy(&output.stderr)));
+    let first = figures["faults"].get(0).map(|fault| fault.as_str().unwrap_or_default().to_owned());
+    assert_eq!(output.status.success(), first.is_none(), "{text}");
+    first
+}
