@@ -45,9 +45,9 @@ fn compare(program: &Path, what: &str) -> u64 {
     };
     let usual = run.promoted();
     // Judged after very few calls: much is learned wrongly, and learned anew.
-    let hasty = run.clone().option("--window=16").promoted();
-    let behind_gates = run.clone().option("--window=64").option("--no-link").promoted();
-    same(&usual, "") + same(&hasty, "--window=16") + same(&behind_gates, "--window=64 --no-link")
+    let hasty = run.clone().option("--nervous").promoted();
+    let behind_gates = run.clone().option("--nervous").option("--no-link").promoted();
+    same(&usual, "") + same(&hasty, "--nervous") + same(&behind_gates, "--nervous --no-link")
 }
 
 #[test]

@@ -193,9 +193,9 @@ pub struct EngineArgs {
     /// Switch promotion off when the program enters a sandbox or asks for speculation to be restricted.
     #[arg(long)]
     pub off_in_sandbox: bool,
-    /// Calls in a learning window.
-    #[arg(long, value_name = "N", hide = true)]
-    pub window: Option<u32>,
+    /// Learn and relearn at every chance, as tests like it.
+    #[arg(long, hide = true)]
+    pub nervous: bool,
 }
 
 /// `relpoline run`.

@@ -16,7 +16,7 @@ use crate::share::Share;
 use crate::state::{Engine, Frozen, LOCK, engine};
 use core::ffi::c_char;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use relpoline_core::policy::SiteState;
+use relpoline_core::policy::{Config, SiteState};
 use relpoline_stats::Refusal;
 use relpoline_stats::codes::flag;
 use relpoline_text::lock::Held;
@@ -106,13 +106,11 @@ fn prepare(engine: &mut Engine) -> Result<(), Refusal> {
     engine.reserve().ok_or(Refusal::NoArena)?;
     let options = engine.options();
     let config = &mut engine.policy.config;
+    if options.nervous {
+        *config = Config::NERVOUS;
+    }
     if let Some(most) = options.max_targets {
         config.max_targets = most.min(96) as u8;
-    }
-    if let Some(window) = options.window {
-        // Windows are seen in steps of 256 calls: the recording stubs look up that often.
-        config.window_first = window.clamp(1, 2048);
-        config.window_max = config.window_max.max(config.window_first);
     }
     if let Some(profile) = options.profile.filter(|_| !options.dry_run) {
         engine.warm.read(profile);

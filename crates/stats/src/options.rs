@@ -24,8 +24,8 @@ pub mod key {
     pub const PROFILE: &str = "profile";
     /// Highest number of targets in a tree.
     pub const MAX_TARGETS: &str = "max_targets";
-    /// Calls in a learning window.
-    pub const WINDOW: &str = "window";
+    /// Learn and relearn at every chance.
+    pub const NERVOUS: &str = "nervous";
     /// Trees count their hits.
     pub const COUNT: &str = "count";
     /// Find the sites, patch nothing.
@@ -97,8 +97,8 @@ pub struct Options<'a> {
     pub profile: Option<Escaped<'a>>,
     /// [`key::MAX_TARGETS`].
     pub max_targets: Option<u32>,
-    /// [`key::WINDOW`].
-    pub window: Option<u32>,
+    /// [`key::NERVOUS`].
+    pub nervous: bool,
     /// [`key::COUNT`].
     pub count: bool,
     /// [`key::DRY_RUN`].
@@ -148,7 +148,7 @@ impl<'a> Options<'a> {
             key::STATS => self.stats = Some(value),
             key::PROFILE => self.profile = Some(value),
             key::MAX_TARGETS => self.max_targets = number(value),
-            key::WINDOW => self.window = number(value),
+            key::NERVOUS => self.nervous = true,
             key::COUNT => self.count = true,
             key::DRY_RUN => self.dry_run = true,
             key::NO_FOLLOW => self.no_follow = true,

@@ -10,9 +10,9 @@ fn escape(value: &[u8]) -> String {
 
 #[test]
 fn a_full_string_is_understood() {
-    let options = parse(b"stats=/run/x,only=lib*,max_targets=4,count,no_link,window=500,future=1,,");
+    let options = parse(b"stats=/run/x,only=lib*,max_targets=4,count,no_link,nervous,future=1,,");
     assert_eq!(options.stats, Some(Escaped(b"/run/x")));
-    assert_eq!((options.max_targets, options.window), (Some(4), Some(500)));
+    assert_eq!((options.max_targets, options.nervous), (Some(4), true));
     assert_eq!((options.count, options.no_link, options.dry_run), (true, true, false));
 }
 

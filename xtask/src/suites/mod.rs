@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::build::Builder;
 use crate::engine::Engine;
@@ -97,11 +97,13 @@ pub struct Suites {
 }
 
 /// What came of one suite.
-#[derive(Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Outcome {
     suite: String,
     package: String,
-    mode: &'static str,
+    mode: String,
+    /// A part of the suite only.
+    quick: bool,
     tests: usize,
     passed: usize,
     failed_in_both: Vec<String>,
@@ -114,13 +116,48 @@ struct Outcome {
     seconds_under: u64,
 }
 
-#[derive(Serialize)]
-struct Results<'a> {
+/// All outcomes of a day on a machine. A run of some suites replaces theirs and leaves the others.
+#[derive(Serialize, Deserialize)]
+struct Results {
     schema: u32,
     date: String,
     machine: Machine,
-    quick: bool,
-    outcomes: &'a [Outcome],
+    outcomes: Vec<Outcome>,
+}
+
+impl Results {
+    /// What was written earlier today, or nothing.
+    fn open(dir: &Path) -> Result<Results> {
+        let (date, machine) = (machine::today(), Machine::here());
+        let fresh = Results { schema: 1, date, machine, outcomes: Vec::new() };
+        let path = dir.join(fresh.file_name());
+        if !path.exists() {
+            return Ok(fresh);
+        }
+        let old: Results = serde_json::from_str(&fs::read_to_string(&path)?)
+            .with_context(|| format!("{} holds no outcomes of suites; move it away", path.display()))?;
+        Ok(Results { outcomes: old.outcomes, ..fresh })
+    }
+
+    fn file_name(&self) -> String {
+        format!("{}-{}-suites.json", self.date, self.machine.host)
+    }
+
+    /// Puts an outcome in, in place of an older one of the same suite and mode.
+    fn add(&mut self, outcome: Outcome) {
+        let same = |old: &&mut Outcome| (&old.suite, &old.mode) == (&outcome.suite, &outcome.mode);
+        match self.outcomes.iter_mut().find(same) {
+            Some(old) => *old = outcome,
+            None => self.outcomes.push(outcome),
+        }
+    }
+
+    /// Writes JSON and table.
+    fn write(&self, dir: &Path) -> Result<()> {
+        fs::create_dir_all(dir)?;
+        fs::write(dir.join(self.file_name()), serde_json::to_string_pretty(self)? + "\n")?;
+        Ok(fs::write(dir.join("suites.md"), table(&self.outcomes))?)
+    }
 }
 
 fn all() -> Vec<Box<dyn Suite>> {
@@ -140,17 +177,18 @@ pub fn run(options: &Suites) -> Result<()> {
     let place = options.kept.place()?;
     let binary = options.tested.built_engine(&place)?;
     let out = options.tested.out(&place);
-    let mut outcomes = Vec::new();
+    let mut results = Results::open(&out)?;
+    let mut differing = 0;
     for suite in chosen(&options.names)? {
         for nervous in [false, true].into_iter().filter(|nervous| !nervous || suite.nervous()) {
             let outcome = compare(&place, suite.as_ref(), &binary, options.quick, nervous)?;
             eprintln!("{}", line(&outcome));
-            outcomes.push(outcome);
-            write(&out, options.quick, &outcomes)?;
+            differing += outcome.differ.len();
+            results.add(outcome);
+            results.write(&out)?;
         }
     }
-    println!("{}", table(&outcomes));
-    let differing: usize = outcomes.iter().map(|outcome| outcome.differ.len()).sum();
+    println!("{}", table(&results.outcomes));
     ensure!(differing == 0, "{differing} tests say something else under the engine, see above");
     Ok(())
 }
@@ -171,7 +209,7 @@ fn compare(place: &Place, suite: &dyn Suite, binary: &Path, quick: bool, nervous
     crate::source::install_missing(suite.needs())?;
     Builder::new(place)?.all_variants(program.as_ref(), &[Variant::Retpoline])?;
     let reports = place.run(program.name())?.join("suite-reports");
-    let options: &[&str] = if nervous { &["--window", "16"] } else { &[] };
+    let options: &[&str] = if nervous { &["--nervous"] } else { &[] };
     let engine = Engine::new(binary, reports)?.with_options(options);
     let run = |engine: Option<&Engine>, name: &str| -> Result<(Verdicts, Duration)> {
         let mut setting = Setting::direct(place, program.name(), Variant::Retpoline)?;
@@ -205,7 +243,8 @@ fn compare(place: &Place, suite: &dyn Suite, binary: &Path, quick: bool, nervous
     Ok(Outcome {
         suite: program.name().to_owned(),
         package: format!("{} {}", program.source().name(), program.source().version(place).unwrap_or_default()),
-        mode: if nervous { "window of 16 calls" } else { "as shipped" },
+        mode: if nervous { "nervous" } else { "as shipped" }.to_owned(),
+        quick,
         tests: without.len(),
         passed: under.values().filter(|verdict| *verdict != "failed" && *verdict != "skipped").count(),
         failed_in_both: failed.map(|(name, _)| name.clone()).collect(),
@@ -229,15 +268,6 @@ fn joined(names: &BTreeSet<String>) -> String {
     names.iter().take(20).cloned().collect::<Vec<_>>().join(", ")
 }
 
-fn write(out: &Path, quick: bool, outcomes: &[Outcome]) -> Result<()> {
-    let (date, machine) = (machine::today(), Machine::here());
-    fs::create_dir_all(out)?;
-    let path = out.join(format!("{date}-{}-suites.json", machine.host));
-    let results = Results { schema: 1, date, machine, quick, outcomes };
-    fs::write(path, serde_json::to_string_pretty(&results)? + "\n")?;
-    Ok(fs::write(out.join("suites.md"), table(outcomes))?)
-}
-
 fn table(outcomes: &[Outcome]) -> String {
     let mut text = String::from(
         "| suite | engine | tests | passed | failed in both | differ | differed once | sites promoted | processes |\n\
@@ -254,8 +284,9 @@ fn line(outcome: &Outcome) -> String {
         many => many.len().to_string(),
     };
     format!(
-        "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+        "| {}{} | {} | {} | {} | {} | {} | {} | {} | {} |",
         outcome.package,
+        if outcome.quick { ", a part" } else { "" },
         outcome.mode,
         outcome.tests,
         outcome.passed,
@@ -270,6 +301,36 @@ fn line(outcome: &Outcome) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_outcome_replaces_that_of_the_same_suite_and_mode() {
+        let outcome = |suite: &str, mode: &str, tests| Outcome {
+            suite: suite.to_owned(),
+            package: suite.to_owned(),
+            mode: mode.to_owned(),
+            quick: false,
+            tests,
+            passed: tests,
+            failed_in_both: Vec::new(),
+            differ: Vec::new(),
+            differed_once: Vec::new(),
+            sites_promoted_most: 0,
+            patches_most: 0,
+            processes: 1,
+            seconds_without: 1,
+            seconds_under: 1,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let mut results = Results::open(dir.path()).unwrap();
+        results.add(outcome("lua", "as shipped", 1));
+        results.add(outcome("redis", "as shipped", 2));
+        results.write(dir.path()).unwrap();
+        let mut results = Results::open(dir.path()).unwrap();
+        results.add(outcome("redis", "nervous", 3));
+        results.add(outcome("redis", "as shipped", 4));
+        let tests: Vec<usize> = results.outcomes.iter().map(|outcome| outcome.tests).collect();
+        assert_eq!(tests, [1, 4, 3]);
+    }
 
     #[test]
     fn a_missing_test_differs_and_an_equal_failure_does_not() {

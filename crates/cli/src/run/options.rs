@@ -16,13 +16,13 @@ pub fn encode(arguments: &EngineArgs, dry_run: bool, stats: Option<&Path>) -> Os
         .into_iter()
         .chain(arguments.only.iter().map(|glob| pair(key::ONLY, glob)))
         .chain(arguments.exclude.iter().map(|glob| pair(key::EXCLUDE, glob)))
-        .chain(arguments.max_targets.map(|n| pair(key::MAX_TARGETS, n.to_string().as_ref())))
-        .chain(arguments.window.map(|n| pair(key::WINDOW, n.to_string().as_ref())));
+        .chain(arguments.max_targets.map(|n| pair(key::MAX_TARGETS, n.to_string().as_ref())));
     let switches = [
         (key::COUNT, arguments.count),
         (key::DRY_RUN, dry_run),
         (key::NO_FOLLOW, arguments.no_follow),
         (key::NO_LINK, arguments.no_link),
+        (key::NERVOUS, arguments.nervous),
         (key::OFF_IN_SANDBOX, arguments.off_in_sandbox),
     ];
     let bare = switches.into_iter().filter(|(_, on)| *on).map(|(name, _)| name.as_bytes().to_vec());

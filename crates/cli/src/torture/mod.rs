@@ -68,9 +68,9 @@ pub struct TortureArgs {
     /// Sites always go through their gates, which change far more often than links.
     #[arg(long)]
     pub no_link: bool,
-    /// Calls in a learning window.
-    #[arg(long, value_name = "N", hide = true)]
-    pub window: Option<u32>,
+    /// Learn and change trees at every chance, not where it pays.
+    #[arg(long)]
+    pub nervous: bool,
     /// Keep the sources and programs in DIR.
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
@@ -129,7 +129,7 @@ fn default_threads() -> u32 {
 fn start(arguments: &TortureArgs, threads: u32, built: &Built, board: &Board, report: &Path) -> anyhow::Result<Child> {
     let mut options: Vec<OsString> = vec!["--report".into(), report.into()];
     options.extend(arguments.no_link.then(|| "--no-link".into()));
-    options.extend(arguments.window.map(|window| format!("--window={window}").into()));
+    options.extend(arguments.nervous.then(|| "--nervous".into()));
     let options: Vec<_> = options.iter().map(OsString::as_os_str).collect();
     let mut command: Command = variant::relpoline(&built.program, &options)?;
     command.arg(&board.path).arg(arguments.seconds.to_string()).arg(threads.to_string()).args(&built.plugins);

@@ -135,6 +135,27 @@ impl Config {
         patch_burst: 2000,
         patch_interval_us: 2000,
     };
+
+    /// Learns and changes its mind at every chance, however little there is to gain: for tests that are to see as much
+    /// patching as the budget for patches allows.
+    pub const NERVOUS: Config = Config {
+        cold_calls: 1,
+        cold_share: u32::MAX,
+        window_first: 16,
+        settle_calls: 64,
+        miss_window: 16,
+        miss_window_young: 16,
+        exit_window: 64,
+        exit_share: 0,
+        relearn_share: u32::MAX,
+        margin: 0,
+        max_backoff: 0,
+        retry_ms: 1,
+        max_retry_backoff: 0,
+        learning_share: 2,
+        allowance_ms: 1000,
+        ..Config::DEFAULT
+    };
 }
 
 impl Default for Config {
