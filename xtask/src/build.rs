@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::children;
 use crate::feedback;
+use crate::measure;
 use crate::place::Place;
 use crate::programs::Program;
 use crate::source;
@@ -58,7 +59,8 @@ impl Tree {
         let (mut child, _group) = children::spawn(&mut command, libc::SIGTERM)?;
         let status = child.wait()?;
         if !status.success() {
-            let (line, end) = (arguments.join(" "), last_lines(&self.log, 15)?);
+            let log = fs::read(&self.log)?;
+            let (line, end) = (arguments.join(" "), measure::last_lines(&String::from_utf8_lossy(&log), 15));
             bail!("{program} {line}: {status}\n{end}\nthe whole log: {}", self.log.display());
         }
         Ok(())
@@ -70,13 +72,6 @@ impl Tree {
         let jobs = format!("-j{jobs}");
         self.step("make", &[&[jobs.as_str()], arguments].concat())
     }
-}
-
-fn last_lines(log: &Path, count: usize) -> Result<String> {
-    let text = fs::read(log)?;
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<_> = text.lines().collect();
-    Ok(lines[lines.len().saturating_sub(count)..].join("\n"))
 }
 
 impl<'a> Builder<'a> {
@@ -191,9 +186,9 @@ fn replace(path: &Path, text: &str) -> Result<()> {
 fn compiler_script(name: &str, flags: &str) -> String {
     let shared: Vec<_> = flags.split(' ').filter(|flag| !matches!(*flag, "-fno-pie" | "-no-pie")).collect();
     format!(
-        "#!/bin/sh\nshared=\nfor word; do\n  case \"$word\" in\n  -E|-M|-MM) exec {name} \"$@\" ;;\n  \
-         -shared|-fPIC|-fpic) shared=1 ;;\n  esac\ndone\n\
-         if [ \"$shared\" ]; then exec {name} \"$@\" {}; fi\nexec {name} \"$@\" {flags}\n",
+        "#!/bin/sh\nshared= pic= compiles=\nfor word; do\n  case \"$word\" in\n  -E|-M|-MM) exec {name} \"$@\" ;;\n  \
+         -shared) shared=1 ;;\n  -fPIC|-fpic) pic=1 ;;\n  -c) compiles=1 ;;\n  esac\ndone\n\
+         if [ \"$shared\" ] || [ \"$pic$compiles\" = 11 ]; then exec {name} \"$@\" {}; fi\nexec {name} \"$@\" {flags}\n",
         shared.join(" "),
     )
 }
@@ -211,7 +206,9 @@ mod tests {
             String::from_utf8_lossy(&output.stdout).trim().to_owned()
         };
         assert_eq!(said(&["-O3", "-c", "a b.c"]), "-O3 -c a b.c -O2 -no-pie -g0");
-        assert_eq!(said(&["-fPIC", "a.c"]), "-fPIC a.c -O2 -g0");
+        assert_eq!(said(&["-fPIC", "-c", "a.c"]), "-fPIC -c a.c -O2 -g0");
+        assert_eq!(said(&["-fPIC", "a.o"]), "-fPIC a.o -O2 -no-pie -g0");
+        assert_eq!(said(&["-shared", "a.o"]), "-shared a.o -O2 -g0");
         assert_eq!(said(&["-MM", "a.c"]), "-MM a.c");
         fs::remove_file(path).expect("removed");
     }

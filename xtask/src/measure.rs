@@ -38,7 +38,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
     });
     let (stdout, Ended { status, user, processor }) = finished.with_context(|| line.clone())?;
     ensure!(!late, "{line}: not done after {} s", limit.as_secs());
-    ensure!(status.success(), "{line}: {status}\n{}", text_of(errors));
+    ensure!(status.success(), "{line}: {status}\n{}", last_lines(&text_of(errors), 15));
     Ok(Finished { stdout, user, processor })
 }
 
@@ -102,6 +102,12 @@ fn tempfile() -> Result<File> {
     let file = File::options().read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)
+}
+
+/// The end of what may be long.
+pub fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 fn text_of(mut file: File) -> String {

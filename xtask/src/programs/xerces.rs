@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::{Program, Source};
 use crate::build::Tree;
+use crate::variant::Variant;
 use crate::workload::{Run, Setting, Word, Workload};
 
 pub struct Xerces;
@@ -26,6 +27,11 @@ impl Program for Xerces {
 
     fn recipe(&self) -> u32 {
         1
+    }
+
+    fn has(&self, variant: Variant) -> bool {
+        // BOLT 19 loses the labels of calls that may throw when it inserts retpolines: "Emission failed".
+        variant != Variant::Bolt
     }
 
     fn build(&self, tree: &Tree) -> Result<()> {

@@ -234,6 +234,8 @@ fn refine(layout: Layout, value: i32, insn: &mut Insn) -> Option<()> {
     let reg = modrm >> 3 & 7;
     let is_register = modrm >= 0xc0;
     match layout.opcode {
+        // uiret, among what only kernels and hypervisors do.
+        0x01 if modrm == 0xec && layout.prefixes.repeat => insn.flow = Flow::Return,
         // add or adc sbb and sub xor cmp
         0x80..=0x83 => insn.flags = if matches!(reg, 2 | 3) { FlagUse::Reads } else { FlagUse::Overwrites },
         // By an immediate that may be 0, by 1, by cl: rol ror rcl rcr shl shr shl sar.

@@ -348,6 +348,7 @@ const fn two_byte() -> Table {
 
 const fn system(t: &mut Table) {
     fill(t, 0x00, 0x03, MODRM_ONLY.reads()); // sldt …, lgdt …, lar, lsl
+    fill(t, 0x01, 0x01, MODRM_ONLY.reads().class_of(Class::Refined));
     fill(t, 0x04, 0x0f, INVALID);
     fill(t, 0x05, 0x05, BARE.reads()); // syscall keeps the flags in r11
     fill(t, 0x06, 0x06, BARE); // clts
