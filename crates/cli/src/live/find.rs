@@ -9,6 +9,8 @@ use anyhow::{bail, ensure};
 use relpoline_stats::file::text;
 use relpoline_stats::live::{PREFIX, RUN_PREFIX, SUFFIX, is_private};
 use relpoline_stats::{Header, Malformed, Plain, SiteRecord, Stats};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
 use super::place;
 use super::process::Process;
@@ -275,11 +277,33 @@ fn header(file: &File) -> Option<Header> {
     Header::load(&head)
 }
 
-/// The first `length` bytes of a file.
+/// The first `length` bytes of a file. Most of them were never written: of those no memory is taken, here either.
 fn read_start(file: &File, length: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; length];
-    file.read_exact_at(&mut bytes, 0).ok()?;
+    let mut at = 0;
+    while at < length {
+        let (from, to) = match next_data(file, at as u64) {
+            Ok(Some(range)) => range,
+            Ok(None) => break,
+            // A file system that keeps no account of holes.
+            Err(_) => (at as u64, length as u64),
+        };
+        let range = usize::try_from(from).ok()?..usize::try_from(to).ok()?.min(length);
+        let Some(part) = bytes.get_mut(range.clone()) else { break };
+        file.read_exact_at(part, from).ok()?;
+        at = range.end;
+    }
     Some(bytes)
+}
+
+/// The next bytes of a file, from `at` on, that were written.
+fn next_data(file: &File, at: u64) -> rustix::io::Result<Option<(u64, u64)>> {
+    match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(from) => Ok(Some((from, rustix::fs::seek(file, SeekFrom::Hole(from))?))),
+        // Nothing but a hole until the end.
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether the record at `at` was whole when it was read: nobody was writing it, then or until it was read again. Else
@@ -314,6 +338,22 @@ mod tests {
             assert!(!settle(&mut bytes, &record(then, 9), 0));
             assert_eq!(bytes, record(then, 9));
         }
+    }
+
+    #[test]
+    fn holes_are_read_as_zeros() {
+        const MIB: u64 = 1 << 20;
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.set_len(9 * MIB).unwrap();
+        for at in [0, 3 * MIB + 5, 8 * MIB] {
+            file.write_all_at(b"written", at).unwrap();
+        }
+        let mut whole = vec![1; 9 << 20];
+        file.read_exact_at(&mut whole, 0).unwrap();
+        for length in [0, 3, 7, (3 << 20) + 7, 5 << 20, 9 << 20] {
+            assert!(read_start(&file, length).unwrap() == whole[..length], "{length}");
+        }
+        assert!(read_start(&file, (9 << 20) + 1).is_some_and(|bytes| bytes[..9 << 20] == whole));
     }
 
     #[test]

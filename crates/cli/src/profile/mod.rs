@@ -177,10 +177,14 @@ fn export(profile: &Profile, format: Format, object: Option<&Path>, output: Opti
 }
 
 /// The profile of `run --profile`.
-#[derive(Debug)]
 pub struct Kept {
     path: PathBuf,
     before: Profile,
+    fresh: Profile,
+    /// Sites that started warm, and that were in the profile in vain.
+    warm: u32,
+    stale: u32,
+    symbols: Symbols,
 }
 
 impl Kept {
@@ -194,7 +198,8 @@ impl Kept {
         let directory = path.parent().unwrap_or(&path);
         let writable = rustix::fs::access(directory, rustix::fs::Access::WRITE_OK);
         ensure!(writable.is_ok(), "the profile cannot be written to {}", path.display());
-        Ok(Self { path, before })
+        let (fresh, symbols) = (Profile::default(), Symbols::default());
+        Ok(Self { path, before, fresh, warm: 0, stale: 0, symbols })
     }
 
     /// Its absolute path.
@@ -202,28 +207,28 @@ impl Kept {
         &self.path
     }
 
-    /// Takes in what the processes of a run have learned, and writes it. What there is to say about it.
+    /// Takes in what a process of the run has learned.
+    pub fn add(&mut self, stats: &Stats<'_>) {
+        // A forked child has its parent's figures.
+        if stats.header().forked_from == 0 {
+            self.warm += stats.header().sites_warm;
+            self.stale += stats.header().profile_stale;
+        }
+        self.fresh.merge(&Profile::of(stats, &mut self.symbols));
+    }
+
+    /// Writes it. What there is to say about it.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn update(mut self, all: &[(u32, Vec<u8>)]) -> anyhow::Result<String> {
-        let mut symbols = Symbols::default();
-        let mut fresh = Profile::default();
-        let (mut warm, mut stale) = (0, 0);
-        for stats in all.iter().filter_map(|(_, bytes)| Stats::parse(bytes).ok()) {
-            // A forked child has its parent's figures.
-            if stats.header().forked_from == 0 {
-                warm += stats.header().sites_warm;
-                stale += stats.header().profile_stale;
-            }
-            fresh.merge(&Profile::of(&stats, &mut symbols));
-        }
-        let dropped = self.before.replace(&fresh);
+    pub fn save(mut self) -> anyhow::Result<String> {
+        let dropped = self.before.replace(&self.fresh);
         file::write(&self.path, &self.before)?;
         Ok(format!(
-            "profile {}: {warm} sites started warm, {} stale ones dropped, {} saved",
+            "profile {}: {} sites started warm, {} stale ones dropped, {} saved",
             self.path.display(),
-            u64::from(stale) + dropped as u64,
+            self.warm,
+            u64::from(self.stale) + dropped as u64,
             self.before.sites.len()
         ))
     }

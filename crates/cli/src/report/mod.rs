@@ -16,10 +16,11 @@ pub mod schema;
 pub mod text;
 pub mod why;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use relpoline_stats::live::{SUFFIX, run_id};
@@ -30,55 +31,65 @@ use crate::symbols::Symbols;
 pub use place::Destination;
 pub use schema::Report;
 
-/// Turns the statistics of a run's processes into reports: that of process `main`, which ran `program`, and one for
-/// each other process. Without a destination, the main one goes to stderr as text.
-///
-/// # Errors
-/// When a report cannot be written. The others are written nevertheless.
-pub fn collect(all: &[(u32, Vec<u8>)], main: u32, program: &Path, to: Option<&Destination>) -> anyhow::Result<()> {
-    let mut symbols = Symbols::default();
-    let mut outcome = Ok(());
-    let mut main_report = None;
-    for (pid, report) in read_all(all, &mut symbols) {
-        if pid == main {
-            main_report = Some(report);
-        } else if let Some(to) = to {
-            outcome = outcome.and(to.write(&report, Some(pid)));
+/// Turns the statistics of a run's processes into reports, one after the other: there may be thousands of processes.
+pub struct Collector<'a> {
+    main: u32,
+    main_report: Option<Report>,
+    to: Option<&'a Destination>,
+    outcome: anyhow::Result<()>,
+    symbols: Symbols,
+}
+
+impl<'a> Collector<'a> {
+    /// Of a run whose first process is `main`. Without a destination only that one's report is shown, as text.
+    #[must_use]
+    pub fn new(main: u32, to: Option<&'a Destination>) -> Self {
+        Self { main, main_report: None, to, outcome: Ok(()), symbols: Symbols::default() }
+    }
+
+    /// Takes in the statistics of a process.
+    pub fn add(&mut self, pid: u32, stats: &Stats<'_>) {
+        if pid == self.main {
+            self.main_report = Some(digest::report(stats, &mut self.symbols));
+        } else if let Some(to) = self.to {
+            let written = to.write(&digest::report(stats, &mut self.symbols), Some(pid));
+            self.outcome = std::mem::replace(&mut self.outcome, Ok(())).and(written);
         }
     }
-    let main_report = main_report.unwrap_or_else(|| Report::of_silent(program, main));
-    match to {
-        Some(to) => outcome.and(to.write(&main_report, None)),
-        None => {
-            // A closed stderr is no failure of the report.
-            let _ = std::io::stderr().write_all(text::render(&main_report).as_bytes());
-            outcome
+
+    /// Writes the report of the first process, which ran `program`.
+    ///
+    /// # Errors
+    /// When a report could not be written. The others were written nevertheless.
+    pub fn finish(self, program: &Path) -> anyhow::Result<()> {
+        let main_report = self.main_report.unwrap_or_else(|| Report::of_silent(program, self.main));
+        match self.to {
+            Some(to) => self.outcome.and(to.write(&main_report, None)),
+            None => {
+                // A closed stderr is no failure of the report.
+                let _ = std::io::stderr().write_all(text::render(&main_report).as_bytes());
+                self.outcome
+            }
         }
     }
 }
 
-/// The reports of all processes that left statistics, by pid. A file that cannot be understood is skipped:
-/// its process may be just starting, or have scribbled over it.
-fn read_all(all: &[(u32, Vec<u8>)], symbols: &mut Symbols) -> Vec<(u32, Report)> {
-    let report = |(pid, bytes): &(u32, Vec<u8>)| Some((*pid, digest::report(&Stats::parse(bytes).ok()?, symbols)));
-    let mut reports: Vec<(u32, Report)> = all.iter().filter_map(report).collect();
-    reports.sort_by_key(|(pid, _)| *pid);
-    reports
-}
-
-/// The statistics of all processes of the run whose directory this is.
+/// The statistics of all processes of the run whose directory this is, each read when it is asked for. A file that cannot
+/// be understood is the caller's to skip: its process may have scribbled over it.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub fn statistics(directory: &Path) -> anyhow::Result<Vec<(u32, Vec<u8>)>> {
+pub fn statistics(directory: &Path) -> anyhow::Result<impl Iterator<Item = (u32, Vec<u8>)> + use<>> {
     let entries = fs::read_dir(directory).context("the statistics cannot be read")?;
-    let in_directory = entries.flatten().filter_map(|entry| {
+    let named = entries.flatten().filter_map(|entry| {
         let path = entry.path();
-        let pid = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()?;
-        Some((pid, find::read(&find::open_careful(&path)?)?))
+        let pid: u32 = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()?;
+        Some((pid, path))
     });
+    let in_directory: BTreeMap<u32, PathBuf> = named.collect();
+    let read = |(pid, path): (u32, PathBuf)| Some((pid, find::read(&find::open_careful(&path)?)?));
     let run = run_id(directory.as_os_str().as_bytes().iter().copied());
-    Ok(in_directory.chain(find::strays(run)).collect())
+    Ok(in_directory.into_iter().filter_map(read).chain(find::strays(run)))
 }
 
 impl Report {

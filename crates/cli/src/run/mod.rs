@@ -23,12 +23,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use relpoline_stats::Refusal;
+use relpoline_stats::{Refusal, Stats};
 
 use crate::arguments::RunArgs;
 use crate::preload::{self, Engine};
 use crate::profile::Kept;
-use crate::report::{Destination, Report};
+use crate::report::{Collector, Destination, Report};
 use environment::Environment;
 use exec::Program;
 use resolve::Resolved;
@@ -119,15 +119,23 @@ fn finish(
     report: Option<&Destination>,
     profile: Option<Kept>,
 ) -> anyhow::Result<()> {
-    let all = crate::report::statistics(directory)?;
-    if report.is_some() || arguments.dry_run {
-        crate::report::collect(&all, pid, path, report).context("the report is not complete")?;
+    let mut reports = (report.is_some() || arguments.dry_run).then(|| Collector::new(pid, report));
+    let mut profile = profile;
+    for (pid, bytes) in crate::report::statistics(directory)? {
+        let Ok(stats) = Stats::parse(&bytes) else { continue };
+        if let Some(reports) = &mut reports {
+            reports.add(pid, &stats);
+        }
+        if let Some(profile) = &mut profile {
+            profile.add(&stats);
+        }
     }
+    let reported = reports.map_or(Ok(()), |reports| reports.finish(path)).context("the report is not complete");
     if let Some(profile) = profile {
-        let said = profile.update(&all)?;
+        let said = profile.save()?;
         say(arguments, format_args!("{said}"));
     }
-    Ok(())
+    reported
 }
 
 /// Replaces this process; returns only when that fails.

@@ -8,7 +8,7 @@ use relpoline_cli::report::Report;
 use relpoline_cli::report::schema::Site;
 
 use crate::compiled::{CALLS, Compiled, RETPOLINE};
-use crate::started::{output, relpoline, run_shell, stderr, stdout};
+use crate::started::{RELPOLINE, output, relpoline, run_shell, stderr, stdout};
 
 /// Runs [`CALLS`] with these options; the main report.
 fn report_with(options: &[&str]) -> Report {
@@ -76,6 +76,20 @@ fn a_child_has_a_report_of_its_own_and_all_are_private() {
         let own_name = file.extension().is_some_and(|pid| pid.to_str() == Some(&report.pid.to_string()));
         assert!(own_name || report.forked_from.is_none(), "{file:?}");
     }
+}
+
+/// The statistics of all of them do not fit into memory at once.
+#[test]
+fn a_hundred_processes_have_a_hundred_reports() {
+    let program = Compiled::new(CALLS, &RETPOLINE);
+    let directory = program.directory().join("reports");
+    fs::create_dir(&directory).unwrap();
+    let script = "ulimit -v 1500000; exec $0 run --report $1 -- sh -c 'for i in $(seq 100); do $0; done' $2";
+    let mut start = std::process::Command::new("sh");
+    start.args(["-c", script, RELPOLINE]).arg(directory.join("r")).arg(program.text());
+    assert_eq!(stdout(&mut start).lines().count(), 100);
+    let reports = fs::read_dir(&directory).unwrap().map(|entry| read(&entry.unwrap().path()));
+    assert_eq!(reports.filter(|report| report.sites_promoted > 0).count(), 100);
 }
 
 #[test]
