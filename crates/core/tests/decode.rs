@@ -98,7 +98,7 @@ fn code_like() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 40 } else { 200_000 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_bytes_agree(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
@@ -116,6 +116,7 @@ proptest! {
 
 /// All opcodes of all maps, with every ModRM, under the prefixes that change something.
 #[test]
+#[cfg_attr(miri, ignore = "too slow")]
 fn every_opcode_agrees() {
     let prefixes: [&[u8]; 9] =
         [&[], &[0x66], &[0xf2], &[0xf3], &[0x48], &[0x66, 0x48], &[0x67], &[0xf3, 0x48], &[0x66, 0xf2]];
@@ -134,6 +135,7 @@ fn every_opcode_agrees() {
 
 /// VEX, EVEX and XOP with all maps, opcodes and prefixes.
 #[test]
+#[cfg_attr(miri, ignore = "too slow")]
 fn every_vector_opcode_agrees() {
     for map in 0..32u8 {
         for opcode in 0..=255 {
@@ -153,6 +155,7 @@ fn every_vector_opcode_agrees() {
 
 /// Programs and libraries of this machine, from their functions' first instructions on.
 #[test]
+#[cfg_attr(miri, ignore = "too slow")]
 fn the_machines_own_code_agrees() {
     let mut instructions = 0u64;
     for path in ["/usr/bin/bash", "/usr/bin/git", "/lib/x86_64-linux-gnu/libc.so.6", "/lib/x86_64-linux-gnu/libm.so.6"]

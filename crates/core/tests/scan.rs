@@ -81,6 +81,7 @@ fn check_program(compiler: Compiler, flags: &[&str]) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn gcc_sites_are_found() {
     for level in ["-O0", "-O1", "-O2", "-O3", "-Os"] {
         for pie in ["-pie", "-no-pie"] {
@@ -92,6 +93,7 @@ fn gcc_sites_are_found() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn gcc_inline_sites_are_found() {
     let flags = ["-O2", "-fcf-protection=none", "-mindirect-branch=thunk-inline", "-mindirect-branch-register"];
     let file = cc().build(PROGRAM, &flags);
@@ -102,6 +104,7 @@ fn gcc_inline_sites_are_found() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn clang_sites_are_found() {
     let Some(clang) = clang() else { return };
     for level in ["-O1", "-O2", "-O3"] {
@@ -110,6 +113,7 @@ fn clang_sites_are_found() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn a_stripped_program_has_the_same_sites() {
     let flags = [&GCC[..], &["-O2"]].concat();
     let stripped = [&flags[..], &["-s"]].concat();
@@ -118,6 +122,7 @@ fn a_stripped_program_has_the_same_sites() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn unwind_tables_know_every_function() {
     let file = cc().build(PROGRAM, &["-O2"]);
     let (header, frames) = unwind(&file).unwrap();
@@ -216,6 +221,7 @@ proptest! {
 
     /// A real header with some bytes changed: any answer is fine, a panic or an endless loop is not.
     #[test]
+    #[cfg_attr(miri, ignore = "runs a compiler")]
     fn broken_unwind_tables_are_fine(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..40), cut in any::<prop::sample::Index>()) {
         let (mut header, mut frames) = unwind_fixture();
         for (index, byte) in changes {

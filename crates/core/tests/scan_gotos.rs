@@ -86,6 +86,7 @@ int main(int argc, char **argv) {
 ";
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn a_static_table_makes_gotos() {
     for_all(cc(), STATIC_TABLE, |file, flags| {
         let gotos = verdicts_in(file, "run");
@@ -99,6 +100,7 @@ fn a_static_table_makes_gotos() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn too_little_scratch_refuses_everything() {
     let file = cc().build(STATIC_TABLE, &[&GCC[..], &["-O2"]].concat());
     for size in 0..8 {
@@ -110,6 +112,7 @@ fn too_little_scratch_refuses_everything() {
 
 /// Offsets from a base label: no address of the other labels exists anywhere.
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn label_differences_are_refused() {
     let source = r"
 __attribute__((noinline)) long run(const unsigned char *p, long a) {
@@ -130,6 +133,7 @@ int main(int argc, char **argv) { return (int)run((const unsigned char *)argv[0]
 
 /// A table on the stack, filled by code or copied from data: never mistaken for tail calls.
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn tables_on_the_stack_are_seen() {
     let source = r"
 __attribute__((noinline)) long run(const unsigned char *p, long a) {
@@ -170,6 +174,7 @@ int main(int argc, char **argv) { long out[3]; return (int)run((const unsigned c
 ";
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn cold_labels_are_found() {
     let source = COLD_LABELS.replace('`', "\"");
     for level in ["-O2", "-O3"] {
@@ -187,6 +192,7 @@ fn cold_labels_are_found() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn switches_and_tail_calls_are_no_gotos() {
     let source = r"
 long (*volatile hook[4])(long, long);
@@ -262,6 +268,7 @@ fn verdict_of(label: &str) -> Verdict {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn live_flags_refuse_a_goto() {
     let is_live = |verdict| matches!(verdict, Err(Refusal::FlagsLive { .. }));
     assert!(is_live(verdict_of("je .Lyes; ret")));
@@ -275,6 +282,7 @@ fn live_flags_refuse_a_goto() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn dead_flags_allow_it() {
     assert_eq!(verdict_of("ret"), Ok(SiteKind::Goto));
     assert_eq!(verdict_of("mov $7, %ecx; test %ecx, %ecx; je .Lyes; ret"), Ok(SiteKind::Goto));
@@ -283,6 +291,7 @@ fn dead_flags_allow_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn a_taken_label_refuses_a_goto() {
     let is_taken = |verdict| matches!(verdict, Err(Refusal::LabelTaken { .. }));
     assert!(is_taken(verdict_of("lea .Ltwo(%rip), %rdx; ret")));

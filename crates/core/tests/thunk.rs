@@ -28,6 +28,7 @@ fn shapes(compiler: Compiler, flags: &[&str]) -> Vec<Shape> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn gcc_thunks_are_found() {
     let base = ["-O2", "-fcf-protection=none", "-mindirect-branch-register"];
     let with = |flag| [&base[..], &[flag]].concat();
@@ -39,6 +40,7 @@ fn gcc_thunks_are_found() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn gcc_inline_thunks_are_found() {
     let found = shapes(cc(), &["-O2", "-fcf-protection=none", "-fno-inline", "-mindirect-branch=thunk-inline"]);
     let calls = found.iter().filter(|&&shape| shape == Shape::GccInline).count();
@@ -47,6 +49,7 @@ fn gcc_inline_thunks_are_found() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
 fn clang_thunks_are_found() {
     let Some(clang) = clang() else { return };
     assert_eq!(shapes(clang, &["-O2", "-mretpoline"]), [Shape::Llvm]);

@@ -14,11 +14,15 @@ const RUNS: u32 = 6;
 const LOAD: u32 = 12 * 16;
 
 /// The time-stamp counter.
+#[cfg(not(relpoline_model))]
 #[must_use]
 pub fn now() -> u64 {
     // SAFETY: rdtsc is unprivileged unless a program forbids it by prctl(PR_SET_TSC), which kills it anyway.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
+
+#[cfg(relpoline_model)]
+pub use relpoline_text::sync::now;
 
 /// Cycles of `body` per round, in 1/16 cycles: the least of a few runs.
 fn per_round(body: fn()) -> u32 {

@@ -182,7 +182,7 @@ fn each_meant(engine: &mut Engine, control: &Control, one: fn(&mut Engine, u32),
 
 impl Engine {
     /// Forgets what is known of a site, if promotion is on.
-    fn begin_anew(&mut self, id: u32) {
+    pub fn begin_anew(&mut self, id: u32) {
         if self.enabled {
             self.stop_recording(id);
             self.unlink(id);

@@ -356,7 +356,10 @@ fn group_for(engine: &mut Engine, object: &Object<'_>) -> Result<usize, Reason> 
 }
 
 /// Builds the gate of a site, which leads to its counting stub; nothing leads to the gate yet.
-fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &scan::Site) -> Result<(), Reason> {
+///
+/// # Errors
+/// Why it cannot have one.
+pub fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &scan::Site) -> Result<(), Reason> {
     let id = engine.sites.len() as u32;
     let cold = engine.policy.config.cold_calls;
     let thunk = *engine.thunks.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;

@@ -15,11 +15,12 @@ use crate::sandbox;
 use crate::share::Share;
 use crate::state::{Engine, Frozen, LOCK, engine};
 use core::ffi::c_char;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use relpoline_core::policy::{Config, SiteState};
 use relpoline_stats::Refusal;
 use relpoline_stats::codes::flag;
 use relpoline_text::lock::Held;
+use relpoline_text::sync::{self, AtomicU64};
 
 /// The engine was started: what is asked of it before, or when it has declined, is passed over.
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -171,10 +172,9 @@ pub fn take() -> Held<'static> {
 pub fn wait_a_moment(waited: u64) {
     /// Cycles of waiting without giving up the processor.
     const SPIN: u64 = 1 << 17;
+    sync::relax();
     if waited > SPIN && sandbox::may_call() {
         rustix::thread::sched_yield();
-    } else {
-        core::hint::spin_loop();
     }
 }
 
@@ -284,11 +284,13 @@ pub fn set_enabled(on: bool) -> bool {
     usable
 }
 
-/// Switches promotion off or on, under the lock.
+/// Switches promotion off or on, under the lock. Whoever takes the lock next ends it when this thread does not.
 pub fn switch(engine: &mut Engine, on: bool) {
-    if engine.enabled == on {
+    if engine.enabled == on && !engine.half_switched {
         return;
     }
+    engine.half_switched = true;
+    compiler_fence(Ordering::SeqCst);
     engine.enabled = on;
     for id in 0..engine.sites.len() as u32 {
         if on {
@@ -299,6 +301,8 @@ pub fn switch(engine: &mut Engine, on: bool) {
         report::site(engine, id);
     }
     report::header(engine);
+    compiler_fence(Ordering::SeqCst);
+    engine.half_switched = false;
 }
 
 /// Writes the last figures down.

@@ -14,12 +14,14 @@ use crate::calibrate;
 use crate::engine::wait_a_moment;
 use crate::judge::PATIENCE as PATIENCE_WITH_LOCK;
 use crate::sandbox;
-use crate::site::Site;
+use crate::site::{NO_RING, Site};
 use crate::state::{Engine, Frozen, LOCK, engine};
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 use relpoline_core::policy::Phase;
+use relpoline_text::broken;
 use relpoline_text::cells::Cell;
+use relpoline_text::sync::AtomicU64;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 const WIPED: u64 = 0;
@@ -29,9 +31,9 @@ const SETTLED: u64 = 2;
 /// Slow path entries before a child gets an arena of its own, [`STEP`] calls of a site apart. An arena costs
 /// what some 16,000 promoted calls win (`cargo xtask scaling`, a process per connection); so a child gets one when
 /// it has lost about as much, and one that calls exec at once, or serves one short request, never does.
-const PATIENCE: u32 = 64;
+const PATIENCE: u32 = if cfg!(relpoline_model) { 3 } else { 64 };
 /// Calls that a child's slow path lets pass until the next one, before it has an arena of its own.
-pub const STEP: u32 = 256;
+pub const STEP: u32 = if cfg!(relpoline_model) { 4 } else { 256 };
 
 static EPOCH: AtomicPtr<AtomicU64> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -120,7 +122,9 @@ pub fn settle_epoch() -> bool {
         SETTLED => true,
         WIPED if epoch.compare_exchange(WIPED, SETTLING, Ordering::AcqRel, Ordering::Acquire).is_ok() => {
             // Whoever held the lock at the fork does not exist here.
-            LOCK.reset();
+            if !broken!("child-keeps-lock") {
+                LOCK.reset();
+            }
             // SAFETY: nobody else gets past the epoch before it is settled.
             let engine = unsafe { engine() };
             engine.inherited = true;
@@ -143,14 +147,17 @@ pub fn become_own(engine: &mut Engine) -> bool {
         return false;
     }
     // The broken variant that the tests must catch: a child writes its parent's arena.
-    if cfg!(relpoline_broken = "child-shares-arena") {
+    if broken!("child-shares-arena") {
         engine.inherited = false;
         return true;
     }
     let privatised = sandbox::may_call() && engine.share.take_over() && privatise(engine);
     if privatised {
         engine.inherited = false;
-        begin_strays_anew(engine);
+        // The broken variant that the model must catch: gates are believed to lead where they led at the fork.
+        if !broken!("child-trusts-gates") {
+            begin_strays_anew(engine);
+        }
     } else {
         engine.frozen = Frozen::Child;
     }
@@ -169,8 +176,9 @@ fn begin_strays_anew(engine: &mut Engine) {
     }
 }
 
-/// Whether a site's gate does not lead where this process has left it.
-fn has_strayed(engine: &Engine, site: &Site) -> bool {
+/// Whether a site's gate does not lead where its state says.
+#[must_use]
+pub fn has_strayed(engine: &Engine, site: &Site) -> bool {
     let Some(arena) = engine.arena(site) else { return false };
     if site.gone || site.linked || site.stuck || !engine.enabled {
         return false;
@@ -179,7 +187,7 @@ fn has_strayed(engine: &Engine, site: &Site) -> bool {
     let is_cell = |cell: Cell| leads_to == Some(arena.address(cell));
     !match site.state.phase() {
         Phase::Cold => leads_to == Some(site.gate.counting(arena)),
-        Phase::Learning => is_cell(Cell(site.recording)),
+        Phase::Learning => is_cell(Cell(site.recording)) && site.ring != NO_RING,
         Phase::Promoted | Phase::Linked => {
             let tree = engine.trees.as_slice().get(site.tree as usize);
             tree.is_some_and(|tree| is_cell(tree.head) || is_cell(tree.settling))

@@ -4,12 +4,13 @@
 //! small stack. It takes the lock or goes on without; it never waits, allocates, or needs a system call.
 
 use crate::calibrate;
+use crate::engine::switch;
 use crate::fork;
 use crate::report;
 use crate::sandbox;
 use crate::site::{NO_RING, NONE, Site, Tree};
 use crate::state::{Engine, Frozen, LOCK, engine};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
+use core::sync::atomic::{Ordering, compiler_fence};
 use relpoline_core::policy::{Action, Current, Event, Phase, Reason};
 use relpoline_core::trace::{Trace, WINDOW_MAX};
 use relpoline_core::tree::{self, CELL, TreeSpec};
@@ -17,13 +18,16 @@ use relpoline_text::arena::{Arena, Counters};
 use relpoline_text::cells::Cell;
 use relpoline_text::poke;
 use relpoline_text::stub::{self, RING_BITS, Recording};
+use relpoline_text::sync::{self, AtomicU32};
 
 use core::mem::offset_of;
+use relpoline_text::broken;
 
 /// Ticks after which a lock is believed to be abandoned: some 100 ms.
 pub const PATIENCE: u64 = 1 << 28;
-/// A countdown that does not end within the life of a process.
-const NEVER: u32 = i32::MAX.cast_unsigned();
+/// A countdown that nobody waits for. It does end: whoever stored it may have come too late, to a site that waits for
+/// something else by now.
+const NEVER: u32 = if cfg!(relpoline_model) { 100 } else { 1 << 24 };
 /// Calls until a site that found the lock taken asks again.
 const LATER: u32 = 64;
 /// Retpolined sites that one slow path looks at.
@@ -50,7 +54,9 @@ pub unsafe extern "C" fn slow(site: u32, _target: u64) {
     };
     // SAFETY: the lock is held.
     let engine = unsafe { engine() };
-    if engine.frozen != Frozen::No || !engine.enabled || (engine.inherited && !fork::become_own(engine)) {
+    // The broken variant that the model must catch: nobody looks whether promotion is off.
+    let enabled = engine.enabled || broken!("judges-while-off");
+    if engine.frozen != Frozen::No || !enabled || (engine.inherited && !fork::become_own(engine)) {
         let later = match engine.frozen {
             Frozen::No if engine.enabled && engine.inherited => fork::STEP,
             Frozen::No if engine.enabled => LATER,
@@ -82,7 +88,7 @@ unsafe fn postpone(site: u32, calls: u32) {
     }
 }
 
-fn is_over(counter: &core::sync::atomic::AtomicU32) -> bool {
+fn is_over(counter: &AtomicU32) -> bool {
     counter.load(Ordering::Relaxed).cast_signed() <= 0
 }
 
@@ -91,22 +97,46 @@ impl Engine {
     fn while_busy(&mut self, id: u32, work: impl FnOnce(&mut Engine)) {
         BUSY.store(id, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
+        sync::begins(id);
         work(self);
+        sync::ends();
         BUSY.store(NONE, Ordering::Release);
     }
 
-    /// Lets the site begin anew that the last holder of the lock left half-done.
+    /// Does what the last holder of the lock left half-done: lets its site begin anew, switches all sites.
     pub fn recover(&mut self) {
         // The broken variant that the tests must catch: nobody looks.
-        let id = if cfg!(relpoline_broken = "left-half-done") { NONE } else { BUSY.load(Ordering::Relaxed) };
+        if broken!("left-half-done") {
+            return;
+        }
+        self.recover_site(BUSY.load(Ordering::Relaxed));
+        if self.half_switched {
+            switch(self, self.enabled);
+        }
+    }
+
+    fn recover_site(&mut self, id: u32) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         self.rings.recount(self.sites.as_slice().iter().map(|site| site.ring));
+        self.mend(&site, id);
+        BUSY.store(NONE, Ordering::Release);
+    }
+
+    /// Lets a site begin anew whatever was done to it.
+    fn mend(&mut self, site: &Site, id: u32) {
         if !site.gone {
             self.stop_recording(id);
-            self.lead_to_gate(&site, id);
+            self.lead_to_gate(site, id);
             self.restart(id);
         }
-        BUSY.store(NONE, Ordering::Release);
+    }
+
+    /// Whether a site is not what its state says: a thread that stood still in a judgement for longer than the lock's
+    /// patience has ended it when another one had judged, and nothing would ever come of the site again.
+    fn is_astray(&self, site: &Site) -> bool {
+        // Who learns has no tree in front. Its misses end only where a link was not noted.
+        let linked_unnoticed = site.state.phase() == Phase::Learning && is_over(&site.counters().misses);
+        !broken!("left-astray") && (linked_unnoticed || fork::has_strayed(self, site))
     }
 
     /// Undoes a site's link whether or not it was noted.
@@ -129,6 +159,10 @@ impl Engine {
         self.calibrate();
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         if site.gone {
+            return;
+        }
+        if self.is_astray(&site) {
+            self.mend(&site, id);
             return;
         }
         let counters = site.counters();
@@ -192,7 +226,7 @@ impl Engine {
         let count = recorded.min(WINDOW_MAX);
         let trace = self.rings.address(site.ring);
         // SAFETY: `count` records of the ring that was lent to this site; others may still be writing them.
-        let trace = unsafe { core::slice::from_raw_parts(trace as *const AtomicU64, count) };
+        let trace = unsafe { core::slice::from_raw_parts(trace as *const core::sync::atomic::AtomicU64, count) };
         let current = self.current(&site);
         self.decide(id, Event::WindowFull { trace: Trace::live(trace), current }, now);
     }
@@ -310,6 +344,8 @@ impl Engine {
                 let left = site.counters().misses.load(Ordering::Relaxed);
                 site.missed += u64::from(site.misses.saturating_sub(left));
             }
+            // Nothing counts them down now, unless a link was not noted.
+            site.counters().misses.store(NEVER, Ordering::Relaxed);
             site.ring = ring;
             site.window = window;
             let (cell, site) = (Cell(site.recording), *site);
@@ -363,6 +399,10 @@ impl Engine {
         let copy = self.targets.as_slice().get(first..first + spec.targets.len()).unwrap_or_default();
         let spec = TreeSpec { targets: copy, ..spec };
         let head = self.head_cell(arena, &site).ok_or(Reason::ArenaFull)?;
+        // The broken variant that the model must catch: the gate leads to a tree that is not there yet.
+        if broken!("published-unfinished") {
+            site.gate.point_to(arena, arena.address(head));
+        }
         let settling = build_tree(arena, &site, &spec, head)?;
         let tree = Tree {
             fingerprint,
@@ -372,6 +412,7 @@ impl Engine {
             first_target: first as u32,
             targets: spec.targets.len() as u16,
             chain: spec.chain as u16,
+            by_miss_gate: !site.stuck,
         };
         let index = self.trees.push(tree).ok_or(Reason::ArenaFull)? as u32;
         if let Some(site) = self.sites.get_mut(id as usize) {
@@ -383,7 +424,7 @@ impl Engine {
     /// A cell for the head of a tree: in the column of the site's gate, so that it can be linked.
     fn head_cell(&self, arena: &Arena, site: &Site) -> Option<Cell> {
         // The broken variant that the tests must catch: the site's last tree is written over.
-        if cfg!(relpoline_broken = "tree-in-place")
+        if broken!("tree-in-place")
             && let Some(tree) = self.trees.as_slice().get(site.newest_tree as usize)
         {
             return Some(tree.head);
@@ -418,15 +459,33 @@ impl Engine {
     /// Lets the site go to `to`: by its gate, or, when a link cannot be undone, by its miss gate.
     #[inline(never)]
     fn publish(&mut self, id: u32, to: u64) {
-        let Some(site) = self.sites.get_mut(id as usize) else { return };
-        site.patches += 1;
-        let site = *site;
-        if let Some(arena) = self.arena(&site) {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        self.lead(id, &site, to);
+    }
+
+    /// Likewise, to a cell of a tree.
+    fn publish_part(&mut self, id: u32, tree: &Tree, part: Cell) {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        let Some(arena) = self.arena(&site) else { return };
+        // A tree that leaves by the miss gate would, behind it, go round and round. The site is stuck with that tree, or
+        // with one like it: what is missed there is counted.
+        let round = broken!("behind-itself");
+        let to =
+            if site.stuck && tree.by_miss_gate && !round { site.gate.counting(arena) } else { arena.address(part) };
+        self.lead(id, &site, to);
+    }
+
+    /// Whether `site` is stuck must be what it was when `to` was chosen: another thread may be here if the lock was broken.
+    fn lead(&mut self, id: u32, site: &Site, to: u64) {
+        if let Some(arena) = self.arena(site) {
             if site.stuck {
                 site.gate.point_misses_to(arena, to);
             } else {
                 site.gate.point_to(arena, to);
             }
+        }
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            site.patches += 1;
         }
         self.count_patch();
     }
@@ -458,7 +517,7 @@ impl Engine {
 
     #[inline(never)]
     fn publish_tree(&mut self, id: u32, tree: u32, start: relpoline_core::policy::Counters) {
-        let Some(&Tree { head, settling, .. }) = self.trees.as_slice().get(tree as usize) else { return };
+        let Some(&built) = self.trees.as_slice().get(tree as usize) else { return };
         let Some(site) = self.sites.get_mut(id as usize) else { return };
         site.tree = tree;
         site.misses = start.misses;
@@ -470,18 +529,14 @@ impl Engine {
         counters.exits.store(running(start.exits), Ordering::Relaxed);
         counters.settle.store(running(start.settle), Ordering::Relaxed);
         let settle = start.settle != 0 && !site.stuck;
-        let Some(at) = self.arena(&site).map(|arena| arena.address(if settle { settling } else { head })) else {
-            return;
-        };
-        self.publish(id, at);
+        self.publish_part(id, &built, if settle { built.settling } else { built.head });
     }
 
     /// Lets the gate lead straight to the tree.
     fn publish_head(&mut self, id: u32) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
-        let Some(tree) = self.trees.as_slice().get(site.tree as usize) else { return };
-        let Some(at) = self.arena(&site).map(|arena| arena.address(tree.head)) else { return };
-        self.publish(id, at);
+        let Some(&tree) = self.trees.as_slice().get(site.tree as usize) else { return };
+        self.publish_part(id, &tree, tree.head);
     }
 
     /// Links the site to its tree by one byte.
@@ -546,10 +601,15 @@ impl Engine {
         header.patches_per_s_max = header.patches_per_s_max.max(most);
     }
 
-    /// Gives retpolined sites whose time has come another chance.
+    /// Gives retpolined sites whose time has come another chance, and one that went astray where nothing counts.
     #[inline(never)]
     fn look_around(&mut self, now: u64) {
         let count = self.sites.len() as u32;
+        let stray = self.next_stray % count.max(1);
+        self.next_stray = stray + 1;
+        if let Some(site) = self.sites.as_slice().get(stray as usize).filter(|site| self.is_astray(site)).copied() {
+            self.while_busy(stray, |engine| engine.mend(&site, stray));
+        }
         for _ in 0..DUE_STEPS.min(count) {
             self.next_due = (self.next_due + 1) % count;
             let id = self.next_due;

@@ -97,4 +97,6 @@ pub struct Tree {
     pub targets: u16,
     /// Length of its chain.
     pub chain: u16,
+    /// Calls to none of its targets leave by the site's miss gate; else straight for the counting stub.
+    pub by_miss_gate: bool,
 }

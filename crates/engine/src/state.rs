@@ -102,6 +102,8 @@ pub struct Engine {
     pub options: Option<Options<'static>>,
     /// Promotion is on.
     pub enabled: bool,
+    /// Sites are being switched to what `enabled` says.
+    pub half_switched: bool,
     /// Whether, and why, learning has stopped.
     pub frozen: Frozen,
     /// In a forked child: its arenas are still its parent's.
@@ -144,6 +146,8 @@ pub struct Engine {
     pub warm: Warm,
     /// Where the round through retpolined sites goes on.
     pub next_due: u32,
+    /// Likewise, through all sites, for those that went astray.
+    pub next_stray: u32,
     /// For the highest rate of patches: the second in which they are being counted, and their number.
     pub rate: (u64, u32),
 }
@@ -156,6 +160,7 @@ impl Engine {
         Engine {
             options: None,
             enabled: false,
+            half_switched: false,
             frozen: Frozen::No,
             inherited: false,
             entries: 0,
@@ -177,6 +182,7 @@ impl Engine {
             share: Share::none(),
             warm: Warm::none(),
             next_due: 0,
+            next_stray: 0,
             rate: (0, 0),
         }
     }

@@ -2,7 +2,8 @@
 
 use crate::memory;
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::Ordering;
+use relpoline_text::sync::{self, AtomicUsize};
 
 /// Up to `capacity` values of `T`, all zero bytes to begin with. Values never move and are never dropped.
 pub struct Table<T> {
@@ -61,6 +62,7 @@ impl<T: Copy> Table<T> {
     pub fn extend(&mut self, values: &[T]) -> Option<usize> {
         let claim = |len: usize| len.checked_add(values.len()).filter(|&end| end <= self.capacity);
         let first = self.len.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).ok()?;
+        sync::step();
         // SAFETY: inside the reservation, and claimed a moment ago.
         unsafe { core::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(first), values.len()) };
         Some(first)

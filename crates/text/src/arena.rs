@@ -17,9 +17,10 @@
 //! left alone for ever, and new cells come from pages that were free.
 
 use crate::cells::{BANKS, CELL, CODE_BYTES, CODE_PAGES, Cell, CellMap, End, PAGE};
+use crate::sync::{self, AtomicU32, AtomicU64};
 use core::ffi::c_void;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use rustix::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -312,6 +313,7 @@ impl Arena {
     /// The cells must have been taken by the caller and not be published yet.
     pub unsafe fn write(&self, cell: Cell, at: usize, code: &[u8]) {
         debug_assert!(cell.offset() + at + code.len() <= CODE_BYTES);
+        sync::step();
         // SAFETY: the caller owns the cells; nobody executes or reads them before they are published.
         unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), self.alias.add(cell.offset() + at), code.len()) }
     }
@@ -323,6 +325,7 @@ impl Arena {
     #[must_use]
     #[expect(clippy::mut_from_ref, reason = "cells are handed out once; the bitmap guarantees exclusiveness")]
     pub unsafe fn fresh(&self, cell: Cell, count: usize) -> &mut [u8] {
+        sync::step();
         // SAFETY: the caller owns the cells.
         unsafe { core::slice::from_raw_parts_mut(self.alias.add(cell.offset()), count * CELL) }
     }

@@ -12,6 +12,7 @@
 //! | [`lock`] | the try-lock under which sites are judged; survives fork, longjmp and death |
 //! | [`membarrier`] | making every thread notice a change of code |
 //! | [`pokes`] | many one-byte changes of own text behind one open |
+//! | [`sync`] | the atomics; where a model checker gets in between |
 //!
 //! Nothing here allocates, takes a blocking lock or calls libc: system calls are made directly, so all of it
 //! may run in a signal handler or in a forked child.
@@ -30,3 +31,4 @@ pub mod memory;
 pub mod poke;
 pub mod pokes;
 pub mod stub;
+pub mod sync;

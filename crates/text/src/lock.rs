@@ -8,7 +8,9 @@
 //!
 //! A forked child that inherits a taken lock resets it ([`TryLock::reset`]).
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::broken;
+use crate::sync::AtomicU64;
+use core::sync::atomic::Ordering;
 
 /// See the module's text. All zero is free.
 pub struct TryLock {
@@ -38,6 +40,11 @@ impl TryLock {
         }
         // A stamp equal to the one seen would let two holders believe they are the same.
         let stamp = if stamp == seen { stamp.wrapping_add(2) } else { stamp };
+        // The broken variant that the model must catch: two see it free, and both take it.
+        if broken!("lock-in-two-steps") {
+            self.taken_at.store(stamp, Ordering::Release);
+            return Some(Held { lock: self, stamp });
+        }
         self.taken_at
             .compare_exchange(seen, stamp, Ordering::Acquire, Ordering::Relaxed)
             .ok()

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 
 use crate::cells::PAGE;
+use crate::sync;
 
 /// Why text could not be changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +57,7 @@ pub(crate) fn write_all(mem: &OwnedFd, at: u64, bytes: &[u8]) -> Result<(), Poke
 /// # Errors
 /// Nothing is changed then.
 pub fn poke_byte(at: u64, old: u8, new: u8) -> Result<(), PokeError> {
+    sync::step();
     let mem = open_mem()?;
     let mut seen = [0u8];
     match rustix::io::pread(&mem, &mut seen, at) {

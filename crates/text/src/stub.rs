@@ -15,8 +15,8 @@ pub const SLOW_CELLS: usize = 7;
 /// log2 of the bytes of a recording ring: its cursor wraps in 16 bits.
 pub const RING_BITS: u32 = 16;
 
-/// Bytes of records after which the slow path is entered: 256 records.
-pub const WINDOW_BYTES: u64 = 2048;
+/// Bytes of records after which the slow path is entered: 256 records. The model's executions are short.
+pub const WINDOW_BYTES: u64 = if cfg!(relpoline_model) { 64 } else { 2048 };
 
 /// What the slow path calls: the site's number, and the target of the call that got here.
 pub type SlowHandler = unsafe extern "C" fn(site: u32, target: u64);

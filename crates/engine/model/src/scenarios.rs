@@ -1,0 +1,202 @@
+//! What threads do to the engine, and to each other.
+
+use crate::child::{Child, Way};
+use crate::processor;
+use crate::program::{Program, TARGETS};
+use crate::world::{self, Chance, Dangers, Work};
+use relpoline_engine::engine;
+use relpoline_engine::state::{LOCK, engine as the_engine};
+use shuttle::thread;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// One of them.
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
+    /// What happens in it.
+    pub about: &'static str,
+    /// An execution.
+    pub run: fn(),
+}
+
+/// All of them.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "calls", about: "three threads call sites whose targets change", run: calls },
+    Scenario { name: "signals", about: "handlers call sites in the middle of everything", run: signals },
+    Scenario { name: "leaving", about: "threads leave the engine in the middle, and come back late", run: leaving },
+    Scenario {
+        name: "switching",
+        about: "promotion is switched off and on, sites are made to relearn",
+        run: switching,
+    },
+    Scenario { name: "stuck", about: "links can no longer be undone from some moment on", run: stuck },
+    Scenario { name: "fork", about: "children by fork, which waits for the lock", run: || fork(Way::Fork) },
+    Scenario { name: "clone", about: "children by the system call, at any moment", run: || fork(Way::Raw) },
+];
+
+const SITES: usize = 3;
+
+thread_local! {
+    /// Sites that had trees in the end, of how many.
+    static PROMOTED: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+}
+
+/// After many executions.
+///
+/// # Panics
+/// When hardly a site was ever promoted: then nothing was shown.
+pub fn end() {
+    let (promoted, all) = PROMOTED.get();
+    assert!(promoted * 2 >= all, "of {all} sites {promoted} were promoted: nothing was shown");
+    let _held = LOCK.try_take(u64::MAX >> 2, 1);
+    // SAFETY: the only thread.
+    unsafe { the_engine() }.share.remove();
+}
+
+/// Calls now this site and now that one. Each has a favourite target, which changes.
+fn caller(program: &Arc<Program>, number: u64) -> Work {
+    let program = Arc::clone(program);
+    let turn = AtomicU32::new(0);
+    Arc::new(move |chance: &mut Chance| {
+        let turn = turn.fetch_add(1, Ordering::Relaxed);
+        let site = chance.below(program.sites.len() as u32);
+        let favourite = site + turn / 24;
+        let target = if chance.once_in(8) { chance.below(TARGETS) } else { favourite };
+        processor::call(&program, site as usize, program.target(target % TARGETS), number);
+    })
+}
+
+/// Begins an execution.
+fn begin(dangers: Dangers) -> Arc<Program> {
+    world::begin(dangers);
+    let program = Arc::new(Program::start(SITES));
+    world::let_threads_run();
+    program
+}
+
+/// Ends it: whatever happened, sites come to rest; and when those who were late have gone on, calls are still right.
+fn finish(program: &Program) {
+    world::wait();
+    let promoted = program.come_to_rest(0);
+    let (before, all) = PROMOTED.get();
+    PROMOTED.set((before + promoted, all + program.sites.len()));
+    world::let_late_threads_go_on();
+    for n in 0..40 {
+        (0..program.sites.len()).for_each(|site| processor::call(program, site, program.target(n % TARGETS), 0));
+    }
+    // Nothing of this execution is left for the next.
+    world::pass(1 << 40);
+    engine::set_enabled(false);
+}
+
+fn calls() {
+    let program = begin(Dangers::default());
+    (0..3).for_each(|n| world::start(120, caller(&program, n), None));
+    finish(&program);
+}
+
+fn signals() {
+    let program = begin(Dangers { signals: 60, leaves: 0 });
+    (0..2).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
+    finish(&program);
+}
+
+fn leaving() {
+    let program = begin(Dangers { signals: 30, leaves: 3 });
+    (0..3).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
+    finish(&program);
+}
+
+/// Switches promotion off, sees to it that it is off, and on again.
+fn switcher(program: &Arc<Program>) -> Work {
+    let program = Arc::clone(program);
+    Arc::new(move |chance: &mut Chance| {
+        assert!(engine::set_enabled(false), "promotion can be switched off");
+        for _ in 0..chance.below(200) {
+            assert!(program.all_is_off() || world::is_broken(), "a tree was published while promotion is off");
+            world::relax();
+        }
+        assert!(engine::set_enabled(true), "promotion can be switched on");
+    })
+}
+
+/// Lets all sites begin anew.
+fn relearner() -> Work {
+    Arc::new(move |_: &mut Chance| {
+        let _held = engine::take();
+        // SAFETY: the lock is held.
+        let engine = unsafe { the_engine() };
+        if engine::usable(engine) {
+            (0..engine.sites.len() as u32).for_each(|id| engine.begin_anew(id));
+        }
+    })
+}
+
+fn switching() {
+    let program = begin(Dangers { signals: 60, leaves: 2 });
+    (0..2).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
+    world::start(3, switcher(&program), Some(caller(&program, 16)));
+    world::start(3, relearner(), Some(caller(&program, 17)));
+    finish(&program);
+}
+
+/// How many files may be open: without any, the program's text cannot be changed.
+fn may_open_files(may: bool) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: room for the limits, which are then changed within what is allowed.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = if may { limit.rlim_max.min(1024) } else { 0 };
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+}
+
+fn stuck() {
+    let program = begin(Dangers { signals: 60, leaves: 1 });
+    (0..2).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
+    let loser: Work = Arc::new(|chance: &mut Chance| {
+        (0..chance.below(4000)).for_each(|_| world::step());
+        may_open_files(false);
+    });
+    world::start(1, loser, None);
+    finish(&program);
+    may_open_files(true);
+}
+
+/// Forks, and lets the child go on beside everybody else.
+fn forker(program: &Arc<Program>, way: Way) -> Work {
+    let program = Arc::clone(program);
+    Arc::new(move |chance: &mut Chance| {
+        let in_child = (Arc::clone(&program), chance.clone());
+        let child = Child::make(way, move || live_as_a_child(&in_child.0, in_child.1));
+        // Now the parent is faster, and now the child.
+        let pace = 8 << chance.below(5);
+        while child.go_on(1 + chance.below(pace) as u8) {
+            thread::sleep(std::time::Duration::ZERO);
+        }
+    })
+}
+
+/// Calls everything in an order of its own until the child has an arena, and all sites have come to rest.
+fn live_as_a_child(program: &Arc<Program>, mut chance: Chance) {
+    let caller = caller(program, 16);
+    (0..60).for_each(|_| caller(&mut chance));
+    program.call_all(16);
+    // SAFETY: the only thread.
+    let engine = unsafe { the_engine() };
+    assert!(!engine.inherited, "a child that goes on calling has no arena of its own: {:?}", engine.frozen);
+    program.come_to_rest(16);
+}
+
+fn fork(way: Way) {
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    if !WATCHED.swap(true, Ordering::Relaxed) {
+        relpoline_engine::fork::watch();
+    }
+    let program = begin(Dangers { signals: 60, leaves: 0 });
+    (0..2).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
+    world::start(1, forker(&program, way), None);
+    finish(&program);
+}

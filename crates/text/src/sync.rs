@@ -1,0 +1,203 @@
+//! What threads share is reached through these types: the seam at which a model checker gets in between.
+//!
+//! They are those of `core`, and [`step`] and [`relax`] are nothing and a `pause`. Only under `--cfg relpoline_model`
+//! (crates/engine/model, and nothing else) each access to shared memory is first announced to a [`World`], which lets
+//! other threads run there, delivers signals, leaves judgements half-done, and says what time it is. The types keep
+//! their layout, so the very arenas, gates and stubs of the engine are driven: none of its code is written twice.
+
+#[cfg(not(relpoline_model))]
+pub use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+
+/// Whether the deliberate mistake of that name is to be made: in a build with `--cfg relpoline_broken="name"`, or in a
+/// model that was asked to.
+#[macro_export]
+macro_rules! broken {
+    ($name:tt) => {
+        cfg!(relpoline_broken = $name) || $crate::sync::makes_mistake($name)
+    };
+}
+
+/// For [`broken!`]: never.
+#[cfg(not(relpoline_model))]
+#[inline(always)]
+#[must_use]
+pub const fn makes_mistake(_name: &str) -> bool {
+    false
+}
+
+/// Between two accesses to shared memory that are no atomics: text is about to be written.
+#[cfg(not(relpoline_model))]
+#[inline(always)]
+pub fn step() {}
+
+/// Once around a loop that waits for another thread.
+#[cfg(not(relpoline_model))]
+#[inline(always)]
+pub fn relax() {
+    core::hint::spin_loop();
+}
+
+/// From here on a judgement of the site number `_site` is under way.
+#[cfg(not(relpoline_model))]
+#[inline(always)]
+pub fn begins(_site: u32) {}
+
+/// The judgement that began last has come to its end.
+#[cfg(not(relpoline_model))]
+#[inline(always)]
+pub fn ends() {}
+
+#[cfg(relpoline_model)]
+pub use modelled::{
+    AtomicU8, AtomicU32, AtomicU64, AtomicUsize, World, begins, ends, enter, makes_mistake, now, relax, step,
+};
+
+#[cfg(relpoline_model)]
+mod modelled {
+    use core::sync::atomic::{self, AtomicPtr, Ordering};
+
+    /// What a model checker provides.
+    pub struct World {
+        /// Other threads may run here.
+        pub step: fn(),
+        /// Others have to run here.
+        pub relax: fn(),
+        /// The time-stamp counter.
+        pub now: fn() -> u64,
+        /// A judgement begins.
+        pub begins: fn(u32),
+        /// A judgement ends.
+        pub ends: fn(),
+        /// Whether the mistake of that name is to be made.
+        pub makes_mistake: fn(&str) -> bool,
+    }
+
+    static WORLD: AtomicPtr<World> = AtomicPtr::new(core::ptr::null_mut());
+
+    /// Lets everything happen in `world` from now on.
+    pub fn enter(world: &'static World) {
+        WORLD.store(core::ptr::from_ref(world).cast_mut(), Ordering::SeqCst);
+    }
+
+    fn world() -> Option<&'static World> {
+        // SAFETY: null, or what `enter` was given.
+        unsafe { WORLD.load(Ordering::SeqCst).as_ref() }
+    }
+
+    /// See the variant without a model.
+    pub fn step() {
+        if let Some(world) = world() {
+            (world.step)();
+        }
+    }
+
+    /// See the variant without a model.
+    pub fn relax() {
+        if let Some(world) = world() {
+            (world.relax)();
+        }
+    }
+
+    /// What the time-stamp counter would say.
+    pub fn now() -> u64 {
+        world().map_or(0, |world| (world.now)())
+    }
+
+    /// See the variant without a model.
+    pub fn begins(site: u32) {
+        if let Some(world) = world() {
+            (world.begins)(site);
+        }
+    }
+
+    /// See the variant without a model.
+    pub fn ends() {
+        if let Some(world) = world() {
+            (world.ends)();
+        }
+    }
+
+    /// Whether the deliberate mistake of that name is to be made.
+    pub fn makes_mistake(name: &str) -> bool {
+        world().is_some_and(|world| (world.makes_mistake)(name))
+    }
+
+    macro_rules! stepping {
+        ($($name:ident, $value:ty;)*) => {$(
+            /// The atomic of `core`, each access to which is a step of the model.
+            #[derive(Debug)]
+            #[repr(transparent)]
+            pub struct $name(atomic::$name);
+
+            #[expect(missing_docs, reason = "as in core")]
+            impl $name {
+                #[must_use]
+                pub const fn new(value: $value) -> Self {
+                    Self(atomic::$name::new(value))
+                }
+
+                pub fn load(&self, order: Ordering) -> $value {
+                    step();
+                    self.0.load(order)
+                }
+
+                pub fn store(&self, value: $value, order: Ordering) {
+                    step();
+                    self.0.store(value, order);
+                }
+
+                pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                    step();
+                    self.0.swap(value, order)
+                }
+
+                /// # Errors
+                /// As in core.
+                pub fn compare_exchange(
+                    &self,
+                    old: $value,
+                    new: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    step();
+                    self.0.compare_exchange(old, new, success, failure)
+                }
+
+                /// # Errors
+                /// As in core.
+                pub fn fetch_update(
+                    &self,
+                    set: Ordering,
+                    fetch: Ordering,
+                    f: impl FnMut($value) -> Option<$value>,
+                ) -> Result<$value, $value> {
+                    step();
+                    self.0.fetch_update(set, fetch, f)
+                }
+
+                pub fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                    step();
+                    self.0.fetch_add(value, order)
+                }
+
+                pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                    step();
+                    self.0.fetch_or(value, order)
+                }
+
+                pub fn fetch_min(&self, value: $value, order: Ordering) -> $value {
+                    step();
+                    self.0.fetch_min(value, order)
+                }
+
+                pub fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                    step();
+                    self.0.fetch_max(value, order)
+                }
+            }
+        )*};
+    }
+
+    stepping! { AtomicU8, u8; AtomicU32, u32; AtomicU64, u64; AtomicUsize, usize; }
+}
