@@ -10,8 +10,12 @@ use crate::programs::{Program, cpython};
 pub struct CPython;
 
 /// What is left out: tests of the C interface's test modules (which are not built), of the build itself, of a screen, of the
-/// network, and those that take minutes to test something in pure Python.
-const LEFT_OUT: [&str; 22] = [
+/// network, and those that take minutes to test something in pure Python. `multiprocessing` is tested by fork only.
+const LEFT_OUT: [&str; 26] = [
+    "test_asyncio",
+    "test_multiprocessing_forkserver",
+    "test_multiprocessing_spawn",
+    "test_socket",
     "test_capi",
     "test_gdb",
     "test_idle",
@@ -71,7 +75,7 @@ impl Suite for CPython {
 
     fn run(&self, bench: &Bench) -> Result<Verdicts> {
         let mut command = bench.setting.start("python", None);
-        command.args(["-m", "test", "--timeout", "900"]).current_dir(bench.scratch()?);
+        command.args(["-m", "test", "-j2", "--timeout", "900"]).current_dir(bench.scratch()?);
         if bench.setting.quick {
             command.args(QUICK);
         } else {
