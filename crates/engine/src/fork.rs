@@ -122,6 +122,7 @@ pub fn settle_epoch() -> bool {
         SETTLED => true,
         WIPED if epoch.compare_exchange(WIPED, SETTLING, Ordering::AcqRel, Ordering::Acquire).is_ok() => {
             // Whoever held the lock at the fork does not exist here.
+            // The broken variant that the model must catch: he is waited for.
             if !broken!("child-keeps-lock") {
                 LOCK.reset();
             }
@@ -154,10 +155,7 @@ pub fn become_own(engine: &mut Engine) -> bool {
     let privatised = sandbox::may_call() && engine.share.take_over() && privatise(engine);
     if privatised {
         engine.inherited = false;
-        // The broken variant that the model must catch: gates are believed to lead where they led at the fork.
-        if !broken!("child-trusts-gates") {
-            begin_strays_anew(engine);
-        }
+        begin_strays_anew(engine);
     } else {
         engine.frozen = Frozen::Child;
     }

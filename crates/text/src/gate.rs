@@ -14,6 +14,7 @@
 //! and a site that is left alone costs what its own thunk costs.
 
 use crate::arena::{Arena, Counters};
+#[cfg(not(relpoline_broken = "gate-not-aligned"))]
 use crate::broken;
 use crate::cells::{CELL, Cell};
 use core::mem::offset_of;

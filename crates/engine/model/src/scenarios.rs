@@ -36,6 +36,21 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "clone", about: "children by the system call, at any moment", run: || fork(Way::Raw) },
 ];
 
+/// Deliberate faults, and the scenario that finds each.
+pub const FAULTS: &[(&str, &str)] = &[
+    ("two-byte-patch", "calls"),
+    ("tree-in-place", "calls"),
+    ("published-unfinished", "calls"),
+    ("cell-reused", "calls"),
+    ("lock-in-two-steps", "calls"),
+    ("left-half-done", "leaving"),
+    ("left-astray", "leaving"),
+    ("judges-while-off", "switching"),
+    ("behind-itself", "stuck"),
+    ("child-keeps-lock", "clone"),
+    ("child-shares-arena", "clone"),
+];
+
 const SITES: usize = 3;
 
 thread_local! {
@@ -57,13 +72,18 @@ pub fn end() {
 
 /// Calls now this site and now that one. Each has a favourite target, which changes.
 fn caller(program: &Arc<Program>, number: u64) -> Work {
+    caller_of_favourites(program, number, 24, 8)
+}
+
+/// Likewise; favourites change after so many `turns`, and one call in `odd` goes anywhere.
+fn caller_of_favourites(program: &Arc<Program>, number: u64, turns: u32, odd: u32) -> Work {
     let program = Arc::clone(program);
     let turn = AtomicU32::new(0);
     Arc::new(move |chance: &mut Chance| {
         let turn = turn.fetch_add(1, Ordering::Relaxed);
         let site = chance.below(program.sites.len() as u32);
-        let favourite = site + turn / 24;
-        let target = if chance.once_in(8) { chance.below(TARGETS) } else { favourite };
+        let favourite = site + turn / turns;
+        let target = if chance.once_in(odd) { chance.below(TARGETS) } else { favourite };
         processor::call(&program, site as usize, program.target(target % TARGETS), number);
     })
 }
@@ -154,8 +174,10 @@ fn may_open_files(may: bool) {
 }
 
 fn stuck() {
-    let program = begin(Dangers { signals: 60, leaves: 1 });
-    (0..2).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
+    let program = begin(Dangers { signals: 60, leaves: 0 });
+    // Learning finds what it knew already, now and then.
+    let caller = |n| caller_of_favourites(&program, n, u32::MAX, 4);
+    (0..2).for_each(|n| world::start(400, caller(n), Some(caller(n + 8))));
     let loser: Work = Arc::new(|chance: &mut Chance| {
         (0..chance.below(4000)).for_each(|_| world::step());
         may_open_files(false);
@@ -172,7 +194,7 @@ fn forker(program: &Arc<Program>, way: Way) -> Work {
         let in_child = (Arc::clone(&program), chance.clone());
         let child = Child::make(way, move || live_as_a_child(&in_child.0, in_child.1));
         // Now the parent is faster, and now the child.
-        let pace = 8 << chance.below(5);
+        let pace = 2 << chance.below(6);
         while child.go_on(1 + chance.below(pace) as u8) {
             thread::sleep(std::time::Duration::ZERO);
         }
@@ -182,7 +204,7 @@ fn forker(program: &Arc<Program>, way: Way) -> Work {
 /// Calls everything in an order of its own until the child has an arena, and all sites have come to rest.
 fn live_as_a_child(program: &Arc<Program>, mut chance: Chance) {
     let caller = caller(program, 16);
-    (0..60).for_each(|_| caller(&mut chance));
+    (0..20).for_each(|_| caller(&mut chance));
     program.call_all(16);
     // SAFETY: the only thread.
     let engine = unsafe { the_engine() };
