@@ -1,4 +1,5 @@
-/* What programs are started as: tells its arguments and its environment, but for the engine's own variables. */
+/* What programs are started as: tells its arguments and its environment. Where that was handed down, and has a PATH, the
+ * engine's own variables are not told; in an environment that was made for this program there are none. */
 #include "check.h"
 
 extern char **environ;
@@ -21,7 +22,7 @@ int main(int argc, char **argv) {
     while (environ && environ[count]) count++;
     if (count) qsort(environ, count, sizeof *environ, by_text);
     for (char **entry = environ; entry && *entry; entry++)
-        if (!is_ours(*entry) && strncmp(*entry, "_=", 2)) printf(" %.40s", *entry);
+        if (!(getenv("PATH") && is_ours(*entry)) && strncmp(*entry, "_=", 2)) printf(" %.40s", *entry);
     puts("");
     return argc > 1 && strcmp(argv[1], "seven") == 0 ? 7 : 0;
 }

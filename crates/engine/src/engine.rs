@@ -41,6 +41,10 @@ pub unsafe fn start(envp: *const *const c_char) {
     engine.options = Some(options);
     // SAFETY: passed on.
     unsafe { exec::remember(own_path(&mut [0; 4096]), envp, !options.no_follow) };
+    if options.hidden {
+        // SAFETY: passed on.
+        unsafe { exec::hide(envp) };
+    }
     exec::prepare();
     let _ = begin(engine, |engine| {
         if threads() != Some(1) {

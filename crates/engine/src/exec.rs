@@ -24,14 +24,17 @@ const PATH_MAX: usize = 4096;
 /// Longest `LD_PRELOAD=…` and `RELPOLINE_OPTS=…` that are put together.
 const ENTRY_MAX: usize = 2 * PATH_MAX;
 
+/// Longest `RELPOLINE_OPTS=…,hidden`.
+const OPTIONS_MAX: usize = PATH_MAX + 32;
+
 type Strings = *const *const c_char;
 
 /// What the engine needs to know to go along, set once by the constructor.
 struct Companion {
     /// Path of the engine, zero-terminated.
     path: UnsafeCell<[u8; PATH_MAX]>,
-    /// `RELPOLINE_OPTS=…`, zero-terminated; empty when it was not set.
-    options: UnsafeCell<[u8; PATH_MAX]>,
+    /// `RELPOLINE_OPTS=…,hidden`, zero-terminated.
+    options: UnsafeCell<[u8; OPTIONS_MAX]>,
     known: AtomicBool,
     follow: AtomicBool,
 }
@@ -41,7 +44,7 @@ unsafe impl Sync for Companion {}
 
 static COMPANION: Companion = Companion {
     path: UnsafeCell::new([0; PATH_MAX]),
-    options: UnsafeCell::new([0; PATH_MAX]),
+    options: UnsafeCell::new([0; OPTIONS_MAX]),
     known: AtomicBool::new(false),
     follow: AtomicBool::new(true),
 };
@@ -56,14 +59,17 @@ pub unsafe fn remember(path: &[u8], envp: Strings, follow: bool) {
     let Some(room) = own_path[..PATH_MAX - 1].get_mut(..path.len()) else { return };
     room.copy_from_slice(path);
     // SAFETY: passed on.
-    if let Some(value) = unsafe { config::lookup(envp, options::VARIABLE.as_bytes()) } {
-        let mut entry = Concat::new(&mut own_options[..]);
-        entry.push(options::VARIABLE.as_bytes());
-        entry.push(b"=");
-        entry.push(value);
-        if entry.finish().is_none() {
-            own_options[0] = 0;
-        }
+    let value = unsafe { config::lookup(envp, options::VARIABLE.as_bytes()) }.unwrap_or_default();
+    let mut entry = Concat::new(&mut own_options[..]);
+    entry.push(options::VARIABLE.as_bytes());
+    entry.push(b"=");
+    entry.push(value);
+    if !options::parse(value).hidden {
+        entry.push(b",");
+        entry.push(options::key::HIDDEN.as_bytes());
+    }
+    if entry.finish().is_none() {
+        own_options[0] = 0;
     }
     COMPANION.follow.store(follow, Ordering::Release);
     COMPANION.known.store(!path.is_empty(), Ordering::Release);
@@ -192,6 +198,45 @@ unsafe fn with_environment(
             _ => go(envp),
         }
     }
+}
+
+/// Takes out of a program's environment what another engine put there.
+///
+/// # Safety
+/// To be called by the constructor, with the process' environment, whose strings are its own to change.
+pub unsafe fn hide(envp: Strings) {
+    let (mut from, mut to) = (envp, envp.cast_mut());
+    // SAFETY: passed on. The array ends with a null pointer; `to` is never ahead of `from`.
+    unsafe {
+        while !(*from).is_null() {
+            if is_for_program(*from) {
+                *to = *from;
+                to = to.add(1);
+            }
+            from = from.add(1);
+        }
+        *to = core::ptr::null();
+    }
+}
+
+/// Whether an entry of the environment is left when the engine is taken out of it.
+///
+/// # Safety
+/// `entry` must be a C string that may be changed.
+unsafe fn is_for_program(entry: *const c_char) -> bool {
+    // SAFETY: passed on.
+    let bytes = unsafe { CStr::from_ptr(entry) }.to_bytes();
+    if bytes.strip_prefix(options::VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")) {
+        return false;
+    }
+    let Some(others) = bytes.strip_prefix(PRELOAD).and_then(|value| value.strip_prefix(engine_path())) else {
+        return true;
+    };
+    let kept = others.strip_prefix(b":").unwrap_or(others).len();
+    let skipped = bytes.len() - kept;
+    // SAFETY: the string's end, its terminator included, moves towards its start.
+    unsafe { core::ptr::copy(entry.add(skipped), entry.add(PRELOAD.len()).cast_mut(), kept + 1) };
+    kept > 0
 }
 
 const PRELOAD: &[u8] = b"LD_PRELOAD=";

@@ -36,6 +36,8 @@ pub mod key {
     pub const NO_LINK: &str = "no_link";
     /// Switch off when the program enters a sandbox.
     pub const OFF_IN_SANDBOX: &str = "off_in_sandbox";
+    /// Set by the engine itself: the program is not to find this variable, nor the engine in `LD_PRELOAD`.
+    pub const HIDDEN: &str = "hidden";
 }
 
 /// A value as it stands in the variable, with its escapes.
@@ -109,6 +111,8 @@ pub struct Options<'a> {
     pub no_link: bool,
     /// [`key::OFF_IN_SANDBOX`].
     pub off_in_sandbox: bool,
+    /// [`key::HIDDEN`].
+    pub hidden: bool,
     source: &'a [u8],
 }
 
@@ -154,6 +158,7 @@ impl<'a> Options<'a> {
             key::NO_FOLLOW => self.no_follow = true,
             key::NO_LINK => self.no_link = true,
             key::OFF_IN_SANDBOX => self.off_in_sandbox = true,
+            key::HIDDEN => self.hidden = true,
             _ => {}
         }
     }

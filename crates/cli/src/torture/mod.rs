@@ -48,7 +48,9 @@ Environment:
 
 /// Time after its end in which the program has to come to it. Children and programs it started may be on their way.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Likewise after something was wrong: it may be beyond that.
+/// Time for the reports after that: each child that learned has one, some thousands an hour.
+const PATIENCE_WITH_REPORTS: Duration = Duration::from_secs(900);
+/// Time to come to its end after something was wrong: it may be beyond that.
 const PATIENCE_WHEN_WRONG: Duration = Duration::from_secs(10);
 /// Between looks at the board.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -141,6 +143,7 @@ fn watch(mut child: Child, board: &Board, time: Duration, outside: &mut Outside)
     let begun = Instant::now();
     let bar = progress(time.as_secs());
     let mut latest = begun + time + PATIENCE;
+    let mut is_over = false;
     loop {
         if let Some(status) = child.try_wait()? {
             bar.finish_and_clear();
@@ -148,12 +151,20 @@ fn watch(mut child: Child, board: &Board, time: Duration, outside: &mut Outside)
         }
         if Instant::now() > latest {
             bar.finish_and_clear();
-            board.kill_program()?;
+            // Its reports are written all the same; it is those that take too long if it has ended.
+            if is_over {
+                child.kill()?
+            } else {
+                board.kill_program()?
+            };
             child.wait()?;
             return Ok(Ending::Hung);
         }
         let (now, elapsed) = (board.read()?, begun.elapsed());
-        if now.wrong() != 0 {
+        if now.ended && !is_over {
+            is_over = true;
+            latest = Instant::now() + PATIENCE_WITH_REPORTS;
+        } else if now.wrong() != 0 && !is_over {
             latest = latest.min(Instant::now() + PATIENCE_WHEN_WRONG);
         }
         bar.set_position(elapsed.as_secs());
