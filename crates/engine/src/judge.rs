@@ -104,6 +104,7 @@ impl Engine {
     }
 
     /// Does what the last holder of the lock left half-done: lets its site begin anew, switches all sites.
+    #[inline(never)]
     pub fn recover(&mut self) {
         // The broken variant that the tests must catch: nobody looks.
         if broken!("left-half-done") {
@@ -116,23 +117,28 @@ impl Engine {
     }
 
     fn recover_site(&mut self, id: u32) {
-        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        if id as usize >= self.sites.len() {
+            return;
+        }
         self.rings.recount(self.sites.as_slice().iter().map(|site| site.ring));
-        self.mend(&site, id);
+        self.mend(id);
         BUSY.store(NONE, Ordering::Release);
     }
 
     /// Lets a site begin anew whatever was done to it.
-    fn mend(&mut self, site: &Site, id: u32) {
+    #[inline(never)]
+    fn mend(&mut self, id: u32) {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         if !site.gone {
             self.stop_recording(id);
-            self.lead_to_gate(site, id);
+            self.lead_to_gate(&site, id);
             self.restart(id);
         }
     }
 
     /// Whether a site is not what its state says: a thread that stood still in a judgement for longer than the lock's
     /// patience has ended it when another one had judged, and nothing would ever come of the site again.
+    #[inline(never)]
     fn is_astray(&self, site: &Site) -> bool {
         // Who learns has no tree in front. Its misses end only where a link was not noted.
         let linked_unnoticed = site.state.phase() == Phase::Learning && is_over(&site.counters().misses);
@@ -161,8 +167,7 @@ impl Engine {
         if site.gone {
             return;
         }
-        if self.is_astray(&site) {
-            self.mend(&site, id);
+        if self.mend_if_astray(id) {
             return;
         }
         let counters = site.counters();
@@ -601,15 +606,29 @@ impl Engine {
         header.patches_per_s_max = header.patches_per_s_max.max(most);
     }
 
-    /// Gives retpolined sites whose time has come another chance, and one that went astray where nothing counts.
+    /// Looks at one site more, and lets it begin anew if it went astray: it may be where nothing counts.
+    #[inline(never)]
+    fn mend_a_stray(&mut self) {
+        let id = self.next_stray % (self.sites.len() as u32).max(1);
+        self.next_stray = id + 1;
+        self.while_busy(id, |engine| _ = engine.mend_if_astray(id));
+    }
+
+    /// Lets a site begin anew if it went astray; whether it did.
+    #[inline(never)]
+    fn mend_if_astray(&mut self, id: u32) -> bool {
+        let is_astray = self.sites.as_slice().get(id as usize).is_some_and(|site| self.is_astray(site));
+        if is_astray {
+            self.mend(id);
+        }
+        is_astray
+    }
+
+    /// Gives retpolined sites whose time has come another chance, and one that went astray.
     #[inline(never)]
     fn look_around(&mut self, now: u64) {
+        self.mend_a_stray();
         let count = self.sites.len() as u32;
-        let stray = self.next_stray % count.max(1);
-        self.next_stray = stray + 1;
-        if let Some(site) = self.sites.as_slice().get(stray as usize).filter(|site| self.is_astray(site)).copied() {
-            self.while_busy(stray, |engine| engine.mend(&site, stray));
-        }
         for _ in 0..DUE_STEPS.min(count) {
             self.next_due = (self.next_due + 1) % count;
             let id = self.next_due;
