@@ -1,6 +1,7 @@
 //! Starting the command.
 
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
 /// The binary under test.
@@ -13,7 +14,18 @@ pub fn relpoline<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     for name in ["RELPOLINE", "RELPOLINE_ENGINE", "RELPOLINE_OPTS", "LD_PRELOAD"] {
         command.env_remove(name);
     }
+    // Whoever runs the tests may ignore signals: nohup does, and a script's background jobs do.
+    // SAFETY: the child makes system calls only.
+    unsafe { command.pre_exec(heed_signals) };
     command
+}
+
+fn heed_signals() -> std::io::Result<()> {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: the handler is none.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    Ok(())
 }
 
 /// `relpoline run OPTIONS -- sh -c SCRIPT`.
