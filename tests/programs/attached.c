@@ -105,9 +105,10 @@ static void shut_the_sandbox(void) {
     CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0, "seccomp");
 }
 
-/* Programs that are started see the engine's preload. */
+/* Programs that are started, and what they start, have the engine, and do not see it in the environment. */
 static void start_programs(void) {
-    const char *script = "case $LD_PRELOAD in *engine*) exit 7;; esac; exit 6";
+    const char *script = "test \"$LD_PRELOAD$RELPOLINE_OPTS\" && exit 4; grep -q relpoline_engine /proc/$$/maps || exit 6;"
+                         "grep -q relpoline_engine /proc/self/maps && exit 7; exit 5";
     CHECK(WEXITSTATUS(system(script)) == 7, "system: without the engine");
     pid_t child = fork();
     if (child == 0) {
