@@ -128,7 +128,7 @@ fn threads_that_only_the_tool_can_mend_are_noticed() {
         eprintln!("skipped: the broken variant is in debug builds only");
         return;
     }
-    let noticed = (0..4).any(|_| !survives_kills(&mut Living::start(&mut busy()), 150, true));
+    let noticed = (0..16).any(|_| !survives_kills(&mut Living::start(&mut busy()), 150, true));
     assert!(noticed, "a thread that cannot go on by itself goes unnoticed");
 }
 
