@@ -3,7 +3,8 @@
 //! A preload that cannot be loaded kills a program (musl) or litters its stderr (another ELF class). So the
 //! functions that start programs are interposed: before the call, the program's file is looked at, and the
 //! preload is taken out of the environment, left in, or put back if the caller made a new environment.
-//! Everything else about the call is libc's own.
+//! Everything else about the call is libc's own. What was put into an environment that the caller made is taken out
+//! again by the engine that it starts, before its program looks.
 //!
 //! These functions run in vfork children too: what they need lies on the stack.
 
@@ -21,9 +22,9 @@ use rustix::fs::{Access, Mode, OFlags};
 const SYS_EXECVE: c_long = 59;
 const SYS_EXECVEAT: c_long = 322;
 const PATH_MAX: usize = 4096;
+const PRELOAD: &[u8] = b"LD_PRELOAD=";
 /// Longest `LD_PRELOAD=…` and `RELPOLINE_OPTS=…` that are put together.
 const ENTRY_MAX: usize = 2 * PATH_MAX;
-
 /// Longest `RELPOLINE_OPTS=…,hidden`.
 const OPTIONS_MAX: usize = PATH_MAX + 32;
 
@@ -229,17 +230,14 @@ unsafe fn is_for_program(entry: *const c_char) -> bool {
     if bytes.strip_prefix(options::VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")) {
         return false;
     }
-    let Some(others) = bytes.strip_prefix(PRELOAD).and_then(|value| value.strip_prefix(engine_path())) else {
-        return true;
-    };
-    let kept = others.strip_prefix(b":").unwrap_or(others).len();
-    let skipped = bytes.len() - kept;
-    // SAFETY: the string's end, its terminator included, moves towards its start.
-    unsafe { core::ptr::copy(entry.add(skipped), entry.add(PRELOAD.len()).cast_mut(), kept + 1) };
-    kept > 0
+    let Some(value) = bytes.strip_prefix(PRELOAD) else { return true };
+    let mut buffer = [0; ENTRY_MAX];
+    let Some(kept) = preload_entry(Verdict::Exclude(Refusal::Off), value, &mut buffer) else { return false };
+    let length = until_zero(kept).len() + 1;
+    // SAFETY: no longer than what was there, its terminator included.
+    unsafe { core::ptr::copy_nonoverlapping(kept.as_ptr(), entry.cast_mut().cast(), length) };
+    true
 }
-
-const PRELOAD: &[u8] = b"LD_PRELOAD=";
 
 /// Whether an `LD_PRELOAD` value names the engine.
 fn names_engine(value: &[u8]) -> bool {

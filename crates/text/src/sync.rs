@@ -122,6 +122,15 @@ mod modelled {
         world().is_some_and(|world| (world.makes_mistake)(name))
     }
 
+    macro_rules! exchanging {
+        ($value:ty: $($name:ident)*) => {$(
+            pub fn $name(&self, value: $value, order: Ordering) -> $value {
+                step();
+                self.0.$name(value, order)
+            }
+        )*};
+    }
+
     macro_rules! stepping {
         ($($name:ident, $value:ty;)*) => {$(
             /// The atomic of `core`, each access to which is a step of the model.
@@ -146,10 +155,7 @@ mod modelled {
                     self.0.store(value, order);
                 }
 
-                pub fn swap(&self, value: $value, order: Ordering) -> $value {
-                    step();
-                    self.0.swap(value, order)
-                }
+                exchanging! { $value: swap fetch_add fetch_or fetch_min fetch_max }
 
                 /// # Errors
                 /// As in core.
@@ -174,26 +180,6 @@ mod modelled {
                 ) -> Result<$value, $value> {
                     step();
                     self.0.fetch_update(set, fetch, f)
-                }
-
-                pub fn fetch_add(&self, value: $value, order: Ordering) -> $value {
-                    step();
-                    self.0.fetch_add(value, order)
-                }
-
-                pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
-                    step();
-                    self.0.fetch_or(value, order)
-                }
-
-                pub fn fetch_min(&self, value: $value, order: Ordering) -> $value {
-                    step();
-                    self.0.fetch_min(value, order)
-                }
-
-                pub fn fetch_max(&self, value: $value, order: Ordering) -> $value {
-                    step();
-                    self.0.fetch_max(value, order)
                 }
             }
         )*};

@@ -117,10 +117,9 @@ fn finish(
     pid: u32,
     path: &Path,
     report: Option<&Destination>,
-    profile: Option<Kept>,
+    mut profile: Option<Kept>,
 ) -> anyhow::Result<()> {
     let mut reports = (report.is_some() || arguments.dry_run).then(|| Collector::new(pid, report));
-    let mut profile = profile;
     for (pid, bytes) in crate::report::statistics(directory)? {
         let Ok(stats) = Stats::parse(&bytes) else { continue };
         if let Some(reports) = &mut reports {

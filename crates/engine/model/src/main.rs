@@ -82,7 +82,9 @@ fn options() -> Option<Options> {
 
 fn main() {
     let Some(options) = options() else {
-        eprintln!("usage: relpoline-model [--executions N] [--seed S] [SCENARIO…]; there are:");
+        eprintln!(
+            "usage: relpoline-model [--executions N] [--seed S] [--broken FAULT] [SCENARIO…], or --faults; there are:"
+        );
         SCENARIOS.iter().for_each(|scenario| eprintln!("  {:10} {}", scenario.name, scenario.about));
         std::process::exit(2);
     };
