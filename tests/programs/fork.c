@@ -7,7 +7,9 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <time.h>
+#include <ucontext.h>
 
 #define ENOUGH 400000
 
@@ -269,6 +271,51 @@ static void descriptors(void) {
     pthread_join(thread, NULL);
 }
 
+static struct range engine_text;
+static volatile int forks_left = 200, is_child;
+
+/* Forks when it has interrupted the engine; the child goes back into what was interrupted. */
+static void fork_in_engine(int signal, siginfo_t *info, void *context) {
+    (void)signal, (void)info;
+    word at = ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+    if (is_child || !forks_left || at < (word)engine_text.start || at >= (word)engine_text.end) return;
+    pid_t pid = fork();
+    CHECK(pid >= 0, "fork");
+    if (pid == 0) {
+        is_child = 1;
+        return;
+    }
+    reap(pid, "a child that a handler made inside the engine");
+    forks_left--;
+}
+
+/* Without the engine there is nothing to interrupt, and only the calls are made. */
+static void handlers(void) {
+    static struct range maps[1024];
+    int count = read_maps(maps, 1024);
+    for (int i = 0; i < count; i++)
+        if ((word)relpoline_disable - maps[i].start < maps[i].end - maps[i].start) engine_text = maps[i];
+    struct sigaction action = { .sa_sigaction = fork_in_engine, .sa_flags = SA_SIGINFO | SA_RESTART };
+    CHECK(!sigaction(SIGALRM, &action, NULL), "sigaction");
+    setitimer(ITIMER_REAL, &(struct itimerval){ { 0, 60 }, { 0, 60 } }, NULL);
+    time_t end = time(NULL) + 30;
+    for (word phase = 0; !is_child && forks_left && time(NULL) < end; phase++) {
+        if (!engine_text.start) forks_left--;
+        worker_site(phase * 4 % 50, 1 + phase % 5, 2000);
+        parent_site(phase * 7 % 50, 1 + phase % 3, 2000);
+    }
+    if (is_child) {
+        for (word phase = 0; phase < 20; phase++) {
+            worker_site(phase * 4 % 50, 1 + phase % 5, 2000);
+            parent_site(phase * 7 % 50, 1 + phase % 3, 2000);
+        }
+        look_for_memory();
+    }
+    setitimer(ITIMER_REAL, &(struct itimerval){ 0 }, NULL);
+    CHECK(!forks_left, "%d forks were to be made yet", forks_left);
+    worker_site(1, 2, ENOUGH);
+}
+
 static int has_statistics(pid_t pid) {
     char path[64];
     snprintf(path, sizeof path, "/dev/shm/relpoline-%u/%d.stats", geteuid(), pid);
@@ -307,6 +354,7 @@ int main(int argc, char **argv) {
     else if (strcmp(mode, "clone") == 0) raw_clone();
     else if (strcmp(mode, "bytes") == 0) bytes();
     else if (strcmp(mode, "descriptors") == 0) descriptors();
+    else if (strcmp(mode, "handlers") == 0) handlers();
     else if (strcmp(mode, "leftovers") == 0) leftovers();
     else CHECK(strcmp(mode, "nothing") == 0, "no such mode: %s", mode);
     if (strcmp(mode, "nothing")) printf("%s done\n", mode);

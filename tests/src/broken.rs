@@ -19,9 +19,10 @@ pub const TORTURED: [(&str, &[&str]); 5] = [
 ];
 
 /// Variants whose mistake has a test of its own: program, arguments, option.
-pub const TESTED: [(&str, &str, &[&str], &str); 5] = [
+pub const TESTED: [(&str, &str, &[&str], &str); 6] = [
     ("child-shares-arena", "fork.c", &["bytes"], "--count"),
     ("fork-does-not-wait", "fork.c", &["descriptors"], "--count"),
+    ("child-inside-judgement", "fork.c", &["handlers"], "--nervous"),
     ("unsealed", "pages.c", &["engine"], "--count"),
     ("calls-in-sandbox", "sandbox.c", &["kill", "prctl"], "--count"),
     ("vectors-clobbered", "registers.c", &[], "--count"),

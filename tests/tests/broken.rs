@@ -48,6 +48,11 @@ fn a_fork_that_does_not_wait_for_a_link() {
 }
 
 #[test]
+fn a_child_that_goes_back_into_a_judgement() {
+    is_caught("child-inside-judgement");
+}
+
+#[test]
 fn an_arena_that_can_be_made_writable() {
     is_caught("unsealed");
 }

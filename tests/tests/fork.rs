@@ -71,6 +71,12 @@ fn children_get_no_descriptor_of_their_parents_memory() {
 }
 
 #[test]
+fn children_of_handlers_that_interrupted_the_engine() {
+    let run = Run::new(Program::retpolined("fork.c").build()).args(&["handlers"]).option("--nervous");
+    run.same().report().assert_promoted(&["worker_site"]);
+}
+
+#[test]
 fn children_of_a_process_with_threads() {
     let outcome = run("threads");
     assert!(forked(&outcome).iter().any(|child| child.sites_promoted > 0));

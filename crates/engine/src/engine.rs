@@ -222,7 +222,7 @@ pub fn loader_changed(change: Change) {
         Change::Done => {
             let begun = calibrate::now();
             if usable(engine) {
-                discover::sweep(engine);
+                fork::held_back(|| discover::sweep(engine));
                 engine.share.header().startup_cycles += calibrate::now().wrapping_sub(begun);
                 report::header(engine);
             }

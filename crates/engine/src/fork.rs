@@ -9,18 +9,23 @@
 //! What a child must not inherit is a descriptor of its parent's memory, nor the writable alias of an arena that is
 //! just being made. Both exist under the lock only, for microseconds. So fork takes the lock first, as far as
 //! libc's handlers see it ([`watch`]).
+//!
+//! A signal handler may interrupt a judgement and fork; its child goes back into that judgement. Such a child never
+//! learns: it gets memory to throw away where the alias was, and its text is left alone ([`in_child`], [`poke_byte`]).
+//! While a descriptor or an arena is in hand, handlers have to wait ([`held_back`]).
 
 use crate::calibrate;
 use crate::engine::wait_a_moment;
-use crate::judge::PATIENCE as PATIENCE_WITH_LOCK;
+use crate::judge::{self, PATIENCE as PATIENCE_WITH_LOCK};
 use crate::sandbox;
 use crate::site::{NO_RING, Site};
 use crate::state::{Engine, Frozen, LOCK, engine};
-use core::ffi::c_void;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::ffi::{c_long, c_ulong, c_void};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use relpoline_core::policy::Phase;
 use relpoline_text::broken;
 use relpoline_text::cells::Cell;
+use relpoline_text::poke::{self, PokeError};
 use relpoline_text::sync::AtomicU64;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -68,15 +73,18 @@ unsafe extern "C" {
     ) -> core::ffi::c_int;
 }
 
-/// Lets fork wait for the lock. Not seen: `_Fork` and raw clone.
+/// Lets fork wait for the lock, and children of judgements throw away what they write. Not seen: `_Fork` and raw clone.
 pub fn watch() {
     // The broken variant that the tests must catch: fork does not wait.
     if cfg!(relpoline_broken = "fork-does-not-wait") {
         return;
     }
-    // SAFETY: handlers that stay for good, in a library that is never unloaded. A child needs none: its first slow path
-    // resets the lock. Should libc have no room for them, fork goes on without.
-    unsafe { __register_atfork(Some(before_fork), Some(after_fork), None, core::ptr::null_mut()) };
+    // The broken variant that the tests must catch: children go back into judgements without an alias.
+    let in_child: Option<extern "C" fn()> =
+        if cfg!(relpoline_broken = "child-inside-judgement") { None } else { Some(in_child) };
+    // SAFETY: handlers that stay for good, in a library that is never unloaded. A child's first slow path resets the
+    // lock. Should libc have no room for them, fork goes on without.
+    unsafe { __register_atfork(Some(before_fork), Some(after_fork), in_child, core::ptr::null_mut()) };
 }
 
 extern "C" fn before_fork() {
@@ -114,6 +122,60 @@ extern "C" fn after_fork() {
     drop(LOCK.resume(FORKING.swap(0, Ordering::Relaxed)));
 }
 
+/// Set in a child that may have been forked in the middle of a judgement, to which it goes back.
+static INSIDE: AtomicBool = AtomicBool::new(false);
+
+/// A judgement that is under way may be one that this very thread was interrupted in. It may also have been another
+/// thread's, or one that was left for good: then the child loses what it could have learnt, nothing else.
+extern "C" fn in_child() {
+    // SAFETY: there is no other thread, and what was interrupted does not change what is read here: where the list of
+    // arenas is changed, handlers have to wait.
+    let engine = unsafe { engine() };
+    if !(judge::is_under_way() || engine.half_switched) || !sandbox::may_call() {
+        return;
+    }
+    INSIDE.store(true, Ordering::Relaxed);
+    engine.groups.iter().flatten().for_each(|group| group.arena.stand_in());
+}
+
+/// Runs `work` while no signal handler can interrupt this thread, none that forks above all; in a sandbox, where nothing
+/// worth it is done, as it is.
+pub fn held_back<R>(work: impl FnOnce() -> R) -> R {
+    const SYS_RT_SIGPROCMASK: c_long = 14;
+    const SIG_SETMASK: c_ulong = 2;
+    const MASK_BYTES: c_ulong = 8;
+    if !sandbox::may_call() || cfg!(relpoline_model) {
+        return work();
+    }
+    let (all, mut before) = (u64::MAX, 0u64);
+    let set = |mask: &u64, old: *mut u64| {
+        let args = [SIG_SETMASK, core::ptr::from_ref(mask) as c_ulong, old as c_ulong, MASK_BYTES, 0, 0];
+        // SAFETY: changes this thread's mask, for as long as `work` runs; both words live as long as the call.
+        unsafe { sandbox::raw(SYS_RT_SIGPROCMASK, args) }
+    };
+    let blocked = set(&all, &raw mut before) == 0;
+    let result = work();
+    if blocked {
+        set(&before, core::ptr::null_mut());
+    }
+    result
+}
+
+/// Changes a byte of the program's text, unless this process came out of the judgement that wants it: the tree that
+/// it is to lead to may exist in the parent only.
+///
+/// # Errors
+/// As for [`poke::poke_byte`].
+#[inline(never)]
+pub fn poke_byte(at: u64, old: u8, new: u8) -> Result<(), PokeError> {
+    held_back(|| {
+        if INSIDE.load(Ordering::Relaxed) {
+            return Err(PokeError::Refused);
+        }
+        poke::poke_byte(at, old, new)
+    })
+}
+
 /// Notices that this is a new process. False while another thread is busy with it.
 pub fn settle_epoch() -> bool {
     // SAFETY: the page is never unmapped, and slow paths exist only after it does.
@@ -130,6 +192,9 @@ pub fn settle_epoch() -> bool {
             let engine = unsafe { engine() };
             engine.inherited = true;
             engine.entries = 0;
+            if INSIDE.load(Ordering::Relaxed) {
+                engine.frozen = Frozen::Child;
+            }
             epoch.store(SETTLED, Ordering::Release);
             true
         }
@@ -152,11 +217,16 @@ pub fn become_own(engine: &mut Engine) -> bool {
         engine.inherited = false;
         return true;
     }
-    let privatised = sandbox::may_call() && engine.share.take_over() && privatise(engine);
-    if privatised {
-        engine.inherited = false;
-        begin_strays_anew(engine);
-    } else {
+    let privatised = sandbox::may_call()
+        && held_back(|| {
+            let privatised = engine.share.take_over() && privatise(engine);
+            if privatised {
+                engine.inherited = false;
+                begin_strays_anew(engine);
+            }
+            privatised
+        });
+    if !privatised {
         engine.frozen = Frozen::Child;
     }
     privatised

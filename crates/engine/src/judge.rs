@@ -16,7 +16,6 @@ use relpoline_core::trace::{Trace, WINDOW_MAX};
 use relpoline_core::tree::{self, CELL, TreeSpec};
 use relpoline_text::arena::{Arena, Counters};
 use relpoline_text::cells::Cell;
-use relpoline_text::poke;
 use relpoline_text::stub::{self, RING_BITS, Recording};
 use relpoline_text::sync::{self, AtomicU32};
 
@@ -37,6 +36,11 @@ const DUE_STEPS: u32 = 16;
 /// end: a `siglongjmp` took it out of the middle, it was a vfork child that got killed, or another thread of
 /// the process that this one was forked from.
 static BUSY: AtomicU32 = AtomicU32::new(NONE);
+
+/// Whether a site is being judged, or was left in the middle of it.
+pub fn is_under_way() -> bool {
+    BUSY.load(Ordering::Relaxed) != NONE
+}
 
 /// What generated code calls.
 ///
@@ -159,7 +163,7 @@ impl Engine {
         let at = site.field + 2;
         // SAFETY: the text of an object that is mapped.
         let found = unsafe { (at as *const u8).read_volatile() };
-        let undone = found == gate[2] || (sandbox::may_call() && poke::poke_byte(at, found, gate[2]).is_ok());
+        let undone = found == gate[2] || (sandbox::may_call() && fork::poke_byte(at, found, gate[2]).is_ok());
         if let Some(site) = self.sites.get_mut(id as usize) {
             site.linked = !undone;
             site.stuck = !undone;
@@ -560,7 +564,7 @@ impl Engine {
             return Err(Reason::Promoted);
         }
         let (at, old, new) = self.link_byte(&site).ok_or(Reason::Promoted)?;
-        let written = poke::poke_byte(at, old, new);
+        let written = fork::poke_byte(at, old, new);
         let header = self.share.header();
         if written.is_err() {
             header.links_refused += 1;
@@ -594,7 +598,7 @@ impl Engine {
             return;
         }
         let undone = match self.link_byte(&site) {
-            Some((at, gate, tree)) if sandbox::may_call() => poke::poke_byte(at, tree, gate).is_ok(),
+            Some((at, gate, tree)) if sandbox::may_call() => fork::poke_byte(at, tree, gate).is_ok(),
             _ => false,
         };
         self.count_patch();

@@ -330,6 +330,15 @@ impl Arena {
         unsafe { core::slice::from_raw_parts_mut(self.alias.add(cell.offset()), count * CELL) }
     }
 
+    /// In a forked child that may go on writing through the alias, which it does not have: memory to throw away in its
+    /// place. Nothing of it is ever executed.
+    pub fn stand_in(&self) {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: FIXED_NOREPLACE replaces nothing. Should something lie there, the alias was inherited after all.
+        let _ = unsafe { rustix::mm::mmap_anonymous(self.alias.cast(), FILE_BYTES, prot, flags) };
+    }
+
     /// In a forked child: gives it an arena file of its own. `self` must be the child's copy of the parent's
     /// struct, whose alias the child does not have.
     ///
