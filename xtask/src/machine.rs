@@ -46,6 +46,15 @@ impl Machine {
     }
 }
 
+/// On one line: processor, kernel, compiler.
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Machine { cpu, processors, kernel, compiler, .. } = self;
+        let kind = if self.virtualised { ", virtual" } else { "" };
+        write!(f, "{cpu} ({processors} processors{kind}), Linux {kernel}, {compiler}")
+    }
+}
+
 /// Today, as in 2025-01-31, in universal time.
 pub fn today() -> String {
     output_line("date", &["-u", "+%F"])

@@ -97,6 +97,9 @@ struct Bench {
     /// Fewer rounds and shorter server runs: a smoke test, not a measurement
     #[arg(long)]
     quick: bool,
+    /// Measure nothing: write table, plot and README anew from today's results
+    #[arg(long, conflicts_with_all = ["programs", "rounds", "quick"])]
+    redraw: bool,
     #[command(flatten)]
     tested: options::Tested,
 }
@@ -162,7 +165,8 @@ fn write_readme(place: &Place, report: &Report) -> Result<()> {
 }
 
 fn bench(options: &Bench) -> Result<()> {
-    let (place, programs) = build_programs(&options.build)?;
+    let (place, programs) =
+        if options.redraw { (options.build.kept.place()?, Vec::new()) } else { build_programs(&options.build)? };
     let out = options.tested.out(&place);
     let mut protocol = Protocol {
         rounds: options.rounds.unwrap_or(if options.quick { 3 } else { 7 }),
@@ -176,6 +180,9 @@ fn bench(options: &Bench) -> Result<()> {
     let mut failures = 0;
     for program in &programs {
         failures += rounds::measure_program(&place, program.as_ref(), &protocol, &mut report)?;
+        report.write(&out)?;
+    }
+    if options.redraw {
         report.write(&out)?;
     }
     if options.tested.is_published() {

@@ -61,13 +61,15 @@ fn opening(width: f64, height: f64, report: &Report) -> String {
         report.date,
     );
     let used = |variant: Variant| report.rows.iter().any(|row| row.variants.contains_key(&variant));
-    for (place, (_, name, colour)) in BARS.into_iter().filter(|bar| used(bar.0)).enumerate() {
-        let x = LEFT + 150.0 * place as f64;
+    let mut x = LEFT;
+    for (_, name, colour) in BARS.into_iter().filter(|bar| used(bar.0)) {
         let _ = writeln!(
             text,
             "<rect x=\"{x}\" y=\"44\" width=\"10\" height=\"10\" fill=\"{colour}\"/><text x=\"{}\" y=\"53\">{name}</text>",
             x + 15.0
         );
+        // The square, and room for the letters of the name.
+        x += 35.0 + 6.0 * name.len() as f64;
     }
     text
 }

@@ -40,21 +40,15 @@ fn shown(report: &Report) -> Vec<(Variant, &'static str)> {
 }
 
 fn heading(report: &Report) -> String {
-    let machine = &report.machine;
     let load = report.rows.iter().map(|row| row.load_average).fold(0.0, f64::max);
     format!(
-        "Measured {} on {} ({} processors{}), Linux {}, {}.\n\n\
+        "Measured {} on {}.\n\n\
          Medians of paired ratios to the retpoline build of the same round; in brackets the interval that holds the true median\n\
          with at least 95 % (from 6 rounds on; with fewer it is all there was). \
          ↓: less is better, ↑: more is better. Won back = (retpoline − relpoline) / (retpoline − unprotected thunk),\n\
          left out where retpolines cost less than 3 %.\n\
          Load average at the end of a row at most {load:.1}: with more than about 2 others were at work, and throughput says little.\n\n",
-        report.date,
-        machine.cpu,
-        machine.processors,
-        if machine.virtualised { ", virtual" } else { "" },
-        machine.kernel,
-        machine.compiler,
+        report.date, report.machine,
     )
 }
 

@@ -1,4 +1,4 @@
-//! PostgreSQL: `pgbench -S` for short requests, and a session of aggregates for the executor.
+//! PostgreSQL: `pgbench -S` for short requests, the same with a connection each (`-C`), and a session of aggregates for the executor.
 //!
 //! All variants share one cluster, made by the retpoline build, so they read the very same pages. It runs as `nobody`, since
 //! PostgreSQL refuses root, and listens on a unix socket alone.
@@ -76,7 +76,7 @@ impl Program for PostgreSql {
     }
 
     fn workloads(&self) -> Vec<Box<dyn Workload>> {
-        vec![Box::new(Aggregates { name: "aggregates", queries: AGGREGATES }), Box::new(Selects)]
+        vec![Box::new(Aggregates { name: "aggregates", queries: AGGREGATES }), Box::new(SELECTS), Box::new(CONNECTIONS)]
     }
 
     fn training(&self) -> Option<Box<dyn Workload>> {
@@ -210,12 +210,29 @@ impl Workload for Aggregates {
     }
 }
 
-/// Look-ups by primary key from two connections.
-struct Selects;
+/// Look-ups by primary key, two at a time.
+struct Selects {
+    name: &'static str,
+    /// Whether each look-up comes over a connection of its own, for which the server forks.
+    connecting: bool,
+    /// Look-ups of each client.
+    count: u64,
+}
+
+const SELECTS: Selects = Selects { name: "pgbench -S", connecting: false, count: 25_000 };
+const CONNECTIONS: Selects = Selects { name: "pgbench -S -C", connecting: true, count: 600 };
+const CLIENTS: u64 = 2;
+
+impl Selects {
+    fn arguments(&self, each: u64) -> String {
+        let connect = if self.connecting { "-C " } else { "" };
+        format!("-S {connect}-n -c {CLIENTS} -j 1 -t {each}")
+    }
+}
 
 impl Workload for Selects {
     fn name(&self) -> &'static str {
-        "pgbench -S"
+        self.name
     }
 
     fn metrics(&self) -> &'static [Metric] {
@@ -223,31 +240,29 @@ impl Workload for Selects {
     }
 
     fn run(&self, setting: &Setting) -> Result<Sample> {
-        const CONNECTIONS: u64 = 2;
         let cluster = Cluster::start(setting)?;
         let postmaster = cluster.postmaster()?;
         let answer =
             cluster.query(setting, &["select sum(aid), sum(abalance) from pgbench_accounts where aid % 7 = 3"])?;
         let before = procfs::waited_children_ticks(postmaster)?;
-        let each = setting.count(25_000);
+        let each = setting.count(self.count);
         let mut load = cluster.client(setting, "pgbench");
-        load.args(["-S", "-n", "-j", "1", "-c", &CONNECTIONS.to_string(), "-t", &each.to_string(), "postgres"]);
-        let done = measure::run(&mut load, LIMIT)?;
+        let done = measure::run(load.args(self.arguments(each).split(' ')).arg("postgres"), LIMIT)?;
         // The postmaster learns of the backends' ends, and of their times, a moment after pgbench.
         std::thread::sleep(Duration::from_millis(200));
         let ticks = procfs::waited_children_ticks(postmaster)? - before;
         cluster.server.stop()?;
         let per_second = rate(&String::from_utf8_lossy(&done.stdout))?;
-        let per_request = ticks as f64 * 10_000.0 / (each * CONNECTIONS) as f64;
+        let per_request = ticks as f64 * 10_000.0 / (each * CLIENTS) as f64;
         Ok(Sample { values: vec![per_second, per_request], answer: digest(answer.as_bytes()) })
     }
 
     fn example(&self, place: &Place, program: &str, variant: Variant) -> String {
-        example(place, program, variant, "pgbench -S -n -c 2 -j 1 -t 25000")
+        example(place, program, variant, &format!("pgbench {}", self.arguments(self.count)))
     }
 }
 
-/// The figure in `tps = 1234.5 (without initial connection time)`.
+/// The figure in `tps = 1234.5 (without initial connection time)`, or in `(including reconnection times)`.
 fn rate(report: &str) -> Result<f64> {
     let figure = report.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
     figure.with_context(|| format!("pgbench said:\n{report}"))

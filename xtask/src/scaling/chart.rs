@@ -22,11 +22,11 @@ pub fn svg(curves: &[Curve]) -> String {
          <text x=\"12\" y=\"18\" font-size=\"13\">Processor time, retpoline build = 1 (median; bars: 95 % interval)</text>\n"
     );
     for (place, (_, name, colour)) in LINES.into_iter().enumerate() {
-        let x = 430.0 + 150.0 * place as f64;
+        let x = 12.0 + 150.0 * place as f64;
         // Writing to a String cannot fail.
         let _ = writeln!(
             picture,
-            "<rect x=\"{x}\" y=\"9\" width=\"10\" height=\"10\" fill=\"{colour}\"/><text x=\"{}\" y=\"18\">{name}</text>",
+            "<rect x=\"{x}\" y=\"27\" width=\"10\" height=\"10\" fill=\"{colour}\"/><text x=\"{}\" y=\"36\">{name}</text>",
             x + 15.0
         );
     }

@@ -246,8 +246,19 @@ fn write(out: &Path, curves: &[Curve], rounds: usize) -> Result<()> {
     let path = out.join(format!("{date}-{}-scaling.json", machine.host));
     let results = Results { schema: 1, date, machine, rounds, load_average: machine::load_average(), curves };
     fs::write(path, serde_json::to_string_pretty(&results)? + "\n")?;
-    fs::write(out.join("scaling.md"), table(curves))?;
+    fs::write(out.join("scaling.md"), markdown(&results))?;
     Ok(fs::write(out.join("scaling.svg"), chart::svg(curves))?)
+}
+
+/// The table, and what it was measured on.
+fn markdown(results: &Results<'_>) -> String {
+    let Results { date, machine, rounds, load_average, curves, .. } = results;
+    format!(
+        "Measured {date} on {machine}; `cargo xtask scaling`.\n\n\
+         Processor time: the median of the retpoline build, and medians of the ratios to it in {rounds} interleaved rounds;\n\
+         in brackets the interval that holds the true median with at least 95 %. Load average at the end: {load_average:.1}.\n\n{}",
+        table(curves)
+    )
 }
 
 fn table(curves: &[Curve]) -> String {

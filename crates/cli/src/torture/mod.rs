@@ -16,6 +16,7 @@ mod outside;
 mod summary;
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -135,7 +136,19 @@ fn start(arguments: &TortureArgs, threads: u32, built: &Built, board: &Board, re
     let options: Vec<_> = options.iter().map(OsString::as_os_str).collect();
     let mut command: Command = variant::relpoline(&built.program, &options)?;
     command.arg(&board.path).arg(arguments.seconds.to_string()).arg(threads.to_string()).args(&built.plugins);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("the torture program cannot be started")
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    // SAFETY: one system call, which a child may make between fork and exec.
+    unsafe { command.pre_exec(end_with_us) };
+    command.spawn().context("the torture program cannot be started")
+}
+
+/// Lets a process be asked to end when we are gone, however that came; `relpoline run` passes it on to its program.
+fn end_with_us() -> std::io::Result<()> {
+    // SAFETY: changes nothing but what this process is sent.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// Disturbs the program from outside until it has ended.

@@ -30,6 +30,34 @@ fn every_call_is_right() {
     assert_ne!(figures["outside"]["relearned"], 0, "{text}");
 }
 
+/// Processes whose first word is a program of that directory.
+fn programs_of(directory: &std::path::Path) -> usize {
+    let is_one = |entry: &std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.starts_with(directory.as_os_str().as_encoded_bytes())
+    };
+    std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).filter(is_one).count()
+}
+
+/// Whether that comes true within a minute.
+fn soon(mut holds: impl FnMut() -> bool) -> bool {
+    (0..600).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        holds()
+    })
+}
+
+#[test]
+fn nothing_goes_on_when_the_command_is_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = relpoline(&["torture", "--seconds", "600", "--threads", "1", "--keep"]);
+    let mut torture = command.arg(directory.path()).spawn().unwrap();
+    assert!(soon(|| programs_of(directory.path()) > 0), "it does not begin");
+    torture.kill().unwrap();
+    torture.wait().unwrap();
+    assert!(soon(|| programs_of(directory.path()) == 0), "the program goes on");
+}
+
 #[test]
 fn without_a_compiler_it_says_what_to_do() {
     let said = output(relpoline(&["torture"]).env("PATH", "/nowhere").env_remove("CC"));
