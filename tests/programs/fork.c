@@ -1,5 +1,6 @@
 /* Children of every kind. Each one checks its own calls; the parent checks that nothing of it was changed. */
 #include "arena.h"
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -272,13 +273,13 @@ static void descriptors(void) {
 }
 
 static struct range engine_text;
-static volatile int forks_left = 200, is_child;
+static volatile int forks_left, is_child;
 
 /* Forks when it has interrupted the engine; the child goes back into what was interrupted. */
 static void fork_in_engine(int signal, siginfo_t *info, void *context) {
     (void)signal, (void)info;
     word at = ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
-    if (is_child || !forks_left || at < (word)engine_text.start || at >= (word)engine_text.end) return;
+    if (is_child || forks_left <= 0 || at < engine_text.start || at >= engine_text.end) return;
     pid_t pid = fork();
     CHECK(pid >= 0, "fork");
     if (pid == 0) {
@@ -289,7 +290,34 @@ static void fork_in_engine(int signal, siginfo_t *info, void *context) {
     forks_left--;
 }
 
-/* Without the engine there is nothing to interrupt, and only the calls are made. */
+static void set_timer(int microseconds) {
+    setitimer(ITIMER_REAL, &(struct itimerval){ { 0, microseconds }, { 0, microseconds } }, NULL);
+}
+
+/* Learns, links, has all of it undone and done again, and a library looked at. */
+static void be_busy(word phase) {
+    worker_site(phase * 4 % 50, 1 + phase % 5, 2000);
+    parent_site(phase * 7 % 50, 1 + phase % 3, 2000);
+    if (phase % 8) return;
+    if (relpoline_disable) relpoline_disable();
+    if (relpoline_enable) relpoline_enable();
+    void *library = dlopen("libanl.so.1", RTLD_NOW);
+    if (library) dlclose(library);
+}
+
+/* Until enough forks were made; in a child of one of them, for a while and to its end. */
+static void fork_and_be_busy(int forks) {
+    /* Without the engine there is nothing to interrupt, and only the calls are made. */
+    forks_left = engine_text.start ? forks : 0;
+    time_t end = time(NULL) + 120;
+    for (word phase = 0; !is_child && (phase < 100 || forks_left) && time(NULL) < end; phase++) be_busy(phase);
+    if (is_child) {
+        for (word phase = 0; phase < 20; phase++) be_busy(phase);
+        look_for_memory();
+    }
+    CHECK(!forks_left, "%d forks were to be made yet", forks_left);
+}
+
 static void handlers(void) {
     static struct range maps[1024];
     int count = read_maps(maps, 1024);
@@ -297,22 +325,19 @@ static void handlers(void) {
         if ((word)relpoline_disable - maps[i].start < maps[i].end - maps[i].start) engine_text = maps[i];
     struct sigaction action = { .sa_sigaction = fork_in_engine, .sa_flags = SA_SIGINFO | SA_RESTART };
     CHECK(!sigaction(SIGALRM, &action, NULL), "sigaction");
-    setitimer(ITIMER_REAL, &(struct itimerval){ { 0, 60 }, { 0, 60 } }, NULL);
-    time_t end = time(NULL) + 30;
-    for (word phase = 0; !is_child && forks_left && time(NULL) < end; phase++) {
-        if (!engine_text.start) forks_left--;
-        worker_site(phase * 4 % 50, 1 + phase % 5, 2000);
-        parent_site(phase * 7 % 50, 1 + phase % 3, 2000);
-    }
-    if (is_child) {
-        for (word phase = 0; phase < 20; phase++) {
-            worker_site(phase * 4 % 50, 1 + phase % 5, 2000);
-            parent_site(phase * 7 % 50, 1 + phase % 3, 2000);
+    set_timer(60);
+    fork_and_be_busy(200);
+    set_timer(0);
+    /* A child that is interrupted while it gets what it needs to learn, and then while it does. */
+    for (int i = 0; i < 10; i++) {
+        pid_t pid = checked_fork();
+        if (pid == 0) {
+            set_timer(60);
+            fork_and_be_busy(20);
+            _exit(0);
         }
-        look_for_memory();
+        reap(pid, "a child that learns");
     }
-    setitimer(ITIMER_REAL, &(struct itimerval){ 0 }, NULL);
-    CHECK(!forks_left, "%d forks were to be made yet", forks_left);
     worker_site(1, 2, ENOUGH);
 }
 

@@ -5,7 +5,7 @@
 //! profile as the test itself; when that has been done before, cargo has nothing to do. Cargo's own lock keeps
 //! test executables that run at the same time apart.
 
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -93,10 +93,29 @@ fn wrapper(target: &Path, variant: &str) -> PathBuf {
     // An unchanged script keeps its time, or everything would be built again.
     if fs::read(&script).ok().as_deref() != Some(text.as_bytes()) {
         fs::create_dir_all(target).expect("cannot make a directory for the broken engines");
-        fs::write(&script, text).expect("cannot write the wrapper");
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("cannot make it executable");
+        write_executable(&script, text.as_bytes());
     }
     script
+}
+
+/// Makes a file of `content` that can be executed, at once: another test's child, forked while this process wrote it, would hold
+/// it open for writing, so this process does not.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn write_executable(path: &Path, content: &[u8]) {
+    let mut content_of = tempfile::NamedTempFile::new().expect("no temporary file");
+    content_of.write_all(content).expect("a temporary file cannot be written");
+    install(content_of.path(), path);
+}
+
+/// Copies a file to `path`, where it can be executed at once, by everybody.
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn install(file: &Path, path: &Path) {
+    let copied = Command::new("install").args(["-m", "755"]).arg(file).arg(path).status();
+    assert!(copied.is_ok_and(|status| status.success()), "{} cannot be written", path.display());
 }
 
 fn succeed(command: &mut Command) -> Result<(), String> {

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use relpoline_tests::{Outcome, Program, Run};
+use relpoline_tests::{Outcome, Program, Run, tool};
 
 fn start(how: &str, program: &Path) -> Run {
     Run::new(Program::retpolined("exec.c").build()).arg(how).arg(program)
@@ -21,8 +21,7 @@ fn alike(how: &str, program: &Path) -> Outcome {
 /// A file in `directory` that can be executed, as far as its mode goes.
 fn executable(directory: &Path, name: &str, content: &[u8]) -> PathBuf {
     let path = directory.join(name);
-    fs::write(&path, content).expect("cannot write");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("cannot make executable");
+    tool::write_executable(&path, content);
     path
 }
 

@@ -208,8 +208,7 @@ fn hostile_elf_files() {
             bytes[at + random(&mut state) as usize % size] = random(&mut state) as u8;
         }
         let forged = directory.path().join(format!("forged-{round}"));
-        fs::write(&forged, bytes).unwrap();
-        fs::set_permissions(&forged, fs::Permissions::from_mode(0o755)).unwrap();
+        tool::write_executable(&forged, &bytes);
         let run = Run::new(&forged).arg("work").env("LD_PRELOAD", tool::engine());
         run.plain().assert_like(&plain);
     }
@@ -277,8 +276,7 @@ fn shared(file: &Path) -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = directory.path().join(file.file_name().unwrap());
-    fs::copy(file, &copy).unwrap();
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    tool::install(file, &copy);
     (directory, copy)
 }
 

@@ -35,7 +35,7 @@ mod workload;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use crate::build::Builder;
@@ -183,6 +183,10 @@ fn bench(options: &Bench) -> Result<()> {
         report.write(&out)?;
     }
     if options.redraw {
+        ensure!(
+            !report.rows.is_empty(),
+            "nothing was measured on this machine today; measure, or restore its file of today"
+        );
         report.write(&out)?;
     }
     if options.tested.is_published() {

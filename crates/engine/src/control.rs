@@ -16,6 +16,7 @@
 
 use crate::calibrate;
 use crate::engine;
+use crate::hold;
 use crate::loader;
 use crate::object::Listed;
 use crate::report;
@@ -118,7 +119,7 @@ fn obey(control: &Control) -> u32 {
     if !engine::is_running() || !crate::fork::settle_epoch() {
         return outcome::NOT_STARTED;
     }
-    let _held = engine::take();
+    let _hold = hold::take();
     // SAFETY: the lock is held.
     let engine = unsafe { crate::state::engine() };
     match wanted {
@@ -230,9 +231,9 @@ fn prepare(control: &Control) -> u32 {
 }
 
 fn prepare_guarded(control: &Control, again: bool) -> u32 {
-    let mut held = engine::take();
+    let mut hold = hold::take();
     // Looking at a large program takes longer than a judgement may.
-    held.pin();
+    hold.pin();
     control.phase.store(phase::WAITING, Ordering::Release);
     if !is_told_to_go(control) {
         return outcome::GAVE_UP;

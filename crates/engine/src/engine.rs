@@ -7,20 +7,19 @@ use crate::control;
 use crate::discover;
 use crate::exec;
 use crate::fork;
-use crate::judge::PATIENCE;
+use crate::hold;
 use crate::loader::{self, Change};
 use crate::object::{self, Listed};
 use crate::report;
 use crate::sandbox;
 use crate::share::Share;
-use crate::state::{Engine, Frozen, LOCK, engine};
+use crate::state::{Engine, Frozen, engine};
 use core::ffi::c_char;
 use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use relpoline_core::policy::{Config, SiteState};
 use relpoline_stats::Refusal;
 use relpoline_stats::codes::flag;
-use relpoline_text::lock::Held;
-use relpoline_text::sync::{self, AtomicU64};
+use relpoline_text::sync::AtomicU64;
 
 /// The engine was started: what is asked of it before, or when it has declined, is passed over.
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -160,28 +159,6 @@ fn own_path(buffer: &mut [u8; 4096]) -> &[u8] {
     &buffer[..len]
 }
 
-/// Takes the lock, waiting for a judgement that is under way, at most as long as one can last.
-pub fn take() -> Held<'static> {
-    let begun = calibrate::now();
-    loop {
-        let now = calibrate::now();
-        if let Some(held) = LOCK.try_take(now, PATIENCE) {
-            return held;
-        }
-        wait_a_moment(now.wrapping_sub(begun));
-    }
-}
-
-/// Between two tries for the lock, after `waited` cycles of it: whoever holds it may be waiting for this processor.
-pub fn wait_a_moment(waited: u64) {
-    /// Cycles of waiting without giving up the processor.
-    const SPIN: u64 = 1 << 17;
-    sync::relax();
-    if waited > SPIN && sandbox::may_call() {
-        rustix::thread::sched_yield();
-    }
-}
-
 /// Whether the engine was started and can still read the clock, without which it does nothing.
 pub fn is_running() -> bool {
     STARTED.load(Ordering::Acquire) && sandbox::may_read_clock()
@@ -210,15 +187,15 @@ pub fn loader_changed(change: Change) {
     if !is_running() || !fork::settle_epoch() {
         return;
     }
-    let mut held = LOCK.resume(REMOVING.swap(0, Ordering::AcqRel)).unwrap_or_else(take);
+    let mut hold = hold::resume(REMOVING.swap(0, Ordering::AcqRel)).unwrap_or_else(hold::take);
     // Looking at a large library takes longer than a judgement may.
-    held.pin();
+    hold.pin();
     // SAFETY: the lock is held.
     let engine = unsafe { engine() };
     match change {
         Change::Adding => {}
         // Given back when the loader is done; a judgement that comes in between finds it taken.
-        Change::Removing => REMOVING.store(held.keep(), Ordering::Release),
+        Change::Removing => REMOVING.store(hold.keep(), Ordering::Release),
         Change::Done => {
             let begun = calibrate::now();
             if usable(engine) {
@@ -238,7 +215,7 @@ pub fn entering_sandbox(without_clock: bool, latch: impl FnOnce()) {
         latch();
         return;
     }
-    let _held = take();
+    let _hold = hold::take();
     // SAFETY: the lock is held.
     let engine = unsafe { engine() };
     if (without_clock || engine.options().off_in_sandbox) && usable(engine) {
@@ -257,7 +234,7 @@ pub fn child_refused(refusal: Refusal, program: &[u8]) {
     if !is_running() || refusal == Refusal::Off {
         return;
     }
-    let Some(_held) = LOCK.try_take(calibrate::now(), PATIENCE) else { return };
+    let Some(_hold) = hold::try_take() else { return };
     // SAFETY: the lock is held.
     let engine = unsafe { engine() };
     if engine.inherited || !engine.share.exists() {
@@ -278,7 +255,7 @@ pub fn set_enabled(on: bool) -> bool {
     if !is_running() || !fork::settle_epoch() {
         return false;
     }
-    let _held = take();
+    let _hold = hold::take();
     // SAFETY: the lock is held.
     let engine = unsafe { engine() };
     let usable = usable(engine);
@@ -314,7 +291,7 @@ pub fn finish() {
     if !is_running() || !fork::settle_epoch() {
         return;
     }
-    let Some(_held) = LOCK.try_take(calibrate::now(), PATIENCE) else { return };
+    let Some(_hold) = hold::try_take() else { return };
     // SAFETY: the lock is held.
     let engine = unsafe { engine() };
     if engine.inherited {

@@ -23,7 +23,7 @@ const SYS_EXECVE: c_long = 59;
 const SYS_EXECVEAT: c_long = 322;
 const PATH_MAX: usize = 4096;
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
-/// Longest `LD_PRELOAD=…` and `RELPOLINE_OPTS=…` that are put together.
+/// Longest `LD_PRELOAD=…` that is put together.
 const ENTRY_MAX: usize = 2 * PATH_MAX;
 /// Longest `RELPOLINE_OPTS=…,hidden`.
 const OPTIONS_MAX: usize = PATH_MAX + 32;
@@ -227,7 +227,7 @@ pub unsafe fn hide(envp: Strings) {
 unsafe fn is_for_program(entry: *const c_char) -> bool {
     // SAFETY: passed on.
     let bytes = unsafe { CStr::from_ptr(entry) }.to_bytes();
-    if bytes.strip_prefix(options::VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")) {
+    if is_options(bytes) {
         return false;
     }
     let Some(value) = bytes.strip_prefix(PRELOAD) else { return true };
@@ -237,6 +237,11 @@ unsafe fn is_for_program(entry: *const c_char) -> bool {
     // SAFETY: no longer than what was there, its terminator included.
     unsafe { core::ptr::copy_nonoverlapping(kept.as_ptr(), entry.cast_mut().cast(), length) };
     true
+}
+
+/// Whether an entry of an environment is the engine's options.
+fn is_options(entry: &[u8]) -> bool {
+    entry.strip_prefix(options::VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
 }
 
 /// Whether an `LD_PRELOAD` value names the engine.
@@ -273,7 +278,7 @@ unsafe fn rebuilt<const N: usize>(verdict: Verdict, envp: Strings, go: &mut dyn 
             others = value;
             continue;
         }
-        has_options |= entry.strip_prefix(options::VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
+        has_options |= is_options(entry);
         list[len] = entry.as_ptr().cast();
         len += 1;
     }

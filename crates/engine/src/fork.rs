@@ -15,8 +15,7 @@
 //! While a descriptor or an arena is in hand, handlers have to wait ([`held_back`]).
 
 use crate::calibrate;
-use crate::engine::wait_a_moment;
-use crate::judge::{self, PATIENCE as PATIENCE_WITH_LOCK};
+use crate::hold::{self, wait_a_moment};
 use crate::sandbox;
 use crate::site::{NO_RING, Site};
 use crate::state::{Engine, Frozen, LOCK, engine};
@@ -88,13 +87,14 @@ pub fn watch() {
 }
 
 extern "C" fn before_fork() {
-    if !sandbox::may_read_clock() || !settle_epoch() {
+    if !sandbox::may_read_clock() || !settle_epoch() || hold::is_mine() {
         return;
     }
     let begun = calibrate::now();
     loop {
         let now = calibrate::now();
-        if let Some(held) = LOCK.try_take(now, PATIENCE_WITH_LOCK) {
+        // Who holds it too long is left to whoever wants to judge.
+        if let Some(held) = LOCK.try_take(now, u64::MAX) {
             calibrate_for_children();
             FORKING.store(held.keep(), Ordering::Relaxed);
             return;
@@ -122,19 +122,21 @@ extern "C" fn after_fork() {
     drop(LOCK.resume(FORKING.swap(0, Ordering::Relaxed)));
 }
 
-/// Set in a child that may have been forked in the middle of a judgement, to which it goes back.
+/// Set in a child that was forked while its thread held the lock, and goes back to what that did.
 static INSIDE: AtomicBool = AtomicBool::new(false);
 
-/// A judgement that is under way may be one that this very thread was interrupted in. It may also have been another
-/// thread's, or one that was left for good: then the child loses what it could have learnt, nothing else.
+/// When the thread that forked held the lock, a handler had interrupted it.
 extern "C" fn in_child() {
-    // SAFETY: there is no other thread, and what was interrupted does not change what is read here: where the list of
-    // arenas is changed, handlers have to wait.
-    let engine = unsafe { engine() };
-    if !(judge::is_under_way() || engine.half_switched) || !sandbox::may_call() {
+    if !hold::is_mine() {
         return;
     }
     INSIDE.store(true, Ordering::Relaxed);
+    // SAFETY: there is no other thread, and what was interrupted does not change what is read here: where the lists of
+    // arenas and statistics are changed, handlers have to wait. It looks at `frozen` when it is called anew only.
+    let engine = unsafe { engine() };
+    engine.frozen = Frozen::Child;
+    // Also in a sandbox: without that memory the child would crash in any case.
+    engine.share.stand_in();
     engine.groups.iter().flatten().for_each(|group| group.arena.stand_in());
 }
 
@@ -147,7 +149,9 @@ pub fn held_back<R>(work: impl FnOnce() -> R) -> R {
     if !sandbox::may_call() || cfg!(relpoline_model) {
         return work();
     }
-    let (all, mut before) = (u64::MAX, 0u64);
+    // A fault or a trap of our own would end the process if its signal was blocked.
+    const FAULTS: [u32; 6] = [4, 5, 7, 8, 11, 31];
+    let (all, mut before) = (FAULTS.iter().fold(u64::MAX, |set, signal| set & !(1 << (signal - 1))), 0u64);
     let set = |mask: &u64, old: *mut u64| {
         let args = [SIG_SETMASK, core::ptr::from_ref(mask) as c_ulong, old as c_ulong, MASK_BYTES, 0, 0];
         // SAFETY: changes this thread's mask, for as long as `work` runs; both words live as long as the call.
@@ -161,15 +165,15 @@ pub fn held_back<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Changes a byte of the program's text, unless this process came out of the judgement that wants it: the tree that
-/// it is to lead to may exist in the parent only.
+/// Changes a byte of the program's text. Not in a sandbox; and not when this process came out of the judgement that
+/// wants it: the tree that it is to lead to may exist in the parent only.
 ///
 /// # Errors
 /// As for [`poke::poke_byte`].
 #[inline(never)]
 pub fn poke_byte(at: u64, old: u8, new: u8) -> Result<(), PokeError> {
     held_back(|| {
-        if INSIDE.load(Ordering::Relaxed) {
+        if INSIDE.load(Ordering::Relaxed) || !sandbox::may_call() {
             return Err(PokeError::Refused);
         }
         poke::poke_byte(at, old, new)
@@ -192,14 +196,17 @@ pub fn settle_epoch() -> bool {
             let engine = unsafe { engine() };
             engine.inherited = true;
             engine.entries = 0;
-            if INSIDE.load(Ordering::Relaxed) {
-                engine.frozen = Frozen::Child;
-            }
             epoch.store(SETTLED, Ordering::Release);
             true
         }
         _ => false,
     }
+}
+
+/// Whether nothing is left to be noticed about this process; so too before there is an engine.
+pub fn is_settled() -> bool {
+    // SAFETY: as in `settle_epoch`.
+    unsafe { EPOCH.load(Ordering::Acquire).as_ref() }.is_none_or(|epoch| epoch.load(Ordering::Acquire) == SETTLED)
 }
 
 /// Gives a forked child what it needs to learn. False when it is too early, or not possible: then the engine

@@ -6,10 +6,11 @@
 use crate::calibrate;
 use crate::engine::switch;
 use crate::fork;
+use crate::hold;
 use crate::report;
 use crate::sandbox;
 use crate::site::{NO_RING, NONE, Site, Tree};
-use crate::state::{Engine, Frozen, LOCK, engine};
+use crate::state::{Engine, Frozen, engine};
 use core::sync::atomic::{Ordering, compiler_fence};
 use relpoline_core::policy::{Action, Current, Event, Phase, Reason};
 use relpoline_core::trace::{Trace, WINDOW_MAX};
@@ -22,8 +23,6 @@ use relpoline_text::sync::{self, AtomicU32};
 use core::mem::offset_of;
 use relpoline_text::broken;
 
-/// Ticks after which a lock is believed to be abandoned: some 100 ms.
-pub const PATIENCE: u64 = 1 << 28;
 /// A countdown that nobody waits for. It does end: whoever stored it may have come too late, to a site that waits for
 /// something else by now.
 const NEVER: u32 = if cfg!(relpoline_model) { 100 } else { 1 << 24 };
@@ -37,11 +36,6 @@ const DUE_STEPS: u32 = 16;
 /// the process that this one was forked from.
 static BUSY: AtomicU32 = AtomicU32::new(NONE);
 
-/// Whether a site is being judged, or was left in the middle of it.
-pub fn is_under_way() -> bool {
-    BUSY.load(Ordering::Relaxed) != NONE
-}
-
 /// What generated code calls.
 ///
 /// # Safety
@@ -51,7 +45,7 @@ pub unsafe extern "C" fn slow(site: u32, _target: u64) {
         return;
     }
     let now = calibrate::now();
-    let Some(_held) = LOCK.try_take(now, PATIENCE) else {
+    let Some(_hold) = hold::try_take() else {
         // SAFETY: the table of sites never moves, and only atomics of one site are touched.
         unsafe { postpone(site, LATER) };
         return;
@@ -163,7 +157,7 @@ impl Engine {
         let at = site.field + 2;
         // SAFETY: the text of an object that is mapped.
         let found = unsafe { (at as *const u8).read_volatile() };
-        let undone = found == gate[2] || (sandbox::may_call() && fork::poke_byte(at, found, gate[2]).is_ok());
+        let undone = found == gate[2] || fork::poke_byte(at, found, gate[2]).is_ok();
         if let Some(site) = self.sites.get_mut(id as usize) {
             site.linked = !undone;
             site.stuck = !undone;
@@ -598,8 +592,8 @@ impl Engine {
             return;
         }
         let undone = match self.link_byte(&site) {
-            Some((at, gate, tree)) if sandbox::may_call() => fork::poke_byte(at, tree, gate).is_ok(),
-            _ => false,
+            Some((at, gate, tree)) => fork::poke_byte(at, tree, gate).is_ok(),
+            None => false,
         };
         self.count_patch();
         if let Some(site) = self.sites.get_mut(id as usize) {

@@ -35,6 +35,7 @@ pub mod discover;
 pub mod engine;
 pub mod exec;
 pub mod fork;
+pub mod hold;
 pub mod judge;
 mod leftovers;
 pub mod loader;

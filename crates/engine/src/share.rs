@@ -406,6 +406,16 @@ impl Share {
         grown
     }
 
+    /// In a forked child that may go on writing records: empty ones, to throw away, in place of its parent's.
+    pub fn stand_in(&self) {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        if self.exists() {
+            // SAFETY: replaces our own mapping by one of the same size; records are read as numbers only.
+            let _ = unsafe { rustix::mm::mmap_anonymous(self.base.cast(), LAYOUT.file_size(), prot, flags) };
+        }
+    }
+
     /// In a forked child: takes the records over into a file, or private memory, of its own.
     ///
     /// The address stays the same. False when even private memory is refused: then nothing may be written.

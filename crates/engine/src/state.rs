@@ -92,7 +92,7 @@ pub struct Known {
 pub enum Frozen {
     /// It does learn.
     No,
-    /// A forked child that could not get arenas of its own.
+    /// A forked child that could not get arenas of its own, or goes back into what its parent was doing under the lock.
     Child,
 }
 

@@ -131,9 +131,8 @@ impl Machine<'_> {
             "console=ttyS0 loglevel=5 no_timer_check tsc=reliable panic=-1 oops=panic random.trust_cpu=on {}",
             self.options
         );
-        // Two processors that take turns. When they run at the same time, QEMU 7.2 can go on with its translation of an
-        // int3 that is in memory no more: seen as a processor that stands still for minutes before a sound instruction,
-        // and goes on when a debugger writes the same byte there again.
+        // Two processors that take turns. When they run at the same time, QEMU 7.2 seems to go on now and then with its
+        // translation of an int3 that is in memory no more: kernel/README.md.
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "768", "-machine", "q35,hpet=off"]);
         qemu.args(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot"]);

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
+use rustix::process::{Pid, Signal};
 
 use crate::report::Report;
 use crate::report::text::grouped;
@@ -137,17 +138,18 @@ fn start(arguments: &TortureArgs, threads: u32, built: &Built, board: &Board, re
     let mut command: Command = variant::relpoline(&built.program, &options)?;
     command.arg(&board.path).arg(arguments.seconds.to_string()).arg(threads.to_string()).args(&built.plugins);
     command.stdin(Stdio::null()).stdout(Stdio::null());
-    // SAFETY: one system call, which a child may make between fork and exec.
-    unsafe { command.pre_exec(end_with_us) };
+    let parent = rustix::process::getpid();
+    // SAFETY: two system calls, which a child may make between fork and exec.
+    unsafe { command.pre_exec(move || end_with(parent)) };
     command.spawn().context("the torture program cannot be started")
 }
 
-/// Lets a process be asked to end when we are gone, however that came; `relpoline run` passes it on to its program.
-fn end_with_us() -> std::io::Result<()> {
-    // SAFETY: changes nothing but what this process is sent.
-    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
+/// Lets this process be asked to end when its parent is gone, however that came; `relpoline run` passes it on to its program.
+fn end_with(parent: Pid) -> std::io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+    match rustix::process::getppid() {
+        Some(still) if still == parent => Ok(()),
+        _ => Err(std::io::ErrorKind::NotFound.into()),
     }
 }
 

@@ -145,7 +145,7 @@ fn switcher(program: &Arc<Program>) -> Work {
 /// Lets all sites begin anew.
 fn relearner() -> Work {
     Arc::new(move |_: &mut Chance| {
-        let _held = engine::take();
+        let _hold = relpoline_engine::hold::take();
         // SAFETY: the lock is held.
         let engine = unsafe { the_engine() };
         if engine::usable(engine) {

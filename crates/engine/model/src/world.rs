@@ -8,7 +8,7 @@
 //! again) stands still where it is; what is left of its work is done by another task, and the clock goes on by more than
 //! the lock's patience. At the end of an execution those that stand still go on after all, as a stopped thread might.
 
-use relpoline_engine::judge::PATIENCE;
+use relpoline_engine::hold::PATIENCE;
 use relpoline_text::sync::{self, World};
 use shuttle::rand::{RngCore, thread_rng};
 use shuttle::thread::{self, JoinHandle, Thread};
