@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -45,11 +46,14 @@ impl Program {
         let name = self.source.file_stem().unwrap_or_default().to_string_lossy();
         let built = cache().join(format!("{name}-{:016x}", self.hash()));
         if !built.exists() {
-            // Other tests may be building the same: everybody renames a finished file into place.
+            // Other tests may be building the same: the first to finish renames its file into place, where it stays, since
+            // it may be running.
             let fresh = tempfile::Builder::new().prefix(&*name).tempfile_in(cache()).expect("no temporary file");
             let fresh = fresh.into_temp_path();
             self.compile(&fresh);
-            fresh.persist(&built).expect("cannot rename the program");
+            if let Err(failure) = fresh.persist_noclobber(&built) {
+                assert_eq!(failure.error.kind(), ErrorKind::AlreadyExists, "cannot rename the program");
+            }
         }
         built
     }
