@@ -41,10 +41,32 @@ void wrong(const char *format, ...) {
     }
 }
 
-/* A crash is noted like any other fault, also in a child. */
+/* The line of /proc/self/maps in which an address lies, "nothing" without one. */
+static const char *mapping(word address) {
+    static char text[1 << 18];
+    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    size_t length = 0;
+    for (ssize_t n; fd >= 0 && (n = read(fd, text + length, sizeof text - 1 - length)) > 0;) length += n;
+    close(fd);
+    text[length] = 0;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        word start, end;
+        if (sscanf(line, "%lx-%lx", &start, &end) == 2 && address - start < end - start) return line;
+    }
+    return "nothing";
+}
+
+/* A crash is noted like any other fault, also in a child: where, and what is there. */
 static void on_crash(int signal, siginfo_t *info, void *context) {
-    ucontext_t *at = context;
-    wrong("process %d: signal %d at %llx, address %p", getpid(), signal, at->uc_mcontext.gregs[REG_RIP], info->si_addr);
+    const greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+    word at = registers[REG_RIP], stack = registers[REG_RSP], address = (word)info->si_addr;
+    char places[3][100], code[49] = "";
+    snprintf(places[0], sizeof places[0], "%s", mapping(at));
+    snprintf(places[1], sizeof places[1], "%s", mapping(address));
+    snprintf(places[2], sizeof places[2], "%s", mapping(stack));
+    for (int i = 0; i < 16 && places[0][0] != 'n'; i++) sprintf(code + 3 * i, "%02x ", ((unsigned char *)at)[i]);
+    wrong("process %d: signal %d (%d) at %lx: %sin %s; address %lx in %s; stack %lx in %s", getpid(), signal, info->si_code, at,
+          code, places[0], address, places[1], stack, places[2]);
     _exit(1);
 }
 

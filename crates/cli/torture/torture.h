@@ -52,7 +52,7 @@ struct board {
     word count;  /* of counters */
     word unused;
     struct { char name[56]; word value; } counters[64];
-    struct { char text[256]; } notes[NOTES];
+    struct { char text[512]; } notes[NOTES];
 };
 extern struct board *board;
 

@@ -15,7 +15,7 @@ const HEADER: usize = 4 * WORD;
 const NAME: usize = 56;
 const COUNTER: usize = NAME + WORD;
 const COUNTERS: usize = 64;
-const NOTE: usize = 256;
+const NOTE: usize = 512;
 const NOTES: usize = 16;
 const SIZE: usize = HEADER + COUNTERS * COUNTER + NOTES * NOTE;
 
