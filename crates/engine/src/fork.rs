@@ -11,7 +11,7 @@
 //! libc's handlers see it ([`watch`]).
 //!
 //! A signal handler may interrupt a judgement and fork; its child goes back into that judgement. Such a child never
-//! learns: it gets memory to throw away where the alias was, and its text is left alone ([`in_child`], [`poke_byte`]).
+//! learns: it gets memory to throw away where the alias was, and its text is left alone (`in_child`, [`poke_byte`]).
 //! While a descriptor or an arena is in hand, handlers have to wait ([`held_back`]).
 
 use crate::calibrate;
