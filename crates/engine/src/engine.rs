@@ -288,7 +288,7 @@ pub fn switch(engine: &mut Engine, on: bool) {
 
 /// Writes the last figures down.
 pub fn finish() {
-    if !is_running() || !fork::settle_epoch() {
+    if !is_running() {
         return;
     }
     let Some(_hold) = hold::try_take() else { return };
