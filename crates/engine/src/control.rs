@@ -27,7 +27,7 @@ use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use relpoline_core::policy::{Reason, SiteState};
 use relpoline_stats::codes;
-use relpoline_stats::control::{Area, Control, HOOK_BYTES, command, flag, outcome, phase};
+use relpoline_stats::control::{Area, Control, HOOK_BYTES, STACK, command, flag, outcome, phase};
 use rustix::thread::{NanosleepRelativeResult, Timespec};
 
 /// Steps of 100 µs, and what it takes to sleep, in which the tool has to say go.
@@ -50,6 +50,13 @@ static ATTACHED: AtomicBool = AtomicBool::new(false);
 fn control() -> &'static Control {
     // SAFETY: atomics, which anybody may refer to.
     unsafe { &(*SHARED.0.get()).control }
+}
+
+/// The name of the thread whose stack `address` lies in, if that is the tool's.
+pub fn name_on_stack(address: u64) -> Option<u64> {
+    // SAFETY: no reference is made.
+    let start = unsafe { &raw const (*SHARED.0.get()).stack } as u64;
+    (start..start + STACK as u64).contains(&address).then_some(start)
 }
 
 fn pid() -> u32 {
@@ -88,7 +95,7 @@ pub fn wait_for_preparation() {
 }
 
 /// Sleeps for a tenth of a millisecond.
-fn rest() {
+pub fn rest() {
     let shortly = Timespec { tv_sec: 0, tv_nsec: 100_000 };
     let _: NanosleepRelativeResult = rustix::thread::nanosleep(&shortly);
 }
@@ -119,7 +126,9 @@ fn obey(control: &Control) -> u32 {
     if !engine::is_running() || !crate::fork::settle_epoch() {
         return outcome::NOT_STARTED;
     }
-    let _hold = hold::take();
+    let mut hold = hold::take();
+    // This thread has all signals blocked, and switching a large program takes longer than a judgement may.
+    hold.pin();
     // SAFETY: the lock is held.
     let engine = unsafe { crate::state::engine() };
     match wanted {
@@ -188,6 +197,23 @@ impl Engine {
             self.stop_recording(id);
             self.unlink(id);
             self.restart(id);
+        }
+    }
+
+    /// Switches promotion on while the text leads past the gates; then the tool leads it there, whole displacements at a time.
+    pub fn begin_all_anew(&mut self) {
+        self.enabled = true;
+        for id in 0..self.sites.len() as u32 {
+            if let Some(site) = self.sites.get_mut(id as usize) {
+                site.linked = false;
+                site.stuck = false;
+            }
+            self.stop_recording(id);
+            self.restart(id);
+            // Only those that have a record: it may say anything.
+            if self.sites.as_slice().get(id as usize).is_some_and(|site| site.record != crate::site::NONE) {
+                report::site(self, id);
+            }
         }
     }
 
@@ -283,20 +309,7 @@ fn wake(objects: &Listed<'_>) -> u32 {
     }
     let begun = calibrate::now();
     crate::discover::sweep_listed(engine, objects);
-    engine.enabled = true;
-    for id in 0..engine.sites.len() as u32 {
-        if let Some(site) = engine.sites.get_mut(id as usize) {
-            // The tool writes the whole displacement.
-            site.linked = false;
-            site.stuck = false;
-        }
-        engine.stop_recording(id);
-        engine.restart(id);
-        // Only those that have a record: it may say anything.
-        if engine.sites.as_slice().get(id as usize).is_some_and(|site| site.record != crate::site::NONE) {
-            report::site(engine, id);
-        }
-    }
+    engine.begin_all_anew();
     let header = engine.share.header();
     header.refusal = 0;
     header.flags &= !codes::flag::ASLEEP;

@@ -187,6 +187,10 @@ pub fn loader_changed(change: Change) {
     if !is_running() || !fork::settle_epoch() {
         return;
     }
+    sandbox::held_back(|| change_objects(change));
+}
+
+fn change_objects(change: Change) {
     let mut hold = hold::resume(REMOVING.swap(0, Ordering::AcqRel)).unwrap_or_else(hold::take);
     // Looking at a large library takes longer than a judgement may.
     hold.pin();
@@ -199,7 +203,7 @@ pub fn loader_changed(change: Change) {
         Change::Done => {
             let begun = calibrate::now();
             if usable(engine) {
-                fork::held_back(|| discover::sweep(engine));
+                discover::sweep(engine);
                 engine.share.header().startup_cycles += calibrate::now().wrapping_sub(begun);
                 report::header(engine);
             }
@@ -215,18 +219,17 @@ pub fn entering_sandbox(without_clock: bool, latch: impl FnOnce()) {
         latch();
         return;
     }
-    let _hold = hold::take();
-    // SAFETY: the lock is held.
-    let engine = unsafe { engine() };
-    if (without_clock || engine.options().off_in_sandbox) && usable(engine) {
-        switch(engine, false);
-        engine.share.header().refusal = Refusal::Sandbox as u32;
-    }
-    if !engine.inherited {
-        engine.share.claim_for_sandbox();
-        engine.share.header().flags |= flag::SANDBOXED;
-    }
-    latch();
+    hold::undisturbed(|engine| {
+        if (without_clock || engine.options().off_in_sandbox) && usable(engine) {
+            switch(engine, false);
+            engine.share.header().refusal = Refusal::Sandbox as u32;
+        }
+        if !engine.inherited {
+            engine.share.claim_for_sandbox();
+            engine.share.header().flags |= flag::SANDBOXED;
+        }
+        latch();
+    });
 }
 
 /// A program that was started by exec goes without the engine.
@@ -255,14 +258,13 @@ pub fn set_enabled(on: bool) -> bool {
     if !is_running() || !fork::settle_epoch() {
         return false;
     }
-    let _hold = hold::take();
-    // SAFETY: the lock is held.
-    let engine = unsafe { engine() };
-    let usable = usable(engine);
-    if usable {
-        switch(engine, on);
-    }
-    usable
+    hold::undisturbed(|engine| {
+        let usable = usable(engine);
+        if usable {
+            switch(engine, on);
+        }
+        usable
+    })
 }
 
 /// Switches promotion off or on, under the lock. Whoever takes the lock next ends it when this thread does not.

@@ -11,20 +11,19 @@
 //! libc's handlers see it ([`watch`]).
 //!
 //! A signal handler may interrupt a judgement and fork; its child goes back into that judgement. Such a child never
-//! learns: it gets memory to throw away where the alias was, and its text is left alone (`in_child`, [`poke_byte`]).
-//! While a descriptor or an arena is in hand, handlers have to wait ([`held_back`]).
+//! learns: it gets memory to throw away where the alias was, and its text is left alone (`in_child`, [`is_inside`]).
+//! While a descriptor or an arena is in hand, handlers have to wait ([`sandbox::held_back`]).
 
 use crate::calibrate;
 use crate::hold::{self, wait_a_moment};
 use crate::sandbox;
 use crate::site::{NO_RING, Site};
 use crate::state::{Engine, Frozen, LOCK, engine};
-use core::ffi::{c_long, c_ulong, c_void};
+use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use relpoline_core::policy::Phase;
 use relpoline_text::broken;
 use relpoline_text::cells::Cell;
-use relpoline_text::poke::{self, PokeError};
 use relpoline_text::sync::AtomicU64;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -52,6 +51,7 @@ pub fn prepare() -> Option<()> {
         (*page.cast::<AtomicU64>()).store(SETTLED, Ordering::Release);
         EPOCH.store(page.cast(), Ordering::Release);
     }
+    LOCK.settle();
     Some(())
 }
 
@@ -94,7 +94,7 @@ extern "C" fn before_fork() {
     loop {
         let now = calibrate::now();
         // Who holds it too long is left to whoever wants to judge.
-        if let Some(held) = LOCK.try_take(now, u64::MAX) {
+        if let Some(held) = LOCK.try_take(hold::me(), now, u64::MAX) {
             calibrate_for_children();
             FORKING.store(held.keep(), Ordering::Relaxed);
             return;
@@ -119,7 +119,7 @@ fn calibrate_for_children() {
 }
 
 extern "C" fn after_fork() {
-    drop(LOCK.resume(FORKING.swap(0, Ordering::Relaxed)));
+    drop(hold::resume(FORKING.swap(0, Ordering::Relaxed)));
 }
 
 /// Set in a child that was forked while its thread held the lock, and goes back to what that did.
@@ -127,6 +127,7 @@ static INSIDE: AtomicBool = AtomicBool::new(false);
 
 /// When the thread that forked held the lock, a handler had interrupted it.
 extern "C" fn in_child() {
+    settle_lock();
     if !hold::is_mine() {
         return;
     }
@@ -140,44 +141,16 @@ extern "C" fn in_child() {
     engine.groups.iter().flatten().for_each(|group| group.arena.stand_in());
 }
 
-/// Runs `work` while no signal handler can interrupt this thread, none that forks above all; in a sandbox, where nothing
-/// worth it is done, as it is.
-pub fn held_back<R>(work: impl FnOnce() -> R) -> R {
-    const SYS_RT_SIGPROCMASK: c_long = 14;
-    const SIG_SETMASK: c_ulong = 2;
-    const MASK_BYTES: c_ulong = 8;
-    if !sandbox::may_call() || cfg!(relpoline_model) {
-        return work();
+/// This process' threads are those that take the lock from now on. In a sandbox nobody changes text, and nobody asks.
+fn settle_lock() {
+    if sandbox::may_call() {
+        LOCK.settle();
     }
-    // A fault or a trap of our own would end the process if its signal was blocked.
-    const FAULTS: [u32; 6] = [4, 5, 7, 8, 11, 31];
-    let (all, mut before) = (FAULTS.iter().fold(u64::MAX, |set, signal| set & !(1 << (signal - 1))), 0u64);
-    let set = |mask: &u64, old: *mut u64| {
-        let args = [SIG_SETMASK, core::ptr::from_ref(mask) as c_ulong, old as c_ulong, MASK_BYTES, 0, 0];
-        // SAFETY: changes this thread's mask, for as long as `work` runs; both words live as long as the call.
-        unsafe { sandbox::raw(SYS_RT_SIGPROCMASK, args) }
-    };
-    let blocked = set(&all, &raw mut before) == 0;
-    let result = work();
-    if blocked {
-        set(&before, core::ptr::null_mut());
-    }
-    result
 }
 
-/// Changes a byte of the program's text. Not in a sandbox; and not when this process came out of the judgement that
-/// wants it: the tree that it is to lead to may exist in the parent only.
-///
-/// # Errors
-/// As for [`poke::poke_byte`].
-#[inline(never)]
-pub fn poke_byte(at: u64, old: u8, new: u8) -> Result<(), PokeError> {
-    held_back(|| {
-        if INSIDE.load(Ordering::Relaxed) || !sandbox::may_call() {
-            return Err(PokeError::Refused);
-        }
-        poke::poke_byte(at, old, new)
-    })
+/// Whether this is a child that was forked while its thread held the lock, and goes back to what that did.
+pub fn is_inside() -> bool {
+    INSIDE.load(Ordering::Relaxed)
 }
 
 /// Notices that this is a new process. False while another thread is busy with it.
@@ -192,6 +165,7 @@ pub fn settle_epoch() -> bool {
             if !broken!("child-keeps-lock") {
                 LOCK.reset();
             }
+            settle_lock();
             // SAFETY: nobody else gets past the epoch before it is settled.
             let engine = unsafe { engine() };
             engine.inherited = true;
@@ -225,7 +199,7 @@ pub fn become_own(engine: &mut Engine) -> bool {
         return true;
     }
     let privatised = sandbox::may_call()
-        && held_back(|| {
+        && sandbox::held_back(|| {
             let privatised = engine.share.take_over() && privatise(engine);
             if privatised {
                 engine.inherited = false;

@@ -130,7 +130,11 @@ impl Engine {
         if !site.gone {
             self.stop_recording(id);
             self.lead_to_gate(&site, id);
-            self.restart(id);
+            if self.enabled {
+                self.restart(id);
+            } else {
+                self.publish_thunk(id);
+            }
         }
     }
 
@@ -138,6 +142,8 @@ impl Engine {
     /// patience has ended it when another one had judged, and nothing would ever come of the site again.
     #[inline(never)]
     fn is_astray(&self, site: &Site) -> bool {
+        // Whoever wanted to undo its link could not.
+        let linked_still = site.linked && !site.stuck && self.enabled && !site.state.has_tree();
         // Who learns has no tree in front. Its misses end only where a link was not noted.
         let linked_unnoticed = site.state.phase() == Phase::Learning && is_over(&site.counters().misses);
         // The broken variants that the tests must catch: nobody compares; or this would mend what was left half-done.
@@ -147,21 +153,7 @@ impl Engine {
         if broken!("left-half-done") {
             return false;
         }
-        linked_unnoticed || fork::has_strayed(self, site)
-    }
-
-    /// Undoes a site's link whether or not it was noted.
-    fn lead_to_gate(&mut self, site: &Site, id: u32) {
-        let Some(arena) = self.arena(site).filter(|_| !site.stuck) else { return };
-        let gate = (site.gate.address(arena).wrapping_sub(site.field + 4) as u32).to_le_bytes();
-        let at = site.field + 2;
-        // SAFETY: the text of an object that is mapped.
-        let found = unsafe { (at as *const u8).read_volatile() };
-        let undone = found == gate[2] || fork::poke_byte(at, found, gate[2]).is_ok();
-        if let Some(site) = self.sites.get_mut(id as usize) {
-            site.linked = !undone;
-            site.stuck = !undone;
-        }
+        linked_still || linked_unnoticed || fork::has_strayed(self, site)
     }
 
     /// Lets the policy look at whatever ended at site number `id`.
@@ -543,66 +535,14 @@ impl Engine {
     }
 
     /// Lets the gate lead straight to the tree.
-    fn publish_head(&mut self, id: u32) {
+    pub fn publish_head(&mut self, id: u32) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         let Some(&tree) = self.trees.as_slice().get(site.tree as usize) else { return };
         self.publish_part(id, &tree, tree.head);
     }
 
-    /// Links the site to its tree by one byte.
-    #[inline(never)]
-    fn link(&mut self, id: u32) -> Result<(), Reason> {
-        self.publish_head(id);
-        let Some(&site) = self.sites.as_slice().get(id as usize) else { return Ok(()) };
-        if self.options().no_link || site.stuck || site.linked || !sandbox::may_call() {
-            return Err(Reason::Promoted);
-        }
-        let (at, old, new) = self.link_byte(&site).ok_or(Reason::Promoted)?;
-        let written = fork::poke_byte(at, old, new);
-        let header = self.share.header();
-        if written.is_err() {
-            header.links_refused += 1;
-            return Err(Reason::Promoted);
-        }
-        header.links += 1;
-        self.count_patch();
-        if let Some(site) = self.sites.get_mut(id as usize) {
-            site.linked = true;
-        }
-        Ok(())
-    }
-
-    /// The byte in which the displacement to the site's gate and the one to its tree differ: its address,
-    /// its value for the gate, its value for the tree. `None` when they differ in more.
-    fn link_byte(&self, site: &Site) -> Option<(u64, u8, u8)> {
-        let arena = self.arena(site)?;
-        let head = self.trees.as_slice().get(site.tree as usize)?.head;
-        let next = site.field + 4;
-        let gate = (site.gate.address(arena).wrapping_sub(next) as u32).to_le_bytes();
-        let tree = (arena.address(head).wrapping_sub(next) as u32).to_le_bytes();
-        let same = gate[0] == tree[0] && gate[1] == tree[1] && gate[3] == tree[3];
-        (same && gate[2] != tree[2]).then_some((site.field + 2, gate[2], tree[2]))
-    }
-
-    /// Leads a linked site back to its gate. When that is refused the site is stuck with its tree.
-    #[inline(never)]
-    pub fn unlink(&mut self, id: u32) {
-        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
-        if !site.linked || site.stuck {
-            return;
-        }
-        let undone = match self.link_byte(&site) {
-            Some((at, gate, tree)) => fork::poke_byte(at, tree, gate).is_ok(),
-            None => false,
-        };
-        self.count_patch();
-        if let Some(site) = self.sites.get_mut(id as usize) {
-            site.linked = !undone;
-            site.stuck = !undone;
-        }
-    }
-
-    fn count_patch(&mut self) {
+    /// Counts a change of a gate or of text.
+    pub fn count_patch(&mut self) {
         let second = calibrate::now() / (u64::from(self.policy.costs.cycles_per_ms) * 1000).max(1);
         self.rate = if self.rate.0 == second { (second, self.rate.1 + 1) } else { (second, 1) };
         let most = self.rate.1;

@@ -13,6 +13,7 @@
 
 use core::ffi::{c_int, c_long, c_ulong};
 use core::sync::atomic::{AtomicBool, Ordering};
+use relpoline_text::mask;
 
 const PR_SET_SECCOMP: c_long = 22;
 const PR_SET_TSC: c_long = 26;
@@ -37,6 +38,12 @@ pub fn may_call() -> bool {
 /// Lets the engine make no system call from now on: it was put into a process in which it would not hear of a filter.
 pub fn seal() {
     SEALED.store(true, Ordering::Release);
+}
+
+/// Runs `work` while no signal handler can interrupt this thread, none that forks or leaves by longjmp above all; in a
+/// sandbox, where nothing worth it is done, as it is.
+pub fn held_back<R>(work: impl FnOnce() -> R) -> R {
+    if may_call() { mask::held_back(work) } else { work() }
 }
 
 /// Whether the engine may read the time-stamp counter.

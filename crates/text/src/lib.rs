@@ -10,6 +10,7 @@
 //! | [`memory`] | code memory for generated programs that are freed again |
 //! | [`grace`] | grace periods: when what was unpublished is no longer used; synchronising cores |
 //! | [`lock`] | the try-lock under which sites are judged; survives fork, longjmp and death |
+//! | [`mask`] | keeping signal handlers away from a thread for a moment |
 //! | [`membarrier`] | making every thread notice a change of code |
 //! | [`pokes`] | many one-byte changes of own text behind one open |
 //! | [`sync`] | the atomics; where a model checker gets in between |
@@ -26,6 +27,7 @@ pub mod cells;
 pub mod gate;
 pub mod grace;
 pub mod lock;
+pub mod mask;
 pub mod membarrier;
 pub mod memory;
 pub mod poke;

@@ -1,7 +1,11 @@
 //! The program's own text.
 //!
 //! Two kinds of change, and no third: many displacements of an object that nobody is running yet
-//! ([`Repoint`]), and one byte of a displacement that everybody may be running ([`poke_byte`]).
+//! ([`Repoint`]), and one byte of an instruction that everybody may be running ([`poke_byte`]).
+//!
+//! The old bytes are compared before that byte is written, all of the displacement's and not only the one that changes: text
+//! that was put back, or is another object's by now, is left alone. Between the two a thread may be put off for any time; so
+//! whoever pokes holds the lock under which text is put back and unmapped, and nobody breaks it meanwhile.
 //!
 //! Both go through `/proc/self/mem`, opened anew each time: an inherited descriptor would write the parent's
 //! text, and a remembered number may have become one of the program's own files. Page protections stay as
@@ -13,7 +17,8 @@ use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 
 use crate::cells::PAGE;
-use crate::sync;
+use crate::lock::TryLock;
+use crate::{mask, sync};
 
 /// Why text could not be changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +30,9 @@ pub enum PokeError {
     Refused = 2,
     /// The bytes there are not those that were expected; nothing was written.
     Unexpected = 3,
+    /// It is not for this thread to change the text: it was overtaken by another holder of the lock, or is a child that
+    /// shares its parent's memory. Nothing was written; others still may.
+    NotYours = 4,
 }
 
 impl core::fmt::Display for PokeError {
@@ -33,6 +41,7 @@ impl core::fmt::Display for PokeError {
             PokeError::NoMem => "/proc/self/mem cannot be opened",
             PokeError::Refused => "writing to the program's text is refused",
             PokeError::Unexpected => "the program's text is not what was expected",
+            PokeError::NotYours => "the program's text is another thread's to change",
         })
     }
 }
@@ -52,18 +61,49 @@ pub(crate) fn write_all(mem: &OwnedFd, at: u64, bytes: &[u8]) -> Result<(), Poke
     }
 }
 
-/// Changes the byte at `at` from `old` to `new` while any number of threads may be executing it.
+/// Changes the bytes at `at` from `old` to `new`, which differ in one of them, while any number of threads may be
+/// executing it. `thread` must hold `lock`; signals are held back. It is a matter of seven system calls.
 ///
 /// # Errors
 /// Nothing is changed then.
-pub fn poke_byte(at: u64, old: u8, new: u8) -> Result<(), PokeError> {
+pub fn poke_byte<const N: usize>(
+    lock: &TryLock,
+    thread: u64,
+    at: u64,
+    old: [u8; N],
+    new: [u8; N],
+) -> Result<(), PokeError> {
+    mask::held_back(|| {
+        if !lock.is_at_home() {
+            return Err(PokeError::NotYours);
+        }
+        lock.pinned(thread, || change_byte(at, old, new)).unwrap_or(Err(PokeError::NotYours))
+    })
+}
+
+fn change_byte<const N: usize>(at: u64, old: [u8; N], new: [u8; N]) -> Result<(), PokeError> {
+    let mut changed = (0..N).filter(|&n| old[n] != new[n]);
+    let (Some(n), None) = (changed.next(), changed.next()) else { return Err(PokeError::Unexpected) };
     sync::step();
     let mem = open_mem()?;
-    let mut seen = [0u8];
-    match rustix::io::pread(&mem, &mut seen, at) {
-        Ok(1) if seen[0] == old => write_all(&mem, at, &[new]),
-        Ok(1) => Err(PokeError::Unexpected),
-        _ => Err(PokeError::Refused),
+    let mut seen = [0u8; N];
+    let read = rustix::io::pread(&mem, &mut seen, at).map_err(|_| PokeError::Refused)?;
+    if read != N {
+        return Err(PokeError::Refused);
+    }
+    if seen != old {
+        return Err(PokeError::Unexpected);
+    }
+    sync::step();
+    linger();
+    write_all(&mem, at + n as u64, &[new[n]])
+}
+
+/// Nothing, but where the tests want to see what a thread does that is put off between looking and writing.
+fn linger() {
+    if cfg!(relpoline_broken = "linger") {
+        let long = rustix::thread::Timespec { tv_sec: 0, tv_nsec: 150_000_000 };
+        let _ = rustix::thread::nanosleep(&long);
     }
 }
 

@@ -37,6 +37,17 @@ pub fn relax() {
     core::hint::spin_loop();
 }
 
+/// This thread's name: its thread pointer. Children made by fork have it too, and those made by vfork.
+#[cfg(all(not(relpoline_model), target_arch = "x86_64"))]
+#[inline(always)]
+#[must_use]
+pub fn thread() -> u64 {
+    let pointer: u64;
+    // SAFETY: the first word of the thread's control block points to itself (System V ABI for x86-64, TLS variant II).
+    unsafe { core::arch::asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, readonly, preserves_flags)) };
+    pointer
+}
+
 /// From here on a judgement of the site number `_site` is under way.
 #[cfg(not(relpoline_model))]
 #[inline(always)]
@@ -49,7 +60,8 @@ pub fn ends() {}
 
 #[cfg(relpoline_model)]
 pub use modelled::{
-    AtomicU8, AtomicU32, AtomicU64, AtomicUsize, World, begins, ends, enter, makes_mistake, now, relax, step,
+    AtomicU8, AtomicU32, AtomicU64, AtomicUsize, World, begins, ends, enter, hold_back, makes_mistake, now, relax, step,
+    thread,
 };
 
 #[cfg(relpoline_model)]
@@ -64,6 +76,10 @@ mod modelled {
         pub relax: fn(),
         /// The time-stamp counter.
         pub now: fn() -> u64,
+        /// This thread's name, not 0.
+        pub thread: fn() -> u64,
+        /// Whether signals shall wait; whether they did before.
+        pub hold_back: fn(bool) -> bool,
         /// A judgement begins.
         pub begins: fn(u32),
         /// A judgement ends.
@@ -101,6 +117,17 @@ mod modelled {
     /// What the time-stamp counter would say.
     pub fn now() -> u64 {
         world().map_or(0, |world| (world.now)())
+    }
+
+    /// See the variant without a model.
+    #[must_use]
+    pub fn thread() -> u64 {
+        world().map_or(1, |world| (world.thread)())
+    }
+
+    /// Lets signals of this thread wait, or not; what it was before.
+    pub fn hold_back(wait: bool) -> bool {
+        world().is_some_and(|world| (world.hold_back)(wait))
     }
 
     /// See the variant without a model.

@@ -60,7 +60,7 @@ impl Program {
     pub fn start(sites: usize) -> Program {
         let (text, places) = write_text(sites);
         LOCK.reset();
-        let _held = LOCK.try_take(1, 1).expect("nobody else has it");
+        let _held = LOCK.try_take(1, 1, 1).expect("nobody else has it");
         start_engine();
         // SAFETY: the lock is held.
         let engine = unsafe { the_engine() };
@@ -136,6 +136,37 @@ impl Program {
         let before = *executed.entry(cell).or_insert(now);
         drop(executed);
         assert_eq!(before, now, "the cell at {cell:#x} was executed, and has changed");
+    }
+
+    /// Puts the text back as the compiler wrote it, or leads its sites to their gates, whole displacements at a time, as
+    /// the tool does when all threads stand still. False, and nothing is done, when somebody holds the lock.
+    pub fn lead_all(&self, to_gates: bool) -> bool {
+        // SAFETY: nobody else runs.
+        let engine = unsafe { the_engine() };
+        if LOCK.try_take(1, 1, u64::MAX).is_none() {
+            return false;
+        }
+        // SAFETY: nobody else runs; threads are between two instructions.
+        let mut writer = unsafe { Repoint::begin(self.text, PAGE) }.expect("text can be changed");
+        for site in engine.sites.as_slice() {
+            let gate = engine.arena(site).map(|arena| site.gate.address(arena)).expect("one arena");
+            let to = if to_gates { gate } else { site.thunk_at };
+            writer.set(site.field, rel32(site.field + 4, to).expect("within reach")).expect("as before");
+        }
+        writer.finish().expect("as before");
+        true
+    }
+
+    /// Whether every site leads to its own thunk.
+    pub fn is_as_written(&self) -> bool {
+        // SAFETY: read between two steps; text and engine lie where they lie.
+        unsafe {
+            let leads_to = |site: &Site| {
+                let displacement = (site.field as *const i32).read_unaligned();
+                (site.field + 4).wrapping_add_signed(displacement.into())
+            };
+            the_engine().sites.as_slice().iter().all(|site| leads_to(site) == site.thunk_at)
+        }
     }
 
     /// Whether, while promotion is off, no gate leads anywhere but to its thunk.
@@ -233,7 +264,7 @@ fn tell(engine: &Engine, id: usize) -> String {
         engine.enabled,
         engine.inherited,
         engine.frozen,
-        LOCK.try_take(1, u64::MAX).is_some(),
+        LOCK.try_take(1, 1, u64::MAX).is_some(),
     )
 }
 

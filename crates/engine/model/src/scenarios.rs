@@ -32,6 +32,7 @@ pub const SCENARIOS: &[Scenario] = &[
         run: switching,
     },
     Scenario { name: "stuck", about: "links can no longer be undone from some moment on", run: stuck },
+    Scenario { name: "detaching", about: "the text is put back and led to the gates again, and threads come late", run: detaching },
     Scenario { name: "fork", about: "children by fork, which waits for the lock", run: || fork(Way::Fork) },
     Scenario { name: "clone", about: "children by the system call, at any moment", run: || fork(Way::Raw) },
 ];
@@ -47,6 +48,7 @@ pub const FAULTS: &[(&str, &str)] = &[
     ("left-astray", "leaving"),
     ("judges-while-off", "switching"),
     ("behind-itself", "stuck"),
+    ("poke-outlives-lock", "detaching"),
     ("child-keeps-lock", "clone"),
     ("child-shares-arena", "clone"),
 ];
@@ -65,7 +67,7 @@ thread_local! {
 pub fn end() {
     let (promoted, all) = PROMOTED.get();
     assert!(promoted * 2 >= all, "of {all} sites {promoted} were promoted: nothing was shown");
-    let _held = LOCK.try_take(u64::MAX >> 2, 1);
+    let _held = LOCK.try_take(1, u64::MAX >> 2, 1);
     // SAFETY: the only thread.
     unsafe { the_engine() }.share.remove();
 }
@@ -118,13 +120,13 @@ fn calls() {
 }
 
 fn signals() {
-    let program = begin(Dangers { signals: 60, leaves: 0 });
+    let program = begin(Dangers { signals: 60, ..Dangers::default() });
     (0..2).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
     finish(&program);
 }
 
 fn leaving() {
-    let program = begin(Dangers { signals: 30, leaves: 3 });
+    let program = begin(Dangers { signals: 30, leaves: 3, stalls: 0 });
     (0..3).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
     finish(&program);
 }
@@ -155,10 +157,43 @@ fn relearner() -> Work {
 }
 
 fn switching() {
-    let program = begin(Dangers { signals: 60, leaves: 2 });
+    let program = begin(Dangers { signals: 60, leaves: 2, stalls: 0 });
     (0..2).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
     world::start(3, switcher(&program), Some(caller(&program, 16)));
     world::start(3, relearner(), Some(caller(&program, 17)));
+    finish(&program);
+}
+
+/// What the tool does to detach, and to attach again.
+fn detacher(program: &Arc<Program>) -> Work {
+    let program = Arc::clone(program);
+    Arc::new(move |chance: &mut Chance| {
+        let switch = |to_gates: bool| {
+            loop {
+                relpoline_engine::hold::undisturbed(|engine| {
+                    assert!(engine::usable(engine), "the engine can be used");
+                    if to_gates { engine.begin_all_anew() } else { engine::switch(engine, false) }
+                });
+                if world::in_a_stop(|| program.lead_all(to_gates)) {
+                    return;
+                }
+                world::relax();
+            }
+        };
+        switch(false);
+        world::note_detached();
+        for _ in 0..chance.below(200) {
+            assert!(program.is_as_written(), "text that was put back was changed");
+            world::relax();
+        }
+        switch(true);
+    })
+}
+
+fn detaching() {
+    let program = begin(Dangers { signals: 60, leaves: 0, stalls: 600 });
+    (0..3).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
+    world::start(4, detacher(&program), None);
     finish(&program);
 }
 
@@ -174,7 +209,7 @@ fn may_open_files(may: bool) {
 }
 
 fn stuck() {
-    let program = begin(Dangers { signals: 60, leaves: 0 });
+    let program = begin(Dangers { signals: 60, ..Dangers::default() });
     // Learning finds what it knew already, now and then.
     let caller = |n| caller_of_favourites(&program, n, u32::MAX, 4);
     (0..2).for_each(|n| world::start(400, caller(n), Some(caller(n + 8))));
@@ -217,7 +252,7 @@ fn fork(way: Way) {
     if !WATCHED.swap(true, Ordering::Relaxed) {
         relpoline_engine::fork::watch();
     }
-    let program = begin(Dangers { signals: 60, leaves: 0 });
+    let program = begin(Dangers { signals: 60, ..Dangers::default() });
     (0..2).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
     world::start(1, forker(&program, way), None);
     finish(&program);

@@ -25,6 +25,8 @@ pub struct Dangers {
     pub signals: u32,
     /// Of the signals of the execution, this many take the thread away from what it was doing.
     pub leaves: u32,
+    /// One step in this many takes longer than the lock's patience, as when a thread is put off by the scheduler; 0: none.
+    pub stalls: u32,
 }
 
 /// A source of chance.
@@ -61,6 +63,8 @@ struct Actor {
     depth: u32,
     /// It stands still, and its work is another's.
     stands: bool,
+    /// Its signals wait.
+    held_back: bool,
 }
 
 #[derive(Default)]
@@ -91,6 +95,10 @@ pub struct Figures {
     pub leaves: u64,
     /// Of those, in the middle of a judgement.
     pub left_judgements: u64,
+    /// Steps that took longer than the lock's patience.
+    pub stalls: u64,
+    /// Times that the text was put back.
+    pub detached: u64,
 }
 
 thread_local! {
@@ -99,7 +107,7 @@ thread_local! {
     static RUNNING: Cell<bool> = const { Cell::new(false) };
 }
 
-static WORLD: World = World { step, relax, now, begins, ends, makes_mistake };
+static WORLD: World = World { step, relax, now, begins, ends, makes_mistake, thread: name, hold_back };
 
 /// The deliberate mistake that the engine is to make, if any.
 pub static MISTAKE: OnceLock<String> = OnceLock::new();
@@ -114,6 +122,26 @@ fn with<R>(f: impl FnOnce(&mut State) -> R) -> R {
 
 fn me() -> usize {
     shuttle::current::me().into()
+}
+
+fn name() -> u64 {
+    me() as u64 + 1
+}
+
+fn hold_back(wait: bool) -> bool {
+    let me = me();
+    with(|state| {
+        let actor = state.actors.get_mut(me).and_then(Option::as_mut);
+        actor.is_some_and(|actor| std::mem::replace(&mut actor.held_back, wait))
+    })
+}
+
+/// Does something while all other threads stand still.
+pub fn in_a_stop<R>(work: impl FnOnce() -> R) -> R {
+    RUNNING.set(false);
+    let result = work();
+    RUNNING.set(true);
+    result
 }
 
 /// Begins an execution.
@@ -134,6 +162,11 @@ pub fn let_threads_run() {
     RUNNING.set(true);
 }
 
+/// Counts that the text was put back.
+pub fn note_detached() {
+    with(|state| state.figures.detached += 1);
+}
+
 /// What happened since the process began.
 pub fn figures() -> Figures {
     with(|state| state.figures)
@@ -147,7 +180,7 @@ pub fn pass(cycles: u64) {
 /// Starts a thread that does `work` so many `times`; its signals are handled by `handler`.
 pub fn start(times: u32, work: Work, handler: Option<Work>) {
     with(|state| state.working += 1);
-    spawn(Actor { work, handler, left: times, chance: Chance::new(), depth: 0, stands: false });
+    spawn(Actor { work, handler, left: times, chance: Chance::new(), depth: 0, stands: false, held_back: false });
 }
 
 fn spawn(actor: Actor) {
@@ -223,9 +256,27 @@ pub fn step() {
     with(|state| state.figures.steps += 1);
     if !crate::child::paced() {
         // Nothing but a scheduling point, says shuttle.
+        perhaps_stall();
         thread::sleep(std::time::Duration::ZERO);
     }
     perhaps_signal();
+}
+
+/// Much time passes, or not. Whoever holds the lock may lose it, wherever it is.
+fn perhaps_stall() {
+    let me = me();
+    let stalls = with(|state| {
+        let often = state.dangers.stalls;
+        let actor = state.actors.get_mut(me).and_then(Option::as_mut);
+        !state.ending && actor.is_some_and(|actor| actor.chance.once_in(often))
+    });
+    if stalls {
+        pass(2 * PATIENCE);
+        with(|state| {
+            state.broken = true;
+            state.figures.stalls += 1;
+        });
+    }
 }
 
 /// Whether the lock may have been broken while its holder was there.
@@ -276,7 +327,7 @@ fn is_judging(state: &State, me: usize) -> bool {
 pub fn be_alone() {
     with(|state| {
         state.judging.clear();
-        state.dangers = Dangers { leaves: 0, ..state.dangers };
+        state.dangers = Dangers { leaves: 0, stalls: 0, ..state.dangers };
         let me = me();
         for (n, actor) in state.actors.iter_mut().enumerate() {
             if n != me {
@@ -292,7 +343,7 @@ fn perhaps_signal() {
     let handler = with(|state| {
         let (ending, often) = (state.ending, state.dangers.signals);
         let actor = state.actors.get_mut(me)?.as_mut()?;
-        if ending || actor.stands || actor.depth >= 2 || !actor.chance.once_in(often) {
+        if ending || actor.stands || actor.held_back || actor.depth >= 2 || !actor.chance.once_in(often) {
             return None;
         }
         actor.depth += 1;
@@ -319,7 +370,7 @@ fn perhaps_signal() {
         state.judging.retain(|judging| judging.0 != me);
         let (work, handler) = (Arc::clone(&actor.work), actor.handler.clone());
         let successor =
-            Actor { work, handler, left: actor.left, chance: actor.chance.clone(), depth: 0, stands: false };
+            Actor { work, handler, left: actor.left, chance: actor.chance.clone(), depth: 0, stands: false, held_back: false };
         Some((successor, judging))
     });
     if let Some((successor, judging)) = leaves {

@@ -15,7 +15,8 @@ pub struct Text {
 fn explained(refusal: PokeError) -> UpdateError {
     match refusal {
         PokeError::NoMem => UpdateError::TextUnavailable,
-        PokeError::Refused => UpdateError::TextRefused,
+        // The second does not come from here: these changes are not made under the learner's lock.
+        PokeError::Refused | PokeError::NotYours => UpdateError::TextRefused,
         PokeError::Unexpected => UpdateError::TextChanged,
     }
 }

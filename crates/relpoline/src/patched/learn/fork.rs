@@ -40,6 +40,9 @@ pub fn settle_epoch(shared: &Shared) -> bool {
         WIPED if epoch.compare_exchange(WIPED, SETTLING, Ordering::AcqRel, Ordering::Acquire).is_ok() => {
             // Whoever held the lock at the fork does not exist here.
             shared.lock.reset();
+            if !super::is_sealed() {
+                shared.lock.settle();
+            }
             // SAFETY: nobody else gets past the epoch before it is settled.
             let learner = unsafe { &mut *shared.learner.get() };
             learner.inherited = true;

@@ -8,6 +8,7 @@ use super::{Learner, PATIENCE, fork, is_sealed, now, shared};
 use core::sync::atomic::{AtomicU32, Ordering};
 use relpoline_core::policy::{Action, Current, Event, Phase, Reason, SiteState};
 use relpoline_core::trace::{Trace, WINDOW_MAX};
+use relpoline_text::sync;
 use relpoline_text::stub::RING_BITS;
 
 /// A countdown that does not end within the life of a process.
@@ -29,7 +30,7 @@ pub unsafe extern "C" fn slow(id: u32, _target: u64) {
         return;
     }
     let begun = now();
-    let Some(_held) = shared.lock.try_take(begun, PATIENCE) else { return };
+    let Some(_held) = shared.lock.try_take(sync::thread(), begun, PATIENCE) else { return };
     // SAFETY: the lock is held.
     let learner = unsafe { &mut *shared.learner.get() };
     if learner.inherited && !fork::is_patient(learner) {

@@ -49,6 +49,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use relpoline_core::policy::{Config, Policy};
 use relpoline_core::tree::Target;
 use relpoline_text::lock::{Held, TryLock};
+use relpoline_text::sync;
 use std::sync::OnceLock;
 use table::{Table, Tree};
 
@@ -129,7 +130,9 @@ fn begin() -> Option<Box<Shared>> {
         frozen: false,
         begun: (now(), std::time::Instant::now()),
     };
-    Some(Box::new(Shared { lock: TryLock::new(), learner: UnsafeCell::new(learner) }))
+    let lock = TryLock::new();
+    lock.settle();
+    Some(Box::new(Shared { lock, learner: UnsafeCell::new(learner) }))
 }
 
 /// The learner, if there is one: no table was registered yet, or the kernel refuses what it needs.
@@ -137,10 +140,10 @@ fn shared() -> Option<&'static Shared> {
     SHARED.get()?.as_deref()
 }
 
-/// Waits for the lock, at most as long as a judgement can last.
+/// Waits for the lock, at most as long as a judgement can last, and for who changes text just now.
 fn wait(shared: &'static Shared) -> Held<'static> {
     loop {
-        if let Some(held) = shared.lock.try_take(now(), PATIENCE) {
+        if let Some(held) = shared.lock.try_take(sync::thread(), now(), PATIENCE) {
             return held;
         }
         std::thread::yield_now();

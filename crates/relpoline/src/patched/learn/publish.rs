@@ -2,7 +2,7 @@
 
 use super::judge::NEVER;
 use super::table::{NO_RING, NONE, Table, Tree, plain_jump};
-use super::{Learner, TABLES, TARGETS, TREES, arenas, is_sealed};
+use super::{Learner, TABLES, TARGETS, TREES, arenas, is_sealed, shared};
 use crate::UpdateError;
 use crate::imp::text::Text;
 use crate::table::DynamicCall;
@@ -16,8 +16,9 @@ use relpoline_core::tree::{self, CELL, Target, TreeSpec};
 use relpoline_text::arena::{Arena, Counters};
 use relpoline_text::cells::Cell;
 use relpoline_text::gate::{Gate, GateSpec};
-use relpoline_text::poke;
+use relpoline_text::poke::{self, PokeError};
 use relpoline_text::stub::{self, Recording};
+use relpoline_text::sync;
 
 const JMP: u8 = 0xe9;
 const TEST: u8 = 0xa9;
@@ -34,6 +35,12 @@ pub fn open_text_gate(text: &mut Text, text_gate: u64, gate: u64) -> Result<(), 
     text.fence()?;
     // SAFETY: text of the module that is being registered.
     unsafe { text.byte(text_gate, TEST, JMP) }
+}
+
+/// Changes a byte of the text, under the lock: the module may be unloaded by whoever holds it next.
+fn poke<const N: usize>(at: u64, old: [u8; N], new: [u8; N]) -> Result<(), PokeError> {
+    let shared = shared().ok_or(PokeError::NotYours)?;
+    poke::poke_byte(&shared.lock, sync::thread(), at, old, new)
 }
 
 impl Learner {
@@ -303,7 +310,7 @@ impl Learner {
             return;
         }
         let (old, new) = if resting { (JMP, TEST) } else { (TEST, JMP) };
-        if poke::poke_byte(table.text_gate, old, new).is_ok() {
+        if poke(table.text_gate, [old], [new]).is_ok() {
             table.resting = resting;
         }
     }
@@ -345,8 +352,8 @@ impl Learner {
         if table.linked || table.gone || is_sealed() {
             return Err(Reason::Promoted);
         }
-        let (at, old, new) = self.link_byte(&table).ok_or(Reason::Promoted)?;
-        poke::poke_byte(at, old, new).map_err(|_| Reason::Promoted)?;
+        let (gate, tree) = self.ways(&table).ok_or(Reason::Promoted)?;
+        poke(table.field(), gate, tree).map_err(|_| Reason::Promoted)?;
         if let Some(table) = self.tables.get_mut(id as usize) {
             table.linked = true;
             table.patches += 1;
@@ -354,16 +361,14 @@ impl Learner {
         Ok(())
     }
 
-    /// The byte in which the displacement to the gate word and the one to the tree differ: its address, its
-    /// value for the gate, its value for the tree. `None` when they differ in more.
-    fn link_byte(&self, table: &Table) -> Option<(u64, u8, u8)> {
+    /// The displacements to the gate word and to the tree. `None` when they differ in more than one byte.
+    fn ways(&self, table: &Table) -> Option<([u8; 4], [u8; 4])> {
         let arena = self.arena(table)?;
         let head = self.trees.get(table.tree as usize)?.head;
-        let next = table.field() + 4;
-        let gate = (table.gate.address(arena).wrapping_sub(next) as u32).to_le_bytes();
-        let tree = (arena.address(head).wrapping_sub(next) as u32).to_le_bytes();
+        let way = |to: u64| (to.wrapping_sub(table.field() + 4) as u32).to_le_bytes();
+        let (gate, tree) = (way(table.gate.address(arena)), way(arena.address(head)));
         let same = gate[0] == tree[0] && gate[1] == tree[1] && gate[3] == tree[3];
-        (same && gate[2] != tree[2]).then_some((table.field() + 2, gate[2], tree[2]))
+        (same && gate[2] != tree[2]).then_some((gate, tree))
     }
 
     /// Leads a linked text gate back to its gate word. When that is refused the table keeps its tree: calls
@@ -373,7 +378,7 @@ impl Learner {
         if !table.linked || table.gone {
             return;
         }
-        let undone = self.link_byte(&table).is_some_and(|(at, gate, tree)| poke::poke_byte(at, tree, gate).is_ok());
+        let undone = self.ways(&table).is_some_and(|(gate, tree)| poke(table.field(), tree, gate).is_ok());
         if let Some(table) = self.tables.get_mut(id as usize) {
             table.linked = !undone;
             table.patches += 1;
