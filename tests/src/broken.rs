@@ -10,12 +10,13 @@ use serde_json::Value;
 use crate::{Outcome, Program, Run, tool};
 
 /// Variants whose mistake makes calls go wrong, with what `relpoline torture` is told: gates change where sites are not linked.
-pub const TORTURED: [(&str, &[&str]); 5] = [
+pub const TORTURED: [(&str, &[&str]); 6] = [
     ("two-byte-patch", &["--no-link"]),
     ("tree-in-place", &[]),
     ("cell-reused", &[]),
     ("gate-not-aligned", &[]),
     ("flags-at-goto", &[]),
+    ("linger+poke-outlives-lock", &[]),
 ];
 
 /// Variants whose mistake has a test of its own: program, arguments, option.

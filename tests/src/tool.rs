@@ -61,7 +61,8 @@ fn build_relpoline() -> Result<PathBuf, String> {
     Ok(directory.join("relpoline"))
 }
 
-/// An engine built with `--cfg relpoline_broken="variant"`: one rule of the design is broken in it.
+/// An engine built with `--cfg relpoline_broken="variant"`: one rule of the design is broken in it. Several variants at once are
+/// joined by `+`.
 ///
 /// The cfg is passed by a wrapper around the compiler that cargo uses for the workspace's own crates only, so the
 /// other ones are built once.
@@ -71,7 +72,8 @@ pub fn broken_engine(variant: &str) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let target = target_directory().join("broken");
-    let kept = target.join(format!("{variant}.so"));
+    // By this name the tool knows it in a process.
+    let kept = target.join(variant).join(ENGINE);
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["rustc", "--locked", "--lib", "--crate-type", "cdylib", "--profile", "preload"]);
     cargo.args(["--features", "preload"]);
@@ -82,6 +84,7 @@ pub fn broken_engine(variant: &str) -> PathBuf {
     cargo.env("RUSTC_WORKSPACE_WRAPPER", wrapper(&target, variant)).env("CARGO_ENCODED_RUSTFLAGS", "");
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET");
     succeed(&mut cargo).unwrap_or_else(|error| panic!("{error}"));
+    fs::create_dir_all(target.join(variant)).expect("cannot make a directory for the broken engine");
     fs::copy(target.join("preload").join(ENGINE), &kept).expect("the broken engine cannot be copied");
     kept
 }
@@ -89,7 +92,8 @@ pub fn broken_engine(variant: &str) -> PathBuf {
 /// A script that runs the compiler with the variant's cfg.
 fn wrapper(target: &Path, variant: &str) -> PathBuf {
     let script = target.join(format!("{variant}.sh"));
-    let text = format!("#!/bin/sh\nexec \"$@\" --cfg 'relpoline_broken=\"{variant}\"'\n");
+    let cfgs: String = variant.split('+').map(|one| format!(" --cfg 'relpoline_broken=\"{one}\"'")).collect();
+    let text = format!("#!/bin/sh\nexec \"$@\"{cfgs}\n");
     // An unchanged script keeps its time, or everything would be built again.
     if fs::read(&script).ok().as_deref() != Some(text.as_bytes()) {
         fs::create_dir_all(target).expect("cannot make a directory for the broken engines");

@@ -64,6 +64,31 @@ fn promotion_is_switched_from_outside() {
     }
 }
 
+/// Whether text that was put back stays so: it is, again and again, while links are under way that take longer than anybody
+/// waits for the lock under which they are made. In the engine `variant` they do.
+fn stays_as_it_was(variant: &str, rounds: u64) -> bool {
+    let engine = tool::broken_engine(variant);
+    let mut program = Living::start(&mut busy());
+    let mut state = u64::from(program.pid());
+    (0..rounds).all(|_| {
+        let mut attach = Command::new(tool::relpoline());
+        attach.args(["attach", "--nervous", &program.pid().to_string()]).env("RELPOLINE_ENGINE", &engine);
+        let said = text(&attach.output().expect("relpoline can be started"));
+        assert!(said.contains("led to the engine"), "{said}");
+        std::thread::sleep(Duration::from_millis(5 + random(&mut state) % 60));
+        program.must(&["detach"]);
+        // Whoever comes late comes now.
+        std::thread::sleep(Duration::from_millis(400));
+        program.is_alive() && program.changed_text().is_empty()
+    })
+}
+
+#[test]
+fn no_link_comes_after_a_detach() {
+    assert!(stays_as_it_was("linger", 8), "text that was put back was changed");
+    assert!(!stays_as_it_was("linger+poke-outlives-lock", 60), "a link that comes too late goes unnoticed");
+}
+
 /// A filter that kills whoever opens a file, which linking a site would do; programs that are started by exec.
 #[test]
 fn sandboxes_and_exec_after_an_attach() {

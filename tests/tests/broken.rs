@@ -38,6 +38,11 @@ fn flags_that_are_live_at_a_label() {
 }
 
 #[test]
+fn a_link_that_comes_too_late() {
+    is_caught("linger+poke-outlives-lock");
+}
+
+#[test]
 fn a_child_that_writes_its_parents_arena() {
     is_caught("child-shares-arena");
 }

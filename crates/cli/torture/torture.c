@@ -56,9 +56,11 @@ static const char *mapping(word address) {
     return "nothing";
 }
 
-/* A crash is noted like any other fault, also in a child: where, and what is there. */
+/* A crash is noted like any other fault, also in a child: where, and what is there. Then it happens, with a core where the
+ * system leaves one. */
 static void on_crash(int signal, siginfo_t *info, void *context) {
     const greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+    struct sigaction action = { 0 };
     word at = registers[REG_RIP], stack = registers[REG_RSP], address = (word)info->si_addr;
     char places[3][100], code[49] = "";
     snprintf(places[0], sizeof places[0], "%s", mapping(at));
@@ -67,7 +69,9 @@ static void on_crash(int signal, siginfo_t *info, void *context) {
     for (int i = 0; i < 16 && places[0][0] != 'n'; i++) sprintf(code + 3 * i, "%02x ", ((unsigned char *)at)[i]);
     wrong("process %d: signal %d (%d) at %lx: %sin %s; address %lx in %s; stack %lx in %s", getpid(), signal, info->si_code, at,
           code, places[0], address, places[1], stack, places[2]);
-    _exit(1);
+    action.sa_handler = SIG_DFL;
+    sigaction(signal, &action, NULL);
+    raise(signal); /* comes when this returns, where it came from */
 }
 
 static void note_crashes(void) {

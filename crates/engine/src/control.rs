@@ -126,9 +126,8 @@ fn obey(control: &Control) -> u32 {
     if !engine::is_running() || !crate::fork::settle_epoch() {
         return outcome::NOT_STARTED;
     }
-    let mut hold = hold::take();
     // This thread has all signals blocked, and switching a large program takes longer than a judgement may.
-    hold.pin();
+    let _hold = hold::take_pinned(None);
     // SAFETY: the lock is held.
     let engine = unsafe { crate::state::engine() };
     match wanted {
@@ -257,9 +256,8 @@ fn prepare(control: &Control) -> u32 {
 }
 
 fn prepare_guarded(control: &Control, again: bool) -> u32 {
-    let mut hold = hold::take();
     // Looking at a large program takes longer than a judgement may.
-    hold.pin();
+    let _hold = hold::take_pinned(None);
     control.phase.store(phase::WAITING, Ordering::Release);
     if !is_told_to_go(control) {
         return outcome::GAVE_UP;

@@ -183,31 +183,26 @@ pub fn usable(engine: &mut Engine) -> bool {
 ///
 /// While objects are being unmapped the lock stays taken, so that nobody writes to text that is going.
 pub fn loader_changed(change: Change) {
-    control::wait_for_preparation();
+    // Whoever has the lock for this does not wait: the preparation waits for the lock.
+    if REMOVING.load(Ordering::Acquire) == 0 {
+        control::wait_for_preparation();
+    }
     if !is_running() || !fork::settle_epoch() {
         return;
     }
-    sandbox::held_back(|| change_objects(change));
-}
-
-fn change_objects(change: Change) {
-    let mut hold = hold::resume(REMOVING.swap(0, Ordering::AcqRel)).unwrap_or_else(hold::take);
-    // Looking at a large library takes longer than a judgement may.
-    hold.pin();
-    // SAFETY: the lock is held.
-    let engine = unsafe { engine() };
+    let held = hold::resume(REMOVING.swap(0, Ordering::AcqRel));
     match change {
-        Change::Adding => {}
+        Change::Adding => drop(held),
         // Given back when the loader is done; a judgement that comes in between finds it taken.
-        Change::Removing => REMOVING.store(hold.keep(), Ordering::Release),
-        Change::Done => {
+        Change::Removing => REMOVING.store(hold::take_pinned(held).keep(), Ordering::Release),
+        Change::Done => hold::undisturbed(held, |engine| {
             let begun = calibrate::now();
             if usable(engine) {
                 discover::sweep(engine);
                 engine.share.header().startup_cycles += calibrate::now().wrapping_sub(begun);
                 report::header(engine);
             }
-        }
+        }),
     }
 }
 
@@ -219,7 +214,7 @@ pub fn entering_sandbox(without_clock: bool, latch: impl FnOnce()) {
         latch();
         return;
     }
-    hold::undisturbed(|engine| {
+    hold::undisturbed(None, |engine| {
         if (without_clock || engine.options().off_in_sandbox) && usable(engine) {
             switch(engine, false);
             engine.share.header().refusal = Refusal::Sandbox as u32;
@@ -258,7 +253,7 @@ pub fn set_enabled(on: bool) -> bool {
     if !is_running() || !fork::settle_epoch() {
         return false;
     }
-    hold::undisturbed(|engine| {
+    hold::undisturbed(None, |engine| {
         let usable = usable(engine);
         if usable {
             switch(engine, on);
@@ -308,13 +303,11 @@ pub fn finish() {
 }
 
 impl Engine {
-    /// Leaves a site to its thunk, whatever it was doing.
+    /// Leaves a site to its thunk, whatever it was doing, and whether or not it was noted that it is linked.
     pub fn retire(&mut self, id: u32) {
-        if self.sites.as_slice().get(id as usize).is_none_or(|site| site.gone) {
-            return;
-        }
+        let Some(&site) = self.sites.as_slice().get(id as usize).filter(|site| !site.gone) else { return };
         self.stop_recording(id);
-        self.unlink(id);
+        self.lead_to_gate(&site, id);
         self.publish_thunk(id);
     }
 

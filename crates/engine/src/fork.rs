@@ -127,8 +127,13 @@ static INSIDE: AtomicBool = AtomicBool::new(false);
 
 /// When the thread that forked held the lock, a handler had interrupted it.
 extern "C" fn in_child() {
-    settle_lock();
+    // In the model none of its handlers forks, and the child is not alone before this is over.
+    if cfg!(relpoline_model) {
+        return;
+    }
     if !hold::is_mine() {
+        // At once: a child that this one makes by vfork must not be taken for the one that the memory belongs to.
+        settle_epoch();
         return;
     }
     INSIDE.store(true, Ordering::Relaxed);
@@ -139,13 +144,6 @@ extern "C" fn in_child() {
     // Also in a sandbox: without that memory the child would crash in any case.
     engine.share.stand_in();
     engine.groups.iter().flatten().for_each(|group| group.arena.stand_in());
-}
-
-/// This process' threads are those that take the lock from now on. In a sandbox nobody changes text, and nobody asks.
-fn settle_lock() {
-    if sandbox::may_call() {
-        LOCK.settle();
-    }
 }
 
 /// Whether this is a child that was forked while its thread held the lock, and goes back to what that did.
@@ -165,7 +163,10 @@ pub fn settle_epoch() -> bool {
             if !broken!("child-keeps-lock") {
                 LOCK.reset();
             }
-            settle_lock();
+            // In a sandbox nobody changes text, and nobody asks.
+            if sandbox::may_call() {
+                LOCK.settle();
+            }
             // SAFETY: nobody else gets past the epoch before it is settled.
             let engine = unsafe { engine() };
             engine.inherited = true;

@@ -59,18 +59,44 @@ pub fn resume(stamp: u64) -> Option<Hold> {
     LOCK.resume(me(), stamp)
 }
 
-/// Does something with the engine that may take longer than a judgement, and must not be taken over by others half-way.
-/// Handlers wait, so that none leaves it by longjmp. In a sandbox they do not, and it may be taken over.
-pub fn undisturbed<R>(work: impl FnOnce(&mut Engine) -> R) -> R {
-    let may_pin = sandbox::may_call();
-    sandbox::held_back(|| {
-        let mut hold = take();
-        if may_pin {
-            hold.pin();
+/// Takes the lock, unless it is `held`, and keeps others from breaking it. A child made by vfork does not: it may be killed
+/// alone, and would leave its parent's lock pinned.
+pub fn take_pinned(mut held: Option<Hold>) -> Hold {
+    loop {
+        let mut hold = held.take().unwrap_or_else(take);
+        if is_visiting() || hold.pin() {
+            return hold;
         }
-        // SAFETY: the lock is held.
-        work(unsafe { engine() })
-    })
+    }
+}
+
+/// Whether this is a child that shares its parent's memory. In a sandbox nobody may ask.
+fn is_visiting() -> bool {
+    sandbox::may_call() && !LOCK.is_at_home()
+}
+
+/// Does something with the engine that may take longer than a judgement, and must not be taken over by others half-way.
+/// Handlers wait, so that none leaves it by longjmp; in a sandbox they do not, and it may be taken over. `held` is the lock, if
+/// this thread has it.
+pub fn undisturbed<R>(mut held: Option<Hold>, work: impl FnOnce(&mut Engine) -> R) -> R {
+    let mut work = Some(work);
+    loop {
+        // Taken, and given back, outside: as long as this thread has the lock no other one enters a sandbox, in which its
+        // signals could not be let through again.
+        let mut hold = held.take().unwrap_or_else(take);
+        let result = sandbox::held_back(|| {
+            if sandbox::may_call() && LOCK.is_at_home() && !hold.pin() {
+                return None;
+            }
+            // SAFETY: the lock is held.
+            let result = work.take().map(|work| work(unsafe { engine() }));
+            hold.unpin();
+            result
+        });
+        if let Some(result) = result {
+            return result;
+        }
+    }
 }
 
 /// Between two tries for the lock, after `waited` cycles of it: whoever holds it may be waiting for this processor.

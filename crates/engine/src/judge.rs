@@ -27,7 +27,7 @@ use relpoline_text::broken;
 /// something else by now.
 const NEVER: u32 = if cfg!(relpoline_model) { 100 } else { 1 << 24 };
 /// Calls until a site that found the lock taken asks again.
-const LATER: u32 = 64;
+pub const LATER: u32 = if cfg!(relpoline_model) { 16 } else { 64 };
 /// Retpolined sites that one slow path looks at.
 const DUE_STEPS: u32 = 16;
 

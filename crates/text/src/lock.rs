@@ -11,8 +11,8 @@
 //! on, believing that it holds it. One thing must not be done then: changing the program's text, which may have been
 //! put back or unmapped by whoever holds the lock now. So holders enter their names, with the stamps by which they hold
 //! it, and [`TryLock::pinned`] lets a holder do something only if it still is one, and nobody break the lock meanwhile.
-//! Who pins must come back: signals are held back ([`crate::mask`]), and children made by vfork, which may be killed alone,
-//! do not do it ([`TryLock::is_at_home`]).
+//! Who pins must come back: signals are held back meanwhile ([`crate::mask`]), and children made by vfork, which may be
+//! killed alone, do not pin ([`TryLock::is_at_home`]).
 //!
 //! A forked child that inherits a taken lock resets it ([`TryLock::reset`]).
 
@@ -117,8 +117,13 @@ impl TryLock {
         if broken!("poke-outlives-lock") {
             return Some(work());
         }
-        let holder = self.holders.iter().find(|holder| holder.name.load(Ordering::Relaxed) == name)?;
+        let is_mine = |holder: &&Holder| holder.name.load(Ordering::Relaxed) == name;
+        let holder = self.holders.iter().find(is_mine)?;
         let stamp = holder.stamp.load(Ordering::Relaxed);
+        // Another one may have taken the place, and put in a stamp of its own.
+        if !is_mine(&holder) {
+            return None;
+        }
         if stamp & PINNED != 0 {
             return (self.taken_at.load(Ordering::Acquire) == stamp).then(work);
         }
@@ -162,13 +167,25 @@ impl Default for TryLock {
 }
 
 impl Held<'_> {
-    /// Keeps others from breaking the lock, however long it is held from here on.
-    pub fn pin(&mut self) {
-        let pinned = self.stamp | PINNED;
-        if self.lock.taken_at.compare_exchange(self.stamp, pinned, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            self.stamp = pinned;
-            self.lock.holders[self.place].stamp.store(pinned, Ordering::Relaxed);
+    /// Keeps others from breaking the lock, however long it is held from here on. False when it was broken before.
+    #[must_use]
+    pub fn pin(&mut self) -> bool {
+        self.change_stamp(self.stamp | PINNED)
+    }
+
+    /// Lets others break the lock again when it is held for too long.
+    pub fn unpin(&mut self) {
+        self.change_stamp(self.stamp & !PINNED);
+    }
+
+    fn change_stamp(&mut self, stamp: u64) -> bool {
+        let changed =
+            self.lock.taken_at.compare_exchange(self.stamp, stamp, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if changed {
+            self.stamp = stamp;
+            self.lock.holders[self.place].stamp.store(stamp, Ordering::Relaxed);
         }
+        changed
     }
 
     /// Keeps the lock taken beyond this value's life, by nobody in particular: the stamp to [`TryLock::resume`] with.
@@ -215,7 +232,7 @@ mod tests {
     fn a_pinned_lock_is_never_broken_and_can_be_kept() {
         let lock = TryLock::new();
         let mut held = lock.try_take(1, 1000, 100).unwrap();
-        held.pin();
+        assert!(held.pin());
         assert!(lock.try_take(2, 1 << 40, 100).is_none());
         let stamp = held.keep();
         assert!(lock.try_take(2, 1 << 40, 100).is_none() && !lock.is_held_by(1));
@@ -231,7 +248,8 @@ mod tests {
         let first = lock.try_take(1, 1000, 100).unwrap();
         assert!(lock.pinned(1, || assert!(late().is_none())).is_some());
         let second = late().unwrap();
-        assert!(lock.is_held_by(1) && lock.is_held_by(2));
+        let mut first = first;
+        assert!(!first.pin() && lock.is_held_by(1) && lock.is_held_by(2));
         assert!(lock.pinned(1, || ()).is_none());
         assert!(lock.pinned(2, || assert!(lock.try_take(1, 9000, 100).is_none())).is_some());
         drop(second);
@@ -248,7 +266,7 @@ mod tests {
         assert!(lock.pinned(1, || ()).is_none());
         drop(interrupted);
         let mut held = lock.try_take(1, 3000, 100).unwrap();
-        held.pin();
+        assert!(held.pin());
         assert!(lock.pinned(1, || ()).is_some());
     }
 }

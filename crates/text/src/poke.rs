@@ -1,9 +1,9 @@
 //! The program's own text.
 //!
 //! Two kinds of change, and no third: many displacements of an object that nobody is running yet
-//! ([`Repoint`]), and one byte of an instruction that everybody may be running ([`poke_byte`]).
+//! ([`Repoint`]), and one byte of an instruction that everybody may be running ([`link`], [`poke_byte`]).
 //!
-//! The old bytes are compared before that byte is written, all of the displacement's and not only the one that changes: text
+//! What is there is looked at before that byte is written, the whole displacement and not only the byte that changes: text
 //! that was put back, or is another object's by now, is left alone. Between the two a thread may be put off for any time; so
 //! whoever pokes holds the lock under which text is put back and unmapped, and nobody breaks it meanwhile.
 //!
@@ -19,6 +19,7 @@ use rustix::mm::MprotectFlags;
 use crate::cells::PAGE;
 use crate::lock::TryLock;
 use crate::{mask, sync};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Why text could not be changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,48 +62,84 @@ pub(crate) fn write_all(mem: &OwnedFd, at: u64, bytes: &[u8]) -> Result<(), Poke
     }
 }
 
-/// Changes the bytes at `at` from `old` to `new`, which differ in one of them, while any number of threads may be
-/// executing it. `thread` must hold `lock`; signals are held back. It is a matter of seven system calls.
+/// The byte of a displacement that links change.
+const LINK: usize = 2;
+
+/// Whether two displacements differ, at most, in the byte that links change: both lead to one column of an arena.
+#[must_use]
+pub fn same_column(a: [u8; 4], b: [u8; 4]) -> bool {
+    (0..4).all(|n| n == LINK || a[n] == b[n])
+}
+
+/// Lets the displacement at `field` be `to`, while any number of threads may be executing it, if it leads to the same column
+/// now and is not `own`, which is the program's. `thread` must hold `lock`. Signals are held back, for six system calls.
 ///
 /// # Errors
 /// Nothing is changed then.
-pub fn poke_byte<const N: usize>(
+///
+/// # Safety
+/// The displacement must be mapped text for as long as `thread` holds `lock`.
+pub unsafe fn link(
+    lock: &TryLock,
+    thread: u64,
+    field: u64,
+    to: [u8; 4],
+    own: Option<[u8; 4]>,
+) -> Result<(), PokeError> {
+    let new = |seen: [u8; 4]| (same_column(seen, to) && Some(seen) != own).then_some(to[LINK]);
+    // SAFETY: passed on to the caller.
+    unsafe { change(lock, thread, field, LINK, new) }
+}
+
+/// Changes the byte at `at` from `old` to `new`, likewise.
+///
+/// # Errors
+/// Nothing is changed then.
+///
+/// # Safety
+/// As for [`link`].
+pub unsafe fn poke_byte(lock: &TryLock, thread: u64, at: u64, old: u8, new: u8) -> Result<(), PokeError> {
+    // SAFETY: passed on to the caller.
+    unsafe { change(lock, thread, at, 0, |seen: [u8; 1]| (seen[0] == old).then_some(new)) }
+}
+
+/// Changes byte `which` of those at `at` to what `new` makes of them; `None` is not what was expected.
+///
+/// # Safety
+/// As for [`link`].
+unsafe fn change<const N: usize>(
     lock: &TryLock,
     thread: u64,
     at: u64,
-    old: [u8; N],
-    new: [u8; N],
+    which: usize,
+    new: impl FnOnce([u8; N]) -> Option<u8>,
 ) -> Result<(), PokeError> {
+    let change = || {
+        sync::step();
+        // SAFETY: mapped while the lock is held, as the caller vouches for, and it is held here.
+        let seen = unsafe { (at as *const [u8; N]).read_volatile() };
+        let new = new(seen).ok_or(PokeError::Unexpected)?;
+        if seen[which] == new {
+            return Ok(());
+        }
+        sync::step();
+        linger();
+        write_all(&open_mem()?, at + which as u64, &[new])
+    };
     mask::held_back(|| {
         if !lock.is_at_home() {
             return Err(PokeError::NotYours);
         }
-        lock.pinned(thread, || change_byte(at, old, new)).unwrap_or(Err(PokeError::NotYours))
+        lock.pinned(thread, change).unwrap_or(Err(PokeError::NotYours))
     })
 }
 
-fn change_byte<const N: usize>(at: u64, old: [u8; N], new: [u8; N]) -> Result<(), PokeError> {
-    let mut changed = (0..N).filter(|&n| old[n] != new[n]);
-    let (Some(n), None) = (changed.next(), changed.next()) else { return Err(PokeError::Unexpected) };
-    sync::step();
-    let mem = open_mem()?;
-    let mut seen = [0u8; N];
-    let read = rustix::io::pread(&mem, &mut seen, at).map_err(|_| PokeError::Refused)?;
-    if read != N {
-        return Err(PokeError::Refused);
-    }
-    if seen != old {
-        return Err(PokeError::Unexpected);
-    }
-    sync::step();
-    linger();
-    write_all(&mem, at + n as u64, &[new[n]])
-}
-
-/// Nothing, but where the tests want to see what a thread does that is put off between looking and writing.
+/// Nothing, but where tests want to see what comes of a thread that is put off between looking and writing: every fourth is.
 fn linger() {
-    if cfg!(relpoline_broken = "linger") {
-        let long = rustix::thread::Timespec { tv_sec: 0, tv_nsec: 150_000_000 };
+    static TIMES: AtomicU32 = AtomicU32::new(0);
+    if cfg!(relpoline_broken = "linger") && TIMES.fetch_add(1, Ordering::Relaxed).is_multiple_of(4) {
+        // Longer than anybody waits for a lock.
+        let long = rustix::thread::Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
         let _ = rustix::thread::nanosleep(&long);
     }
 }

@@ -60,8 +60,8 @@ pub fn ends() {}
 
 #[cfg(relpoline_model)]
 pub use modelled::{
-    AtomicU8, AtomicU32, AtomicU64, AtomicUsize, World, begins, ends, enter, hold_back, makes_mistake, now, relax, step,
-    thread,
+    AtomicU8, AtomicU32, AtomicU64, AtomicUsize, World, begins, ends, enter, hold_back, makes_mistake, now, relax,
+    step, thread,
 };
 
 #[cfg(relpoline_model)]

@@ -36,6 +36,8 @@ impl Policy {
                 self.exited(site, exits, now)
             }
             (Event::Settled, Phase::Promoted) => self.settled(site, now),
+            // Whoever was to link it could not.
+            (Event::Settled, Phase::Linked) => Action::Link,
             (Event::Due, Phase::Retpolined | Phase::Promoted | Phase::Linked) if site.is_due(now) => {
                 self.due(site, now)
             }

@@ -159,14 +159,8 @@ impl Program {
 
     /// Whether every site leads to its own thunk.
     pub fn is_as_written(&self) -> bool {
-        // SAFETY: read between two steps; text and engine lie where they lie.
-        unsafe {
-            let leads_to = |site: &Site| {
-                let displacement = (site.field as *const i32).read_unaligned();
-                (site.field + 4).wrapping_add_signed(displacement.into())
-            };
-            the_engine().sites.as_slice().iter().all(|site| leads_to(site) == site.thunk_at)
-        }
+        // SAFETY: read between two steps.
+        unsafe { the_engine() }.sites.as_slice().iter().all(|site| leads_to(site) == site.thunk_at)
     }
 
     /// Whether, while promotion is off, no gate leads anywhere but to its thunk.
@@ -176,6 +170,14 @@ impl Program {
         let is_off =
             |site: &Site| site.stuck || engine.arena(site).is_some_and(|arena| site.gate.target(arena).is_none());
         engine.sites.as_slice().iter().all(is_off)
+    }
+
+    /// Whether no site goes past its gate.
+    pub fn nothing_is_linked(&self) -> bool {
+        // SAFETY: read between two steps.
+        let engine = unsafe { the_engine() };
+        let at_gate = |site: &Site| engine.arena(site).is_some_and(|arena| leads_to(site) == site.gate.address(arena));
+        engine.sites.as_slice().iter().all(|site| site.stuck || at_gate(site))
     }
 
     /// Calls every site with a target that is new to all of them, until each has learned it or been left alone; how
@@ -218,6 +220,13 @@ impl Program {
             (0..40).for_each(|n| crate::processor::call(self, site, self.target(n / 16), thread));
         }
     }
+}
+
+/// Where the text of a site leads.
+fn leads_to(site: &Site) -> u64 {
+    // SAFETY: the program's text, which is never unmapped.
+    let displacement = unsafe { (site.field as *const i32).read_unaligned() };
+    (site.field + 4).wrapping_add_signed(displacement.into())
 }
 
 /// Whether a site is at rest, and knows `target` if it has a tree.

@@ -29,10 +29,19 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "switching",
         about: "promotion is switched off and on, sites are made to relearn",
-        run: switching,
+        run: || switching(0),
+    },
+    Scenario {
+        name: "overtaken",
+        about: "the same, and threads are put off for longer than the lock's patience",
+        run: || switching(3000),
     },
     Scenario { name: "stuck", about: "links can no longer be undone from some moment on", run: stuck },
-    Scenario { name: "detaching", about: "the text is put back and led to the gates again, and threads come late", run: detaching },
+    Scenario {
+        name: "detaching",
+        about: "the text is put back and led to the gates again, and threads come late",
+        run: detaching,
+    },
     Scenario { name: "fork", about: "children by fork, which waits for the lock", run: || fork(Way::Fork) },
     Scenario { name: "clone", about: "children by the system call, at any moment", run: || fork(Way::Raw) },
 ];
@@ -101,6 +110,8 @@ fn begin(dangers: Dangers) -> Arc<Program> {
 /// Ends it: whatever happened, sites come to rest; and when those who were late have gone on, calls are still right.
 fn finish(program: &Program) {
     world::wait();
+    // Who switched promotion off may have left since.
+    assert!(engine::set_enabled(true), "promotion can be switched on");
     let promoted = program.come_to_rest(0);
     let (before, all) = PROMOTED.get();
     PROMOTED.set((before + promoted, all + program.sites.len()));
@@ -138,6 +149,7 @@ fn switcher(program: &Arc<Program>) -> Work {
         assert!(engine::set_enabled(false), "promotion can be switched off");
         for _ in 0..chance.below(200) {
             assert!(program.all_is_off() || world::is_broken(), "a tree was published while promotion is off");
+            assert!(program.nothing_is_linked(), "a site was linked while promotion is off");
             world::relax();
         }
         assert!(engine::set_enabled(true), "promotion can be switched on");
@@ -156,8 +168,8 @@ fn relearner() -> Work {
     })
 }
 
-fn switching() {
-    let program = begin(Dangers { signals: 60, leaves: 2, stalls: 0 });
+fn switching(stalls: u32) {
+    let program = begin(Dangers { signals: 60, leaves: 2, stalls });
     (0..2).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
     world::start(3, switcher(&program), Some(caller(&program, 16)));
     world::start(3, relearner(), Some(caller(&program, 17)));
@@ -170,7 +182,7 @@ fn detacher(program: &Arc<Program>) -> Work {
     Arc::new(move |chance: &mut Chance| {
         let switch = |to_gates: bool| {
             loop {
-                relpoline_engine::hold::undisturbed(|engine| {
+                relpoline_engine::hold::undisturbed(None, |engine| {
                     assert!(engine::usable(engine), "the engine can be used");
                     if to_gates { engine.begin_all_anew() } else { engine::switch(engine, false) }
                 });

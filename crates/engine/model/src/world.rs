@@ -369,8 +369,15 @@ fn perhaps_signal() {
         actor.stands = true;
         state.judging.retain(|judging| judging.0 != me);
         let (work, handler) = (Arc::clone(&actor.work), actor.handler.clone());
-        let successor =
-            Actor { work, handler, left: actor.left, chance: actor.chance.clone(), depth: 0, stands: false, held_back: false };
+        let successor = Actor {
+            work,
+            handler,
+            left: actor.left,
+            chance: actor.chance.clone(),
+            depth: 0,
+            stands: false,
+            held_back: false,
+        };
         Some((successor, judging))
     });
     if let Some((successor, judging)) = leaves {

@@ -4,12 +4,12 @@
 //! lock or goes on without; it never waits or allocates.
 
 use super::table::{NO_RING, Table};
-use super::{Learner, PATIENCE, fork, is_sealed, now, shared};
+use super::{Learner, PATIENCE, fork, is_sealed, now, shared, undisturbed};
 use core::sync::atomic::{AtomicU32, Ordering};
 use relpoline_core::policy::{Action, Current, Event, Phase, Reason, SiteState};
 use relpoline_core::trace::{Trace, WINDOW_MAX};
-use relpoline_text::sync;
 use relpoline_text::stub::RING_BITS;
+use relpoline_text::sync;
 
 /// A countdown that does not end within the life of a process.
 pub const NEVER: u32 = i32::MAX.cast_unsigned();
@@ -30,19 +30,10 @@ pub unsafe extern "C" fn slow(id: u32, _target: u64) {
         return;
     }
     let begun = now();
-    let Some(_held) = shared.lock.try_take(sync::thread(), begun, PATIENCE) else { return };
-    // SAFETY: the lock is held.
-    let learner = unsafe { &mut *shared.learner.get() };
-    if learner.inherited && !fork::is_patient(learner) {
-        fork::become_own(learner);
+    if let Some(mut held) = shared.lock.try_take(sync::thread(), begun, PATIENCE) {
+        // When it was broken in between, somebody else judges.
+        let _ = undisturbed(shared, &mut held, |learner| learner.attend(id, begun));
     }
-    if learner.frozen || learner.inherited {
-        learner.postpone(id, if learner.frozen { NEVER } else { LATER });
-        return;
-    }
-    learner.tell_time(begun);
-    learner.judge(id, begun);
-    learner.look_around(begun);
 }
 
 fn is_over(counter: &AtomicU32) -> bool {
@@ -50,6 +41,20 @@ fn is_over(counter: &AtomicU32) -> bool {
 }
 
 impl Learner {
+    /// Does what there is to do when something of table `id` has ended.
+    fn attend(&mut self, id: u32, begun: u64) {
+        if self.inherited && !fork::is_patient(self) {
+            fork::become_own(self);
+        }
+        if self.frozen || self.inherited {
+            self.postpone(id, if self.frozen { NEVER } else { LATER });
+            return;
+        }
+        self.tell_time(begun);
+        self.judge(id, begun);
+        self.look_around(begun);
+    }
+
     /// Restarts a table's countdowns without judging.
     fn postpone(&self, id: u32, calls: u32) {
         let Some(table) = self.tables.get(id as usize) else { return };

@@ -26,8 +26,9 @@
 //!
 //! # Locking
 //! All of it is behind one [`TryLock`]. The slow path, which may run in a signal handler or while its own
-//! thread holds the lock, takes it or does nothing. Who registers or controls tables waits for it. The slow
-//! path allocates nothing: lists have their final capacity from the start.
+//! thread holds the lock, takes it or does nothing. Who registers or controls tables waits for it. As long as system calls
+//! are allowed, nobody who has it is interrupted by a handler or loses it. The slow path allocates nothing: lists have their
+//! final capacity from the start.
 
 mod arenas;
 mod contest;
@@ -49,7 +50,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use relpoline_core::policy::{Config, Policy};
 use relpoline_core::tree::Target;
 use relpoline_text::lock::{Held, TryLock};
-use relpoline_text::sync;
+use relpoline_text::{mask, sync};
 use std::sync::OnceLock;
 use table::{Table, Tree};
 
@@ -140,14 +141,41 @@ fn shared() -> Option<&'static Shared> {
     SHARED.get()?.as_deref()
 }
 
-/// Waits for the lock, at most as long as a judgement can last, and for who changes text just now.
+/// Waits for the lock.
 fn wait(shared: &'static Shared) -> Held<'static> {
+    let mut turns = 0u32;
     loop {
         if let Some(held) = shared.lock.try_take(sync::thread(), now(), PATIENCE) {
             return held;
         }
-        std::thread::yield_now();
+        turns += 1;
+        if turns < 1000 || is_sealed() {
+            std::thread::yield_now();
+        } else {
+            // Whoever holds it may be of lower priority.
+            std::thread::sleep(std::time::Duration::from_micros(100));
+        }
     }
+}
+
+/// Lets the holder of the lock use the learner. Nobody breaks the lock meanwhile, and no handler interrupts, which might
+/// leave by longjmp, or fork. The other way round, `act` comes back, when the lock was broken just now.
+///
+/// In a child made by vfork, which may be killed half-way, the lock can be broken.
+fn undisturbed<R, A: FnOnce(&mut Learner) -> R>(shared: &Shared, held: &mut Held<'_>, act: A) -> Result<R, A> {
+    if is_sealed() {
+        // SAFETY: the lock is held.
+        return Ok(act(unsafe { &mut *shared.learner.get() }));
+    }
+    mask::held_back(|| {
+        if shared.lock.is_at_home() && !held.pin() {
+            return Err(act);
+        }
+        // SAFETY: the lock is held.
+        let result = act(unsafe { &mut *shared.learner.get() });
+        held.unpin();
+        Ok(result)
+    })
 }
 
 /// Does something under the lock; `None` without a learner, or in a child that cannot become its own.
@@ -156,13 +184,18 @@ fn with<R>(act: impl FnOnce(&mut Learner) -> R) -> Option<R> {
     while !fork::settle_epoch(shared) {
         std::thread::yield_now();
     }
-    let _held = wait(shared);
-    // SAFETY: the lock is held.
-    let learner = unsafe { &mut *shared.learner.get() };
-    if learner.inherited {
-        fork::become_own(learner);
+    let mut act = |learner: &mut Learner| {
+        if learner.inherited {
+            fork::become_own(learner);
+        }
+        (!learner.frozen).then(|| act(learner))
+    };
+    loop {
+        match undisturbed(shared, &mut wait(shared), act) {
+            Ok(result) => return result,
+            Err(again) => act = again,
+        }
     }
-    (!learner.frozen).then(|| act(learner))
 }
 
 /// Gives a table of a new module its place in an arena, and leads its text gate there.
@@ -190,6 +223,10 @@ pub fn gone(site: &Site) {
 /// Leaves every table with what it has: its tree, or else the pointer. From here on there is no learning, no
 /// clock, and no system call.
 pub fn seal() {
-    let _ = with(|learner| (0..learner.tables.len() as u32).for_each(|id| learner.leave_as_it_is(id)));
+    let _ = with(|learner| {
+        (0..learner.tables.len() as u32).for_each(|id| learner.leave_as_it_is(id));
+        // Under the lock: whoever takes it from now on finds that it makes no system call.
+        SEALED.store(true, Ordering::Release);
+    });
     SEALED.store(true, Ordering::Release);
 }

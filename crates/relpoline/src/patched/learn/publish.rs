@@ -37,12 +37,6 @@ pub fn open_text_gate(text: &mut Text, text_gate: u64, gate: u64) -> Result<(), 
     unsafe { text.byte(text_gate, TEST, JMP) }
 }
 
-/// Changes a byte of the text, under the lock: the module may be unloaded by whoever holds it next.
-fn poke<const N: usize>(at: u64, old: [u8; N], new: [u8; N]) -> Result<(), PokeError> {
-    let shared = shared().ok_or(PokeError::NotYours)?;
-    poke::poke_byte(&shared.lock, sync::thread(), at, old, new)
-}
-
 impl Learner {
     /// Makes a place for a table: the address of its gate word. `None` when there is no room for it.
     pub fn admit(&mut self, call: &DynamicCall, text_gate: u64) -> Option<u64> {
@@ -310,7 +304,10 @@ impl Learner {
             return;
         }
         let (old, new) = if resting { (JMP, TEST) } else { (TEST, JMP) };
-        if poke(table.text_gate, [old], [new]).is_ok() {
+        let Some(shared) = shared() else { return };
+        // SAFETY: a table is gone before its module is unloaded, which waits for the lock.
+        let changed = unsafe { poke::poke_byte(&shared.lock, sync::thread(), table.text_gate, old, new) };
+        if changed.is_ok() {
             table.resting = resting;
         }
     }
@@ -352,8 +349,8 @@ impl Learner {
         if table.linked || table.gone || is_sealed() {
             return Err(Reason::Promoted);
         }
-        let (gate, tree) = self.ways(&table).ok_or(Reason::Promoted)?;
-        poke(table.field(), gate, tree).map_err(|_| Reason::Promoted)?;
+        let to = self.way_to_tree(&table).ok_or(Reason::Promoted)?;
+        lead(&table, to).map_err(|_| Reason::Promoted)?;
         if let Some(table) = self.tables.get_mut(id as usize) {
             table.linked = true;
             table.patches += 1;
@@ -361,14 +358,12 @@ impl Learner {
         Ok(())
     }
 
-    /// The displacements to the gate word and to the tree. `None` when they differ in more than one byte.
-    fn ways(&self, table: &Table) -> Option<([u8; 4], [u8; 4])> {
+    /// The displacement to the tree. `None` when it differs from that to the gate word in more than a byte, or not at all.
+    fn way_to_tree(&self, table: &Table) -> Option<[u8; 4]> {
         let arena = self.arena(table)?;
         let head = self.trees.get(table.tree as usize)?.head;
-        let way = |to: u64| (to.wrapping_sub(table.field() + 4) as u32).to_le_bytes();
-        let (gate, tree) = (way(table.gate.address(arena)), way(arena.address(head)));
-        let same = gate[0] == tree[0] && gate[1] == tree[1] && gate[3] == tree[3];
-        (same && gate[2] != tree[2]).then_some((gate, tree))
+        let (gate, tree) = (way(table, table.gate.address(arena)), way(table, arena.address(head)));
+        (poke::same_column(gate, tree) && gate != tree).then_some(tree)
     }
 
     /// Leads a linked text gate back to its gate word. When that is refused the table keeps its tree: calls
@@ -378,12 +373,25 @@ impl Learner {
         if !table.linked || table.gone {
             return;
         }
-        let undone = self.ways(&table).is_some_and(|(gate, tree)| poke(table.field(), tree, gate).is_ok());
+        let gate = self.arena(&table).map(|arena| way(&table, table.gate.address(arena)));
+        let undone = gate.is_some_and(|gate| lead(&table, gate).is_ok());
         if let Some(table) = self.tables.get_mut(id as usize) {
             table.linked = !undone;
             table.patches += 1;
         }
     }
+}
+
+/// The displacement by which a text gate leads to `to`.
+fn way(table: &Table, to: u64) -> [u8; 4] {
+    (to.wrapping_sub(table.field() + 4) as u32).to_le_bytes()
+}
+
+/// Lets a text gate's displacement be `to`.
+fn lead(table: &Table, to: [u8; 4]) -> Result<(), PokeError> {
+    let shared = shared().ok_or(PokeError::NotYours)?;
+    // SAFETY: a table is gone before its module is unloaded, which waits for the lock.
+    unsafe { poke::link(&shared.lock, sync::thread(), table.field(), to, None) }
 }
 
 /// Builds a tree in fresh cells: its head in the column of the gate word, so that it can be linked.
