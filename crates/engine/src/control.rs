@@ -199,9 +199,16 @@ impl Engine {
         }
     }
 
+    /// Leads every site to its thunk; then the tool puts the text back.
+    pub fn fall_asleep(&mut self) {
+        engine::switch(self, false);
+        self.asleep = true;
+    }
+
     /// Switches promotion on while the text leads past the gates; then the tool leads it there, whole displacements at a time.
     pub fn begin_all_anew(&mut self) {
         self.enabled = true;
+        self.asleep = false;
         for id in 0..self.sites.len() as u32 {
             if let Some(site) = self.sites.get_mut(id as usize) {
                 site.linked = false;
@@ -229,7 +236,7 @@ impl Engine {
 fn sleep(engine: &mut Engine, control: &Control) -> u32 {
     // A child that cannot write its gates is left with those of its parent: nothing will lead to them.
     if engine::usable(engine) {
-        engine::switch(engine, false);
+        engine.fall_asleep();
         engine.share.header().flags |= codes::flag::ASLEEP;
         control.sites.store(engine.sites.len() as u64, Ordering::Relaxed);
     } else {
@@ -244,6 +251,7 @@ fn prepare(control: &Control) -> u32 {
     if !again {
         // Nobody uses an engine that was never started; a parent's thread may have held its lock at a fork.
         LOCK.reset();
+        LOCK.settle();
     } else if !crate::fork::settle_epoch() {
         return outcome::NOT_STARTED;
     }
@@ -302,11 +310,13 @@ fn start(control: &Control, objects: &Listed<'_>) -> u32 {
 fn wake(objects: &Listed<'_>) -> u32 {
     // SAFETY: the lock is held.
     let engine = unsafe { crate::state::engine() };
-    if !engine::usable(engine) {
+    if !engine::may_change(engine) {
         return outcome::FROZEN;
     }
     let begun = calibrate::now();
+    // What is gone is noted before anything is mended.
     crate::discover::sweep_listed(engine, objects);
+    engine.recover();
     engine.begin_all_anew();
     let header = engine.share.header();
     header.refusal = 0;

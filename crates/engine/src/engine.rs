@@ -164,8 +164,17 @@ pub fn is_running() -> bool {
     STARTED.load(Ordering::Acquire) && sandbox::may_read_clock()
 }
 
-/// Whether the engine may be used by this process, in which `fork` may have happened.
+/// Whether the engine may be used by this process, in which `fork` may have happened; then nothing is half-done.
 pub fn usable(engine: &mut Engine) -> bool {
+    let may_change = may_change(engine);
+    if may_change {
+        engine.recover();
+    }
+    may_change
+}
+
+/// Likewise, but what others left half-done is so still.
+pub fn may_change(engine: &mut Engine) -> bool {
     is_running()
         && engine.frozen == Frozen::No
         && (!engine.inherited || {
@@ -173,10 +182,6 @@ pub fn usable(engine: &mut Engine) -> bool {
             engine.entries = u32::MAX - 1;
             fork::become_own(engine)
         })
-        && {
-            engine.recover();
-            true
-        }
 }
 
 /// The loader is about to change, or has changed, the list of objects.
@@ -197,8 +202,10 @@ pub fn loader_changed(change: Change) {
         Change::Removing => REMOVING.store(hold::take_pinned(held).keep(), Ordering::Release),
         Change::Done => hold::undisturbed(held, |engine| {
             let begun = calibrate::now();
-            if usable(engine) {
+            // What is gone is noted before anything is mended.
+            if may_change(engine) {
                 discover::sweep(engine);
+                engine.recover();
                 engine.share.header().startup_cycles += calibrate::now().wrapping_sub(begun);
                 report::header(engine);
             }
@@ -229,7 +236,8 @@ pub fn entering_sandbox(without_clock: bool, latch: impl FnOnce()) {
 
 /// A program that was started by exec goes without the engine.
 pub fn child_refused(refusal: Refusal, program: &[u8]) {
-    if !is_running() || refusal == Refusal::Off {
+    // It is not for a child that may share its parent's memory to notice that its parent is a new process.
+    if !is_running() || refusal == Refusal::Off || !fork::is_settled() {
         return;
     }
     let Some(_hold) = hold::try_take() else { return };
@@ -248,13 +256,13 @@ pub fn child_refused(refusal: Refusal, program: &[u8]) {
 }
 
 /// Switches promotion in this process off (every site back to its retpoline) or on again (every site starts
-/// anew). False when the engine is not in this process, or cannot change anything in it.
+/// anew). False when the engine is not in this process, was detached from it, or cannot change anything in it.
 pub fn set_enabled(on: bool) -> bool {
     if !is_running() || !fork::settle_epoch() {
         return false;
     }
     hold::undisturbed(None, |engine| {
-        let usable = usable(engine);
+        let usable = !engine.asleep && usable(engine);
         if usable {
             switch(engine, on);
         }
@@ -303,11 +311,13 @@ pub fn finish() {
 }
 
 impl Engine {
-    /// Leaves a site to its thunk, whatever it was doing, and whether or not it was noted that it is linked.
+    /// Leaves a site to its thunk, whatever it was doing.
     pub fn retire(&mut self, id: u32) {
-        let Some(&site) = self.sites.as_slice().get(id as usize).filter(|site| !site.gone) else { return };
+        if self.sites.as_slice().get(id as usize).is_none_or(|site| site.gone) {
+            return;
+        }
         self.stop_recording(id);
-        self.lead_to_gate(&site, id);
+        self.unlink(id);
         self.publish_thunk(id);
     }
 

@@ -126,10 +126,9 @@ impl Engine {
     /// Lets a site begin anew whatever was done to it.
     #[inline(never)]
     fn mend(&mut self, id: u32) {
-        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
-        if !site.gone {
+        if self.sites.as_slice().get(id as usize).is_some_and(|site| !site.gone) {
             self.stop_recording(id);
-            self.lead_to_gate(&site, id);
+            self.unlink(id);
             if self.enabled {
                 self.restart(id);
             } else {
@@ -144,8 +143,6 @@ impl Engine {
     fn is_astray(&self, site: &Site) -> bool {
         // Whoever wanted to undo its link could not.
         let linked_still = site.linked && !site.stuck && self.enabled && !site.state.has_tree();
-        // Who learns has no tree in front. Its misses end only where a link was not noted.
-        let linked_unnoticed = site.state.phase() == Phase::Learning && is_over(&site.counters().misses);
         // The broken variants that the tests must catch: nobody compares; or this would mend what was left half-done.
         if broken!("left-astray") {
             return false;
@@ -153,7 +150,7 @@ impl Engine {
         if broken!("left-half-done") {
             return false;
         }
-        linked_still || linked_unnoticed || fork::has_strayed(self, site)
+        linked_still || fork::has_strayed(self, site)
     }
 
     /// Lets the policy look at whatever ended at site number `id`.

@@ -2,9 +2,9 @@
 //!
 //! This is the only change that the running engine makes to the program's own text, and the only one that needs a system
 //! call. It is made by whoever holds the lock, and nobody else gets the lock meanwhile: text is put back by the tool, and
-//! unmapped by the loader, while the lock is free or theirs. A thread that was overtaken, and a child made by vfork, find
-//! that it is *not theirs*: they leave the text as it is. A site that is still linked although it has no tree any more is
-//! astray, and whoever looks at it next mends it; one that could not be linked is tried again.
+//! unmapped by the loader, while the lock is free or theirs. A thread that was overtaken, and a child made by vfork, leave
+//! the text as it is. A site that is still linked then, although it has no tree any more, is astray, and whoever looks at it next
+//! mends it.
 //!
 //! A link that cannot be undone at all (after setuid the text can no longer be opened) leaves its site *stuck*: from then on
 //! everything happens at its miss gate, behind the old tree.
@@ -27,20 +27,17 @@ fn displacement(site: &Site, to: u64) -> Bytes {
     (to.wrapping_sub(site.field + 4) as u32).to_le_bytes()
 }
 
-/// Lets a site's displacement be `to`. Nothing is changed in a sandbox, and when this process came out of the judgement that
-/// wants it: the tree that it is to lead to may exist in the parent only.
+/// Lets a site's displacement be `to`. Not in a sandbox; and not when this process came out of the judgement that wants it:
+/// the tree that it is to lead to may exist in the parent only.
 ///
 /// # Errors
 /// As for [`poke::link`].
 #[inline(never)]
 fn lead(site: &Site, to: Bytes) -> Result<(), PokeError> {
     if fork::is_inside() || !sandbox::may_call() {
-        // SAFETY: the text of an object that is mapped, while this thread holds the lock.
-        let seen = unsafe { (site.field as *const Bytes).read_volatile() };
-        return if seen == to { Ok(()) } else { Err(PokeError::Refused) };
+        return Err(PokeError::Refused);
     }
-    // SAFETY: an object's sites are gone before it is unmapped, while the loader's thread holds the lock.
-    unsafe { poke::link(&LOCK, hold::me(), site.field, to, Some(displacement(site, site.thunk_at))) }
+    poke::link(&LOCK, hold::me(), site.field, to, Some(displacement(site, site.thunk_at)))
 }
 
 impl Engine {
@@ -51,17 +48,21 @@ impl Engine {
     #[inline(never)]
     pub fn link(&mut self, id: u32) -> Result<(), Reason> {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return Ok(()) };
-        if self.options().no_link || site.stuck || !sandbox::may_call() {
+        if self.options().no_link || site.stuck || self.asleep || !sandbox::may_call() {
             return Err(Reason::Promoted);
         }
         let to = self.way_to_tree(&site).ok_or(Reason::Promoted)?;
+        // Noted first: a thread that stands still in between, and loses the lock, must not leave a link that nobody knows of.
+        self.note_link(id, true);
         match lead(&site, to) {
             Ok(()) => {}
-            Err(PokeError::NotYours) => {
+            // Whoever overtook it may have led the site anywhere. It is tried again, should it be here still.
+            Err(PokeError::Overtaken) => {
                 site.counters().settle.store(LATER, Ordering::Relaxed);
                 return Ok(());
             }
             Err(_) => {
+                self.note_link(id, false);
                 self.share.header().links_refused += 1;
                 return Err(Reason::Promoted);
             }
@@ -69,33 +70,32 @@ impl Engine {
         self.publish_head(id);
         self.share.header().links += 1;
         self.count_patch();
-        if let Some(site) = self.sites.get_mut(id as usize) {
-            site.linked = true;
-        }
         Ok(())
     }
 
-    /// Leads a linked site back to its gate. When that is refused the site is stuck with its tree.
-    pub fn unlink(&mut self, id: u32) {
-        if let Some(&site) = self.sites.as_slice().get(id as usize)
-            && site.linked
-        {
-            self.lead_to_gate(&site, id);
-            self.count_patch();
+    fn note_link(&mut self, id: u32, linked: bool) {
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            site.linked = linked;
         }
     }
 
-    /// Undoes a site's link whether or not it was noted.
+    /// Leads a linked site back to its gate. When that is refused the site is stuck with its tree.
     #[inline(never)]
-    pub fn lead_to_gate(&mut self, site: &Site, id: u32) {
-        let Some(arena) = self.arena(site).filter(|_| !site.stuck) else { return };
-        let gate = displacement(site, site.gate.address(arena));
-        let is_linked = match lead(site, gate) {
+    pub fn unlink(&mut self, id: u32) {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        let Some(arena) = self.arena(&site).filter(|_| site.linked && !site.stuck) else { return };
+        let gate = displacement(&site, site.gate.address(arena));
+        let is_linked = match lead(&site, gate) {
             // Text that leads elsewhere was put back, or is not ours any more.
             Ok(()) | Err(PokeError::Unexpected) => false,
-            Err(PokeError::NotYours) => return,
+            Err(PokeError::Overtaken | PokeError::NotHere) => return,
             Err(PokeError::NoMem | PokeError::Refused) => true,
         };
+        if is_linked && !site.state.has_tree() {
+            // It may be at its gate after all, where nothing will be changed any more.
+            site.gate.point_to(arena, site.gate.counting(arena));
+        }
+        self.count_patch();
         if let Some(site) = self.sites.get_mut(id as usize) {
             site.linked = is_linked;
             site.stuck = is_linked;

@@ -102,6 +102,8 @@ pub struct Engine {
     pub options: Option<Options<'static>>,
     /// Promotion is on.
     pub enabled: bool,
+    /// It was detached: the text does not lead to it, and it does not hear of objects that go. Nothing is changed.
+    pub asleep: bool,
     /// Sites are being switched to what `enabled` says.
     pub half_switched: bool,
     /// Whether, and why, learning has stopped.
@@ -160,6 +162,7 @@ impl Engine {
         Engine {
             options: None,
             enabled: false,
+            asleep: false,
             half_switched: false,
             frozen: Frozen::No,
             inherited: false,

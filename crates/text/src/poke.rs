@@ -29,11 +29,12 @@ pub enum PokeError {
     NoMem = 1,
     /// The write itself was refused.
     Refused = 2,
-    /// The bytes there are not those that were expected; nothing was written.
+    /// The bytes there are not those that were expected, or nothing is there; nothing was written.
     Unexpected = 3,
-    /// It is not for this thread to change the text: it was overtaken by another holder of the lock, or is a child that
-    /// shares its parent's memory. Nothing was written; others still may.
-    NotYours = 4,
+    /// This thread was overtaken by another holder of the lock. Nothing was written.
+    Overtaken = 4,
+    /// This is a child that shares its parent's memory. Nothing was written; its parent may.
+    NotHere = 5,
 }
 
 impl core::fmt::Display for PokeError {
@@ -42,7 +43,8 @@ impl core::fmt::Display for PokeError {
             PokeError::NoMem => "/proc/self/mem cannot be opened",
             PokeError::Refused => "writing to the program's text is refused",
             PokeError::Unexpected => "the program's text is not what was expected",
-            PokeError::NotYours => "the program's text is another thread's to change",
+            PokeError::Overtaken => "another thread has taken over",
+            PokeError::NotHere => "the program's text is another process' to change",
         })
     }
 }
@@ -72,42 +74,26 @@ pub fn same_column(a: [u8; 4], b: [u8; 4]) -> bool {
 }
 
 /// Lets the displacement at `field` be `to`, while any number of threads may be executing it, if it leads to the same column
-/// now and is not `own`, which is the program's. `thread` must hold `lock`. Signals are held back, for six system calls.
+/// now and is not `own`, which is the program's. `thread` must hold `lock`. Signals are held back, for seven system calls.
 ///
 /// # Errors
 /// Nothing is changed then.
-///
-/// # Safety
-/// The displacement must be mapped text for as long as `thread` holds `lock`.
-pub unsafe fn link(
-    lock: &TryLock,
-    thread: u64,
-    field: u64,
-    to: [u8; 4],
-    own: Option<[u8; 4]>,
-) -> Result<(), PokeError> {
+pub fn link(lock: &TryLock, thread: u64, field: u64, to: [u8; 4], own: Option<[u8; 4]>) -> Result<(), PokeError> {
     let new = |seen: [u8; 4]| (same_column(seen, to) && Some(seen) != own).then_some(to[LINK]);
-    // SAFETY: passed on to the caller.
-    unsafe { change(lock, thread, field, LINK, new) }
+    change(lock, thread, field, LINK, new)
 }
 
 /// Changes the byte at `at` from `old` to `new`, likewise.
 ///
 /// # Errors
 /// Nothing is changed then.
-///
-/// # Safety
-/// As for [`link`].
-pub unsafe fn poke_byte(lock: &TryLock, thread: u64, at: u64, old: u8, new: u8) -> Result<(), PokeError> {
-    // SAFETY: passed on to the caller.
-    unsafe { change(lock, thread, at, 0, |seen: [u8; 1]| (seen[0] == old).then_some(new)) }
+pub fn poke_byte(lock: &TryLock, thread: u64, at: u64, old: u8, new: u8) -> Result<(), PokeError> {
+    change(lock, thread, at, 0, |seen: [u8; 1]| (seen[0] == old).then_some(new))
 }
 
-/// Changes byte `which` of those at `at` to what `new` makes of them; `None` is not what was expected.
-///
-/// # Safety
-/// As for [`link`].
-unsafe fn change<const N: usize>(
+/// Changes byte `which` of those at `at` to what `new` makes of them; `None` is not what was expected. They are read through
+/// the file too: in a child that was forked while a library was being unmapped, they may be nowhere.
+fn change<const N: usize>(
     lock: &TryLock,
     thread: u64,
     at: u64,
@@ -116,21 +102,22 @@ unsafe fn change<const N: usize>(
 ) -> Result<(), PokeError> {
     let change = || {
         sync::step();
-        // SAFETY: mapped while the lock is held, as the caller vouches for, and it is held here.
-        let seen = unsafe { (at as *const [u8; N]).read_volatile() };
-        let new = new(seen).ok_or(PokeError::Unexpected)?;
+        let mem = open_mem()?;
+        let mut seen = [0u8; N];
+        let read = rustix::io::pread(&mem, &mut seen, at) == Ok(N);
+        let new = read.then_some(seen).and_then(new).ok_or(PokeError::Unexpected)?;
         if seen[which] == new {
             return Ok(());
         }
         sync::step();
         linger();
-        write_all(&open_mem()?, at + which as u64, &[new])
+        write_all(&mem, at + which as u64, &[new])
     };
     mask::held_back(|| {
         if !lock.is_at_home() {
-            return Err(PokeError::NotYours);
+            return Err(PokeError::NotHere);
         }
-        lock.pinned(thread, change).unwrap_or(Err(PokeError::NotYours))
+        lock.pinned(thread, change).unwrap_or(Err(PokeError::Overtaken))
     })
 }
 

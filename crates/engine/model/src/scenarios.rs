@@ -184,7 +184,7 @@ fn detacher(program: &Arc<Program>) -> Work {
             loop {
                 relpoline_engine::hold::undisturbed(None, |engine| {
                     assert!(engine::usable(engine), "the engine can be used");
-                    if to_gates { engine.begin_all_anew() } else { engine::switch(engine, false) }
+                    if to_gates { engine.begin_all_anew() } else { engine.fall_asleep() }
                 });
                 if world::in_a_stop(|| program.lead_all(to_gates)) {
                     return;

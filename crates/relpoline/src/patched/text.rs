@@ -15,8 +15,8 @@ pub struct Text {
 fn explained(refusal: PokeError) -> UpdateError {
     match refusal {
         PokeError::NoMem => UpdateError::TextUnavailable,
-        // The second does not come from here: these changes are not made under the learner's lock.
-        PokeError::Refused | PokeError::NotYours => UpdateError::TextRefused,
+        // The others do not come from here: these changes are not made under the learner's lock.
+        PokeError::Refused | PokeError::Overtaken | PokeError::NotHere => UpdateError::TextRefused,
         PokeError::Unexpected => UpdateError::TextChanged,
     }
 }

@@ -54,6 +54,12 @@ pub fn settle_epoch(shared: &Shared) -> bool {
     }
 }
 
+/// Whether nothing is left to be noticed about this process.
+pub fn is_settled() -> bool {
+    // SAFETY: the page is never unmapped.
+    unsafe { EPOCH.load(Ordering::Acquire).as_ref() }.is_some_and(|epoch| epoch.load(Ordering::Acquire) == SETTLED)
+}
+
 /// Whether a child is interested enough by now.
 pub fn is_patient(learner: &mut Learner) -> bool {
     learner.entries += 1;

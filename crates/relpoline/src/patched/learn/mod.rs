@@ -159,7 +159,8 @@ fn wait(shared: &'static Shared) -> Held<'static> {
 }
 
 /// Lets the holder of the lock use the learner. Nobody breaks the lock meanwhile, and no handler interrupts, which might
-/// leave by longjmp, or fork. The other way round, `act` comes back, when the lock was broken just now.
+/// leave by longjmp, or fork. `act` comes back when the lock was broken just now, and in a child that one of them has forked
+/// before that.
 ///
 /// In a child made by vfork, which may be killed half-way, the lock can be broken.
 fn undisturbed<R, A: FnOnce(&mut Learner) -> R>(shared: &Shared, held: &mut Held<'_>, act: A) -> Result<R, A> {
@@ -168,7 +169,7 @@ fn undisturbed<R, A: FnOnce(&mut Learner) -> R>(shared: &Shared, held: &mut Held
         return Ok(act(unsafe { &mut *shared.learner.get() }));
     }
     mask::held_back(|| {
-        if shared.lock.is_at_home() && !held.pin() {
+        if !fork::is_settled() || shared.lock.is_at_home() && !held.pin() {
             return Err(act);
         }
         // SAFETY: the lock is held.
@@ -181,9 +182,6 @@ fn undisturbed<R, A: FnOnce(&mut Learner) -> R>(shared: &Shared, held: &mut Held
 /// Does something under the lock; `None` without a learner, or in a child that cannot become its own.
 fn with<R>(act: impl FnOnce(&mut Learner) -> R) -> Option<R> {
     let shared = shared()?;
-    while !fork::settle_epoch(shared) {
-        std::thread::yield_now();
-    }
     let mut act = |learner: &mut Learner| {
         if learner.inherited {
             fork::become_own(learner);
@@ -191,6 +189,9 @@ fn with<R>(act: impl FnOnce(&mut Learner) -> R) -> Option<R> {
         (!learner.frozen).then(|| act(learner))
     };
     loop {
+        while !fork::settle_epoch(shared) {
+            std::thread::yield_now();
+        }
         match undisturbed(shared, &mut wait(shared), act) {
             Ok(result) => return result,
             Err(again) => act = again,

@@ -305,9 +305,7 @@ impl Learner {
         }
         let (old, new) = if resting { (JMP, TEST) } else { (TEST, JMP) };
         let Some(shared) = shared() else { return };
-        // SAFETY: a table is gone before its module is unloaded, which waits for the lock.
-        let changed = unsafe { poke::poke_byte(&shared.lock, sync::thread(), table.text_gate, old, new) };
-        if changed.is_ok() {
+        if poke::poke_byte(&shared.lock, sync::thread(), table.text_gate, old, new).is_ok() {
             table.resting = resting;
         }
     }
@@ -389,9 +387,8 @@ fn way(table: &Table, to: u64) -> [u8; 4] {
 
 /// Lets a text gate's displacement be `to`.
 fn lead(table: &Table, to: [u8; 4]) -> Result<(), PokeError> {
-    let shared = shared().ok_or(PokeError::NotYours)?;
-    // SAFETY: a table is gone before its module is unloaded, which waits for the lock.
-    unsafe { poke::link(&shared.lock, sync::thread(), table.field(), to, None) }
+    let shared = shared().ok_or(PokeError::Overtaken)?;
+    poke::link(&shared.lock, sync::thread(), table.field(), to, None)
 }
 
 /// Builds a tree in fresh cells: its head in the column of the gate word, so that it can be linked.
