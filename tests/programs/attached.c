@@ -119,12 +119,21 @@ static void start_programs(void) {
     CHECK(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 7, "execlp: without the engine");
 }
 
-/* Reads that no signal interrupts, until the very end; f and x come in between. */
+extern int relpoline_disable(void) __attribute__((weak));
+extern int relpoline_enable(void) __attribute__((weak));
+
+/* An engine that was detached does not hear of libraries that go: it must not touch any. */
+static void switch_what_sleeps(void) {
+    CHECK(relpoline_enable && relpoline_enable() == -1 && relpoline_disable() == -1, "an engine that sleeps was switched");
+}
+
+/* Reads that no signal interrupts, until the very end; f, s and x come in between. */
 static void await_the_end(void) {
     char byte;
     for (ssize_t got; (got = read(0, &byte, 1)) != 0;) {
         CHECK(got == 1, "read: %s", strerror(errno));
         if (byte == 'f') shut_the_sandbox();
+        if (byte == 's') switch_what_sleeps();
         if (byte == 'x') start_programs();
         if (write(1, "done\n", 5) != 5) _exit(1);
     }

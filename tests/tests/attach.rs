@@ -64,6 +64,23 @@ fn promotion_is_switched_from_outside() {
     }
 }
 
+#[test]
+fn what_was_detached_cannot_be_switched_from_inside() {
+    let mut command = Command::new(tool::relpoline());
+    let busy = busy();
+    command.args(["run", "--quiet", "--"]).arg(busy.get_program()).args(busy.get_args());
+    let mut program = Living::start(&mut command);
+    for _ in 0..3 {
+        program.must(&["detach"]);
+        // Libraries go and come meanwhile.
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(program.tell("s"), "done");
+        program.must(&["attach"]);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(program.ends_with("attached done"), "it noticed something");
+}
+
 /// Whether text that was put back stays so: it is, again and again, while links are under way that take longer than anybody
 /// waits for the lock under which they are made. In the engine `variant` they do.
 fn stays_as_it_was(variant: &str, rounds: u64) -> bool {

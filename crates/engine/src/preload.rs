@@ -26,7 +26,7 @@ static CONSTRUCTOR: Constructor = constructor;
 static DESTRUCTOR: extern "C" fn() = destructor;
 
 /// Switches promotion off in this process: every site goes back to its retpoline, threads running or not.
-/// 0, or -1 when the engine cannot change anything in this process.
+/// 0, or -1 when the engine cannot change anything in this process, or was detached from it.
 #[unsafe(no_mangle)]
 pub extern "C" fn relpoline_disable() -> c_int {
     if engine::set_enabled(false) { 0 } else { -1 }

@@ -31,6 +31,7 @@
 //! - At most one judgement is under way. One that its thread has left is mended: in the end every site has come to rest,
 //!   its gate leads where its state says, and no ring is lost.
 //! - Once promotion is off nothing is published, until it is on again; then sites learn.
+//! - Text that was put back, or that leads to gates because promotion is off, is changed by nobody, however late they come.
 //! - A child does the same with what its parent had half done, whatever that does meanwhile.
 //!
 //! Each is broken by one of the deliberate faults ([`scenarios::FAULTS`]), which `--faults` shows to be found. They are
@@ -38,7 +39,7 @@
 //!
 //! # What is not explored
 //! Trials of trees against the clock (tens of thousands of calls); objects that come and go; the tool's commands but
-//! for what they do under the lock; a child that goes on inside a judgement which its own handler interrupted to fork.
+//! for what they do under the lock, and to the text in a stop; children made by vfork; a child that goes on inside a judgement which its own handler interrupted to fork.
 
 mod child;
 mod processor;
