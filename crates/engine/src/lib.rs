@@ -38,7 +38,7 @@ pub mod fork;
 pub mod hold;
 pub mod judge;
 mod leftovers;
-mod link;
+pub mod link;
 pub mod loader;
 pub mod memory;
 pub mod object;
