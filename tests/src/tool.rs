@@ -19,8 +19,9 @@ const ENGINE: &str = "librelpoline_engine.so";
 /// Directory of the profile that this test was built with: `target/debug`.
 fn profile_directory() -> PathBuf {
     let exe = env::current_exe().expect("a test knows its own path");
-    let deps = exe.ancestors().find(|path| path.ends_with("deps")).expect("a test lies in deps/");
-    deps.parent().expect("deps/ lies in a profile's directory").to_path_buf()
+    let lies_in = exe.ancestors().find(|path| path.ends_with("deps") || path.ends_with("examples"));
+    let lies_in = lies_in.expect("a test lies in deps/, an example in examples/");
+    lies_in.parent().expect("which lies in a profile's directory").to_path_buf()
 }
 
 /// Cargo's target directory.
