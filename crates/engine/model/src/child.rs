@@ -58,6 +58,11 @@ fn close(descriptors: [i32; 2]) {
     }
 }
 
+/// Whether this is a child.
+pub fn in_one() -> bool {
+    CHILD.get().is_some()
+}
+
 /// In a child: waits until it may make this step. False in the first process.
 pub fn paced() -> bool {
     let Some((hear, tell)) = CHILD.get() else { return false };

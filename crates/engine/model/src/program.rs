@@ -172,6 +172,12 @@ impl Program {
         engine.sites.as_slice().iter().all(is_off)
     }
 
+    /// Whether a site has a tree.
+    pub fn has_promoted(&self) -> bool {
+        // SAFETY: read between two steps.
+        unsafe { the_engine() }.sites.as_slice().iter().any(|site| site.state.has_tree())
+    }
+
     /// Whether no site goes past its gate.
     pub fn nothing_is_linked(&self) -> bool {
         // SAFETY: read between two steps.

@@ -137,7 +137,7 @@ fn signals() {
 }
 
 fn leaving() {
-    let program = begin(Dangers { signals: 30, leaves: 3, stalls: 0 });
+    let program = begin(Dangers { signals: 30, leaves: 3, ..Dangers::default() });
     (0..3).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
     finish(&program);
 }
@@ -169,7 +169,7 @@ fn relearner() -> Work {
 }
 
 fn switching(stalls: u32) {
-    let program = begin(Dangers { signals: 60, leaves: 2, stalls });
+    let program = begin(Dangers { signals: 60, leaves: 2, lingers: 12, stalls, ..Dangers::default() });
     (0..2).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
     world::start(3, switcher(&program), Some(caller(&program, 16)));
     world::start(3, relearner(), Some(caller(&program, 17)));
@@ -192,6 +192,12 @@ fn detacher(program: &Arc<Program>) -> Work {
                 world::relax();
             }
         };
+        // Sites are about to be linked, or are.
+        let at_most = 20_000;
+        for _ in (0..at_most).take_while(|_| !program.has_promoted()) {
+            world::relax();
+        }
+        (0..chance.below(200)).for_each(|_| world::step());
         switch(false);
         world::note_detached();
         for _ in 0..chance.below(200) {
@@ -203,8 +209,10 @@ fn detacher(program: &Arc<Program>) -> Work {
 }
 
 fn detaching() {
-    let program = begin(Dangers { signals: 60, leaves: 0, stalls: 600 });
-    (0..3).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
+    let program = begin(Dangers { signals: 60, late: 3, stalls: 600, ..Dangers::default() });
+    // Steady enough for sites to be linked in between.
+    let caller = |n| caller_of_favourites(&program, n, 100, 16);
+    (0..3).for_each(|n| world::start(200, caller(n), Some(caller(n + 8))));
     world::start(4, detacher(&program), None);
     finish(&program);
 }

@@ -25,6 +25,10 @@ pub struct Dangers {
     pub signals: u32,
     /// Of the signals of the execution, this many take the thread away from what it was doing.
     pub leaves: u32,
+    /// Of the looks at the clock, one in this many is followed by a rest; 0: none.
+    pub lingers: u32,
+    /// This many threads come late with what signals have to wait for: not before the text was put back.
+    pub late: u32,
     /// One step in this many takes longer than the lock's patience, as when a thread is put off by the scheduler; 0: none.
     pub stalls: u32,
 }
@@ -262,20 +266,38 @@ pub fn step() {
     perhaps_signal();
 }
 
-/// Much time passes, or not. Whoever holds the lock may lose it, wherever it is.
+/// Between looking at the clock and what it is wanted for, taking the lock mostly, others get ahead, or not.
+fn perhaps_linger() {
+    let me = me();
+    let lingers = RUNNING.get()
+        && !crate::child::in_one()
+        && with(|state| {
+            let often = state.dangers.lingers;
+            state.actors.get_mut(me).and_then(Option::as_mut).is_some_and(|actor| actor.chance.once_in(often))
+        });
+    if lingers {
+        (0..200).for_each(|_| thread::yield_now());
+    }
+}
+
+/// This thread is put off for longer than the lock's patience, or not.
 fn perhaps_stall() {
     let me = me();
-    let stalls = with(|state| {
-        let often = state.dangers.stalls;
-        let actor = state.actors.get_mut(me).and_then(Option::as_mut);
-        !state.ending && actor.is_some_and(|actor| actor.chance.once_in(often))
+    let late = with(|state| {
+        let dangers = state.dangers;
+        let actor = state.actors.get_mut(me).and_then(Option::as_mut).filter(|_| !state.ending)?;
+        let waits = actor.held_back && dangers.late != 0 && actor.chance.once_in(4);
+        state.dangers.late -= u32::from(waits);
+        (waits || actor.chance.once_in(dangers.stalls)).then_some(waits.then_some(state.figures.detached))
     });
-    if stalls {
-        pass(2 * PATIENCE);
-        with(|state| {
-            state.broken = true;
-            state.figures.stalls += 1;
-        });
+    let Some(until) = late else { return };
+    pass(2 * PATIENCE);
+    with(|state| {
+        state.broken = true;
+        state.figures.stalls += 1;
+    });
+    if let Some(detached) = until {
+        (0..1500).take_while(|_| with(|state| state.figures.detached) == detached).for_each(|_| thread::yield_now());
     }
 }
 
@@ -297,6 +319,7 @@ pub fn relax() {
 
 fn now() -> u64 {
     step();
+    perhaps_linger();
     CLOCK.set(CLOCK.get() + 50);
     CLOCK.get()
 }
@@ -327,7 +350,7 @@ fn is_judging(state: &State, me: usize) -> bool {
 pub fn be_alone() {
     with(|state| {
         state.judging.clear();
-        state.dangers = Dangers { leaves: 0, stalls: 0, ..state.dangers };
+        state.dangers = Dangers { leaves: 0, late: 0, stalls: 0, ..state.dangers };
         let me = me();
         for (n, actor) in state.actors.iter_mut().enumerate() {
             if n != me {
