@@ -1,6 +1,7 @@
 //! Any bytes as an object file: refused with a reason, or programs that run to an end or a trap.
 //!
-//! A useful corpus to start from: `cp crates/bpf/tests/programs/*.o fuzz/corpus/bpf_loader/`.
+//! What to start from: `cargo +nightly fuzz run bpf_loader fuzz/corpus/bpf_loader crates/bpf/tests/programs -- -max_len=21000`; from
+//! nothing it hardly gets past the ELF header.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
