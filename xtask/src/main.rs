@@ -1,5 +1,5 @@
-//! The one entry point for work that is not plain cargo: `cargo xtask bench`, `cargo xtask build-programs` and
-//! `cargo xtask bpf-bench`.
+//! The one entry point for work that is not plain cargo: benchmarks, the kernel module and its test,
+//! fuzzing, packages.
 //!
 //! A benchmark of Relpoline needs programs built with retpolines, which no distribution ships. So the
 //! driver takes Debian's source packages (`source`), builds each in variants that differ in nothing but how an
@@ -12,6 +12,7 @@ mod children;
 mod dist;
 mod engine;
 mod feedback;
+mod fuzz;
 mod kernel;
 mod machine;
 mod measure;
@@ -46,7 +47,7 @@ use crate::rounds::Protocol;
 use crate::variant::Variant;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Benchmarks of real programs with and without Relpoline")]
+#[command(name = "cargo xtask", about = "Work on Relpoline that is not plain cargo")]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -68,6 +69,8 @@ enum Task {
     Suites(suites::Suites),
     /// Measure eBPF tail calls here, in the kernel, in rbpf and in ubpf, in one run
     BpfBench(bpf::BpfBench),
+    /// Run the fuzz targets from their seeds for a time, with a stable compiler
+    Fuzz(fuzz::Fuzz),
     /// Make a tar.gz and a .deb of binary, engine, manual pages and completions
     Dist(dist::Dist),
 }
@@ -114,6 +117,7 @@ fn main() -> ExitCode {
         Task::Scaling(options) => scaling::run(&options),
         Task::Suites(options) => suites::run(&options),
         Task::BpfBench(options) => bpf::bench(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Dist(options) => dist::run(&options, &repository()),
     };
     if let Err(error) = done {

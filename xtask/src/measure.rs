@@ -43,7 +43,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
 }
 
 /// Runs a command with all its output going to `log`, and returns how it ended; outlasting `limit` is an error.
-pub fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<ExitStatus> {
+pub fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<Ended> {
     let line = format!("{command:?}");
     let file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
@@ -51,7 +51,7 @@ pub fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<Exit
     let id = i32::try_from(child.id()).context("a pid fits an i32")?;
     let (finished, late) = watched(group, limit, || wait(id));
     ensure!(!late, "{line}: not done after {} s; see {}", limit.as_secs(), log.display());
-    Ok(finished?.status)
+    finished
 }
 
 /// Runs `work` while a second thread kills the group once the limit is over; says whether it had to.
@@ -71,10 +71,13 @@ fn watched<T>(group: Group, limit: Duration, work: impl FnOnce() -> T) -> (T, bo
 }
 
 /// How a child ended, and what it used.
-struct Ended {
-    status: ExitStatus,
-    user: f64,
-    processor: f64,
+pub struct Ended {
+    /// Its exit status, or the signal that it died of.
+    pub status: ExitStatus,
+    /// Seconds of user time, children it waited for included.
+    pub user: f64,
+    /// The same with system time.
+    pub processor: f64,
 }
 
 /// Waits for a child.

@@ -20,7 +20,7 @@ impl Suite for Perl {
         // Many tests want modules in C, which the benchmark's build leaves out.
         let mut make = Command::new("make");
         make.args(["-j2", "test_prep"]).current_dir(&bench.setting.built);
-        let status = measure::logged(&mut make, &bench.log, LIMIT)?;
+        let status = measure::logged(&mut make, &bench.log, LIMIT)?.status;
         ensure!(status.success(), "make test_prep: {status}; see {}", bench.log.display());
         Ok(())
     }

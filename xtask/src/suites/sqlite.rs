@@ -34,7 +34,7 @@ impl Suite for Sqlite {
         for step in [&["./configure", "--with-tcl=/usr/lib/tcl8.6"][..], &["make", "-j2", "testfixture"][..]] {
             let mut command = Command::new(step[0]);
             command.args(&step[1..]).env("CC", &compiler).current_dir(&bench.setting.built);
-            let status = measure::logged(&mut command, &bench.log, LIMIT)?;
+            let status = measure::logged(&mut command, &bench.log, LIMIT)?.status;
             ensure!(status.success(), "{}: {status}; see {}", step.join(" "), bench.log.display());
         }
         Ok(())
