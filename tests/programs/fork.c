@@ -146,6 +146,17 @@ static void from_threads(void) {
     for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
 }
 
+/* What this process executes, word by word: its own text, and the engine's pages if asked for. */
+static word sum_of_text(int with_engine) {
+    static struct range maps[1024];
+    word sum = 0;
+    int count = read_maps(maps, 1024);
+    for (int i = 0; i < count; i++)
+        if (maps[i].permissions[2] == 'x' && (strcmp(maps[i].path, self) == 0 || (with_engine && is_arena(&maps[i]))))
+            for (word *at = (word *)maps[i].start; at < (word *)maps[i].end; at++) sum = sum * 1099511628211UL + *at;
+    return sum;
+}
+
 /* Children that share our memory, and must not be taken for children that do not. */
 static void shared_memory(void) {
     for (volatile int i = 0; i < 200; i++) {
@@ -163,6 +174,23 @@ static void shared_memory(void) {
         reap(pid, "a spawned child");
     }
     storm_site(4, 2, ENOUGH);
+}
+
+/* Children that share our memory learn there, but change no byte of our text: killed in the middle of it, they would leave the
+   engine's lock pinned. Between them the same calls are made here, which does change it. */
+static void visitors(void) {
+    for (volatile word i = 0; i < 10; i++) {
+        storm_site(i * 6 + 3, 1, ENOUGH / 4);
+        word before = sum_of_text(0);
+        pid_t pid = vfork();
+        if (pid == 0) {
+            storm_site(i * 6, 1, ENOUGH);
+            _exit(0);
+        }
+        reap(pid, "a visitor");
+        CHECK(sum_of_text(0) == before, "visitor %lu changed its parent's text", i);
+        storm_site(i * 6, 1, ENOUGH / 4);
+    }
 }
 
 /* A vfork child that is killed while it may hold the engine's lock. */
@@ -200,22 +228,11 @@ static void raw_clone(void) {
     worker_site(20, 3, ENOUGH);
 }
 
-/* What this process executes, word by word: its own text and the engine's pages. */
-static word sum_of_text(void) {
-    static struct range maps[1024];
-    word sum = 0;
-    int count = read_maps(maps, 1024);
-    for (int i = 0; i < count; i++)
-        if (maps[i].permissions[2] == 'x' && (is_arena(&maps[i]) || strcmp(maps[i].path, self) == 0))
-            for (word *at = (word *)maps[i].start; at < (word *)maps[i].end; at++) sum = sum * 1099511628211UL + *at;
-    return sum;
-}
-
 /* No child changes one byte of what its parent executes, which stands still meanwhile. */
 static void bytes(void) {
     worker_site(1, 2, ENOUGH);
     parent_site(10, 4, ENOUGH);
-    word before = sum_of_text();
+    word before = sum_of_text(1);
     for (word i = 0; i < 3; i++) {
         pid_t pid = checked_fork();
         if (pid == 0) {
@@ -225,7 +242,7 @@ static void bytes(void) {
             exit(0);
         }
         reap(pid, "a child");
-        CHECK(sum_of_text() == before, "child %lu changed what its parent executes", i);
+        CHECK(sum_of_text(1) == before, "child %lu changed what its parent executes", i);
     }
     worker_site(1, 2, ENOUGH);
 }
@@ -375,6 +392,7 @@ int main(int argc, char **argv) {
     else if (strcmp(mode, "storm") == 0) storm();
     else if (strcmp(mode, "threads") == 0) from_threads();
     else if (strcmp(mode, "vfork") == 0) shared_memory();
+    else if (strcmp(mode, "visitors") == 0) visitors();
     else if (strcmp(mode, "killed") == 0) killed_vfork();
     else if (strcmp(mode, "clone") == 0) raw_clone();
     else if (strcmp(mode, "bytes") == 0) bytes();

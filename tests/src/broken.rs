@@ -20,10 +20,11 @@ pub const TORTURED: [(&str, &[&str]); 6] = [
 ];
 
 /// Variants whose mistake has a test of its own: program, arguments, option.
-pub const TESTED: [(&str, &str, &[&str], &str); 6] = [
+pub const TESTED: [(&str, &str, &[&str], &str); 7] = [
     ("child-shares-arena", "fork.c", &["bytes"], "--count"),
     ("fork-does-not-wait", "fork.c", &["descriptors"], "--count"),
     ("child-inside-judgement", "fork.c", &["handlers"], "--nervous"),
+    ("visitor-pokes", "fork.c", &["visitors"], "--nervous"),
     ("unsealed", "pages.c", &["engine"], "--count"),
     ("calls-in-sandbox", "sandbox.c", &["kill", "prctl"], "--count"),
     ("vectors-clobbered", "registers.c", &[], "--count"),

@@ -58,6 +58,11 @@ fn a_child_that_goes_back_into_a_judgement() {
 }
 
 #[test]
+fn a_visitor_that_changes_text() {
+    is_caught("visitor-pokes");
+}
+
+#[test]
 fn an_arena_that_can_be_made_writable() {
     is_caught("unsealed");
 }

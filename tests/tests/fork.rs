@@ -88,6 +88,13 @@ fn vfork_and_posix_spawn() {
 }
 
 #[test]
+fn vfork_children_change_no_text() {
+    let outcome = Run::new(Program::retpolined("fork.c").build()).args(&["visitors"]).option("--nervous").same();
+    outcome.report().assert_promoted(&["storm_site"]);
+    assert!(outcome.report().engine.links > 0, "nothing was linked");
+}
+
+#[test]
 fn vfork_children_that_are_killed() {
     run("killed").report().assert_promoted(&["worker_site"]);
 }
