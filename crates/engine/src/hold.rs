@@ -112,3 +112,37 @@ pub fn wait_a_moment(waited: u64) {
         rustix::thread::sched_yield();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes the lock and loses it to somebody who leaves at once.
+    fn overtaken() -> Hold {
+        let hold = take();
+        drop(LOCK.try_take(me() + 1, calibrate::now() + 2 * PATIENCE, PATIENCE).expect("it was held for too long"));
+        hold
+    }
+
+    fn is_pinned() -> bool {
+        LOCK.try_take(me() + 1, u64::MAX >> 2, 1).is_none()
+    }
+
+    #[test]
+    fn who_was_overtaken_takes_the_lock_again() {
+        LOCK.settle();
+        let mut times = 0;
+        undisturbed(Some(overtaken()), |_| {
+            times += 1;
+            assert!(is_pinned(), "others may take it over");
+        });
+        assert_eq!(times, 1);
+        assert!(!is_mine(), "it was not given back");
+        let mut hold = take_pinned(Some(overtaken()));
+        assert!(is_mine() && is_pinned());
+        hold.unpin();
+        drop(hold);
+        assert!(!is_mine());
+        drop(take());
+    }
+}
