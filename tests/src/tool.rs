@@ -2,7 +2,7 @@
 //!
 //! Cargo builds a package's binaries for the tests of that package alone, and the command belongs to another
 //! one. So the first test that wants it has cargo build it, into the same target directory and with the same
-//! profile as the test itself; when that has been done before, cargo has nothing to do. Cargo's own lock keeps
+//! profile as the test itself; after `cargo test --workspace` has built everything, cargo has nothing to do. Cargo's own lock keeps
 //! test executables that run at the same time apart.
 
 use std::io::Write;
@@ -51,12 +51,12 @@ fn workspace() -> &'static Path {
 
 fn build_relpoline() -> Result<PathBuf, String> {
     let directory = profile_directory();
-    let profile = match directory.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "dev",
-        Some(other) => other,
-    };
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--locked", "-p", "relpoline-cli", "--bin", "relpoline", "--profile", profile]);
+    // As `cargo test --workspace` builds it, for a test of the command's own: everything with the same features is there then.
+    cargo.args(["test", "--no-run", "--locked", "--workspace", "--test", "output"]);
+    if let Some(profile) = directory.file_name().filter(|name| *name != "debug") {
+        cargo.arg("--profile").arg(profile);
+    }
     cargo.arg("--target-dir").arg(target_directory()).current_dir(workspace());
     succeed(&mut cargo)?;
     Ok(directory.join("relpoline"))
