@@ -3,13 +3,23 @@
 //! The places that are broken are marked `relpoline_broken` in crates/core, crates/text and crates/engine.
 
 use relpoline_tests::Program;
-use relpoline_tests::broken::{TORTURED, noticed, run, tortured};
+use relpoline_tests::broken::{TESTED, TORTURED, noticed, notices, run, tortured};
 
 /// The torture notices, or the test that watches over the rule.
 fn is_caught(variant: &str) {
     let options = TORTURED.iter().find(|(name, _)| *name == variant);
     let seen = options.map_or_else(|| noticed(variant), |(_, options)| tortured(variant, 45, options));
     assert!(seen.is_some(), "{variant} goes unnoticed");
+}
+
+/// What is seen of the others is not the way they are built.
+#[test]
+fn an_engine_that_is_built_like_them_and_breaks_nothing() {
+    let whole = "nothing";
+    for (_, source, args, option) in TESTED {
+        assert_eq!(notices(whole, source, args, option), None);
+    }
+    assert_eq!(tortured(whole, 5, &[]), None);
 }
 
 #[test]
