@@ -229,6 +229,20 @@ mod tests {
         assert!(lock.try_take(1, 1211, 100).is_some());
     }
 
+    /// Counters of two processors may differ, and that of a virtual machine may jump.
+    #[test]
+    fn a_clock_that_jumps_back_breaks_no_lock_and_one_that_jumps_forth_breaks_it_soundly() {
+        let lock = TryLock::new();
+        let first = lock.try_take(1, 1 << 40, 100).unwrap();
+        assert!(lock.try_take(2, 1000, 100).is_none());
+        let second = lock.try_take(2, 1 << 41, 100).unwrap();
+        assert!(lock.pinned(1, || ()).is_none() && lock.pinned(2, || ()).is_some());
+        drop(first);
+        assert!(lock.try_take(3, 1 << 41, 100).is_none());
+        drop(second);
+        drop(lock.try_take(3, 1, 100).unwrap());
+    }
+
     #[test]
     fn a_pinned_lock_is_never_broken_and_can_be_kept() {
         let lock = TryLock::new();

@@ -33,6 +33,8 @@ pub struct Engine {
     cpu: Cpu,
     /// [1/16 cycle].
     clock: u64,
+    /// By how much it is read wrongly [cycles].
+    skew: i64,
     trace: Vec<u64>,
     window: usize,
     cold: u32,
@@ -61,6 +63,7 @@ impl Engine {
             reach: |_| true,
             cpu: Cpu::new(truth),
             clock: 0,
+            skew: 0,
             trace: Vec::new(),
             window: 0,
             cold,
@@ -74,8 +77,14 @@ impl Engine {
         }
     }
 
+    /// What the clock says.
     pub fn now(&self) -> u64 {
-        self.clock / 16
+        (self.clock / 16).saturating_add_signed(self.skew)
+    }
+
+    /// The clock jumps, back when `cycles` is negative.
+    pub fn clock_jumps(&mut self, cycles: i64) {
+        self.skew += cycles;
     }
 
     /// The program does something else for `cycles`.
@@ -87,7 +96,7 @@ impl Engine {
     /// Other sites' slow paths come by about once per ms.
     fn look_around(&mut self) {
         let now = self.now();
-        if now - self.asked >= u64::from(self.policy.costs.cycles_per_ms) {
+        if now.abs_diff(self.asked) >= u64::from(self.policy.costs.cycles_per_ms) {
             self.asked = now;
             if self.site.is_due(now) {
                 self.event(Event::Due);

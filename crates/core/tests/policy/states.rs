@@ -24,7 +24,15 @@ fn entries() -> impl Strategy<Value = Vec<u64>> {
     prop_oneof![4 => few, 1 => any, 1 => (1usize..if cfg!(miri) { 40 } else { WINDOW_MAX }).prop_map(|n| vec![0x5000; n])]
 }
 
-fn happenings() -> impl Strategy<Value = Vec<(Happening, u64)>> {
+/// What the clock does between two events. It goes back when a thread comes to a processor whose counter is behind, or a
+/// virtual machine to another host.
+#[derive(Debug, Clone)]
+enum Step {
+    Forward(u64),
+    Back(u64),
+}
+
+fn happenings() -> impl Strategy<Value = Vec<(Happening, Step)>> {
     let one = prop_oneof![
         3 => Just(Happening::Cold),
         4 => (entries(), any::<bool>()).prop_map(|(entries, knows_tree)| Happening::Full { entries, knows_tree }),
@@ -36,6 +44,7 @@ fn happenings() -> impl Strategy<Value = Vec<(Happening, u64)>> {
     ];
     // Mostly forward, sometimes far, rarely to the end of time.
     let step = prop_oneof![5 => 0u64..1_000_000, 2 => 0u64..10_000_000_000, 1 => Just(u64::MAX / 3)];
+    let step = prop_oneof![8 => step.clone().prop_map(Step::Forward), 1 => step.prop_map(Step::Back)];
     prop::collection::vec((one, step), 1..if cfg!(miri) { 12 } else { 60 })
 }
 
@@ -88,10 +97,14 @@ proptest! {
     fn any_sequence_of_events_makes_sense(events in happenings(), allowance in 0u32..50, burst in 0u32..4, max in 0u8..=120) {
         let mut policy = Box::new(Policy::new());
         policy.config = Config { allowance_ms: allowance, patch_burst: burst, max_targets: max, ..Config::DEFAULT };
-        let (mut site, mut now) = (SiteState::new(), 1u64);
+        let (mut site, mut now, mut latest) = (SiteState::new(), 1u64, 1u64);
         let (mut tree, mut chain): (Vec<Target>, usize) = (Vec::new(), 0);
         for (event, step) in events {
-            now = now.saturating_add(step);
+            now = match step {
+                Step::Forward(cycles) => now.saturating_add(cycles),
+                Step::Back(cycles) => now.saturating_sub(cycles),
+            };
+            latest = latest.max(now);
             let before = site;
             let reach: &dyn Fn(u64) -> bool = &reachable;
             let action = match &event {
@@ -110,7 +123,7 @@ proptest! {
             if matches!(action, Action::Promote(_)) {
                 (tree, chain) = (policy.plan().targets().to_vec(), policy.plan().chain());
             }
-            let limit = policy.budget.limit(now, &policy.config, &policy.costs);
+            let limit = policy.budget.limit(latest, &policy.config, &policy.costs);
             prop_assert!(policy.budget.spent() <= limit, "overspent");
         }
     }

@@ -244,3 +244,51 @@ fn noise_does_not_win_a_trial() {
         assert!(matches!(engine.site.reason(), Reason::Unpredictable | Reason::Learning), "seed {seed}");
     }
 }
+
+/// Of `calls` calls of one target, with `work` cycles between them: the share that the tree hits.
+fn hits(engine: &mut Engine, number: u32, calls: u32, work: u32) -> f64 {
+    let before = engine.tally.misses;
+    for _ in 0..calls {
+        engine.work(work);
+        let at = engine.now();
+        engine.call(&Call { target: target(number), thread: 0, phase: 0, at });
+    }
+    let is_a_tree = matches!(engine.site.phase(), Phase::Promoted | Phase::Linked);
+    if is_a_tree { 1.0 - (engine.tally.misses - before) as f64 / f64::from(calls) } else { 0.0 }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
+fn clocks_that_jump_prevent_neither_learning_nor_learning_anew() {
+    let second = 1000 * i64::from(Costs::TYPICAL.cycles_per_ms);
+    let hour = 3600 * second;
+    for jump in [second / 1000, second, hour, 1000 * hour, -second / 1000, -second, -hour] {
+        let mut engine = Engine::new(Costs::TYPICAL, Costs::TYPICAL);
+        // What jumps back has to be somewhere.
+        engine.clock_jumps(2 * hour);
+        hits(&mut engine, 1, 20_000, 300);
+        engine.clock_jumps(jump);
+        assert!(hits(&mut engine, 1, 20_000, 300) > 0.99, "after {jump} cycles it forgot");
+        hits(&mut engine, 2, 100_000, 300);
+        assert!(hits(&mut engine, 2, 20_000, 300) > 0.99, "after {jump} cycles it learns nothing new");
+        engine.clock_jumps(-jump);
+        hits(&mut engine, 3, 100_000, 300);
+        assert!(hits(&mut engine, 3, 20_000, 300) > 0.99, "after {jump} cycles and back it learns nothing new");
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too slow in Miri")]
+fn clocks_of_two_processors_that_differ_do_not_set_learning_off_again_and_again() {
+    let mut engine = Engine::new(Costs::TYPICAL, Costs::TYPICAL);
+    engine.clock_jumps(1 << 40);
+    let ms = i64::from(Costs::TYPICAL.cycles_per_ms);
+    for _ in 0..2000 {
+        hits(&mut engine, 1, 50, 300);
+        engine.clock_jumps(500 * ms);
+        hits(&mut engine, 1, 50, 300);
+        engine.clock_jumps(-500 * ms);
+    }
+    assert!(hits(&mut engine, 1, 1000, 300) > 0.99);
+    assert!(engine.tally.learnings <= 3, "it learned {} times", engine.tally.learnings);
+}
