@@ -247,6 +247,42 @@ static void bytes(void) {
     worker_site(1, 2, ENOUGH);
 }
 
+/* Writes noise into what this process shares with its parent: the statistics, at first. Most of it where the header is. */
+static void forge(void) {
+    static struct range maps[1024];
+    word state = 0x2545f4914f6cdd1d;
+    int count = read_maps(maps, 1024);
+    for (int found = 0;;) {
+        for (int i = 0; i < count; i++) {
+            if (maps[i].permissions[1] != 'w' || !strstr(maps[i].path, ".stats")) continue;
+            word *records = (word *)maps[i].start, length = (maps[i].end - maps[i].start) / sizeof(word);
+            found = 1;
+            for (int n = 0; n < 10000; n++) {
+                word reach = n % 4 == 0 ? length : n % 4 == 1 ? 8192 : 64, noise = next_random(&state);
+                records[next_random(&state) % (reach < length ? reach : length)] = n % 3 ? noise : noise % 1024;
+            }
+        }
+        CHECK(found, "nothing is shared");
+    }
+}
+
+/* A child that does so, while its parent learns, learns anew and looks at libraries. What is told of the parent may be nonsense
+   then, but its calls go where they should. */
+static void forger(const char *library) {
+    worker_site(1, 2, ENOUGH);
+    pid_t pid = checked_fork();
+    if (pid == 0) forge();
+    for (word phase = 0; phase < 100; phase++) {
+        worker_site(phase % 30 * 3, 3, ENOUGH / 10);
+        parent_site(phase % 40 * 2, 2, ENOUGH / 10);
+        void *handle = dlopen(library, RTLD_NOW);
+        CHECK(handle, "%s", dlerror());
+        if (phase % 2) dlclose(handle);
+    }
+    int status;
+    CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, &status, 0) == pid && WIFSIGNALED(status), "status %x", status);
+}
+
 extern int relpoline_disable(void) __attribute__((weak));
 extern int relpoline_enable(void) __attribute__((weak));
 static volatile int storm_is_over;
@@ -398,6 +434,7 @@ int main(int argc, char **argv) {
     else if (strcmp(mode, "bytes") == 0) bytes();
     else if (strcmp(mode, "descriptors") == 0) descriptors();
     else if (strcmp(mode, "handlers") == 0) handlers();
+    else if (strcmp(mode, "forger") == 0) forger(argv[2]);
     else if (strcmp(mode, "leftovers") == 0) leftovers();
     else CHECK(strcmp(mode, "nothing") == 0, "no such mode: %s", mode);
     if (strcmp(mode, "nothing")) printf("%s done\n", mode);

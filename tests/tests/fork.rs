@@ -114,6 +114,16 @@ fn no_byte_of_the_parents_code_changes() {
     assert!(forked(&outcome).iter().all(|child| child.sites_promoted > 0));
 }
 
+/// Until it has statistics of its own, a child can write its parent's: that must not lead the parent astray, nor the command.
+#[test]
+fn a_child_that_forges_its_parents_statistics() {
+    let library = Program::retpolined("plugin.c").flags(&["-shared", "-fPIC", "-DVARIANT=1", "-DPADDING=1"]).build();
+    for option in ["--count", "--nervous"] {
+        let run = Run::new(Program::retpolined("fork.c").build()).args(&["forger"]).arg(&library).option(option);
+        run.promoted().assert_success();
+    }
+}
+
 #[test]
 fn a_daemon_that_closes_everything() {
     let outcome = Run::new(Program::retpolined("daemon.c").build()).args(&["close"]).same();

@@ -7,15 +7,16 @@
 //! own; one that may not goes on with what its parent knew.
 //!
 //! What a child must not inherit is a descriptor of its parent's memory, nor the writable alias of an arena that is
-//! just being made. Both exist under the lock only, for microseconds. So fork takes the lock first, as far as
-//! libc's handlers see it ([`watch`]).
+//! just being made. Both exist under the pinned lock only, for microseconds. So fork takes the lock first, as far as
+//! libc's handlers see it ([`watch`]): whoever has pinned it is waited for, whoever has not is overtaken. And should a thread be
+//! put off in the middle of a fork for so long that its lock is broken, the others still know of it ([`is_under_way`]).
 //!
 //! A signal handler may interrupt a judgement and fork; its child goes back into that judgement. Such a child never
 //! learns: it gets memory to throw away where the alias was, and its text is left alone (`in_child`, [`is_inside`]).
 //! While a descriptor or an arena is in hand, handlers have to wait ([`sandbox::held_back`]).
 
 use crate::calibrate;
-use crate::hold::{self, wait_a_moment};
+use crate::hold::{self, Hold, wait_a_moment};
 use crate::sandbox;
 use crate::site::{NO_RING, Site};
 use crate::state::{Engine, Frozen, LOCK, engine};
@@ -55,12 +56,17 @@ pub fn prepare() -> Option<()> {
     Some(())
 }
 
-/// Cycles that fork waits for the lock at most: some 10 ms. A judgement takes microseconds, a library being looked at
-/// milliseconds; whoever takes longer has been stopped, perhaps by the very handler that forks.
+/// Cycles that fork waits for a thread that holds the lock without having pinned it: some 10 ms. A judgement takes
+/// microseconds; whoever takes longer has been put off, and is overtaken: it does nothing any more that a child must not see.
 const FORK_PATIENCE: u64 = 1 << 25;
+/// Cycles that fork waits for a thread that has pinned the lock, or for other forks, and others for a fork: seconds. Longer
+/// than that only a thread takes that was stopped.
+const FORK_LIMIT: u64 = 1 << 33;
 
-/// The lock's stamp while this process forks; 0 when it could not be had.
+/// The lock's stamp while this process forks; 0 when it does not, or the lock could not be had.
 static FORKING: AtomicU64 = AtomicU64::new(0);
+/// The name of the thread that does.
+static FORKER: AtomicU64 = AtomicU64::new(0);
 
 unsafe extern "C" {
     /// What pthread_atfork(3) calls, which itself lies in no shared library.
@@ -93,18 +99,46 @@ extern "C" fn before_fork() {
     let begun = calibrate::now();
     loop {
         let now = calibrate::now();
-        // Who holds it too long is left to whoever wants to judge.
-        if let Some(held) = LOCK.try_take(hold::me(), now, u64::MAX) {
-            calibrate_for_children();
-            FORKING.store(held.keep(), Ordering::Relaxed);
+        let patience = if is_under_way() { u64::MAX } else { FORK_PATIENCE };
+        if LOCK.try_take(hold::me(), now, patience).is_some_and(begin) {
             return;
         }
         let waited = now.wrapping_sub(begun);
-        if waited > FORK_PATIENCE {
+        if waited > FORK_LIMIT {
             return;
         }
         wait_a_moment(waited);
     }
+}
+
+/// Keeps the lock until [`after_fork`]. False when somebody broke it before that was known.
+fn begin(mut held: Hold) -> bool {
+    calibrate_for_children();
+    let stamp = held.stamp();
+    FORKER.store(hold::me(), Ordering::Relaxed);
+    FORKING.store(stamp, Ordering::SeqCst);
+    // Who takes the lock after this knows of the fork. (A child made by vfork pins nothing; it may be killed.)
+    if sandbox::may_call() && LOCK.is_at_home() {
+        if !held.pin() {
+            end(stamp);
+            return false;
+        }
+        held.unpin();
+    }
+    let _ = held.keep();
+    true
+}
+
+/// Whether some thread is forking: it holds the lock, or held it until it was thought to have vanished. Nobody opens this
+/// process' memory then.
+pub fn is_under_way() -> bool {
+    let stamp = FORKING.load(Ordering::SeqCst);
+    stamp != 0 && calibrate::now().saturating_sub(stamp) < FORK_LIMIT
+}
+
+/// The fork that began with `stamp` is over.
+fn end(stamp: u64) {
+    let _ = FORKING.compare_exchange(stamp, 0, Ordering::SeqCst, Ordering::Relaxed);
 }
 
 /// Measures once what each child of a pre-forking server would measure again: half a millisecond.
@@ -119,7 +153,12 @@ fn calibrate_for_children() {
 }
 
 extern "C" fn after_fork() {
-    drop(hold::resume(FORKING.swap(0, Ordering::Relaxed)));
+    // Another thread may have begun one since, when this one's lock had been broken.
+    if FORKER.load(Ordering::Relaxed) == hold::me() {
+        let stamp = FORKING.load(Ordering::Relaxed);
+        end(stamp);
+        drop(hold::resume(stamp));
+    }
 }
 
 /// Set in a child that was forked while its thread held the lock, and goes back to what that did.
@@ -163,6 +202,7 @@ pub fn settle_epoch() -> bool {
             if !broken!("child-keeps-lock") {
                 LOCK.reset();
             }
+            FORKING.store(0, Ordering::SeqCst);
             // In a sandbox nobody changes text, and nobody asks.
             if sandbox::may_call() {
                 LOCK.settle();
@@ -199,19 +239,23 @@ pub fn become_own(engine: &mut Engine) -> bool {
         engine.inherited = false;
         return true;
     }
-    let privatised = sandbox::may_call()
-        && sandbox::held_back(|| {
-            let privatised = engine.share.take_over() && privatise(engine);
-            if privatised {
-                engine.inherited = false;
-                begin_strays_anew(engine);
-            }
-            privatised
-        });
-    if !privatised {
+    let mut own = || {
+        let privatised = engine.share.take_over() && privatise(engine);
+        if privatised {
+            engine.inherited = false;
+            begin_strays_anew(engine);
+        } else {
+            engine.frozen = Frozen::Child;
+        }
+        privatised
+    };
+    if !sandbox::may_call() {
         engine.frozen = Frozen::Child;
+        return false;
     }
-    privatised
+    // Pinned: a fork of this process waits until the writable aliases are out of its child's reach.
+    let is_visiting = !LOCK.is_at_home();
+    sandbox::held_back(|| if is_visiting { own() } else { LOCK.pinned(hold::me(), own).unwrap_or(false) })
 }
 
 /// The parent may have re-pointed gates between the fork and the moment at which this process got gates of its

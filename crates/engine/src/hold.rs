@@ -43,11 +43,13 @@ pub fn try_take() -> Option<Hold> {
     fork::is_settled().then_some(hold)
 }
 
-/// Takes the lock, waiting for a judgement that is under way, at most as long as one can last, and for whoever has pinned it.
+/// Takes the lock, waiting for a judgement that is under way, at most as long as one can last, for whoever has pinned it, and
+/// for forks.
 pub fn take() -> Hold {
     let begun = calibrate::now();
     loop {
-        if let Some(hold) = try_take() {
+        // Looked at with the lock in hand: it may have been broken while its holder forks.
+        if let Some(hold) = try_take().filter(|_| !fork::is_under_way()) {
             return hold;
         }
         wait_a_moment(calibrate::now().wrapping_sub(begun));

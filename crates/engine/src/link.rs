@@ -37,6 +37,10 @@ fn lead(site: &Site, to: Bytes) -> Result<(), PokeError> {
     if fork::is_inside() || !sandbox::may_call() {
         return Err(PokeError::Refused);
     }
+    // Its child would get this process' memory in hand.
+    if fork::is_under_way() {
+        return Err(PokeError::Overtaken);
+    }
     poke::link(&LOCK, hold::me(), site.field, to, Some(displacement(site, site.thunk_at)))
 }
 

@@ -2,8 +2,11 @@
 //!
 //! It is a shared mapping of a file that only its owner may open, written with plain stores on the slow
 //! path; where it lies is agreed on in [`relpoline_stats::live`]. Without a file the same records live in private
-//! memory, so the rest of the engine does not care. A forked child first gets a private copy in place of its
-//! parent's mapping, then, if it can, a file of its own; it never writes to its parent's.
+//! memory, so the rest of the engine does not care. A forked child gets a file of its own, or private memory, in place of its
+//! parent's mapping, when it begins to learn; before that the engine in it writes nothing.
+//!
+//! Until then, though, the mapping is there, and whoever rules the child may write to it. So it is write-only as far as it
+//! matters: nothing that is read back from it decides where anything is written, or where a call goes.
 
 use crate::calibrate;
 use crate::leftovers;
@@ -70,9 +73,23 @@ enum Place {
     Live,
 }
 
+/// How many records there are. The file's header has copies of it.
+#[derive(Clone, Copy)]
+struct Counts {
+    sites: u32,
+    targets: u32,
+    samples: u32,
+    events: u64,
+}
+
+impl Counts {
+    const NONE: Counts = Counts { sites: 0, targets: 0, samples: 0, events: 0 };
+}
+
 /// The mapped records.
 pub struct Share {
     base: *mut u8,
+    counts: Counts,
     /// Path of the run's directory, and room for a file's name in it: kept here, since a slow path's stack may be
     /// small.
     path: [u8; PATH_MAX],
@@ -156,6 +173,7 @@ impl Share {
     pub const fn none() -> Share {
         Share {
             base: core::ptr::null_mut(),
+            counts: Counts::NONE,
             path: [0; PATH_MAX],
             run: 0,
             place: Place::Nowhere,
@@ -315,12 +333,13 @@ impl Share {
 
     /// A fresh site record; `None` when there are none left, which is counted.
     pub fn new_site(&mut self) -> Option<u32> {
-        let count = self.header().site_count;
+        let count = self.counts.sites;
         let end = LAYOUT.site_offset() + (count as usize + 1) * size_of::<SiteRecord>();
         if count >= LAYOUT.sites || !self.claim(Part::Sites, end) {
             self.header().sites_lost += 1;
             return None;
         }
+        self.counts.sites = count + 1;
         self.header().site_count = count + 1;
         Some(count)
     }
@@ -330,10 +349,11 @@ impl Share {
         if !self.exists() || !self.claim(Part::Events, LAYOUT.sample_offset()) {
             return;
         }
-        let count = self.header().event_count;
+        let count = self.counts.events;
         let slot = (count % u64::from(LAYOUT.events)) as usize;
         // SAFETY: inside the mapping, aligned by the layout, and known to be there.
         unsafe { *self.base.add(LAYOUT.event_offset()).cast::<EventRecord>().add(slot) = event };
+        self.counts.events = count + 1;
         self.header().event_count = count + 1;
     }
 
@@ -347,29 +367,31 @@ impl Share {
             let first = self.base.add(LAYOUT.sample_offset()).cast::<SampleRecord>();
             core::slice::from_raw_parts_mut(first, LAYOUT.samples as usize)
         };
-        let header = self.header();
-        if header.sample_count >= LAYOUT.samples {
+        if self.counts.samples >= LAYOUT.samples {
             for n in 0..samples.len() / 2 {
                 samples[n] = samples[n * 2];
             }
-            header.sample_count = LAYOUT.samples / 2;
-            header.sample_interval *= 2;
+            self.counts.samples = LAYOUT.samples / 2;
+            let interval = &mut self.header().sample_interval;
+            *interval = interval.wrapping_mul(2);
         }
-        if let Some(slot) = samples.get_mut(header.sample_count as usize) {
+        if let Some(slot) = samples.get_mut(self.counts.samples as usize) {
             *slot = sample;
-            header.sample_count += 1;
+            self.counts.samples += 1;
         }
+        self.header().sample_count = self.counts.samples;
     }
 
     /// Notes one of all targets of a site; false when there is no room for more.
     pub fn push_target(&mut self, target: LastTargetRecord) -> bool {
-        let count = self.header().target_count;
+        let count = self.counts.targets;
         let end = LAYOUT.target_offset() + (count as usize + 1) * size_of::<LastTargetRecord>();
         if count >= LAYOUT.targets || !self.claim(Part::Targets, end) {
             return false;
         }
         // SAFETY: inside the mapping, aligned by the layout, and known to be there.
         unsafe { *self.base.add(LAYOUT.target_offset()).cast::<LastTargetRecord>().add(count as usize) = target };
+        self.counts.targets = count + 1;
         self.header().target_count = count + 1;
         true
     }
@@ -385,7 +407,7 @@ impl Share {
         if !self.exists() {
             return;
         }
-        let used = self.header().site_count as usize + SITES_IN_SANDBOX;
+        let used = self.counts.sites as usize + SITES_IN_SANDBOX;
         let sites = LAYOUT.site_offset() + used * size_of::<SiteRecord>();
         for (part, end) in [(Part::Events, STARTS[2]), (Part::Samples, STARTS[3]), (Part::Sites, sites)] {
             // What cannot be claimed is not written.
@@ -426,9 +448,8 @@ impl Share {
         let old_base = self.base;
         let parent = self.header().pid;
         // The parent's records are copied out of its mapping into a new one, which then replaces it.
-        let header = self.header();
-        let objects = LAYOUT.object_offset() + header.object_count as usize * size_of::<ObjectRecord>();
-        let sites = LAYOUT.site_offset() + header.site_count as usize * size_of::<SiteRecord>();
+        let objects = LAYOUT.object_offset() + self.header().object_count as usize * size_of::<ObjectRecord>();
+        let sites = LAYOUT.site_offset() + self.counts.sites as usize * size_of::<SiteRecord>();
         let used = Used { objects: objects.min(LAYOUT.event_offset()), sites: sites.min(LAYOUT.file_size()) };
         let claimed = self.claimed;
         let Some(copy) = self.map(Some(used)) else {
@@ -447,7 +468,10 @@ impl Share {
                 return false;
             }
         }
+        let sites = self.counts.sites;
+        self.counts = Counts { sites, ..Counts::NONE };
         let header = self.header();
+        header.site_count = sites;
         header.forked_from = parent;
         header.pid = pid();
         header.flags |= relpoline_stats::codes::flag::FORKED;

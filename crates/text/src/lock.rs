@@ -174,6 +174,12 @@ impl Held<'_> {
         self.change_stamp(self.stamp | PINNED)
     }
 
+    /// By what the lock knows this holder; without the mark of a pinned lock.
+    #[must_use]
+    pub fn stamp(&self) -> u64 {
+        self.stamp & !PINNED
+    }
+
     /// Lets others break the lock again when it is held for too long.
     pub fn unpin(&mut self) {
         self.change_stamp(self.stamp & !PINNED);

@@ -36,10 +36,8 @@ fn refuse_barriers() {
     };
     assert!(done, "{}", std::io::Error::last_os_error());
     // SAFETY: a system call without pointers.
-    assert_eq!(
-        unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0) },
-        -1
-    );
+    let asked = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0) };
+    assert_eq!(asked, -1);
 }
 
 /// Looks at the value, again and again, and lets go of it in between.
