@@ -251,6 +251,7 @@ static void bytes(void) {
 static void forge(void) {
     static struct range maps[1024];
     word state = 0x2545f4914f6cdd1d;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     int count = read_maps(maps, 1024);
     for (int found = 0;;) {
         for (int i = 0; i < count; i++) {
