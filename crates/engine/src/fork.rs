@@ -21,7 +21,7 @@ use crate::sandbox;
 use crate::site::{NO_RING, Site};
 use crate::state::{Engine, Frozen, LOCK, engine};
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use relpoline_core::policy::Phase;
 use relpoline_text::broken;
 use relpoline_text::cells::Cell;
@@ -65,8 +65,10 @@ const FORK_LIMIT: u64 = 1 << 33;
 
 /// The lock's stamp while this process forks; 0 when it does not, or the lock could not be had.
 static FORKING: AtomicU64 = AtomicU64::new(0);
-/// The name of the thread that does.
+/// The name of the thread that does, …
 static FORKER: AtomicU64 = AtomicU64::new(0);
+/// … and how many more times it does, in handlers that interrupted it. Means something to that thread only.
+static NESTED: AtomicU32 = AtomicU32::new(0);
 
 unsafe extern "C" {
     /// What pthread_atfork(3) calls, which itself lies in no shared library.
@@ -93,7 +95,15 @@ pub fn watch() {
 }
 
 extern "C" fn before_fork() {
-    if !sandbox::may_read_clock() || !settle_epoch() || hold::is_mine() {
+    if !sandbox::may_read_clock() || !settle_epoch() {
+        return;
+    }
+    // A handler that interrupted this thread's fork. That one has the lock for both.
+    if is_under_way() && FORKER.load(Ordering::Relaxed) == hold::me() {
+        NESTED.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    if hold::is_mine() {
         return;
     }
     let begun = calibrate::now();
@@ -116,6 +126,7 @@ fn begin(mut held: Hold) -> bool {
     calibrate_for_children();
     let stamp = held.stamp();
     FORKER.store(hold::me(), Ordering::Relaxed);
+    NESTED.store(0, Ordering::Relaxed);
     FORKING.store(stamp, Ordering::SeqCst);
     // Who takes the lock after this knows of the fork. (A child made by vfork pins nothing; it may be killed.)
     if sandbox::may_call() && LOCK.is_at_home() {
@@ -154,7 +165,11 @@ fn calibrate_for_children() {
 
 extern "C" fn after_fork() {
     // Another thread may have begun one since, when this one's lock had been broken.
-    if FORKER.load(Ordering::Relaxed) == hold::me() {
+    if FORKER.load(Ordering::Relaxed) != hold::me() {
+        return;
+    }
+    let is_inner = NESTED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |depth| depth.checked_sub(1)).is_ok();
+    if !is_inner {
         let stamp = FORKING.load(Ordering::Relaxed);
         end(stamp);
         drop(hold::resume(stamp));
