@@ -1,4 +1,4 @@
-//! What the engine has written into a process that runs, read back and disassembled: from every gate and tree on, along
+//! What the engine has written into a process that runs, read back and disassembled: from every gate, stub and tree on, along
 //! every branch, there is no indirect branch (`ff /2`, `ff /4`), no jump without `int3` behind it, and no return but that of
 //! a retpoline.
 
@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
+use relpoline_stats::{Stats, live};
 use relpoline_tests::{Living, Program, tool};
 use serde_json::Value;
 
@@ -98,6 +99,15 @@ fn places(process: &Living) -> (Vec<u64>, Vec<u64>) {
     (all("gate"), all("tree"))
 }
 
+/// Stubs that have recorded, by the process' statistics: they stay where they are, and are not written over.
+fn recording_stubs(process: &Living) -> Vec<u64> {
+    let user = rustix::process::geteuid().as_raw();
+    let file = format!("{}{user}/{}{}", live::PREFIX, process.pid(), live::SUFFIX);
+    let bytes = fs::read(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let stats = Stats::parse(&bytes).expect("its statistics can be read");
+    stats.sites().map(|site| site.recording).filter(|at| *at != 0).collect()
+}
+
 #[test]
 fn generated_code_holds_no_unprotected_branch() {
     let program = Program::retpolined("attached.c").build();
@@ -114,7 +124,9 @@ fn generated_code_holds_no_unprotected_branch() {
     // Counting, settling and the slow path lie behind the gates' stubs, 32 and 48 bytes into their cells.
     let stubs = gates.iter().flat_map(|gate| [gate + 24, gate + 32, gate + 48]);
     let (arenas, mut seen) = (Arenas::of(process.pid()), BTreeSet::new());
-    for at in gates.iter().chain(&trees).copied().chain(stubs) {
+    let recording = recording_stubs(&process);
+    assert!(recording.len() >= 2, "{recording:x?}");
+    for at in gates.iter().chain(&trees).copied().chain(stubs).chain(recording) {
         arenas.follow(at, &mut seen).unwrap_or_else(|fault| panic!("{fault}"));
     }
     assert!(seen.len() > 100, "only {} instructions were seen", seen.len());
