@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use relpoline_tests::broken;
 use relpoline_tests::living::text;
 use relpoline_tests::tool::{self, target_directory};
 use relpoline_tests::{Living, Outcome, Program, Run};
@@ -97,6 +98,17 @@ fn more_sites_than_an_arena_has_gates_for() {
     let outcome = Run::new(Program::retpolined("crowded.c").build()).same();
     let object = outcome.report().objects.iter().find(|object| object.sites > 0).expect("it has sites");
     assert_eq!(object.reason.as_deref(), Some("arena full"), "{object:?}");
+}
+
+/// With an engine whose arenas have room for some hundred trees: it would take a minute to fill others.
+#[test]
+fn more_trees_than_an_arena_has_room_for() {
+    let outcome = broken::run("little-room", &Program::retpolined("full.c"), &["10000"], "--nervous");
+    outcome.assert_success();
+    let sites = &outcome.report().sites;
+    let full = sites.iter().filter(|site| site.reason == "arena full").count();
+    let promoted = sites.iter().filter(|site| site.is_promoted()).count();
+    assert!(full > 0 && promoted > 10, "{full} found no room, {promoted} did");
 }
 
 #[test]
