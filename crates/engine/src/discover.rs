@@ -128,7 +128,7 @@ fn record(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &Outc
         record.build_id[..len].copy_from_slice(&id[..len]);
         record.build_id_len = len as u8;
     }
-    engine.share.header().object_count = index as u32 + 1;
+    engine.share.has_objects(index as u32 + 1);
 }
 
 /// Whether an object is none of our business: the engine itself, and the kernel's.

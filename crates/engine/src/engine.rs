@@ -184,6 +184,11 @@ pub fn may_change(engine: &mut Engine) -> bool {
         })
 }
 
+/// Whether objects are being unmapped: the lock stays taken until that is over, and nothing is done with it.
+pub fn is_removing() -> bool {
+    REMOVING.load(Ordering::SeqCst) != 0
+}
+
 /// The loader is about to change, or has changed, the list of objects.
 ///
 /// While objects are being unmapped the lock stays taken, so that nobody writes to text that is going.
@@ -195,11 +200,13 @@ pub fn loader_changed(change: Change) {
     if !is_running() || !fork::settle_epoch() {
         return;
     }
-    let held = hold::resume(REMOVING.swap(0, Ordering::AcqRel));
+    let held = hold::resume(REMOVING.swap(0, Ordering::SeqCst));
+    // While objects were being unmapped forks began without the lock.
+    hold::wait_for_forks();
     match change {
         Change::Adding => drop(held),
         // Given back when the loader is done; a judgement that comes in between finds it taken.
-        Change::Removing => REMOVING.store(hold::take_pinned(held).keep(), Ordering::Release),
+        Change::Removing => REMOVING.store(hold::take_pinned(held).keep(), Ordering::SeqCst),
         Change::Done => hold::undisturbed(held, |engine| {
             let begun = calibrate::now();
             // What is gone is noted before anything is mended.

@@ -16,10 +16,11 @@
 //! While a descriptor or an arena is in hand, handlers have to wait ([`sandbox::held_back`]).
 
 use crate::calibrate;
-use crate::hold::{self, Hold, wait_a_moment};
+use crate::engine;
+use crate::hold::{self, wait_a_moment};
 use crate::sandbox;
 use crate::site::{NO_RING, Site};
-use crate::state::{Engine, Frozen, LOCK, engine};
+use crate::state::{self, Engine, Frozen, LOCK};
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use relpoline_core::policy::Phase;
@@ -99,7 +100,7 @@ extern "C" fn before_fork() {
         return;
     }
     // A handler that interrupted this thread's fork. That one has the lock for both.
-    if is_under_way() && FORKER.load(Ordering::Relaxed) == hold::me() {
+    if is_mine() {
         NESTED.fetch_add(1, Ordering::Relaxed);
         return;
     }
@@ -108,48 +109,79 @@ extern "C" fn before_fork() {
     }
     let begun = calibrate::now();
     loop {
-        let now = calibrate::now();
-        let patience = if is_under_way() { u64::MAX } else { FORK_PATIENCE };
-        if LOCK.try_take(hold::me(), now, patience).is_some_and(begin) {
-            return;
-        }
-        let waited = now.wrapping_sub(begun);
-        if waited > FORK_LIMIT {
+        let waited = calibrate::now().wrapping_sub(begun);
+        if begin() || gives_up(waited) {
             return;
         }
         wait_a_moment(waited);
     }
 }
 
-/// Keeps the lock until [`after_fork`]. False when somebody broke it before that was known.
-fn begin(mut held: Hold) -> bool {
+/// Takes the lock until [`after_fork`], if it is to be had and no other thread forks. While objects are being unmapped it is
+/// not, and need not be: nothing is written then, and the loader's end waits for the fork.
+fn begin() -> bool {
+    let now = calibrate::now();
+    if is_under_way() {
+        return false;
+    }
+    if engine::is_removing() {
+        let stamp = announce(now | 1);
+        return engine::is_removing() || end(stamp);
+    }
+    let Some(held) = LOCK.try_take(hold::me(), now, FORK_PATIENCE) else { return false };
+    // Another thread may have begun while this one's look at it was old.
+    if is_under_way() {
+        return false;
+    }
     calibrate_for_children();
-    let stamp = held.stamp();
-    FORKER.store(hold::me(), Ordering::Relaxed);
-    NESTED.store(0, Ordering::Relaxed);
-    FORKING.store(stamp, Ordering::SeqCst);
-    // Who takes the lock after this knows of the fork. (A child made by vfork pins nothing; it may be killed.)
-    if sandbox::may_call() && LOCK.is_at_home() {
-        if !held.pin() {
-            end(stamp);
-            return false;
-        }
-        held.unpin();
+    let stamp = announce(held.stamp());
+    // Who takes the lock after this knows of the fork.
+    if !held.is_still_held() {
+        return end(stamp);
     }
     let _ = held.keep();
     true
 }
 
-/// Whether some thread is forking: it holds the lock, or held it until it was thought to have vanished. Nobody opens this
-/// process' memory then.
-pub fn is_under_way() -> bool {
+/// Lets others know of this thread's fork.
+fn announce(stamp: u64) -> u64 {
+    FORKER.store(hold::me(), Ordering::Relaxed);
+    NESTED.store(0, Ordering::Relaxed);
+    FORKING.store(stamp, Ordering::SeqCst);
+    stamp
+}
+
+/// The fork that began with `stamp` is over, or does not begin: false.
+fn end(stamp: u64) -> bool {
+    let _ = FORKING.compare_exchange(stamp, 0, Ordering::SeqCst, Ordering::Relaxed);
+    false
+}
+
+/// Whether fork goes on without the lock: whoever pinned it does not come back. The next fork does not wait for him again.
+fn gives_up(waited: u64) -> bool {
+    static LOST: AtomicU64 = AtomicU64::new(0);
+    let stamp = LOCK.stamp();
+    if waited > FORK_LIMIT {
+        LOST.store(stamp, Ordering::Relaxed);
+    }
+    waited > FORK_LIMIT || (stamp != 0 && stamp == LOST.load(Ordering::Relaxed))
+}
+
+/// Whether a thread is forking, or seems to.
+fn is_announced() -> bool {
     let stamp = FORKING.load(Ordering::SeqCst);
     stamp != 0 && calibrate::now().saturating_sub(stamp) < FORK_LIMIT
 }
 
-/// The fork that began with `stamp` is over.
-fn end(stamp: u64) {
-    let _ = FORKING.compare_exchange(stamp, 0, Ordering::SeqCst, Ordering::Relaxed);
+/// Whether this thread is forking, and this is a handler that interrupted it.
+fn is_mine() -> bool {
+    is_announced() && FORKER.load(Ordering::Relaxed) == hold::me()
+}
+
+/// Whether another thread is forking: it holds the lock, or held it until it was thought to have vanished. Nobody opens this
+/// process' memory then. (What a handler opens and closes that interrupted a fork, its child does not get.)
+pub fn is_under_way() -> bool {
+    is_announced() && FORKER.load(Ordering::Relaxed) != hold::me()
 }
 
 /// Measures once what each child of a pre-forking server would measure again: half a millisecond.
@@ -157,7 +189,7 @@ fn end(stamp: u64) {
 /// The caller holds the lock.
 fn calibrate_for_children() {
     // SAFETY: the lock is held.
-    let engine = unsafe { engine() };
+    let engine = unsafe { state::engine() };
     if engine.enabled && engine.frozen == Frozen::No && !engine.sites.as_slice().is_empty() {
         engine.calibrate();
     }
@@ -171,7 +203,7 @@ extern "C" fn after_fork() {
     let is_inner = NESTED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |depth| depth.checked_sub(1)).is_ok();
     if !is_inner {
         let stamp = FORKING.load(Ordering::Relaxed);
-        end(stamp);
+        let _ = end(stamp);
         drop(hold::resume(stamp));
     }
 }
@@ -193,7 +225,7 @@ extern "C" fn in_child() {
     INSIDE.store(true, Ordering::Relaxed);
     // SAFETY: there is no other thread, and what was interrupted does not change what is read here: where the lists of
     // arenas and statistics are changed, handlers have to wait. It looks at `frozen` when it is called anew only.
-    let engine = unsafe { engine() };
+    let engine = unsafe { state::engine() };
     engine.frozen = Frozen::Child;
     // Also in a sandbox: without that memory the child would crash in any case.
     engine.share.stand_in();
@@ -223,7 +255,7 @@ pub fn settle_epoch() -> bool {
                 LOCK.settle();
             }
             // SAFETY: nobody else gets past the epoch before it is settled.
-            let engine = unsafe { engine() };
+            let engine = unsafe { state::engine() };
             engine.inherited = true;
             engine.entries = 0;
             epoch.store(SETTLED, Ordering::Release);
@@ -266,6 +298,9 @@ pub fn become_own(engine: &mut Engine) -> bool {
     };
     if !sandbox::may_call() {
         engine.frozen = Frozen::Child;
+        return false;
+    }
+    if is_under_way() {
         return false;
     }
     // Pinned: a fork of this process waits until the writable aliases are out of its child's reach.

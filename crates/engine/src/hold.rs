@@ -56,6 +56,14 @@ pub fn take() -> Hold {
     }
 }
 
+/// Waits until no other thread forks, or seems to have vanished in it.
+pub fn wait_for_forks() {
+    let begun = calibrate::now();
+    while fork::is_under_way() {
+        wait_a_moment(calibrate::now().wrapping_sub(begun));
+    }
+}
+
 /// Goes on holding what [`Held::keep`] kept; `None` when it was broken meanwhile.
 pub fn resume(stamp: u64) -> Option<Hold> {
     LOCK.resume(me(), stamp)

@@ -37,8 +37,8 @@ fn lead(site: &Site, to: Bytes) -> Result<(), PokeError> {
     if fork::is_inside() || !sandbox::may_call() {
         return Err(PokeError::Refused);
     }
-    // Its child would get this process' memory in hand.
-    if fork::is_under_way() {
+    // Its child would get this process' memory in hand. (Forks wait for who has pinned the lock.)
+    if fork::is_under_way() && !LOCK.is_pinned() {
         return Err(PokeError::Overtaken);
     }
     poke::link(&LOCK, hold::me(), site.field, to, Some(displacement(site, site.thunk_at)))

@@ -76,6 +76,7 @@ enum Place {
 /// How many records there are. The file's header has copies of it.
 #[derive(Clone, Copy)]
 struct Counts {
+    objects: u32,
     sites: u32,
     targets: u32,
     samples: u32,
@@ -83,7 +84,7 @@ struct Counts {
 }
 
 impl Counts {
-    const NONE: Counts = Counts { sites: 0, targets: 0, samples: 0, events: 0 };
+    const NONE: Counts = Counts { objects: 0, sites: 0, targets: 0, samples: 0, events: 0 };
 }
 
 /// The mapped records.
@@ -323,6 +324,12 @@ impl Share {
         })
     }
 
+    /// The first `count` object records mean something.
+    pub fn has_objects(&mut self, count: u32) {
+        self.counts.objects = count;
+        self.header().object_count = count;
+    }
+
     /// Site record `index`.
     pub fn site(&mut self, index: u32) -> Option<&mut SiteRecord> {
         (self.exists() && index < LAYOUT.sites).then(|| {
@@ -448,7 +455,7 @@ impl Share {
         let old_base = self.base;
         let parent = self.header().pid;
         // The parent's records are copied out of its mapping into a new one, which then replaces it.
-        let objects = LAYOUT.object_offset() + self.header().object_count as usize * size_of::<ObjectRecord>();
+        let objects = LAYOUT.object_offset() + self.counts.objects as usize * size_of::<ObjectRecord>();
         let sites = LAYOUT.site_offset() + self.counts.sites as usize * size_of::<SiteRecord>();
         let used = Used { objects: objects.min(LAYOUT.event_offset()), sites: sites.min(LAYOUT.file_size()) };
         let claimed = self.claimed;
@@ -468,10 +475,10 @@ impl Share {
                 return false;
             }
         }
-        let sites = self.counts.sites;
-        self.counts = Counts { sites, ..Counts::NONE };
+        let Counts { objects, sites, .. } = self.counts;
+        self.counts = Counts { objects, sites, ..Counts::NONE };
         let header = self.header();
-        header.site_count = sites;
+        (header.object_count, header.site_count) = (objects, sites);
         header.forked_from = parent;
         header.pid = pid();
         header.flags |= relpoline_stats::codes::flag::FORKED;

@@ -137,6 +137,18 @@ impl TryLock {
         Some(result)
     }
 
+    /// The stamp by which it is held now, 0 while it is free.
+    #[must_use]
+    pub fn stamp(&self) -> u64 {
+        self.taken_at.load(Ordering::Acquire)
+    }
+
+    /// Whether it is held by somebody who must not be overtaken.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.stamp() & PINNED != 0
+    }
+
     /// Frees the lock whoever holds it: for a forked child, in which the holder does not exist.
     pub fn reset(&self) {
         self.home.store(0, Ordering::Relaxed);
@@ -168,6 +180,13 @@ impl Default for TryLock {
 }
 
 impl Held<'_> {
+    /// Whether nobody has broken the lock so far. Who breaks it after this sees what this thread did before.
+    #[must_use]
+    pub fn is_still_held(&self) -> bool {
+        let (seen, same) = (self.stamp, self.stamp);
+        self.lock.taken_at.compare_exchange(seen, same, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
     /// Keeps others from breaking the lock, however long it is held from here on. False when it was broken before.
     #[must_use]
     pub fn pin(&mut self) -> bool {
@@ -270,6 +289,7 @@ mod tests {
         assert!(lock.pinned(1, || assert!(late().is_none())).is_some());
         let second = late().unwrap();
         let mut first = first;
+        assert!(!first.is_still_held() && second.is_still_held());
         assert!(!first.pin() && lock.is_held_by(1) && lock.is_held_by(2));
         assert!(lock.pinned(1, || ()).is_none());
         assert!(lock.pinned(2, || assert!(lock.try_take(1, 9000, 100).is_none())).is_some());
