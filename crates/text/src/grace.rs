@@ -18,8 +18,8 @@
 //!
 //! A seccomp filter may refuse the barrier later, although the kernel had registered the process for it. Then it is given
 //! up for ever: from the next [`Reader::enter`] on readers fence themselves, and for those who are inside without having fenced
-//! the writer sleeps until every processor has had its timer's interrupt, or has switched to another thread, both of which
-//! serialise. (A filter that kills is the program's own death.)
+//! the writer sleeps for a time in which any store gets out of its processor, and nearly every processor has its timer's
+//! interrupt, which serialises. (A filter that kills is the program's own death.)
 //!
 //! Readers are registered for ever (a static list that only grows); a thread that ends leaves its reader to
 //! the next one.
@@ -53,7 +53,8 @@ const NO: u8 = 2;
 /// They could be had until a moment ago, and some readers may not have fenced.
 const NO_MORE: u8 = 3;
 
-/// A time in which every processor that runs has an interrupt: several ticks of the slowest clock, 100 Hz.
+/// A time in which every processor that runs has an interrupt, unless it was told to do without: several ticks of the slowest
+/// clock, 100 Hz.
 const TICKS: i64 = 50_000_000;
 
 fn expedited() -> u8 {
