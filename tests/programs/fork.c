@@ -314,10 +314,10 @@ static void look_for_memory(void) {
     _exit(0);
 }
 
-static void descriptors(void) {
+static void descriptors(int children) {
     pthread_t thread;
     CHECK(!pthread_create(&thread, NULL, links, NULL), "thread");
-    for (int i = 0; i < 1500; i++) {
+    for (int i = 0; i < children; i++) {
         pid_t pid = checked_fork();
         if (pid == 0) look_for_memory();
         reap(pid, "child");
@@ -433,7 +433,7 @@ int main(int argc, char **argv) {
     else if (strcmp(mode, "killed") == 0) killed_vfork();
     else if (strcmp(mode, "clone") == 0) raw_clone();
     else if (strcmp(mode, "bytes") == 0) bytes();
-    else if (strcmp(mode, "descriptors") == 0) descriptors();
+    else if (strcmp(mode, "descriptors") == 0) descriptors(argc > 2 ? atoi(argv[2]) : 1500);
     else if (strcmp(mode, "handlers") == 0) handlers();
     else if (strcmp(mode, "forger") == 0) forger(argv[2]);
     else if (strcmp(mode, "leftovers") == 0) leftovers();

@@ -1,6 +1,6 @@
 //! Children learn for themselves and never change what their parent executes; daemons go on.
 
-use relpoline_tests::{Outcome, Program, Report, Run};
+use relpoline_tests::{Outcome, Program, Report, Run, broken};
 
 fn run(mode: &str) -> Outcome {
     Run::new(Program::retpolined("fork.c").build()).args(&[mode]).same()
@@ -68,6 +68,12 @@ fn the_statistics_of_the_dead_do_not_pile_up() {
 #[test]
 fn children_get_no_descriptor_of_their_parents_memory() {
     assert!(run("descriptors").report().engine.links > 0, "nothing was linked meanwhile");
+}
+
+/// With an engine in which every fourth link takes a quarter of a second: longer than fork waits for who only stands still.
+#[test]
+fn fork_waits_for_a_link_however_long_it_takes() {
+    broken::run("linger", &Program::retpolined("fork.c"), &["descriptors", "60"], "--count").assert_success();
 }
 
 #[test]

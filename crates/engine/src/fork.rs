@@ -64,6 +64,11 @@ const FORK_PATIENCE: u64 = 1 << 25;
 /// than that only a thread takes that was stopped.
 const FORK_LIMIT: u64 = 1 << 33;
 
+/// Cycles for which nobody else takes the lock after a fork has last asked for it: some 100 ms. It asks all the time.
+const PRECEDENCE: u64 = 1 << 28;
+
+/// When a fork last asked for the lock, and did not get it; 0 when it got it.
+static WANTED: AtomicU64 = AtomicU64::new(0);
 /// The lock's stamp while this process forks; 0 when it does not, or the lock could not be had.
 static FORKING: AtomicU64 = AtomicU64::new(0);
 /// The name of the thread that does, …
@@ -109,12 +114,22 @@ extern "C" fn before_fork() {
     }
     let begun = calibrate::now();
     loop {
-        let waited = calibrate::now().wrapping_sub(begun);
+        let now = calibrate::now();
+        let waited = now.wrapping_sub(begun);
         if begin() || gives_up(waited) {
+            WANTED.store(0, Ordering::Relaxed);
             return;
         }
+        // Or it might not get it for seconds, beside a thread that gives it back and takes it again.
+        WANTED.store(now, Ordering::Relaxed);
         wait_a_moment(waited);
     }
+}
+
+/// Whether a fork waits for the lock: it takes precedence.
+pub fn is_wanted() -> bool {
+    let asked = WANTED.load(Ordering::Relaxed);
+    asked != 0 && calibrate::now().saturating_sub(asked) < PRECEDENCE
 }
 
 /// Takes the lock until [`after_fork`], if it is to be had and no other thread forks. While objects are being unmapped it is
@@ -250,6 +265,7 @@ pub fn settle_epoch() -> bool {
                 LOCK.reset();
             }
             FORKING.store(0, Ordering::SeqCst);
+            WANTED.store(0, Ordering::Relaxed);
             // In a sandbox nobody changes text, and nobody asks.
             if sandbox::may_call() {
                 LOCK.settle();

@@ -30,11 +30,11 @@ pub fn is_mine() -> bool {
     LOCK.is_held_by(me())
 }
 
-/// Takes the lock if it is free, or was taken too long ago.
+/// Takes the lock if it is free, or was taken too long ago, and no fork waits for it.
 pub fn try_take() -> Option<Hold> {
     // In a child: whoever held it does not exist here.
     fork::settle_epoch();
-    if !fork::is_settled() {
+    if !fork::is_settled() || fork::is_wanted() {
         return None;
     }
     let hold = LOCK.try_take(me(), calibrate::now(), PATIENCE)?;
