@@ -70,6 +70,12 @@ fn expedited() -> u8 {
         .map_or_else(|seen| seen, |_| answer)
 }
 
+/// Whether readers order their accesses by themselves: the kernel's barrier cannot be had, or not any more.
+#[must_use]
+pub fn readers_fence() -> bool {
+    expedited() != YES
+}
+
 /// Makes every thread of the process execute a serialising instruction: what was written to code before is
 /// what each of them fetches afterwards. Without kernel support it orders memory only; x86-64 then still
 /// sees single aligned words whole, and new code soon.

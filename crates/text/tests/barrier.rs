@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use relpoline_text::grace::{Domain, Reader};
+use relpoline_text::grace::{Domain, Reader, readers_fence};
 
 static DOMAIN: Domain = Domain::new();
 /// What readers look at, and whether they shall end.
@@ -65,7 +65,10 @@ fn a_barrier_that_is_refused_later_is_missed_by_nobody() {
     let readers: Vec<_> = (0..2).map(|_| std::thread::spawn(read)).collect();
     // Barriers are to be had, and one has been had.
     DOMAIN.wait();
+    assert!(!readers_fence(), "the kernel has no barriers to refuse");
     refuse_barriers();
+    DOMAIN.wait();
+    assert!(readers_fence(), "nobody took note");
     let begun = Instant::now();
     let mut periods = 0;
     while begun.elapsed() < Duration::from_secs(3) {
