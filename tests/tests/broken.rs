@@ -8,7 +8,9 @@ use relpoline_tests::broken::{TESTED, TORTURED, noticed, notices, run, tortured}
 /// The torture notices, or the test that watches over the rule.
 fn is_caught(variant: &str) {
     let options = TORTURED.iter().find(|(name, _)| *name == variant);
-    let seen = options.map_or_else(|| noticed(variant), |(_, options)| tortured(variant, 45, options));
+    // On a busy machine a race may need a few attempts.
+    let tortured = |options: &[&str]| (0..3).find_map(|_| tortured(variant, 45, options));
+    let seen = options.map_or_else(|| noticed(variant), |(_, options)| tortured(options));
     assert!(seen.is_some(), "{variant} goes unnoticed");
 }
 
