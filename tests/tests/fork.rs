@@ -73,7 +73,10 @@ fn children_get_no_descriptor_of_their_parents_memory() {
 /// With an engine in which every fourth link takes a quarter of a second: longer than fork waits for who only stands still.
 #[test]
 fn fork_waits_for_a_link_however_long_it_takes() {
-    broken::run("linger", &Program::retpolined("fork.c"), &["descriptors", "60"], "--count").assert_success();
+    let children = |variant| broken::run(variant, &Program::retpolined("fork.c"), &["descriptors", "60"], "--count");
+    children("linger").assert_success();
+    let outcome = children("linger+fork-does-not-wait");
+    assert!(outcome.failed() && outcome.text().contains("a child has inherited"), "{}", outcome.text());
 }
 
 #[test]

@@ -69,7 +69,7 @@ const PRECEDENCE: u64 = 1 << 28;
 
 /// When a fork last asked for the lock, and did not get it; 0 when it got it.
 static WANTED: AtomicU64 = AtomicU64::new(0);
-/// The lock's stamp while this process forks; 0 when it does not, or the lock could not be had.
+/// When the fork that is under way began: the lock's stamp, if it has the lock. 0 while there is none, or it is not announced.
 static FORKING: AtomicU64 = AtomicU64::new(0);
 /// The name of the thread that does, …
 static FORKER: AtomicU64 = AtomicU64::new(0);
