@@ -102,8 +102,14 @@ fn places(process: &Living) -> (Vec<u64>, Vec<u64>) {
 /// Stubs that have recorded, by the process' statistics: they stay where they are, and are not written over.
 fn recording_stubs(process: &Living) -> Vec<u64> {
     let user = rustix::process::geteuid().as_raw();
-    let file = format!("{}{user}/{}{}", live::PREFIX, process.pid(), live::SUFFIX);
-    let bytes = fs::read(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let directory = format!("{}{user}", live::PREFIX);
+    let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{directory}: {error}")).flatten();
+    let is_its = |path: &std::path::PathBuf| {
+        let name = path.file_name().and_then(|name| live::Name::parse(name.as_encoded_bytes()));
+        name.is_some_and(|name| name.pid == process.pid())
+    };
+    let file = entries.map(|entry| entry.path()).find(is_its).expect("its statistics");
+    let bytes = fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let stats = Stats::parse(&bytes).expect("its statistics can be read");
     stats.sites().map(|site| site.recording).filter(|at| *at != 0).collect()
 }

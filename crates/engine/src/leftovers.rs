@@ -9,7 +9,7 @@
 
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
-use relpoline_stats::live;
+use relpoline_stats::live::Name;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags, RawDir};
 use rustix::process::Pid;
@@ -26,31 +26,34 @@ pub fn hold(file: &OwnedFd) -> bool {
         && rustix::fs::fstat(file).is_ok_and(|found| found.st_nlink > 0)
 }
 
-/// Removes the files in `directory` that are nobody's.
-pub fn sweep(directory: &CStr, listing: &mut Listing) {
+/// Whether there is a file that a process has. In the broken variant that the tests must catch nobody looks.
+pub fn is_held(path: &CStr) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    !cfg!(relpoline_broken = "named-by-number")
+        && rustix::fs::open(path, flags, Mode::empty())
+            .is_ok_and(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_err())
+}
+
+/// Removes the files in `directory` that are nobody's. `own` is the name of this process' file.
+pub fn sweep(directory: &CStr, own: &Name, listing: &mut Listing) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(directory) = rustix::fs::open(directory, flags, Mode::empty()) else { return };
     let mut names = RawDir::new(&directory, listing);
     for _ in 0..NAMES {
         let Some(Ok(entry)) = names.next() else { return };
         let name = entry.file_name();
-        if pid_in(name).is_some_and(is_gone) && is_nobodys(&directory, name) {
+        if Name::parse(name.to_bytes()).is_some_and(|of| may_be_gone(&of, own)) && is_nobodys(&directory, name) {
             let _ = rustix::fs::unlinkat(&directory, name, rustix::fs::AtFlags::empty());
         }
     }
 }
 
-/// The process that a statistics file's name names.
-fn pid_in(name: &CStr) -> Option<Pid> {
-    let digits = name.to_bytes().strip_suffix(live::SUFFIX.as_bytes())?;
-    let digit =
-        |n: i32, byte: &u8| n.checked_mul(10)?.checked_add(i32::from(byte.checked_sub(b'0').filter(|d| *d < 10)?));
-    Pid::from_raw(digits.iter().try_fold(0, digit)?)
-}
-
-/// Whether there is no such process here: the file is worth opening.
-fn is_gone(pid: Pid) -> bool {
-    rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
+/// Whether a file is worth opening: its process cannot be seen here, or its number is that of this one, or it is in another
+/// namespace, of whose processes nothing is known here.
+fn may_be_gone(of: &Name, own: &Name) -> bool {
+    let is_here = of.namespace == own.namespace && of.pid != own.pid;
+    let pid = of.pid.try_into().ok().and_then(Pid::from_raw);
+    !is_here || pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
 fn is_nobodys(directory: impl AsFd, name: &CStr) -> bool {
@@ -89,26 +92,33 @@ mod tests {
     fn only_what_nobody_has_is_removed() {
         let base = fresh("leftovers");
         std::fs::create_dir(&base).expect("a directory");
-        let abandoned = base.join(format!("{}{}", dead(), live::SUFFIX));
-        // Of a process in another pid namespace, as it were: it has a number that is nobody's here.
-        let elsewhere = base.join(format!("{}{}", 1 << 23, live::SUFFIX));
-        let living = base.join(format!("{}{}", std::process::id(), live::SUFFIX));
+        let me = Name { pid: std::process::id(), namespace: 7, started: 1 };
+        let path = |pid: u32, namespace: u64, started: u64| base.join(format!("{pid}-{namespace}-{started}.stats"));
+        let abandoned = path(dead(), 7, 1);
+        // Of a process in another pid namespace that has this one's number, or its parent's.
+        let elsewhere = path(me.pid, 8, 1);
+        let elsewhere_dead = path(std::os::unix::process::parent_id(), 8, 1);
+        // Of one that had this one's number before it.
+        let earlier = path(me.pid, 7, 0);
+        let living = path(std::os::unix::process::parent_id(), 7, 1);
         let foreign = base.join(format!("{}.txt", dead()));
-        let nameless = base.join(format!("-{}{}", dead(), live::SUFFIX));
-        for path in [&abandoned, &living, &foreign, &nameless] {
+        let nameless = base.join(format!("{}.stats", dead()));
+        for path in [&abandoned, &elsewhere_dead, &earlier, &living, &foreign, &nameless] {
             drop(make(path));
         }
         let held = make(&elsewhere);
         assert!(hold(&held));
 
         let mut listing: Listing = [MaybeUninit::uninit(); 1024];
-        sweep(&text(&base), &mut listing);
-        assert!(!abandoned.exists());
+        sweep(&text(&base), &me, &mut listing);
+        for gone in [&abandoned, &elsewhere_dead, &earlier] {
+            assert!(!gone.exists(), "{}", gone.display());
+        }
         for kept in [&elsewhere, &living, &foreign, &nameless] {
             assert!(kept.exists(), "{}", kept.display());
         }
         drop(held);
-        sweep(&text(&base), &mut listing);
+        sweep(&text(&base), &me, &mut listing);
         assert!(!elsewhere.exists() && living.exists());
         std::fs::remove_dir_all(&base).expect("it can be removed");
     }

@@ -13,7 +13,7 @@ use crate::leftovers;
 use crate::memory;
 use crate::sandbox;
 use core::ffi::{CStr, c_void};
-use relpoline_stats::live;
+use relpoline_stats::live::{self, Name};
 use relpoline_stats::options::Escaped;
 use relpoline_stats::record::{EventRecord, LastTargetRecord, MAGIC, ObjectRecord, SampleRecord, SiteRecord};
 use relpoline_stats::{Header, Layout};
@@ -97,6 +97,8 @@ pub struct Share {
     /// Bytes of that path; 0 when there is no such directory.
     run: usize,
     place: Place,
+    /// What the file is called, in its place.
+    name: Name,
     listing: leftovers::Listing,
     /// Up to where each part is known to be there; everything is in private memory.
     claimed: [usize; PARTS],
@@ -126,20 +128,44 @@ fn numbered<'a>(buffer: &'a mut [u8], before: &[u8], n: u32, after: &[u8]) -> Op
     CStr::from_bytes_with_nul(buffer.get(..len)?).ok()
 }
 
-/// The path of this process' file in the directory whose path fills the first `length` bytes of `path`.
-fn file_path(path: &mut [u8], length: usize) -> Option<&CStr> {
-    let mut end = append(path, length, b"/")?;
-    end = append_number(path, end, pid())?;
-    end = append(path, end, live::SUFFIX.as_bytes())?;
-    end = append(path, end, b"\0")?;
+/// The path of the file `name` in the directory whose path fills the first `length` bytes of `path`.
+fn file_path<'a>(path: &'a mut [u8], length: usize, name: &Name) -> Option<&'a CStr> {
+    let begin = append(path, length, b"/")?;
+    let end = begin + name.write(path.get_mut(begin..)?)?;
+    let end = append(path, end, b"\0")?;
     CStr::from_bytes_with_nul(path.get(..end)?).ok()
 }
 
-/// A new, empty file; one that was there goes.
-fn create_at(path: &CStr) -> Option<OwnedFd> {
-    let _ = rustix::fs::unlink(path);
+/// The name of this process' file. What /proc does not tell is 0: without it, names are as good as numbers.
+fn own_name() -> Name {
+    let mut stat = [0; 1024];
+    let read = rustix::fs::open(c"/proc/self/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|file| rustix::io::read(&file, &mut stat));
+    // The broken variant that the tests must catch: a process is its number.
+    if cfg!(relpoline_broken = "named-by-number") {
+        return Name { pid: pid(), namespace: 0, started: 0 };
+    }
+    let started = read.ok().and_then(|length| live::started(stat.get(..length)?));
+    let namespace = rustix::fs::stat(c"/proc/self/ns/pid").map_or(0, |found| found.st_ino);
+    Name { pid: pid(), namespace, started: started.unwrap_or(0) }
+}
+
+/// A new, empty file in the directory whose path fills the first `length` bytes of `path`, called `name`. One that was
+/// there goes: this process' from before an exec. But should somebody have that one, as where two processes in different
+/// namespaces cannot tell in which they are, this one passes for a later one.
+fn create_in(path: &mut [u8], length: usize, name: &mut Name) -> Option<OwnedFd> {
+    const NAMESAKES: u64 = 16;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok()
+    for _ in 0..NAMESAKES {
+        let path = file_path(path, length, name)?;
+        if !leftovers::is_held(path) {
+            let _ = rustix::fs::unlink(path);
+            let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok()?;
+            return leftovers::hold(&fd).then_some(fd);
+        }
+        name.started = name.started.wrapping_add(1);
+    }
+    None
 }
 
 /// Whether the pages of a mapping from `from` on, `len` bytes, are there, or could be made so now. Kernels before
@@ -178,6 +204,7 @@ impl Share {
             path: [0; PATH_MAX],
             run: 0,
             place: Place::Nowhere,
+            name: Name { pid: 0, namespace: 0, started: 0 },
             listing: [core::mem::MaybeUninit::uninit(); size_of::<leftovers::Listing>()],
             claimed: [usize::MAX; PARTS],
         }
@@ -207,6 +234,7 @@ impl Share {
         if !relpoline_text::arena::may_grow_to(LAYOUT.file_size() as u64) {
             return None;
         }
+        self.name = own_name();
         let fd = self.create_in_run().or_else(|| self.create_among_living())?;
         rustix::fs::ftruncate(&fd, LAYOUT.file_size() as u64).ok()?;
         Some(fd)
@@ -218,7 +246,7 @@ impl Share {
         if !is_private(CStr::from_bytes_with_nul(self.path.get(..end)?).ok()?) {
             return None;
         }
-        let fd = create_at(file_path(&mut self.path, self.run)?)?;
+        let fd = create_in(&mut self.path, self.run, &mut self.name)?;
         self.place = Place::Run;
         Some(fd)
     }
@@ -231,13 +259,13 @@ impl Share {
         if !is_private(directory) {
             return None;
         }
-        leftovers::sweep(directory, &mut self.listing);
+        leftovers::sweep(directory, &self.name, &mut self.listing);
         let length = directory.to_bytes().len();
-        let mut path = [0; LIVE_PATH + 32];
+        let mut path = [0; LIVE_PATH + Name::MOST + 2];
         append(&mut path, 0, directory.to_bytes())?;
-        let fd = create_at(file_path(&mut path, length)?)?;
+        let fd = create_in(&mut path, length, &mut self.name)?;
         self.place = Place::Live;
-        leftovers::hold(&fd).then_some(fd)
+        Some(fd)
     }
 
     /// Maps fresh records: from a file if there is a place for one. `used` is what is about to be written besides the
@@ -275,13 +303,13 @@ impl Share {
     /// Removes the file: the process ends.
     pub fn remove(&mut self) {
         let mut buffer = [0; LIVE_PATH];
-        let mut path = [0; LIVE_PATH + 32];
+        let mut path = [0; LIVE_PATH + Name::MOST + 2];
         if self.place != Place::Live || !sandbox::may_call() {
             return;
         }
         let Some(directory) = live_directory(&mut buffer) else { return };
         let length = append(&mut path, 0, directory.to_bytes());
-        if let Some(path) = length.and_then(|length| file_path(&mut path, length)) {
+        if let Some(path) = length.and_then(|length| file_path(&mut path, length, &self.name)) {
             let _ = rustix::fs::unlink(path);
         }
     }

@@ -16,7 +16,7 @@
 //! | [`program`] | whether a program can take the preload, by its file's bytes |
 //!
 //! # The way of a statistics file
-//! Each process creates `PID.stats` (mode 0600; an older file of that name is unlinked first, so after an exec
+//! Each process creates a file ([`live::Name`]; mode 0600; an older file of that name is unlinked first, so after an exec
 //! the newest image counts) in a directory that only its user can enter ([`live`]), or in the one that
 //! `RELPOLINE_OPTS` names (`stats=DIR`), sets its length to [`file::Layout::file_size`], maps it shared, and
 //! stores plain integers there on its slow path. No format step, no flush: when the process is killed the file

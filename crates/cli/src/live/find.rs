@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure};
 use relpoline_stats::file::text;
-use relpoline_stats::live::{PREFIX, RUN_PREFIX, SUFFIX, is_private};
+use relpoline_stats::live::{Name, PREFIX, RUN_PREFIX, is_private};
 use relpoline_stats::{Header, Malformed, Plain, SiteRecord, Stats};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -72,12 +72,12 @@ pub fn all() -> Found {
     let mut found = Found::default();
     for root in roots(&processes) {
         for path in files(&root) {
-            let Some((file, own_pid)) = open(&path) else { continue };
+            let Some((file, name)) = open(&path) else { continue };
             let Ok(meta) = file.metadata() else { continue };
             if !seen.insert((meta.dev(), meta.ino())) {
                 continue;
             }
-            match owner(&processes, own_pid, &file, &meta) {
+            match owner(&processes, &name, &file, &meta) {
                 Some(process) => found.add(process.clone(), file),
                 None if root.as_os_str().is_empty() => forget(&path, &meta),
                 None => {}
@@ -125,21 +125,21 @@ pub fn one(pid: u32) -> anyhow::Result<Engine> {
 }
 
 /// The statistics of the processes of a run that are not in its directory, since they have changed their user: by
-/// their own numbers. They are removed: whoever asks collects them.
-pub fn strays(run: u64) -> Vec<(u32, Vec<u8>)> {
+/// their files' names. They are removed: whoever asks collects them.
+pub fn strays(run: u64) -> Vec<(Name, Vec<u8>)> {
     let mut found = Vec::new();
     for path in files(Path::new("")) {
         if path.parent().and_then(Path::parent) != Some(Path::new("/dev/shm")) {
             continue;
         }
-        let Some((file, own_pid)) = open(&path) else { continue };
+        let Some((file, name)) = open(&path) else { continue };
         // Only the header of those of others: there may be many, and large ones.
         if header(&file).is_none_or(|header| header.run != run) {
             continue;
         }
         let Some(bytes) = read(&file).filter(|bytes| Stats::parse(bytes).is_ok()) else { continue };
         let _ = fs::remove_file(&path);
-        found.push((own_pid, bytes));
+        found.push((name, bytes));
     }
     found
 }
@@ -166,10 +166,10 @@ fn files(root: &Path) -> Vec<PathBuf> {
 fn files_in(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for (path, name) in entries(directory) {
-        if name.ends_with(SUFFIX) {
+        if Name::parse(name.as_bytes()).is_some() {
             found.push(path);
         } else if name.starts_with(RUN_PREFIX) {
-            found.extend(entries(&path).map(|(path, _)| path).filter(|path| own_pid(path).is_some()));
+            found.extend(entries(&path).map(|(path, _)| path).filter(|path| name_of(path).is_some()));
         }
     }
     found
@@ -186,9 +186,9 @@ fn belongs_to(path: &Path, user: u32) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| is_private(found.uid(), found.mode(), user))
 }
 
-/// The process that a file's name names, as it sees itself.
-fn own_pid(path: &Path) -> Option<u32> {
-    path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()
+/// Which process a file's name names, as that sees itself.
+pub fn name_of(path: &Path) -> Option<Name> {
+    Name::parse(path.file_name()?.as_encoded_bytes())
 }
 
 /// Opens a statistics file. The program could have put anything there: a link, a fifo, something endless.
@@ -199,19 +199,20 @@ pub fn open_careful(path: &Path) -> Option<File> {
     Some(file)
 }
 
-fn open(path: &Path) -> Option<(File, u32)> {
-    Some((open_careful(path)?, own_pid(path)?))
+fn open(path: &Path) -> Option<(File, Name)> {
+    Some((open_careful(path)?, name_of(path)?))
 }
 
-/// The process whose file it is: the one that has it mapped, or, when we may not know that, the one of that number
-/// and user that bears the program's name.
-fn owner<'a>(processes: &'a [Process], own_pid: u32, file: &File, meta: &fs::Metadata) -> Option<&'a Process> {
+/// The process whose file it is: the one that has it mapped, or, when we may not know that, the one of that number,
+/// start and user that bears the program's name.
+fn owner<'a>(processes: &'a [Process], name: &Name, file: &File, meta: &fs::Metadata) -> Option<&'a Process> {
     let mut unknown = None;
-    for process in processes.iter().filter(|process| process.own_pid == own_pid) {
+    for process in processes.iter().filter(|process| process.may_be(name)) {
         match process.maps(meta.ino()) {
             Some(true) => return Some(process),
             Some(false) => {}
-            None => unknown = Some(process),
+            None if name.started == 0 || name.started == process.started => unknown = Some(process),
+            None => {}
         }
     }
     unknown.filter(|process| process.user == meta.uid() && is_named_like(process, file))
@@ -363,7 +364,7 @@ mod tests {
         let user = rustix::process::geteuid().as_raw();
         let directory = PathBuf::from(format!("{}{PREFIX}{user}", root.path().display()));
         fs::create_dir_all(directory.join("run-1-x")).unwrap();
-        for name in ["7.stats", "other", "run-1-x/8.stats", "run-1-x/9"] {
+        for name in ["7-1-2.stats", "7.stats", "other", "run-1-x/8-1-2.stats", "run-1-x/9"] {
             fs::write(directory.join(name), b"").unwrap();
         }
         for (mode, found) in [(0o700, 2), (0o755, 0), (0o1777, 0)] {

@@ -1,7 +1,7 @@
 //! Engines that run now: where they are, what they say, without stopping anybody.
 //!
 //! ```text
-//! /dev/shm/relpoline-UID/[run-…/]PID.stats      one file per process, written by its engine
+//! /dev/shm/relpoline-UID/[run-…/]PID-….stats   one file per process, written by its engine
 //! /proc/*/root/dev/shm/relpoline-UID/…          the same in containers, as far as we may look
 //! /proc/PID/maps                                whether the process of that number really uses the file
 //! ```

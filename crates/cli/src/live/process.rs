@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use relpoline_stats::live::{Name, started};
+
 /// The first pid namespace: whoever is in it sees every process there is (`PROC_PID_INIT_INO`).
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
@@ -19,6 +21,8 @@ pub struct Process {
     pub pid: u32,
     /// Its number as it sees itself, in its own pid namespace.
     pub own_pid: u32,
+    /// When it was started, as the system counts; 0 when we may not know.
+    pub started: u64,
     /// The user it is.
     pub user: u32,
     /// What it calls itself.
@@ -33,6 +37,7 @@ impl Process {
         Some(Self {
             pid,
             own_pid: field("NSpid").and_then(|all| all.split_whitespace().next_back()?.parse().ok()).unwrap_or(pid),
+            started: fs::read(format!("/proc/{pid}/stat")).ok().and_then(|stat| started(&stat)).unwrap_or(0),
             // Real, effective, saved, file system: the effective one makes files.
             user: field("Uid").and_then(|all| all.split_whitespace().nth(1)?.parse().ok())?,
             name: field("Name").unwrap_or_default().trim().to_owned(),
@@ -48,6 +53,18 @@ impl Process {
     /// The number of its mount namespace, if we may know it.
     pub fn mounts(&self) -> Option<u64> {
         fs::metadata(format!("/proc/{}/ns/mnt", self.pid)).ok().map(|found| found.ino())
+    }
+
+    /// The number of its pid namespace, if we may know it.
+    pub fn pid_namespace(&self) -> Option<u64> {
+        fs::metadata(format!("/proc/{}/ns/pid", self.pid)).ok().map(|found| found.ino())
+    }
+
+    /// Whether a statistics file of that name can be this process'.
+    pub fn may_be(&self, name: &Name) -> bool {
+        // What either side could not tell is taken for the same. Time namespaces shift the start, so it is no proof.
+        let same = |known: u64, here: Option<u64>| known == 0 || here.is_none_or(|here| here == known);
+        name.pid == self.own_pid && same(name.namespace, self.pid_namespace())
     }
 
     /// Its root directory, as a prefix for its paths.
@@ -92,6 +109,10 @@ mod tests {
         let me = Process::of(std::process::id()).unwrap();
         assert_eq!(me.own_pid, std::process::id());
         assert_eq!(me.user, rustix::process::geteuid().as_raw());
+        let namespace = me.pid_namespace().unwrap();
+        let name = Name { pid: me.own_pid, namespace, started: me.started };
+        assert!(me.started > 0 && me.may_be(&name) && me.may_be(&Name { namespace: 0, ..name }));
+        assert!(!me.may_be(&Name { namespace: namespace + 1, ..name }) && !me.may_be(&Name { pid: 1 << 30, ..name }));
         assert!(me.command().contains("relpoline") && me.mounts().is_some());
         assert_eq!((me.maps(u64::MAX), Process::of(u32::MAX)), (Some(false), None));
     }

@@ -1,8 +1,8 @@
 //! What the engine did, for people and for programs.
 //!
 //! ```text
-//! DIR/PID.stats ──(relpoline-stats)──▶ Stats ──[digest]──▶ Report ──▶ JSON, or [text]
-//!                            ELF files on disk ──[`crate::symbols`]──┘
+//! DIR/PID-….stats ──(relpoline-stats)──▶ Stats ──[digest]──▶ Report ──▶ JSON, or [text]
+//!                              ELF files on disk ──[`crate::symbols`]──┘
 //! ```
 //! [`schema`] is the report as a structure; docs/report.md describes it. `place` writes the files.
 
@@ -16,17 +16,18 @@ pub mod schema;
 pub mod text;
 pub mod why;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use relpoline_stats::live::{SUFFIX, run_id};
+use relpoline_stats::live::{Name, run_id};
 use relpoline_stats::{Refusal, Stats};
 
 use crate::live::find;
+use crate::live::process::Process;
 use crate::symbols::Symbols;
 pub use place::Destination;
 pub use schema::Report;
@@ -34,7 +35,11 @@ pub use schema::Report;
 /// Turns the statistics of a run's processes into reports, one after the other: there may be thousands of processes.
 pub struct Collector<'a> {
     main: u32,
+    /// The pid namespace in which that number means something, if we may know it.
+    namespace: Option<u64>,
     main_report: Option<Report>,
+    /// Processes whose reports were written: in other namespaces there may be others of these numbers.
+    written: BTreeSet<u32>,
     to: Option<&'a Destination>,
     outcome: anyhow::Result<()>,
     symbols: Symbols,
@@ -44,15 +49,26 @@ impl<'a> Collector<'a> {
     /// Of a run whose first process is `main`. Without a destination only that one's report is shown, as text.
     #[must_use]
     pub fn new(main: u32, to: Option<&'a Destination>) -> Self {
-        Self { main, main_report: None, to, outcome: Ok(()), symbols: Symbols::default() }
+        let namespace = Process::of(std::process::id()).and_then(|me| me.pid_namespace());
+        Self {
+            main,
+            namespace,
+            main_report: None,
+            written: BTreeSet::new(),
+            to,
+            outcome: Ok(()),
+            symbols: Symbols::default(),
+        }
     }
 
     /// Takes in the statistics of a process.
-    pub fn add(&mut self, pid: u32, stats: &Stats<'_>) {
-        if pid == self.main {
+    pub fn add(&mut self, name: &Name, stats: &Stats<'_>) {
+        let is_here = name.namespace == 0 || self.namespace.is_none_or(|here| here == name.namespace);
+        if name.pid == self.main && is_here {
             self.main_report = Some(digest::report(stats, &mut self.symbols));
         } else if let Some(to) = self.to {
-            let written = to.write(&digest::report(stats, &mut self.symbols), Some(pid));
+            let is_first = self.written.insert(name.pid);
+            let written = to.write(&digest::report(stats, &mut self.symbols), Some((name, is_first)));
             self.outcome = std::mem::replace(&mut self.outcome, Ok(())).and(written);
         }
     }
@@ -79,15 +95,14 @@ impl<'a> Collector<'a> {
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub fn statistics(directory: &Path) -> anyhow::Result<impl Iterator<Item = (u32, Vec<u8>)> + use<>> {
+pub fn statistics(directory: &Path) -> anyhow::Result<impl Iterator<Item = (Name, Vec<u8>)> + use<>> {
     let entries = fs::read_dir(directory).context("the statistics cannot be read")?;
     let named = entries.flatten().filter_map(|entry| {
         let path = entry.path();
-        let pid: u32 = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()?;
-        Some((pid, path))
+        Some((find::name_of(&path)?, path))
     });
-    let in_directory: BTreeMap<u32, PathBuf> = named.collect();
-    let read = |(pid, path): (u32, PathBuf)| Some((pid, find::read(&find::open_careful(&path)?)?));
+    let in_directory: BTreeMap<Name, PathBuf> = named.collect();
+    let read = |(name, path): (Name, PathBuf)| Some((name, find::read(&find::open_careful(&path)?)?));
     let run = run_id(directory.as_os_str().as_bytes().iter().copied());
     Ok(in_directory.into_iter().filter_map(read).chain(find::strays(run)))
 }

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use relpoline_stats::live::Name;
 use rustix::fs::Access;
 
 use super::Report;
@@ -39,14 +40,16 @@ impl Destination {
         Ok(Self { file, format })
     }
 
-    /// Writes a report: the main one, or that of another process.
+    /// Writes a report: the main one, or that of another process, which is told by its number, and, when it is not the
+    /// first of that number, by its namespace and start too.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write(&self, report: &Report, pid: Option<u32>) -> anyhow::Result<()> {
+    pub fn write(&self, report: &Report, of: Option<(&Name, bool)>) -> anyhow::Result<()> {
         let mut file = self.file.clone();
-        if let Some(pid) = pid {
-            file.as_mut_os_string().push(format!(".{pid}"));
+        if let Some((Name { pid, namespace, started }, is_first)) = of {
+            let rest = if is_first { String::new() } else { format!("-{namespace}-{started}") };
+            file.as_mut_os_string().push(format!(".{pid}{rest}"));
         }
         write(&file, self.format.render(report)?.as_bytes()).with_context(|| refusal(&file))
     }

@@ -120,10 +120,10 @@ fn finish(
     mut profile: Option<Kept>,
 ) -> anyhow::Result<()> {
     let mut reports = (report.is_some() || arguments.dry_run).then(|| Collector::new(pid, report));
-    for (pid, bytes) in crate::report::statistics(directory)? {
+    for (name, bytes) in crate::report::statistics(directory)? {
         let Ok(stats) = Stats::parse(&bytes) else { continue };
         if let Some(reports) = &mut reports {
-            reports.add(pid, &stats);
+            reports.add(&name, &stats);
         }
         if let Some(profile) = &mut profile {
             profile.add(&stats);

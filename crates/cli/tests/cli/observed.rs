@@ -70,9 +70,10 @@ impl Running {
     }
 
     fn end(mut self) -> PathBuf {
+        let file = statistics(self.child.id());
         self.stdin = None;
         assert!(self.child.wait().unwrap().success());
-        statistics(self.child.id())
+        file
     }
 }
 
@@ -86,7 +87,15 @@ impl Drop for Running {
 /// Where a process of this user keeps its statistics.
 fn statistics(pid: u32) -> PathBuf {
     let user = fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).unwrap();
-    PathBuf::from(format!("/dev/shm/relpoline-{user}/{pid}.stats"))
+    let of = |pid: &str| -> Option<String> {
+        use std::os::unix::fs::MetadataExt;
+        let namespace = fs::metadata(format!("/proc/{pid}/ns/pid")).ok()?.ino();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let started = stat.rsplit(')').next()?.split_whitespace().nth(19)?;
+        Some(format!("{pid}-{namespace}-{started}.stats"))
+    };
+    let name = of(&pid.to_string()).expect("a process that is there");
+    PathBuf::from(format!("/dev/shm/relpoline-{user}/{name}"))
 }
 
 fn json(command: &mut Command) -> Value {

@@ -108,8 +108,8 @@ fn statistics_that_are_garbage_harm_nobody() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("r").display().to_string();
     let script = "d=${RELPOLINE_OPTS#*stats=}; d=${d%%,*}
-        head -c 9000 /dev/urandom > $d/77.stats; printf RLPSTATS > $d/78.stats; : > $d/79.stats
-        ln -s /dev/zero $d/80.stats; mkfifo $d/81.stats; echo > $d/other; exit 5";
+        head -c 9000 /dev/urandom > $d/77-1-1.stats; printf RLPSTATS > $d/78-1-1.stats; : > $d/79-1-1.stats
+        ln -s /dev/zero $d/80-1-1.stats; mkfifo $d/81-1-1.stats; echo > $d/other; exit 5";
     let said = output(&mut run_shell(&["--report", &file], script));
     assert_eq!((said.status.code(), String::from_utf8(said.stderr).unwrap()), (Some(5), String::new()));
     for pid in 77..=81 {
