@@ -19,6 +19,7 @@ pub struct Arguments {
 const AFTER_HELP: &str = "\
 Examples:
   relpoline demo                          what it brings on this machine
+  relpoline try -- ./tool input           what it brings for this program
   relpoline run -- redis-server           run a program with promotion
   relpoline run --report r.json -- ./tool and see what was promoted, and why not
   relpoline attach 4711                   promote in a process that runs already
@@ -34,6 +35,9 @@ pub enum Verb {
     /// Start a program with its indirect calls promoted.
     #[command(after_help = RUN_AFTER_HELP)]
     Run(RunArgs),
+    /// Measure what promotion brings for a program: with and without it, in turn.
+    #[command(after_help = crate::trial::AFTER_HELP)]
+    Try(crate::trial::TryArgs),
     /// Promote in a process that runs already, without restarting it.
     #[command(after_help = ATTACH_AFTER_HELP)]
     Attach(crate::attach::AttachArgs),

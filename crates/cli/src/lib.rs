@@ -11,6 +11,8 @@
 //! | [`symbols`] | names for addresses |
 //! | [`inspect`] | `relpoline inspect`: the retpolines of a file |
 //! | [`bpf`] | `relpoline bpf`: eBPF programs with tail calls that are patched while they run |
+//! | [`trial`] | `relpoline try`: what it brings for a program |
+//! | [`nothing`] | what is said of programs without retpolines |
 //! | [`demo`] | `relpoline demo`: what it brings on this machine |
 //! | [`mod@bench`] | `relpoline bench`: what a call costs, and whether the budgets hold on this machine |
 //! | [`torture`] | `relpoline torture`: promotion under everything that may go wrong with it |
@@ -41,6 +43,7 @@ pub mod kernel;
 pub mod list;
 pub mod live;
 pub mod metrics;
+pub mod nothing;
 pub mod perf;
 pub mod preload;
 pub mod profile;
@@ -51,6 +54,7 @@ pub mod symbols;
 pub mod thunks;
 pub mod top;
 pub mod torture;
+pub mod trial;
 pub mod workbench;
 
 use std::fmt;
@@ -81,6 +85,7 @@ pub fn main() -> ExitCode {
     let failure = if is_run { OWN_FAILURE } else { 1 };
     let outcome = match arguments.verb {
         Verb::Run(run) => run::run(&run),
+        Verb::Try(trial) => trial::run(&trial),
         Verb::Attach(attach) => attach::attach(&attach),
         Verb::Detach(detach) => attach::detach(&detach),
         Verb::Enable(one) => attach::switch(&one, attach::Switch::Enable),

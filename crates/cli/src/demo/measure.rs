@@ -1,16 +1,13 @@
 //! User CPU time of the variants, in interleaved rounds.
 //!
 //! A machine drifts: clock rates, neighbours, temperature. So the variants take turns, the order rotates from
-//! round to round, and the first round is thrown away. User time comes from wait4(2), so that it is that of
-//! the one process with its threads.
+//! round to round, and the first round is thrown away.
 
-use std::io::{Read, Seek};
-use std::mem::MaybeUninit;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 
+use crate::workbench::process::{self, Run, Written};
 use crate::workbench::progress::progress;
 use crate::workbench::variant::{Programs, Variant};
 
@@ -19,7 +16,7 @@ use crate::workbench::variant::{Programs, Variant};
 pub struct Rounds {
     /// By [`Variant::ALL`].
     pub seconds: [Vec<f64>; 4],
-    outputs: [Vec<u8>; 4],
+    outputs: [Written; 4],
 }
 
 impl Rounds {
@@ -39,18 +36,17 @@ pub fn rounds(programs: &Programs, count: u32) -> anyhow::Result<Rounds> {
     for round in 0..=count as usize {
         for turn in 0..runs {
             let index = (round + turn) % runs;
-            let Some(variant) = Variant::ALL.get(index) else {
+            let Some(&variant) = Variant::ALL.get(index) else {
                 continue;
             };
             bar.set_message(variant.name());
-            let (seconds, output) =
-                user_time(variant.command(programs, &[])?).with_context(|| format!("the {variant} variant failed"))?;
+            let ran = once(variant, programs).with_context(|| format!("the {variant} variant failed"))?;
             if round > 0 {
-                rounds.seconds[index].push(seconds);
+                rounds.seconds[index].push(ran.user);
             }
             // One run that differs is remembered over any number that do not.
-            if round == 0 || rounds.outputs[0] != output && !rounds.outputs[0].is_empty() {
-                rounds.outputs[index] = output;
+            if round == 0 || rounds.outputs[0] != ran.stdout {
+                rounds.outputs[index] = ran.stdout;
             }
             bar.inc(1);
         }
@@ -59,27 +55,10 @@ pub fn rounds(programs: &Programs, count: u32) -> anyhow::Result<Rounds> {
     Ok(rounds)
 }
 
-/// Runs a command: its user CPU seconds and its output.
-fn user_time(mut command: Command) -> anyhow::Result<(f64, Vec<u8>)> {
-    let mut file = tempfile::tempfile()?;
-    let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).spawn()?;
-    let (status, usage) = wait(child.id().cast_signed())?;
-    ensure!(status.success(), "it ended with {status}");
-    let mut output = Vec::new();
-    file.rewind()?;
-    file.read_to_end(&mut output)?;
-    Ok((seconds(usage.ru_utime), output))
-}
-
-/// Waits for a child, with its resource usage.
-fn wait(pid: libc::pid_t) -> std::io::Result<(ExitStatus, libc::rusage)> {
-    let (mut status, mut usage) = (0, MaybeUninit::<libc::rusage>::zeroed());
-    // SAFETY: both are live; zeros are a valid rusage.
-    let (waited, usage) = unsafe { (libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()), usage.assume_init()) };
-    if waited == -1 { Err(std::io::Error::last_os_error()) } else { Ok((ExitStatus::from_raw(status), usage)) }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a few seconds")]
-fn seconds(time: libc::timeval) -> f64 {
-    time.tv_sec as f64 + time.tv_usec as f64 / 1e6
+fn once(variant: Variant, programs: &Programs) -> anyhow::Result<Run> {
+    let mut command = variant.command(programs, &[])?;
+    command.stdin(Stdio::null());
+    let ran = process::run(command)?;
+    ensure!(ran.status.success(), "it ended with {}: {}", ran.status, ran.stderr.text().trim_end());
+    Ok(ran)
 }

@@ -10,12 +10,12 @@
 //! Without a report nothing is left of us: pid, parent, terminal, signals, descriptors are exactly those of
 //! the program started directly. With one, the program has us as its parent; everything else is the same.
 
-mod environment;
+pub(crate) mod environment;
 mod exec;
 mod fitness;
 pub mod kernel;
 pub mod options;
-mod resolve;
+pub(crate) mod resolve;
 mod signals;
 mod supervise;
 

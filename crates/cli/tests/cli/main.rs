@@ -16,3 +16,4 @@ mod started;
 mod surroundings;
 mod thunks;
 mod torture;
+mod tried;

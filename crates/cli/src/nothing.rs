@@ -1,0 +1,94 @@
+//! Saying so when there is nothing to do: a program without retpolines gets nothing from us, and most programs that
+//! distributions ship are built without.
+
+use std::fs;
+use std::path::Path;
+
+use object::{Object as _, ObjectSection as _};
+
+/// A file this large is not read for this.
+const MOST_BYTES: u64 = 1 << 30;
+/// Longest name of a compiler that is shown.
+const LONGEST: usize = 60;
+
+/// That neither the program nor its libraries have retpolines, what it was built with, and where to read on.
+#[must_use]
+pub fn sentences(program: &Path) -> Vec<String> {
+    let built = built_with(program).map_or_else(String::new, |compiler| format!(" (built with {compiler})"));
+    vec![
+        format!("Nothing to promote: neither {}{built} nor its libraries have retpolines.", program.display()),
+        "How to build with retpolines, and for whom that is worth it: docs/build.md.".to_owned(),
+    ]
+}
+
+/// The compilers that a file names, if it does.
+#[must_use]
+pub fn built_with(program: &Path) -> Option<String> {
+    fs::metadata(program).ok().filter(|meta| meta.is_file() && meta.len() <= MOST_BYTES)?;
+    let bytes = fs::read(program).ok()?;
+    let file = object::File::parse(&*bytes).ok()?;
+    if file.section_by_name(".go.buildinfo").is_some() {
+        return Some("Go".to_owned());
+    }
+    let comment = file.section_by_name(".comment")?;
+    compilers(comment.data().ok()?)
+}
+
+/// The compilers named in a section `.comment`; the C library's start-up code names one too, so others come first.
+fn compilers(comment: &[u8]) -> Option<String> {
+    let mut found: Vec<String> = Vec::new();
+    for entry in comment.split(|&byte| byte == 0) {
+        let text: String = entry.iter().map(|&byte| byte as char).filter(|c| (' '..='~').contains(c)).collect();
+        let name = name_of(&text);
+        if !name.is_empty() && !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    found.sort_by_key(|name| name.starts_with("gcc"));
+    (!found.is_empty()).then(|| found.join(" and "))
+}
+
+/// `GCC: (Debian 12.2.0-14) 12.2.0` is gcc 12.2.0.
+fn name_of(text: &str) -> String {
+    let version_after = |marker: &str| {
+        let version = text.split_once(marker)?.1.split_whitespace().next()?;
+        Some(version.to_owned())
+    };
+    let name = match text {
+        _ if text.starts_with("GCC: ") => format!("gcc {}", text.rsplit(' ').next().unwrap_or_default()),
+        _ if text.contains("clang version ") => {
+            format!("clang {}", version_after("clang version ").unwrap_or_default())
+        }
+        _ if text.contains("rustc version ") => {
+            format!("rustc {}", version_after("rustc version ").unwrap_or_default())
+        }
+        _ if text.starts_with("Linker: ") || text.starts_with("mold ") => String::new(),
+        other => other.to_owned(),
+    };
+    name.chars().take(LONGEST).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compilers_as_they_write_themselves() {
+        let of = |text: &str| compilers(text.as_bytes());
+        assert_eq!(of("GCC: (Debian 12.2.0-14+deb12u1) 12.2.0\0").as_deref(), Some("gcc 12.2.0"));
+        assert_eq!(
+            of("GCC: (Debian 12.2.0-14) 12.2.0\0Debian clang version 14.0.6\0Linker: LLD 14.0.6\0").as_deref(),
+            Some("clang 14.0.6 and gcc 12.2.0")
+        );
+        assert_eq!(of("rustc version 1.90.0 (1159e78c4 2025-09-14)\0").as_deref(), Some("rustc 1.90.0"));
+        assert_eq!(of("\0\0"), None);
+        assert_eq!(of("\x1b[31mred\0").as_deref(), Some("[31mred"));
+    }
+
+    #[test]
+    fn what_is_no_program_was_built_with_nothing() {
+        assert_eq!(built_with(Path::new("/dev/zero")), None);
+        assert_eq!(built_with(Path::new("/no/such/file")), None);
+        assert!(sentences(Path::new("/proc/self/exe"))[0].contains("built with"));
+    }
+}
