@@ -224,7 +224,6 @@ fn refusals_say_why_and_harm_nobody() {
         is_refused("2", "thread of the kernel's");
     }
     let program = Living::start(&mut preloaded());
-    is_refused(&program.pid().to_string(), "has an engine already");
     let thread = fs::read_dir(format!("/proc/{}/task", program.pid()))
         .expect("it runs")
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -237,11 +236,61 @@ fn refusals_say_why_and_harm_nobody() {
 #[test]
 fn detaching_and_switching_need_an_engine() {
     let program = refused("plain", &[]);
-    for verb in ["detach", "enable", "disable", "relearn"] {
+    for verb in ["enable", "disable", "relearn"] {
         let output = program.relpoline(&[verb]);
         assert!(!output.status.success() && text(&output).contains("no engine in it"), "{}", text(&output));
     }
+    assert!(program.must(&["detach"]).contains("there is no engine in it, and nothing to put back"));
     assert!(program.ends_with(""));
+}
+
+/// Asked for again, what is there already stays as it is, and that is said.
+#[test]
+fn what_was_done_already_is_no_failure() {
+    for (mut command, is_attached) in [(busy(), true), (preloaded(), false)] {
+        let program = Living::start(&mut command);
+        if is_attached {
+            program.must(&["attach"]);
+        }
+        let again = program.must(&["attach", "--wait"]);
+        assert!(again.contains("has an engine already; nothing was changed") && again.contains("promoted"), "{again}");
+        assert!(program.must(&["enable"]).contains("promotion was on already"));
+        assert!(!program.must(&["disable"]).contains("already"));
+        assert!(program.must(&["disable"]).contains("promotion was off already"));
+        assert!(program.must(&["attach"]).contains("promotion is off in it"));
+        assert!(!program.must(&["enable"]).contains("already"));
+        assert!(!program.must(&["detach"]).contains("already"));
+        let again = program.must(&["detach"]);
+        assert!(again.contains("it was detached already") && !again.contains("put back"), "{again}");
+        assert_eq!(program.changed_text(), []);
+        assert!(program.must(&["attach"]).contains("led to the engine"));
+        assert!(program.ends_with("attached done"), "it noticed something");
+    }
+}
+
+/// A program without retpolines; one whose only retpolines are in a library is another matter.
+#[test]
+fn where_there_is_nothing_to_promote_nobody_is_stopped() {
+    let waiting = || Living::start(&mut Command::new(Program::plain("waits.c").build()));
+    for options in [&["attach"][..], &["attach", "--wait"]] {
+        let program = waiting();
+        let output = program.relpoline(options);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(5), "{said}");
+        assert!(
+            said.contains("not touched") && said.contains("(built with gcc ") && said.lines().count() == 1,
+            "{said}"
+        );
+        assert!(text(&program.relpoline(&["attach", "--quiet"])).is_empty());
+        assert!(ends_saying(program, "was left alone"));
+    }
+    let program = waiting();
+    program.must(&["attach", "--anyway"]);
+    assert!(ends_saying(program, "was stopped"), "a stop goes unnoticed by this test");
+}
+
+fn ends_saying(mut program: Living, last: &str) -> bool {
+    program.tell("x") == last
 }
 
 /// As another user than the process', if we may become one.

@@ -128,8 +128,9 @@ All threads stand still for a moment, twice; how long is printed. Who may trace 
 to it: its user, or root. Children that it forks later have the engine too. It needs a program that \
 is linked dynamically against glibc. See docs/attach.md.
 
-Exit status: 0 attached; 1 not attached, and the process is unharmed; 3 attached, but nothing was \
-promoted while --wait waited.";
+Exit status: 0 attached, or it had an engine already; 1 not attached, and the process is unharmed; \
+3 attached, but nothing was promoted while --wait waited; 5 nothing to promote, and the process was \
+not touched.";
 
 const DETACH_AFTER_HELP: &str = "\
 Examples:
@@ -140,7 +141,7 @@ Every byte of the program's code is what it was; the engine stays in memory, asl
 may be on its way through it. Attaching again wakes it. Programs started by relpoline run can be \
 detached too.
 
-Exit status: 0 detached; 1 not detached, and the process is unharmed.";
+Exit status: 0 detached, or there was nothing to put back; 1 not detached, and the process is unharmed.";
 
 const SWITCH_AFTER_HELP: &str = "\
 Examples:

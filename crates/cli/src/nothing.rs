@@ -2,7 +2,8 @@
 //! distributions ship are built without.
 
 use std::fs;
-use std::path::Path;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 
 use object::{Object as _, ObjectSection as _};
 
@@ -19,6 +20,39 @@ pub fn sentences(program: &Path) -> Vec<String> {
         format!("Nothing to promote: neither {}{built} nor its libraries have retpolines.", program.display()),
         "How to build with retpolines, and for whom that is worth it: docs/build.md.".to_owned(),
     ]
+}
+
+/// The same of a process, in one line. `program` is its executable, by whatever name it can be read.
+#[must_use]
+pub fn in_process(program: &Path) -> String {
+    let built = built_with(program).map_or_else(String::new, |compiler| format!(" (built with {compiler})"));
+    format!("Neither its program{built} nor its libraries have retpolines: nothing to promote; see docs/build.md")
+}
+
+/// Says on the terminal, if there is one, that what is being started has nothing to promote. Libraries that it loads later
+/// are not known yet, and neither are the programs that a shell starts: then nothing is said.
+pub fn mention(program: &Path, preloads: &[&Path], folders: &[PathBuf]) {
+    if !io::stderr().is_terminal() || starts_others(program) {
+        return;
+    }
+    let has_thunks = |path: &Path| crate::inspect::has_thunks(path, folders) != Some(false);
+    if has_thunks(program) || preloads.iter().any(|path| has_thunks(path)) {
+        return;
+    }
+    let built = built_with(program).map_or_else(String::new, |compiler| format!(" (built with {compiler})"));
+    crate::complain(format_args!(
+        "neither {}{built} nor the libraries it is linked to have retpolines: nothing to promote; see docs/build.md",
+        program.display()
+    ));
+}
+
+/// Whether a program is there to start others.
+fn starts_others(program: &Path) -> bool {
+    const STARTERS: [&str; 17] = [
+        "bash", "busybox", "chroot", "dash", "env", "fish", "ksh", "make", "nice", "nohup", "setpriv", "setsid", "sh",
+        "sudo", "timeout", "xargs", "zsh",
+    ];
+    program.file_name().and_then(|name| name.to_str()).is_some_and(|name| STARTERS.contains(&name))
 }
 
 /// The compilers that a file names, if it does.

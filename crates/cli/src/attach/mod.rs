@@ -9,6 +9,7 @@
 //! | `remote` | finding an engine, asking it, reading its answers |
 //! | `loader`, `symbols`, `memory` | what the process has mapped, read from outside |
 //! | `text`, `hooks` | what is written into the program's text |
+//! | `survey` | whether there is anything to promote in it, before it is touched |
 //! | `marker` | a page of a file in the process, for perf |
 //! | `tracee` | threads under ptrace(2) |
 //! | `refusal` | whom not to attach to, and what to do about it |
@@ -28,6 +29,7 @@ mod refusal;
 mod remote;
 mod session;
 mod sites;
+mod survey;
 mod symbols;
 mod text;
 mod tracee;
@@ -48,6 +50,8 @@ use text::Way;
 
 /// Nothing was promoted while `--wait` waited.
 const NOT_YET: u8 = 3;
+/// There is nothing to promote, and the process was not touched.
+const NOTHING: u8 = 5;
 
 /// `relpoline attach`.
 #[derive(Debug, Args)]
@@ -58,10 +62,13 @@ pub struct AttachArgs {
     /// Wait until something is promoted in each, for at most SECONDS.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
     pub wait: Option<u64>,
+    /// Attach even where there is nothing to promote yet: libraries with retpolines may be loaded later.
+    #[arg(long)]
+    pub anyway: bool,
     /// What the engine is to do.
     #[command(flatten)]
     pub engine: EngineArgs,
-    /// Say nothing when it went well.
+    /// Say nothing when it went well, or when there was nothing to do.
     #[arg(long, short)]
     pub quiet: bool,
 }
@@ -132,7 +139,18 @@ fn attach_one(arguments: &AttachArgs, pid: i32) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let file = preload::locate()?.path;
     let options = crate::run::options::encode(&arguments.engine, false, None);
+    refusal::look(pid)?;
+    if !arguments.anyway && Memory::open(pid).is_ok_and(|memory| survey::has_thunks(&memory) == Some(false)) {
+        if !arguments.quiet {
+            let program = std::path::PathBuf::from(format!("/proc/{pid}/exe"));
+            crate::complain(format_args!("process {pid}: not touched. {}", crate::nothing::in_process(&program)));
+        }
+        return Ok(ExitCode::from(NOTHING));
+    }
     let mut session = Session::open(pid)?;
+    if let Some(engine) = attached(&session).with_context(|| format!("process {pid}"))? {
+        return stay(arguments, pid, &engine, session);
+    }
     let entered = enter::enter(&mut session, &file, &options).with_context(|| format!("process {pid}"))?;
     if !arguments.quiet {
         println!(
@@ -154,6 +172,38 @@ fn attach_one(arguments: &AttachArgs, pid: i32) -> anyhow::Result<ExitCode> {
     let memory = Memory::open(pid)?;
     drop(session);
     wait(&entered.engine, &memory, Duration::from_secs(seconds), pid, arguments.quiet)
+}
+
+/// The engine that is awake in a process.
+fn attached(session: &Session) -> anyhow::Result<Option<Remote>> {
+    let objects = session.loader.objects(&session.memory)?;
+    let engine = Remote::find(&session.memory, &objects)?;
+    engine.map_or(Ok(None), |engine| Ok(engine.is_live(&session.memory)?.then_some(engine)))
+}
+
+/// It has an engine, as was wanted.
+fn stay(arguments: &AttachArgs, pid: i32, engine: &Remote, mut session: Session) -> anyhow::Result<ExitCode> {
+    if !arguments.quiet {
+        let how = match is_on(pid) {
+            Some(false) => format!("promotion is off in it (relpoline enable {pid} switches it on)"),
+            _ => "its options stay as they are".to_owned(),
+        };
+        println!("process {pid}: it has an engine already; nothing was changed, {how}");
+    }
+    let Some(seconds) = arguments.wait else { return Ok(ExitCode::SUCCESS) };
+    if engine.get(&session.memory, field!(statistics))? == 0 {
+        // One that was preloaded has not been asked yet where its statistics are.
+        engine.ask(&mut session, command::LIST)?;
+    }
+    let memory = Memory::open(pid)?;
+    drop(session);
+    wait(engine, &memory, Duration::from_secs(seconds), pid, arguments.quiet)
+}
+
+/// Whether promotion is on, by what the engine in the process says of itself.
+fn is_on(pid: i32) -> Option<bool> {
+    let engine = crate::live::one(pid.unsigned_abs()).ok()?;
+    Some(engine.stats().header().enabled != 0)
 }
 
 /// Waits until a site is promoted.
@@ -191,7 +241,16 @@ pub fn detach(arguments: &DetachArgs) -> anyhow::Result<ExitCode> {
     each(&arguments.pids, |pid| {
         let begun = Instant::now();
         let mut session = Session::open(pid)?;
-        let edited = leave(&mut session).with_context(|| format!("process {pid}"))?;
+        let in_process = || format!("process {pid}");
+        let objects = session.loader.objects(&session.memory)?;
+        let Some(engine) = Remote::find(&session.memory, &objects).with_context(in_process)? else {
+            if !arguments.quiet {
+                println!("process {pid}: there is no engine in it, and nothing to put back");
+            }
+            return Ok(ExitCode::SUCCESS);
+        };
+        let was_asleep = !engine.is_live(&session.memory).with_context(in_process)?;
+        let edited = leave(&mut session, &engine).with_context(in_process)?;
         if edited.foreign != 0 {
             crate::complain(format_args!(
                 "process {pid}: {} left as found: somebody else has changed them",
@@ -200,18 +259,21 @@ pub fn detach(arguments: &DetachArgs) -> anyhow::Result<ExitCode> {
         }
         if !arguments.quiet {
             let sites = count(edited.done, "site");
-            println!("process {pid}: detached in {}; {sites} put back{}", time(begun.elapsed()), stops(&session));
+            if was_asleep {
+                println!("process {pid}: it was detached already; {sites} found as they were before an attach");
+            } else {
+                println!("process {pid}: detached in {}; {sites} put back{}", time(begun.elapsed()), stops(&session));
+            }
         }
         Ok(ExitCode::SUCCESS)
     })
 }
 
 /// Puts the text back.
-fn leave(session: &mut Session) -> anyhow::Result<text::Edited> {
-    let engine = engine_in(session)?;
+fn leave(session: &mut Session, engine: &Remote) -> anyhow::Result<text::Edited> {
     engine.ask(session, command::SLEEP)?;
     let jumps = engine.jumps(&session.memory)?;
-    enter::change(session, &engine, &jumps, Way::Back)
+    enter::change(session, engine, &jumps, Way::Back)
 }
 
 /// The engine in a process.
@@ -227,6 +289,8 @@ fn engine_in(session: &Session) -> anyhow::Result<Remote> {
 pub fn switch(arguments: &SwitchArgs, switch: Switch) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let pid = arguments.pid;
+    // Before it is asked: afterwards it is as it was asked to be.
+    let was_on = if arguments.quiet { None } else { is_on(pid) };
     let mut session = Session::open(pid)?;
     let sites = switch_all(&mut session, arguments, switch).with_context(|| format!("process {pid}"))?;
     if !arguments.quiet {
@@ -236,7 +300,12 @@ pub fn switch(arguments: &SwitchArgs, switch: Switch) -> anyhow::Result<ExitCode
             Switch::Disable => "left to their retpolines",
             Switch::Relearn => "to be learned anew",
         };
-        println!("process {pid}: {} {done}, in {}", count(sites as usize, "site"), time(begun.elapsed()));
+        let again = match (switch, was_on) {
+            (Switch::Enable, Some(true)) if arguments.site.is_empty() => "promotion was on already; ",
+            (Switch::Disable, Some(false)) => "promotion was off already; ",
+            _ => "",
+        };
+        println!("process {pid}: {again}{} {done}, in {}", count(sites as usize, "site"), time(begun.elapsed()));
     }
     Ok(ExitCode::SUCCESS)
 }

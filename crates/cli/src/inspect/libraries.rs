@@ -1,7 +1,7 @@
 //! The libraries a file is linked to, and whether they have retpolines.
 //!
 //! They are looked for where the loader looks (ld.so(8)): the file's own run path, the folders of
-//! `/etc/ld.so.conf`, the default folders. `LD_LIBRARY_PATH` is left out: it belongs to a run.
+//! `/etc/ld.so.conf`, the default folders. `LD_LIBRARY_PATH` belongs to a run: who knows of one gives its folders.
 
 use std::collections::HashSet;
 use std::fs;
@@ -20,8 +20,8 @@ const MOST_INCLUDES: usize = 8;
 /// Libraries looked at.
 const MOST_LIBRARIES: usize = 500;
 
-/// All libraries, those of libraries included.
-pub fn examine(path: &Path, elf: &Elf<'_>) -> Vec<Library> {
+/// All libraries, those of libraries included; looked for in these folders of a run's first.
+pub fn examine(path: &Path, elf: &Elf<'_>, folders_of_run: &[PathBuf]) -> Vec<Library> {
     let system = system_folders();
     let mut found: Vec<Library> = Vec::new();
     let mut seen = HashSet::new();
@@ -30,7 +30,8 @@ pub fn examine(path: &Path, elf: &Elf<'_>) -> Vec<Library> {
         if !seen.insert(name.clone()) || found.len() >= MOST_LIBRARIES {
             continue;
         }
-        let place = folders.iter().chain(&system).map(|folder| folder.join(&name)).find(|place| place.is_file());
+        let places = folders_of_run.iter().chain(&folders).chain(&system);
+        let place = places.map(|folder| folder.join(&name)).find(|place| place.is_file());
         let bytes = place.as_ref().and_then(|place| fs::read(place).ok()).unwrap_or_default();
         let library = Elf::parse(&bytes).ok();
         if let (Some(place), Some(library)) = (&place, &library) {

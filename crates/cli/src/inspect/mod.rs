@@ -26,6 +26,7 @@ use crate::symbols::names::Names;
 use anyhow::{Context, bail};
 use elf::Elf;
 use findings::{Entry, Failure, Findings, Inspection};
+use relpoline_core::arch::thunk;
 
 /// Larger files are not read.
 const MOST_BYTES: u64 = 1 << 32;
@@ -106,8 +107,25 @@ pub fn examine(path: &Path, bytes: &[u8]) -> anyhow::Result<Findings> {
     let names = Names::read(&elf.file);
     let code = code::examine(&elf, &names);
     let unprotected = unprotected::examine(&elf, &code, &names);
-    let libraries = libraries::examine(path, &elf);
+    let libraries = libraries::examine(path, &elf, &[]);
     Ok(Findings::new(shown(path), &elf, &names, &code, unprotected, libraries))
+}
+
+/// Whether a program or one of the libraries that it is linked to has thunks; nothing when that cannot be told. `folders` are
+/// those of `LD_LIBRARY_PATH`.
+#[must_use]
+pub fn has_thunks(path: &Path, folders: &[PathBuf]) -> Option<bool> {
+    let bytes = read(path).ok()?;
+    let elf = Elf::parse(&bytes).ok()?;
+    if elf.texts().any(|text| thunk::find(text.bytes).next().is_some()) {
+        return Some(true);
+    }
+    let libraries = libraries::examine(path, &elf, folders);
+    if libraries.iter().any(|library| library.thunks.is_some_and(|thunks| thunks > 0)) {
+        return Some(true);
+    }
+    // What was not found may have some.
+    libraries.iter().all(|library| library.thunks.is_some()).then_some(false)
 }
 
 fn shown(path: &Path) -> String {

@@ -89,7 +89,7 @@ impl Environment {
     }
 
     /// The preloads that are not an engine of ours.
-    fn foreign_preloads(&self) -> Vec<Vec<u8>> {
+    pub fn foreign_preloads(&self) -> Vec<Vec<u8>> {
         let value = self.get(PRELOAD).unwrap_or_default().as_bytes();
         preloads(value).filter(|entry| !preload::is_engine(entry)).map(<[u8]>::to_vec).collect()
     }

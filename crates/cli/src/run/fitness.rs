@@ -25,17 +25,27 @@ pub fn refusal(path: &Path, environment: &Environment) -> Option<Refusal> {
     if environment.get(SWITCH).is_some_and(|value| value == OFF) {
         return Some(Refusal::Off);
     }
-    let mut path = PathBuf::from(path);
-    for _ in 0..=SCRIPTS_DEEP {
-        match look(&path) {
-            Program::Script(interpreter, length) => {
-                path = PathBuf::from(OsStr::from_bytes(interpreter.get(..length)?));
-            }
-            Program::Fit { shadow_stack } => return of_fit(&path, shadow_stack, environment),
-            Program::Unfit(refusal) => return Some(refusal),
-        }
+    match loaded(path) {
+        (path, Program::Fit { shadow_stack }) => of_fit(&path, shadow_stack, environment),
+        (_, Program::Unfit(refusal)) => Some(refusal),
+        (_, Program::Script(..)) => Some(Refusal::NotElf),
     }
-    Some(Refusal::NotElf)
+}
+
+/// The program that is loaded for the file at `path`: of a script its interpreter.
+pub fn program_of(path: &Path) -> PathBuf {
+    loaded(path).0
+}
+
+fn loaded(path: &Path) -> (PathBuf, Program) {
+    let mut path = PathBuf::from(path);
+    let mut found = look(&path);
+    for _ in 0..SCRIPTS_DEEP {
+        let Program::Script(interpreter, length) = &found else { break };
+        path = PathBuf::from(OsStr::from_bytes(interpreter.get(..*length).unwrap_or_default()));
+        found = look(&path);
+    }
+    (path, found)
 }
 
 /// The file's own bytes.

@@ -19,6 +19,8 @@ pub(crate) mod resolve;
 mod signals;
 mod supervise;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -84,6 +86,9 @@ fn with_engine(
 ) -> anyhow::Result<ExitCode> {
     let engine = preload::locate()?;
     mention_stale(arguments, &engine);
+    if !arguments.quiet {
+        mention_nothing(path, &environment);
+    }
     environment.add_engine(&engine.path);
     if report.is_none() && !arguments.dry_run && arguments.profile.is_none() {
         environment
@@ -164,6 +169,14 @@ fn mention_stale(arguments: &RunArgs, engine: &Engine) {
     if let Some(stale) = &engine.stale {
         say(arguments, format_args!("{} is from another build; the built-in engine is used", stale.display()));
     }
+}
+
+/// Says, to who looks on, when there is nothing to promote.
+fn mention_nothing(path: &Path, environment: &Environment) {
+    let preloads = environment.foreign_preloads();
+    let preloads: Vec<&Path> = preloads.iter().map(|entry| Path::new(OsStr::from_bytes(entry))).collect();
+    let folders: Vec<_> = environment.get("LD_LIBRARY_PATH").map(std::env::split_paths).into_iter().flatten().collect();
+    crate::nothing::mention(&fitness::program_of(path), &preloads, &folders);
 }
 
 /// One line on stderr, unless it was asked not to.

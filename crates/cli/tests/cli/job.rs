@@ -74,7 +74,7 @@ fn a_stopped_program_stops_us_and_goes_on_with_us() {
 }
 
 /// A new terminal: its keyboard, and what programs see of it.
-fn terminal() -> (File, OwnedFd) {
+pub fn terminal() -> (File, OwnedFd) {
     let (mut keyboard, mut screen) = (-1, -1);
     let (name, mode, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
     // SAFETY: the numbers are live, and the rest may be null.

@@ -9,6 +9,7 @@ mod demo;
 mod exit_status;
 mod invisible;
 mod job;
+mod nothing;
 mod observed;
 mod refused;
 mod reported;
