@@ -32,6 +32,7 @@ fuzz_target!(|input: (u8, Vec<(u32, u32)>, u8, bool, bool, bool, Vec<u64>)| {
         miss: at(MISS),
         hits_counter: hits.then_some(at(COUNTERS)),
         exits: exits.then_some((at(COUNTERS) + 16, at(SLOW))),
+        keeps_flags: false,
     };
     let (mut head, mut body) = ([0; CELL], vec![0; body_size(&spec)]);
     emit(&spec, &mut head, at(HEAD), &mut body, at(BODY)).expect("everything is in reach");

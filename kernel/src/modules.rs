@@ -35,7 +35,7 @@ fn known(machine: &impl Machine, text: &Text, site: &scan::Site, thunks: &[u64; 
     let kind = match site.kind {
         SiteKind::Call => Kind::Call,
         SiteKind::Jump => Kind::Jump,
-        SiteKind::Cond | SiteKind::Goto => return None,
+        SiteKind::Cond => return None,
     };
     let (reg, thunk) = (Reg::new(site.thunk as u8)?, *thunks.get(site.thunk)?);
     let address = site.field - 1;

@@ -113,7 +113,16 @@ impl Trees {
     ) -> Result<(), CodeError> {
         let at = self.entry(slot as u16, false);
         let targets = targets.get(..TARGETS).unwrap_or(targets);
-        let spec = TreeSpec { reg, targets, chain: TARGETS, miss: at + MISS, hits_counter: None, exits: None };
+        // The kernel's jumps are tail calls: what has computed gotos is barred. So no flag is live where a tree runs.
+        let spec = TreeSpec {
+            reg,
+            targets,
+            chain: TARGETS,
+            miss: at + MISS,
+            hits_counter: None,
+            exits: None,
+            keeps_flags: false,
+        };
         let mut code = [INT3; CELL];
         // Without a body: a chain of four immediates fits the head. If it did not, the empty body would overflow.
         tree::emit(&spec, &mut code, at, &mut [], 0)?;
@@ -138,7 +147,15 @@ impl Trees {
     #[must_use]
     pub fn fingerprint(reg: Reg, targets: &[Target]) -> u64 {
         let targets = targets.get(..TARGETS).unwrap_or(targets);
-        tree::fingerprint(&TreeSpec { reg, targets, chain: TARGETS, miss: 0, hits_counter: None, exits: None })
+        tree::fingerprint(&TreeSpec {
+            reg,
+            targets,
+            chain: TARGETS,
+            miss: 0,
+            hits_counter: None,
+            exits: None,
+            keeps_flags: false,
+        })
     }
 }
 

@@ -1,28 +1,22 @@
 //! Which bytes of a text section are sites, and may each of them be re-pointed.
 //!
-//! Three steps, each usable by itself and none allocating:
+//! Two steps, each usable by itself and none allocating:
 //!
 //! 1. [`thunk::find`](crate::arch::thunk::find) finds the thunks by their bytes.
 //! 2. [`Sites`] finds every direct call and jump to one of them. Candidates are found by their opcode's first byte and
 //!    a displacement that names a thunk to the byte; each is then held against the instruction boundaries of its
 //!    function, read from the function's start. What does not stand on a boundary is refused, with a reason.
-//! 3. [`Gotos`] tells tail calls from computed gotos among the jumps, and refuses the gotos at whose labels
-//!    a status flag may be live: a branch tree changes the flags.
+//!
+//! Whether a jump is a tail call or a computed goto nobody needs to know: what is put between a jump and its target keeps
+//! all flags, see [`crate::arch::keep`].
 //!
 //! Where functions start and end is asked of [`Functions`]. [`EhFrameHdr`] answers from the unwind tables,
 //! which even stripped programs carry; a sorted slice of [`Function`]s answers from anything else.
 
-mod flags;
 mod frames;
-// The kernel's sites are calls and tail calls; what tells them from computed gotos stays out of the module.
-#[cfg(not(relpoline_kernel))]
-mod gotos;
 mod sites;
-mod sources;
 
 pub use frames::EhFrameHdr;
-#[cfg(not(relpoline_kernel))]
-pub use gotos::{Gotos, Object, Verdicts};
 pub use sites::{Refused, Site, SiteKind, Sites};
 
 /// Bytes and the address at which they are (or will be) mapped.
@@ -57,22 +51,13 @@ pub struct Function {
     pub start: u64,
     /// The byte after its last.
     pub end: u64,
-    /// Whether it is a part of another function, such as gcc's cold parts: it is entered by jumps, with
-    /// the frame set up, and so its first byte is a label rather than an entry. `false` means unknown.
-    pub is_part: bool,
 }
 
 impl Function {
-    /// The range from `start` up to `end`, as a function by itself.
+    /// The range from `start` up to `end`.
     #[must_use]
     pub const fn new(start: u64, end: u64) -> Function {
-        Function { start, end, is_part: false }
-    }
-
-    /// Whether `address` is a place in it that no call leads to.
-    #[must_use]
-    pub const fn is_interior(&self, address: u64) -> bool {
-        self.contains(address) && (self.is_part || address != self.start)
+        Function { start, end }
     }
 
     /// Whether `address` lies in it.
@@ -116,22 +101,8 @@ pub enum Refusal {
     Prefix,
     /// Its bytes go on after its function's end.
     CutOff,
-    /// It is a computed goto, and at this label a status flag may be read before all are written.
-    FlagsLive {
-        /// The label's address.
-        label: u64,
-    },
-    /// It may be a computed goto, and code in its function takes a label's address: labels reached by
-    /// adding an offset to it cannot be enumerated.
-    LabelTaken {
-        /// The label's address.
-        label: u64,
-    },
-    /// The register it jumps through was computed by an addition, as tables of relative offsets do: where
-    /// it may go cannot be enumerated.
-    ComputedTarget,
-    /// There are more labels than the scratch memory holds.
-    TooManyLabels,
+    /// It is a jump to a thunk that begins with no call, so no word below the stack is known to be free.
+    PlainThunk,
 }
 
 impl core::fmt::Display for Refusal {
@@ -142,19 +113,7 @@ impl core::fmt::Display for Refusal {
             Refusal::Unreadable => f.write_str("an instruction before it in its function is not known"),
             Refusal::Prefix => f.write_str("it has a prefix that changes its meaning on some processors"),
             Refusal::CutOff => f.write_str("its function ends in the middle of it"),
-            Refusal::FlagsLive { label } => {
-                write!(f, "it is a computed goto, and the status flags may be live at its label {label:#x}")
-            }
-            Refusal::LabelTaken { label } => {
-                write!(
-                    f,
-                    "its function takes the address of the label {label:#x} in code, so its labels cannot all be known"
-                )
-            }
-            Refusal::ComputedTarget => {
-                f.write_str("its target is computed from an offset, so its labels cannot be known")
-            }
-            Refusal::TooManyLabels => f.write_str("the object holds more labels than there is room to check"),
+            Refusal::PlainThunk => f.write_str("it jumps to a thunk that begins with no call"),
         }
     }
 }

@@ -26,15 +26,43 @@
 //! C3 …:   .quad T3, …                 the pool of constants, 8-byte aligned, after the code
 //! ```
 //!
-//! Only flags are clobbered; no register, no stack. Each target is read from the list once, so the compared
-//! constant and the displacement behind it cannot disagree even if the list changes meanwhile: whatever the
-//! list says, the code is of the form "if it equals T, jump to T". Every unconditional jump is followed by
-//! `int3`.
+//! Only flags are clobbered; no register, no stack. At calls they are dead by the ABI. At jumps they may be live: trees for
+//! those ([`TreeSpec::keeps_flags`]) consist of instructions that change none, see [`crate::arch::keep`]:
+//!
+//! ```text
+//! head:   mov    %rcx, -8(%rsp)       the word that the thunk itself writes
+//!         movabs $-T1, %rcx           or lea -T1(%reg), %rcx when -T1 is a sign-extended imm32
+//!         lea    (%rcx,%reg), %rcx    reg - T1, exactly
+//!         jrcxz  h1
+//!         lea    T1-T2(%rcx), %rcx    reg - T2
+//!         jrcxz  h2
+//!         jmp    body                 or mov -8(%rsp), %rcx; jmp miss
+//! h1:     mov    -8(%rsp), %rcx
+//!         jmp    T1
+//! h2:     …
+//!
+//! body:   …                           the rest of the chain, in groups, with their hits behind them
+//!         mov    exits(%rip), %ecx    only when exits are watched: one less, is it over?
+//!         …
+//!         lea    …, %rcx              a node of the search tree: reg - T7
+//!         jrcxz  h7
+//!         bswap  %rcx                 its top byte is 0 if reg lies above T7
+//!         movzbl %cl, %ecx
+//!         jrcxz  above
+//!         jmp    below
+//! h7:     …
+//! above:  …
+//! ```
+//!
+//! Each target is read from the list once, so the compared constant and the displacement behind it
+//! cannot disagree even if the list changes meanwhile: whatever the list says, the code is of the form "if it equals T,
+//! jump to T". Every unconditional jump is followed by `int3`.
 //!
 //! [`shape`] decides how the search tree branches; [`emit()`] writes it down. The cost model of
 //! [`crate::policy`] walks the same shape, so what is priced is what is built.
 
 mod emit;
+mod keeping;
 pub mod shape;
 
 pub use emit::{body_size, emit, fingerprint};
@@ -74,6 +102,8 @@ pub struct TreeSpec<'a> {
     /// that takes over (with the target still in `reg`) when it drops to zero or below. No effect on a
     /// tree whose chain holds everything.
     pub exits: Option<(u64, u64)>,
+    /// Change no flag: for jumps to a thunk that begins with a call, since -8(%rsp) is written. `reg` is not rsp.
+    pub keeps_flags: bool,
 }
 
 /// What [`emit()`] wrote.

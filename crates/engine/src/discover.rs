@@ -2,7 +2,7 @@
 //! nobody runs it.
 //!
 //! ```text
-//! object → thunks (by bytes) → sites (verified, gotos checked) → gates in an arena within reach → text
+//! object → thunks (by bytes) → sites (verified) → gates in an arena within reach → text
 //! ```
 //!
 //! Text is touched last, and only for sites whose gates are complete: whatever fails before leaves the
@@ -12,17 +12,14 @@ use crate::control;
 use crate::object::{self, Listed, Object, Segment};
 use crate::report;
 use crate::sandbox;
-use crate::share::Share;
 use crate::site::{NO_RING, NONE, Site};
 use crate::state::{Engine, Group, Known};
-use crate::table::Table;
 use crate::warm;
 use core::sync::atomic::Ordering;
-use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::rel32;
 use relpoline_core::arch::thunk;
 use relpoline_core::policy::{Reason, SiteState};
-use relpoline_core::scan::{self, EhFrameHdr, Gotos, Refusal, Region, SiteKind, Sites};
+use relpoline_core::scan::{self, EhFrameHdr, Region, SiteKind, Sites};
 use relpoline_stats::record::NO_REG;
 use relpoline_stats::{Kind, State};
 use relpoline_text::arena::Arena;
@@ -181,17 +178,14 @@ fn find_sites(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &
     let wanted = engine.options().selects(full_name(engine, object.name));
     for text in object.texts() {
         let region = Region { address: text.start, bytes: object.segment_bytes(text) };
-        let begun = engine.found.len();
-        // SAFETY: thunks and their registers neither move nor change until the next object is looked at.
-        let (thunks, registers) = unsafe {
-            (
-                &*core::ptr::from_ref(engine.thunk_addresses.as_slice()),
-                &*core::ptr::from_ref(engine.thunk_registers.as_slice()),
-            )
-        };
+        // SAFETY: thunks neither move nor change until the next object is looked at.
+        let thunks = unsafe { &*core::ptr::from_ref(engine.thunk_addresses.as_slice()) };
         // Bytes that only look like a branch to a thunk are no site: there is nothing to report.
         for site in Sites::new(region, thunks, functions).flatten() {
-            if wanted && !(engine.deferred && straddles(site.field)) {
+            let shape = engine.thunks.as_slice().get(site.thunk).map(|thunk| thunk.shape);
+            if shape.is_none_or(|shape| site.refusal(shape).is_some()) {
+                refuse(engine, index, &site, Reason::PlainThunk, outcome);
+            } else if wanted && !(engine.deferred && straddles(site.field)) {
                 engine.found.push(site);
             } else if wanted {
                 refuse(engine, index, &site, Reason::TextLocked, outcome);
@@ -199,61 +193,13 @@ fn find_sites(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &
                 refuse(engine, index, &site, Reason::Excluded, outcome);
             }
         }
-        let is_position_dependent = object.base == 0;
-        let code = scan::Object { text: region, thunks, registers, functions, is_position_dependent };
-        check_gotos(engine, index, object, code, begun, outcome);
     }
-}
-
-/// Takes the jumps at which flags may be live out of the sites found from number `begun` on.
-fn check_gotos(
-    engine: &mut Engine,
-    index: usize,
-    object: &Object<'_>,
-    code: scan::Object<'_, EhFrameHdr<'_>>,
-    begun: usize,
-    outcome: &mut Outcome,
-) {
-    let mut gotos = Gotos::new(code, engine.labels.scratch());
-    let found = engine.found.as_slice().get(begun..).unwrap_or_default();
-    found.iter().for_each(|site| gotos.add_site(site));
-    if gotos.is_empty() {
-        return;
-    }
-    object.each_code_address(|address| gotos.add_data_word(address));
-    gotos.collect_leas();
-    let mut verdicts = gotos.finish();
-    // Accepted sites move up over refused ones.
-    let mut kept = begun;
-    for n in begun..engine.found.len() {
-        let Some(&site) = engine.found.as_slice().get(n) else { break };
-        match verdicts.verdict(&site) {
-            Ok(kind) => {
-                if let Some(slot) = engine.found.get_mut(kept) {
-                    *slot = scan::Site { kind, ..site };
-                }
-                kept += 1;
-            }
-            Err(refusal) => {
-                refuse_in(&mut engine.share, &engine.thunk_registers, index, &site, reason(refusal), outcome)
-            }
-        }
-    }
-    engine.found.truncate(kept);
 }
 
 /// Whether a displacement lies in two pages. Two pages are two writes, and the tool that makes them may be killed in
 /// between.
 fn straddles(field: u64) -> bool {
     field / PAGE != (field + 3) / PAGE
-}
-
-fn reason(refusal: Refusal) -> Reason {
-    match refusal {
-        Refusal::FlagsLive { .. } => Reason::FlagsLive,
-        Refusal::LabelTaken { .. } | Refusal::ComputedTarget | Refusal::TooManyLabels => Reason::LabelsUnknown,
-        _ => Reason::NotAnInstruction,
-    }
 }
 
 /// The executable's own path instead of the loader's empty name.
@@ -310,21 +256,10 @@ fn refuse_found(engine: &mut Engine, index: usize, reason: Reason, outcome: &mut
 
 /// Records that a site is left as it is.
 fn refuse(engine: &mut Engine, index: usize, site: &scan::Site, reason: Reason, outcome: &mut Outcome) {
-    refuse_in(&mut engine.share, &engine.thunk_registers, index, site, reason, outcome);
-}
-
-fn refuse_in(
-    share: &mut Share,
-    registers: &Table<Reg>,
-    index: usize,
-    site: &scan::Site,
-    reason: Reason,
-    outcome: &mut Outcome,
-) {
     outcome.refused += 1;
-    let reg = registers.as_slice().get(site.thunk).map_or(NO_REG, |reg| reg.number());
-    let Some(record) = share.new_site() else { return };
-    let Some(record) = share.site(record) else { return };
+    let reg = engine.thunk_registers.as_slice().get(site.thunk).map_or(NO_REG, |reg| reg.number());
+    let Some(record) = engine.share.new_site() else { return };
+    let Some(record) = engine.share.site(record) else { return };
     record.address = site.address;
     record.object = index as u16;
     record.kind = kind(site.kind) as u8;
@@ -338,7 +273,6 @@ fn kind(kind: SiteKind) -> Kind {
         SiteKind::Call => Kind::Call,
         SiteKind::Jump => Kind::Jump,
         SiteKind::Cond => Kind::Cond,
-        SiteKind::Goto => Kind::Goto,
     }
 }
 
@@ -365,13 +299,15 @@ pub fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &s
     let thunk = *engine.thunks.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
     let thunk_at = *engine.thunk_addresses.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
     let group = engine.groups.get_mut(group_index).and_then(Option::as_mut).ok_or(Reason::NoArena)?;
-    let slow_at = group.slow_path(thunk).ok_or(Reason::ArenaFull)?;
+    let keeps_flags = kind(found.kind).keeps_flags();
+    let slow_at = group.slow_path(thunk, keeps_flags).ok_or(Reason::ArenaFull)?;
     let arena = &mut group.arena;
     let (_, end) = arena.link_banks(found.field + 4);
     let cell = arena.take_gate(end).ok_or(Reason::ArenaFull)?;
     let counters = arena.take_counters().ok_or(Reason::ArenaFull)?;
+    let counting = if keeps_flags { Some(arena.take_run(1).ok_or(Reason::ArenaFull)?) } else { None };
     let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
-    let spec = GateSpec { site: id, counters, thunk: &body, thunk_at, slow_at };
+    let spec = GateSpec { site: id, counters, thunk: &body, thunk_at, slow_at, counting };
     let gate = Gate::build(arena, cell, &spec).map_err(|_| Reason::NoArena)?;
     let site = Site {
         address: found.address,

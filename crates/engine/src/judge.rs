@@ -357,15 +357,18 @@ impl Engine {
     #[inline(never)]
     fn build_recording(&self, site: &Site) -> Option<Cell> {
         let arena = self.arena(site)?;
-        let cell = arena.take_run(1)?;
+        let keeps_flags = site.kind.keeps_flags();
+        let cells = stub::recording_cells(keeps_flags);
+        let cell = arena.take_run(cells)?;
         let to = Recording {
             reg: site.reg,
             counters: site.counters,
             thunk_at: site.thunk_at,
             slow_at: site.gate.slow(arena),
+            keeps_flags,
         };
-        // SAFETY: the cell was taken just now.
-        let buf = unsafe { arena.fresh(cell, 1) };
+        // SAFETY: the cells were taken just now.
+        let buf = unsafe { arena.fresh(cell, cells as usize) };
         stub::emit_recording(buf, arena.address(cell), &to).ok()?;
         Some(cell)
     }
@@ -386,6 +389,7 @@ impl Engine {
             miss: if site.stuck { site.gate.counting(arena) } else { site.gate.miss_address(arena) },
             hits_counter: self.options().count.then(|| counter(offset_of!(Counters, calls))),
             exits,
+            keeps_flags: site.kind.keeps_flags(),
         };
         let fingerprint = tree::fingerprint(&spec) ^ u64::from(exits.is_some()) ^ (u64::from(site.stuck) << 1);
         if let Some(found) = self.find_tree(&site, fingerprint) {
@@ -610,6 +614,7 @@ fn build_tree(arena: &Arena, site: &Site, spec: &TreeSpec<'_>, head: Cell) -> Re
         site.counters,
         site.gate.slow(arena),
         arena.address(head),
+        spec.keeps_flags,
     )
     .map_err(|_| Reason::OutOfRange)?;
     Ok(settling)

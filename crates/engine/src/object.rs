@@ -13,12 +13,6 @@ const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_X: u32 = 1;
 const NT_GNU_BUILD_ID: u32 = 3;
 const DT_DEBUG: u64 = 21;
-const DT_RELA: u64 = 7;
-const DT_RELASZ: u64 = 8;
-const DT_RELR: u64 = 36;
-const DT_RELRSZ: u64 = 35;
-const R_X86_64_64: u32 = 1;
-const R_X86_64_RELATIVE: u32 = 8;
 
 /// Segments of an object that are looked at; real ones have four or five.
 const SEGMENTS: usize = 16;
@@ -215,58 +209,6 @@ impl<'a> Object<'a> {
             .take_while(|e| e.0 != 0)
             .find(|e| e.0 == tag)
             .map(|e| e.1)
-    }
-
-    /// The bytes that a pair of dynamic entries names. Loaders store addresses relocated or not.
-    fn dynamic_table(&self, tag: u64, size_tag: u64) -> &'a [u8] {
-        let (Some(at), Some(len)) = (self.dynamic_value(tag), self.dynamic_value(size_tag)) else { return &[] };
-        self.bytes(at, len).or_else(|| self.bytes(self.base.wrapping_add(at), len)).unwrap_or_default()
-    }
-
-    /// Calls `found` with every address into executable segments that the object's data holds or will hold
-    /// once it is relocated: relative relocations, and for fixed-address programs every aligned word.
-    pub fn each_code_address(&self, mut found: impl FnMut(u64)) {
-        let mut check = |address: u64| {
-            if self.texts().any(|s| s.contains(address, 1)) {
-                found(address);
-            }
-        };
-        if self.base == 0 {
-            for segment in self.segments() {
-                self.segment_bytes(segment).chunks_exact(8).for_each(|w| check(word(w, 0)));
-            }
-        }
-        for rela in self.dynamic_table(DT_RELA, DT_RELASZ).chunks_exact(24) {
-            let kind = word(rela, 8) as u32;
-            if kind == R_X86_64_RELATIVE || kind == R_X86_64_64 {
-                check(self.base.wrapping_add(word(rela, 16)));
-            }
-        }
-        self.each_packed(|slot| {
-            if let Some(bytes) = self.bytes(slot, 8) {
-                // Before relocation the slot holds an offset, after it an address.
-                check(word(bytes, 0));
-                check(self.base.wrapping_add(word(bytes, 0)));
-            }
-        });
-    }
-
-    /// Calls `slot` with the address of every slot in the packed relative relocations (DT_RELR, gABI).
-    fn each_packed(&self, mut slot: impl FnMut(u64)) {
-        let mut next = 0u64;
-        for entry in self.dynamic_table(DT_RELR, DT_RELRSZ).chunks_exact(8) {
-            let entry = word(entry, 0);
-            if entry & 1 == 0 {
-                let at = self.base.wrapping_add(entry);
-                slot(at);
-                next = at.wrapping_add(8);
-                continue;
-            }
-            for bit in (1..64).filter(|bit| entry >> bit & 1 == 1) {
-                slot(next.wrapping_add((bit - 1) * 8));
-            }
-            next = next.wrapping_add(63 * 8);
-        }
     }
 }
 

@@ -138,6 +138,7 @@ fn body_bytes(engine: &Engine, site: &Site, tree: &Tree) -> u32 {
         miss: 0,
         hits_counter: engine.options().count.then_some(0),
         exits: (site.exits != 0).then_some((0, 0)),
+        keeps_flags: site.kind.keeps_flags(),
     };
     tree::body_size(&spec) as u32
 }

@@ -25,7 +25,6 @@ use relpoline_text::stub::{self, SLOW_CELLS};
 pub const ARENAS: usize = 16;
 const SITES: usize = 1 << 18;
 const THUNKS: usize = 1 << 16;
-const LABELS: usize = 1 << 20;
 const TREES: usize = 1 << 18;
 const TARGETS: usize = 1 << 21;
 const OBJECTS: usize = 2048;
@@ -34,9 +33,9 @@ const OBJECTS: usize = 2048;
 pub struct Group {
     /// The arena.
     pub arena: Arena,
-    /// The first cell of the slow paths: one after the other, by register number.
+    /// The first cell of the slow paths: one after the other, by register number, for calls and then for jumps.
     slow: Cell,
-    built: u16,
+    built: u32,
 }
 
 /// Registers that can hold a target.
@@ -47,21 +46,21 @@ impl Group {
     /// is full, which a new one is not.
     #[must_use]
     pub fn new(arena: Arena) -> Option<Group> {
-        let cells = REGISTERS * SLOW_CELLS;
+        let cells = 2 * REGISTERS * SLOW_CELLS;
         let slow = arena.take_run(cells as u32)?;
         unwind::announce(&arena, (slow, cells));
         Some(Group { arena, slow, built: 0 })
     }
 
     /// The slow path for sites that use `thunk`'s register, built at its first use.
-    pub fn slow_path(&mut self, thunk: Thunk) -> Option<u64> {
-        let n = u32::from(thunk.reg.number());
+    pub fn slow_path(&mut self, thunk: Thunk, keeps_flags: bool) -> Option<u64> {
+        let n = u32::from(thunk.reg.number()) + if keeps_flags { REGISTERS as u32 } else { 0 };
         let cell = Cell(self.slow.0 + n * SLOW_CELLS as u32);
         let at = self.arena.address(cell);
         if self.built >> n & 1 == 0 {
             // SAFETY: the cells were set aside for this, and nothing leads to them yet.
             let buf = unsafe { self.arena.fresh(cell, SLOW_CELLS) };
-            stub::emit_slow(buf, at, thunk.reg, slow, &thunk::body(thunk)?).ok()?;
+            stub::emit_slow(buf, at, thunk.reg, slow, &thunk::body(thunk)?, keeps_flags).ok()?;
             self.built |= 1 << n;
         }
         Some(at)
@@ -126,8 +125,6 @@ pub struct Engine {
     pub thunk_registers: Table<Reg>,
     /// See `thunks`.
     pub found: Table<scan::Site>,
-    /// Labels, while gotos are checked.
-    pub labels: Table<u64>,
     /// Sites.
     pub sites: Table<Site>,
     /// Trees.
@@ -174,7 +171,6 @@ impl Engine {
             thunk_addresses: Table::none(),
             thunk_registers: Table::none(),
             found: Table::none(),
-            labels: Table::none(),
             sites: Table::none(),
             trees: Table::none(),
             targets: Table::none(),
@@ -197,7 +193,6 @@ impl Engine {
         self.thunk_addresses = Table::reserve(THUNKS)?;
         self.thunk_registers = Table::reserve(THUNKS)?;
         self.found = Table::reserve(SITES)?;
-        self.labels = Table::reserve(LABELS)?;
         self.sites = Table::reserve(SITES)?;
         self.trees = Table::reserve(TREES)?;
         self.targets = Table::reserve(TARGETS)?;

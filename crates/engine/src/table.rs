@@ -92,16 +92,6 @@ impl<T: Copy> Table<T> {
         self.as_mut_slice().get_mut(index)
     }
 
-    /// All the room there is, as zeroes or what was there before: for scratch memory.
-    pub fn scratch(&mut self) -> &mut [T] {
-        if self.start.is_null() {
-            return &mut [];
-        }
-        // SAFETY: the reservation holds `capacity` values, and `T` allows all bit patterns: it is used for
-        // integers.
-        unsafe { core::slice::from_raw_parts_mut(self.start, self.capacity) }
-    }
-
     /// Forgets the values from number `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len.fetch_min(len, Ordering::AcqRel);

@@ -79,7 +79,8 @@ static SLOTS: [Slot; ARENAS] = [const {
 }; ARENAS];
 static USED: AtomicUsize = AtomicUsize::new(0);
 
-/// Announces `arena`, whose slow paths lie in `slow` (first cell, cells). The caller holds the lock.
+/// Announces `arena`, whose slow paths lie in `slow` (first cell, cells): one half for calls, then one for jumps. The caller
+/// holds the lock.
 pub fn announce(arena: &Arena, slow: (Cell, usize)) {
     let Some(slot) = SLOTS.get(USED.fetch_add(1, Ordering::AcqRel)) else { return };
     // SAFETY: the slot is fresh; the descriptor is changed under the lock only, and only by this function.
@@ -138,13 +139,17 @@ const TEXT: u32 = 1;
 const EH_FRAME: u32 = 7;
 const SYMTAB: u32 = 17;
 const STRTAB: u32 = 25;
-const SYMBOLS: [u32; 3] = [33, 49, 69];
+const SYMBOLS: [u32; RANGES] = [33, 49, 49, 69];
+/// Gates, slow paths of calls, slow paths of jumps, trees.
+const RANGES: usize = 4;
 
-/// An ELF image that describes the arena: sections, three symbols, unwind data. Its length.
+/// An ELF image that describes the arena: sections, symbols, unwind data. Its length.
 fn image(buffer: &mut [u8; IMAGE_BYTES], arena: &Arena, slow: (Cell, usize)) -> Option<usize> {
     let (start, end) = (arena.base(), arena.base() + CODE_BYTES as u64);
-    let slow = (arena.address(slow.0), arena.address(slow.0) + (slow.1 * CELL) as u64);
-    let ranges = [(start, slow.0), slow, (slow.1, end)];
+    let calls = arena.address(slow.0);
+    let jumps = calls + (slow.1 / 2 * CELL) as u64;
+    let trees = calls + (slow.1 * CELL) as u64;
+    let ranges = [(start, calls), (calls, jumps), (jumps, trees), (trees, end)];
     let mut out = Writer { bytes: buffer, len: 64 };
 
     let frames_at = out.len;
@@ -190,9 +195,9 @@ fn section(out: &mut Writer<'_>, kind: [u32; 2], place: [u64; 4], link: [u32; 2]
 }
 
 /// `.eh_frame`: one CIE, in which the return address is on top of the stack, and an FDE for each range. The
-/// middle one is that of the slow paths, which run with rbp 24 bytes below the caller's frame: the saved rbp,
-/// the site's number, the return address.
-fn frames(out: &mut Writer<'_>, ranges: &[(u64, u64); 3]) -> Option<()> {
+/// slow paths of calls run with rbp 24 bytes below the caller's frame: the saved rbp, the site's number, the return
+/// address. Those of jumps step over the red zone and save flags as well: 152 bytes, if the jump is a tail call.
+fn frames(out: &mut Writer<'_>, ranges: &[(u64, u64); RANGES]) -> Option<()> {
     // CIE: version 1, no augmentation, code alignment 1, data alignment -8, return address in column 16;
     // CFA is rsp (7) + 8, the return address lies 8 below it.
     out.u32s(&[20, 0])?;
@@ -200,8 +205,12 @@ fn frames(out: &mut Writer<'_>, ranges: &[(u64, u64); 3]) -> Option<()> {
     for (n, range) in ranges.iter().enumerate() {
         out.u32s(&[28, out_offset(out)])?;
         out.u64s(&[range.0, range.1 - range.0])?;
-        // Slow paths: CFA is rbp (6) + 24, rbp itself lies 24 below it.
-        let program: [u8; 8] = if n == 1 { [0x0c, 6, 24, 0x86, 3, 0, 0, 0] } else { [0; 8] };
+        // Slow paths: CFA is rbp (6) + 24 or 152 (in LEB128), rbp itself lies as far below it.
+        let program: [u8; 8] = match n {
+            1 => [0x0c, 6, 24, 0x86, 3, 0, 0, 0],
+            2 => [0x0c, 6, 0x98, 0x01, 0x86, 19, 0, 0],
+            _ => [0; 8],
+        };
         out.put(&program)?;
     }
     out.u32s(&[0])

@@ -39,10 +39,8 @@ codes! {
     pub enum Kind {
         /// `call thunk`.
         Call = 1 => "call",
-        /// `jmp thunk` that leaves its function: a tail call.
+        /// `jmp thunk`: a tail call, a computed goto or a switch. 3 was a goto, as long as the two were told apart.
         Jump = 2 => "jump",
-        /// `jmp thunk` inside a function: a computed goto or a switch.
-        Goto = 3 => "goto",
         /// `jcc thunk`: a conditional tail call.
         Cond = 4 => "cond",
     }
@@ -67,6 +65,15 @@ codes! {
         Gone = 8 => "gone",
         /// Re-pointed to its gate, not called often enough to be learned.
         Cold = 9 => "cold",
+    }
+}
+
+impl Kind {
+    /// Whether what stands between such a site and its target must change no flag. At calls they are dead by the ABI; at a
+    /// jump nobody can know.
+    #[must_use]
+    pub const fn keeps_flags(self) -> bool {
+        !matches!(self, Self::Call)
     }
 }
 

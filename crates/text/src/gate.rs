@@ -8,6 +8,9 @@
 //! +48  slow entry    push $site; jmp <slow path of the register>
 //! ```
 //!
+//! A jump may be a computed goto, at whose labels flags are live. Its counting stub changes none, which takes more room: it
+//! has a cell of its own, and +32 holds nothing.
+//!
 //! The gate word and the miss gate are the only bytes that ever change, each by one aligned 8-byte store.
 //! In the *thunk* state the gate word is `call +7; pause; …`: of its 8 bytes only the call is ever
 //! executed architecturally, so switching between it and a jump is as clean as switching between two jumps,
@@ -17,6 +20,7 @@ use crate::arena::{Arena, Counters};
 #[cfg(not(relpoline_broken = "gate-not-aligned"))]
 use crate::broken;
 use crate::cells::{CELL, Cell};
+use crate::stub;
 use core::mem::offset_of;
 #[cfg(not(relpoline_broken = "gate-not-aligned"))]
 use core::sync::atomic::Ordering;
@@ -34,6 +38,8 @@ const SHIFT: usize = if cfg!(relpoline_broken = "gate-not-aligned") { 61 } else 
 pub struct Gate {
     /// The cell.
     pub cell: Cell,
+    /// The cell of a counting stub that does not fit there.
+    counting: Option<Cell>,
 }
 
 /// What a gate cell is made of.
@@ -48,6 +54,8 @@ pub struct GateSpec<'a> {
     pub thunk_at: u64,
     /// Address of the slow path for the thunk's register, in the same arena.
     pub slow_at: u64,
+    /// A fresh cell for a counting stub that keeps flags; `None` where flags are dead.
+    pub counting: Option<Cell>,
 }
 
 impl Gate {
@@ -62,24 +70,34 @@ impl Gate {
             return Err(CodeError::Overflow);
         }
         bytes[..spec.thunk.len()].copy_from_slice(spec.thunk);
-        let stub = at + STUB as u64;
+        let gate = Gate { cell, counting: spec.counting };
+        let stub = gate.counting(arena);
         let first = gate_word(at, stub).ok_or(CodeError::OutOfReach)?;
         bytes[..8].copy_from_slice(&first.to_le_bytes());
         let miss = gate_word(at + 24, stub).ok_or(CodeError::OutOfReach)?;
         bytes[24..32].copy_from_slice(&miss.to_le_bytes());
 
-        let mut code = Code::new(&mut bytes[STUB..SLOW], stub);
-        code.dec_u32(spec.counters + offset_of!(Counters, misses) as u64);
-        code.bytes(&[0x7e, (SLOW - STUB - 8) as u8]); // jle slow
-        code.jmp(spec.thunk_at);
-        code.finish()?;
+        match spec.counting {
+            None => {
+                let mut code = Code::new(&mut bytes[STUB..SLOW], stub);
+                code.dec_u32(spec.counters + offset_of!(Counters, misses) as u64);
+                code.bytes(&[0x7e, (SLOW - STUB - 8) as u8]); // jle slow
+                code.jmp(spec.thunk_at);
+                code.finish()?;
+            }
+            Some(cell) => {
+                // SAFETY: the caller took the cell and has not published it.
+                let buf = unsafe { arena.fresh(cell, 1) };
+                stub::emit_counting(buf, stub, spec.counters, at + SLOW as u64, spec.thunk_at)?;
+            }
+        }
         let mut code = Code::new(&mut bytes[SLOW..], at + SLOW as u64);
         code.push_imm32(spec.site.cast_signed());
         code.jmp(spec.slow_at);
         code.finish()?;
         // SAFETY: the caller took the cell and has not published it.
         unsafe { arena.write(cell, SHIFT, &bytes) };
-        Ok(Gate { cell })
+        Ok(gate)
     }
 
     /// Where the site's displacement points while it is not linked.
@@ -97,7 +115,10 @@ impl Gate {
     /// The counting stub.
     #[must_use]
     pub fn counting(self, arena: &Arena) -> u64 {
-        self.address(arena) + STUB as u64
+        match self.counting {
+            None => self.address(arena) + STUB as u64,
+            Some(cell) => arena.address(cell),
+        }
     }
 
     /// The slow entry, which tells the engine that a countdown or a window of this site ended.

@@ -1,13 +1,20 @@
 //! Code that counts and learns: the slow path of a register, and the recording and settling stubs of a site.
 //!
-//! All of it runs between a caller and its callee, where every register but the flags is live (sites at
-//! which flags are live get no gate at all). Stubs are written once and never change.
+//! At calls all of it runs between a caller and its callee, where every register but the flags is live. A jump may be a
+//! computed goto: there the flags are live too, and so is the red zone, the 128 bytes below the stack pointer, but for
+//! the word at -8(%rsp), which the program's own thunk writes. So what runs at jumps comes in a form of its own
+//! (`keeps_flags`): counting is done without flags and without a stack, and what needs a stack steps over the red zone
+//! first. Stubs are written once and never change.
+//!
+//! Where the stack pointer stands, for whoever unwinds: counting and settling stubs never move it; the others say it at
+//! each instruction that does.
 
 use crate::arena::Counters;
 use crate::cells::CELL;
 use core::mem::offset_of;
 use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::{Code, CodeError, Cond};
+use relpoline_core::arch::keep;
 
 /// Cells of a slow path.
 pub const SLOW_CELLS: usize = 7;
@@ -57,16 +64,40 @@ fn call_rax_protected(code: &mut Code<'_>) {
     code.bytes(&[0xcc]);
 }
 
+/// How far the stack pointer moves to leave the red zone alone.
+const RED_ZONE: i32 = 128;
+/// Bytes of the site's number, which the slow entry has pushed.
+const NUMBER: i32 = 8;
+
 /// The slow path for sites whose target travels in `reg`: entered with the site's number pushed, it saves
 /// everything, calls `handler`, restores everything, drops the number and goes on as `thunk`.
 ///
 /// Vector registers are saved by their lower 128 bits: the handler is compiled without AVX, whose absence
-/// leaves the upper bits alone. It needs 352 bytes of stack besides the handler's own.
+/// leaves the upper bits alone. It needs 352 bytes of stack besides the handler's own, and 128 more at jumps.
+///
+/// The stack pointer, relative to where it stood at the site's jump or behind its call: -8 on entry; -16 with `keeps_flags`
+/// unset from the push of rbp on, from where rbp says where everything is; else -128 behind the `lea`, -136 behind the
+/// `pushf`, -144 behind the push of rbp; the same backwards at the end.
 ///
 /// # Errors
 /// When `buf` is smaller than [`SLOW_CELLS`] cells.
-pub fn emit_slow(buf: &mut [u8], at: u64, reg: Reg, handler: SlowHandler, thunk: &[u8]) -> Result<usize, CodeError> {
+pub fn emit_slow(
+    buf: &mut [u8],
+    at: u64,
+    reg: Reg,
+    handler: SlowHandler,
+    thunk: &[u8],
+    keeps_flags: bool,
+) -> Result<usize, CodeError> {
     let mut code = Code::new(buf, at);
+    // From the frame to the number.
+    let mut number = 8u8;
+    if keeps_flags {
+        code.move_stack(NUMBER - stepped_over());
+        code.push_flags();
+        code.clear_direction();
+        number += (stepped_over() - NUMBER) as u8 + 8;
+    }
     code.bytes(&[0x55, 0x48, 0x89, 0xe5]); // push %rbp; mov %rsp,%rbp
     for n in SAVED {
         push_pop(&mut code, 0x50, n);
@@ -76,7 +107,7 @@ pub fn emit_slow(buf: &mut [u8], at: u64, reg: Reg, handler: SlowHandler, thunk:
     code.bytes(&XMM_BYTES.to_le_bytes());
     move_vectors(&mut code, 0x11);
     target_to_rsi(&mut code, reg);
-    code.bytes(&[0x8b, 0x7d, 0x08]); // mov 8(%rbp),%edi
+    code.bytes(&[0x8b, 0xbd, number, 0, 0, 0]); // mov number(%rbp),%edi
     code.mov_imm64(Reg::RAX, handler as usize as u64);
     call_rax_protected(&mut code);
     // The broken variant that the tests must catch: vector registers are not given back.
@@ -88,10 +119,20 @@ pub fn emit_slow(buf: &mut [u8], at: u64, reg: Reg, handler: SlowHandler, thunk:
         push_pop(&mut code, 0x58, n);
     }
     code.bytes(&[0x5d]); // pop %rbp
-    code.bytes(&[0x48, 0x8d, 0x64, 0x24, 0x08]); // lea 8(%rsp),%rsp
+    if keeps_flags {
+        code.pop_flags();
+        code.move_stack(stepped_over());
+    } else {
+        code.move_stack(NUMBER);
+    }
     code.bytes(thunk);
     code.align(CELL);
     code.finish()
+}
+
+/// [`RED_ZONE`]. In the broken variant that the tests must catch only the word is left alone that a thunk would write.
+fn stepped_over() -> i32 {
+    if cfg!(relpoline_broken = "red-zone-trodden") { NUMBER } else { RED_ZONE }
 }
 
 fn push_pop(code: &mut Code<'_>, opcode: u8, n: u8) {
@@ -121,20 +162,58 @@ pub struct Recording {
     pub thunk_at: u64,
     /// The site's slow entry.
     pub slow_at: u64,
+    /// Whether flags and red zone are live.
+    pub keeps_flags: bool,
 }
 
-/// The recording stub of a site, one cell: appends `target | stack bits << 48` at the cursor and goes on as
+/// Cells of a recording stub.
+#[must_use]
+pub const fn recording_cells(keeps_flags: bool) -> u32 {
+    if keeps_flags { 2 } else { 1 }
+}
+
+/// The recording stub of a site, [`recording_cells`] long: appends `target | stack bits << 48` at the cursor and goes on as
 /// the thunk, or through the slow path after every [`WINDOW_BYTES`].
 ///
 /// The cursor wraps within its ring by 16-bit arithmetic, so however threads race for it, nothing is
 /// written elsewhere. Bits 20 to 35 of the stack pointer tell threads apart without touching memory.
 ///
+/// The stack pointer: -8 and -16 behind the pushes, the same backwards. With `keeps_flags` -128 behind the `lea` and -136
+/// behind the `pushf` come before, and their reverse on both ways out.
+///
 /// # Errors
-/// When `buf` is smaller than a cell, or something is out of reach.
+/// When `buf` is too small, or something is out of reach.
 pub fn emit_recording(buf: &mut [u8], at: u64, to: &Recording) -> Result<usize, CodeError> {
+    let mut code = Code::new(buf, at);
+    if to.keeps_flags {
+        code.move_stack(-stepped_over());
+        code.push_flags();
+    }
+    record(&mut code, to);
+    if to.keeps_flags {
+        let full = code.je_short_forward();
+        back_to_the_site(&mut code, to.thunk_at);
+        code.bind_short(full);
+        back_to_the_site(&mut code, to.slow_at);
+    } else {
+        code.jcc(Cond::E, to.slow_at);
+        code.jmp(to.thunk_at);
+    }
+    code.align(CELL);
+    code.finish()
+}
+
+/// Gives flags and stack back and goes on at `to`.
+fn back_to_the_site(code: &mut Code<'_>, to: u64) {
+    code.pop_flags();
+    code.move_stack(stepped_over());
+    code.jmp(to);
+}
+
+/// Appends a record and leaves "equal" when that filled a window. Changes nothing else but flags.
+fn record(code: &mut Code<'_>, to: &Recording) {
     let (ring, tag) = scratch(to.reg);
     let cursor = to.counters + offset_of!(Counters, cursor) as u64;
-    let mut code = Code::new(buf, at);
     code.push(ring);
     code.push(tag);
     code.bytes(&[0x48, 0x89, 0xe0 | tag.low3()]); // mov %rsp,%tag
@@ -149,8 +228,16 @@ pub fn emit_recording(buf: &mut [u8], at: u64, to: &Recording) -> Result<usize, 
     code.bytes(&(WINDOW_BYTES as u32 - 1).to_le_bytes());
     code.pop(tag);
     code.pop(ring);
-    code.jcc(Cond::E, to.slow_at);
-    code.jmp(to.thunk_at);
+}
+
+/// The counting stub of a site at which flags are live, one cell: counts calls down, then asks what comes of it. Sites at
+/// which they are dead have theirs in the cell of their gate.
+///
+/// # Errors
+/// When `buf` is smaller than a cell, or something is out of reach.
+pub fn emit_counting(buf: &mut [u8], at: u64, counters: u64, slow_at: u64, thunk_at: u64) -> Result<usize, CodeError> {
+    let mut code = Code::new(buf, at);
+    count_keeping_flags(&mut code, counters + offset_of!(Counters, misses) as u64, slow_at, thunk_at);
     code.align(CELL);
     code.finish()
 }
@@ -160,11 +247,41 @@ pub fn emit_recording(buf: &mut [u8], at: u64, to: &Recording) -> Result<usize, 
 ///
 /// # Errors
 /// When `buf` is smaller than a cell, or something is out of reach.
-pub fn emit_settling(buf: &mut [u8], at: u64, counters: u64, slow_at: u64, head: u64) -> Result<usize, CodeError> {
+pub fn emit_settling(
+    buf: &mut [u8],
+    at: u64,
+    counters: u64,
+    slow_at: u64,
+    head: u64,
+    keeps_flags: bool,
+) -> Result<usize, CodeError> {
     let mut code = Code::new(buf, at);
-    code.dec_u32(counters + offset_of!(Counters, settle) as u64);
-    code.jcc(Cond::Le, slow_at);
-    code.jmp(head);
+    let counter = counters + offset_of!(Counters, settle) as u64;
+    if keeps_flags {
+        count_keeping_flags(&mut code, counter, slow_at, head);
+    } else {
+        code.dec_u32(counter);
+        code.jcc(Cond::Le, slow_at);
+        code.jmp(head);
+    }
     code.align(CELL);
     code.finish()
+}
+
+/// Counts down and goes on at `onward`, or at `slow_at` when that is over. No flag changes, and the stack pointer stays.
+fn count_keeping_flags(code: &mut Code<'_>, counter: u64, slow_at: u64, onward: u64) {
+    // The broken variant that the tests must catch: counting is thought to be as harmless as at calls.
+    if cfg!(relpoline_broken = "flags-in-stub") {
+        code.dec_u32(counter);
+        code.jcc(Cond::Le, slow_at);
+        return code.jmp(onward);
+    }
+    // Whichever register holds the target, rcx comes back before anybody looks at it.
+    keep::save(code, Reg::RAX);
+    let goes_on = keep::count_down(code, counter);
+    keep::restore(code, Reg::RAX);
+    code.jmp(slow_at);
+    code.bind_short(goes_on);
+    keep::restore(code, Reg::RAX);
+    code.jmp(onward);
 }

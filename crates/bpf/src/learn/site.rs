@@ -142,8 +142,13 @@ impl Site {
         code.mov_imm64(Reg::R11, Arc::as_ptr(self) as u64);
         code.jmp(self.shared.stubs.learn);
         code.finish()?;
-        let to =
-            Recording { reg: TARGET, counters: self.counter(0), thunk_at: self.shared.stubs.jump, slow_at: at + LEARN };
+        let to = Recording {
+            reg: TARGET,
+            counters: self.counter(0),
+            thunk_at: self.shared.stubs.jump,
+            slow_at: at + LEARN,
+            keeps_flags: false,
+        };
         stub::emit_recording(recording, at + RECORDING, &to)?;
         // SAFETY: the block was taken for this, and no gate leads there yet.
         unsafe { self.shared.space.memory().write(self.stubs.offset, &bytes) };
@@ -251,6 +256,7 @@ impl Site {
             miss: self.miss(plan),
             hits_counter: self.counted.then(|| self.counter(offset_of!(Counters, calls))),
             exits,
+            keeps_flags: false,
         };
         let fingerprint = tree::fingerprint(&spec) ^ u64::from(exits.is_some());
         if let Some(tree) = state.tree.as_mut().filter(|tree| tree.fingerprint == fingerprint) {
@@ -291,7 +297,7 @@ impl Site {
         let (first, rest) = bytes.split_at_mut(CELL);
         let (second, rest) = rest.split_at_mut(CELL);
         tree::emit(spec, first, head, rest, body).map_err(|_| Reason::OutOfRange)?;
-        stub::emit_settling(second, settling, self.counter(0), self.counting() + LEARN, head)
+        stub::emit_settling(second, settling, self.counter(0), self.counting() + LEARN, head, false)
             .map_err(|_| Reason::OutOfRange)?;
         // SAFETY: the block was just taken, and no gate leads there yet.
         unsafe { space.memory().write(block.offset, &bytes) };

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use relpoline_core::arch::Reg;
 use relpoline_core::arch::thunk::{self, Shape, Thunk};
-use relpoline_core::scan::{EhFrameHdr, Function, Functions, Gotos, Object, Refused, Region, Site, SiteKind, Sites};
+use relpoline_core::scan::{EhFrameHdr, Function, Functions, Refused, Region, Site, SiteKind, Sites};
 
-use super::elf::{Elf, Kind};
+use super::elf::Elf;
 use crate::symbols::names::Names;
 
 /// What was found in a file's code.
@@ -45,9 +45,8 @@ pub fn examine(elf: &Elf<'_>, names: &Names) -> Code {
     let has_unwind = unwind.is_some();
     let ranges = unwind.map_or_else(|| Ranges::Symbols(names.functions()), Ranges::Unwind);
     let mut code = Code { thunks, sites: Vec::new(), refused: Vec::new(), functions: Vec::new(), has_unwind };
-    let words = if code.thunks.is_empty() { Vec::new() } else { elf.data_words() };
     for text in elf.texts() {
-        code.find_sites(text, &ranges, &words, elf.kind == Kind::Fixed);
+        code.find_sites(text, &ranges);
     }
     code.functions = match ranges {
         Ranges::Unwind(table) => (0..table.len()).filter_map(|index| table.get(index)).collect(),
@@ -69,37 +68,20 @@ fn thunks(elf: &Elf<'_>, names: &Names) -> BTreeMap<u64, Thunk> {
 }
 
 impl Code {
-    fn find_sites(&mut self, text: Region<'_>, ranges: &Ranges<'_>, words: &[u64], is_fixed: bool) {
-        let targets = self.thunks.iter().filter(|(_, thunk)| thunk.shape.takes_sites());
-        let (addresses, registers): (Vec<u64>, Vec<Reg>) =
-            targets.map(|(address, thunk)| (*address, thunk.reg)).unzip();
-        let mut sites = Vec::new();
+    fn find_sites(&mut self, text: Region<'_>, ranges: &Ranges<'_>) {
+        let targets: Vec<(u64, Thunk)> = (self.thunks.iter().filter(|(_, thunk)| thunk.shape.takes_sites()))
+            .map(|(address, thunk)| (*address, *thunk))
+            .collect();
+        let addresses: Vec<u64> = targets.iter().map(|(address, _)| *address).collect();
         for found in Sites::new(text, &addresses, ranges) {
-            match found {
-                Ok(site) => sites.push(site),
+            let judged = found.and_then(|site| {
+                let thunk = targets[site.thunk].1;
+                let refused = |reason| Refused { address: site.address, thunk: site.thunk, reason };
+                site.refusal(thunk.shape).map_or(Ok((site, thunk.reg)), |reason| Err(refused(reason)))
+            });
+            match judged {
+                Ok(site) => self.sites.push(site),
                 Err(refused) => self.refused.push(refused),
-            }
-        }
-        let object = Object {
-            text,
-            thunks: &addresses,
-            registers: &registers,
-            functions: ranges,
-            is_position_dependent: is_fixed,
-        };
-        // One word per site and one per label, of which there are no more than words of data and `lea`s.
-        let mut scratch = vec![0; sites.len() + words.len() + text.bytes.len() / 16];
-        let mut gotos = Gotos::new(object, &mut scratch);
-        sites.iter().for_each(|site| gotos.add_site(site));
-        if !gotos.is_empty() {
-            gotos.collect_leas();
-            words.iter().for_each(|word| gotos.add_data_word(*word));
-        }
-        let mut verdicts = gotos.finish();
-        for site in sites {
-            match verdicts.verdict(&site) {
-                Ok(kind) => self.sites.push((Site { kind, ..site }, registers[site.thunk])),
-                Err(reason) => self.refused.push(Refused { address: site.address, thunk: site.thunk, reason }),
             }
         }
         self.refused.sort_by_key(|refused| refused.address);
@@ -132,6 +114,5 @@ pub fn kind_name(kind: SiteKind) -> &'static str {
         SiteKind::Call => "call",
         SiteKind::Jump => "jump",
         SiteKind::Cond => "cond",
-        SiteKind::Goto => "goto",
     }
 }

@@ -151,7 +151,7 @@ impl<'a> Elf<'a> {
         self.tags(tag).filter_map(string).collect()
     }
 
-    /// The relocations: where, of what type, and the address or addend.
+    /// The relocations: where, and of what type.
     pub fn relocations(&self) -> Vec<Relocation> {
         let tables = [(elf::DT_RELA, elf::DT_RELASZ), (elf::DT_JMPREL, elf::DT_PLTRELSZ)];
         let tables = tables.into_iter().filter_map(|(address, size)| {
@@ -159,33 +159,7 @@ impl<'a> Elf<'a> {
             let bytes = self.at(self.tag(address)?)?;
             object::slice_from_all_bytes::<elf::Rela64<LittleEndian>>(bytes.get(..size)?).ok()
         });
-        tables
-            .flatten()
-            .map(|rela| Relocation {
-                place: rela.r_offset(LE),
-                kind: rela.r_type(LE, false),
-                symbol: rela.r_sym(LE, false),
-                addend: rela.r_addend(LE).cast_unsigned(),
-            })
-            .collect()
-    }
-
-    /// All words of data that may be addresses.
-    pub fn data_words(&self) -> Vec<u64> {
-        if self.kind == Kind::Fixed {
-            return self.loaded(false).flat_map(aligned_words).collect();
-        }
-        let symbols: Vec<u64> = self.dynamic_symbols();
-        let value = |relocation: &Relocation| match relocation.kind {
-            elf::R_X86_64_RELATIVE | elf::R_X86_64_IRELATIVE => Some(relocation.addend),
-            elf::R_X86_64_64 => {
-                symbols.get(relocation.symbol as usize).map(|symbol| symbol.wrapping_add(relocation.addend))
-            }
-            _ => None,
-        };
-        let mut words: Vec<u64> = self.relocations().iter().filter_map(value).collect();
-        words.extend(self.packed_places().into_iter().filter_map(|place| self.word(place)));
-        words
+        tables.flatten().map(|rela| Relocation { place: rela.r_offset(LE), kind: rela.r_type(LE, false) }).collect()
     }
 
     /// The names of the functions that it takes from other objects.
@@ -193,45 +167,6 @@ impl<'a> Elf<'a> {
         use object::ObjectSymbol as _;
         let imported = self.file.dynamic_symbols().filter(|symbol| symbol.is_undefined());
         imported.filter_map(|symbol| symbol.name().ok())
-    }
-
-    fn word(&self, address: u64) -> Option<u64> {
-        self.at(address)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
-    }
-
-    /// Addresses of dynamic symbols by their number.
-    fn dynamic_symbols(&self) -> Vec<u64> {
-        use object::ObjectSymbol as _;
-        let mut addresses = vec![0];
-        for symbol in self.file.dynamic_symbols() {
-            // They come by ascending number; the first, which means none, is left out.
-            addresses.resize(symbol.index().0, 0);
-            addresses.push(symbol.address());
-        }
-        addresses
-    }
-
-    /// The places of relative relocations in the packed form (`DT_RELR`): an even word is a place, an odd
-    /// one a bitmap of the 63 words behind the last.
-    fn packed_places(&self) -> Vec<u64> {
-        let size = self.tag(elf::DT_RELRSZ).and_then(|size| usize::try_from(size).ok());
-        let table = self.tag(elf::DT_RELR).and_then(|address| self.at(address));
-        let Some(table) = table.zip(size).and_then(|(bytes, size)| bytes.get(..size)) else {
-            return Vec::new();
-        };
-        let mut places = Vec::new();
-        let mut next = 0u64;
-        for word in table.chunks_exact(8).map(|word| word.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b))) {
-            if word & 1 == 0 {
-                places.push(word);
-                next = word.wrapping_add(8);
-            } else {
-                let set = (1..64).filter(|bit| word >> bit & 1 != 0);
-                places.extend(set.map(|bit| next.wrapping_add(8 * (bit - 1))));
-                next = next.wrapping_add(8 * 63);
-            }
-        }
-        places
     }
 }
 
@@ -241,8 +176,6 @@ pub struct Relocation {
     pub place: u64,
     /// Its type.
     pub kind: elf::RelocationType,
-    symbol: u32,
-    addend: u64,
 }
 
 /// Says what a file is that is no ELF file for this machine.
@@ -263,10 +196,4 @@ fn dynamic(segments: &[Segment], bytes: &[u8]) -> Vec<(elf::DynamicTag, u64)> {
     let table = segments.iter().find_map(|segment| segment.dynamic(LE, bytes).ok().flatten());
     let entries = table.unwrap_or_default().iter().map(|entry| (entry.d_tag(LE), entry.d_val(LE)));
     entries.take_while(|(tag, _)| *tag != elf::DT_NULL).collect()
-}
-
-fn aligned_words(region: Region<'_>) -> impl Iterator<Item = u64> {
-    let ahead = region.address.wrapping_neg() % 8;
-    let bytes = region.bytes.get(ahead as usize..).unwrap_or_default();
-    bytes.chunks_exact(8).map(|word| word.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
 }

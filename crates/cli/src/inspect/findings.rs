@@ -124,7 +124,7 @@ pub struct Thunk {
 pub struct Site {
     /// Its address.
     pub address: String,
-    /// `call`, `jump` (a tail call), `cond` (a conditional one) or `goto`.
+    /// `call`, `jump` (a tail call or a computed goto) or `cond` (a conditional jump).
     pub kind: String,
     /// The register that holds its target.
     pub register: String,

@@ -64,10 +64,9 @@ fn sites(out: &mut String, findings: &Findings) -> fmt::Result {
     })
 }
 
-/// `1 call, 2 gotos` after `before`, or nothing.
+/// `1 call, 2 jumps` after `before`, or nothing.
 fn kinds<'a>(sites: impl Iterator<Item = &'a Site> + Clone, before: &str) -> String {
-    let named =
-        [("call", "calls"), ("jump", "tail calls"), ("cond", "conditional tail calls"), ("goto", "computed gotos")];
+    let named = [("call", "calls"), ("jump", "jumps"), ("cond", "conditional jumps")];
     let counted = named.map(|(kind, name)| (sites.clone().filter(|site| site.kind == kind).count(), name));
     let parts: Vec<String> = counted
         .iter()

@@ -159,7 +159,7 @@ pub struct Site {
     pub symbol: Option<String>,
     /// Path of its object, when known.
     pub object: Option<String>,
-    /// `call`, `jump`, `goto` or `cond`.
+    /// `call`, `jump` or `cond`.
     pub kind: String,
     /// `promoted`, `linked`, `retpolined`, …
     pub state: String,

@@ -28,10 +28,6 @@ const fn sentence(reason: Reason) -> &'static str {
             "Its hot targets are more than 2 GiB away, beyond a direct jump: mostly calls from an executable into \
              libraries. Linking the executable without -pie, or statically with that library, brings them nearer."
         }
-        Reason::FlagsLive => {
-            "It is a jump inside its function at which the processor's flags are in use, and a compare would change \
-             them. It keeps its retpoline for good."
-        }
         Reason::Excluded => "It was excluded by --only or --exclude.",
         Reason::Disabled => {
             "It was switched off, alone or with the whole process: by `relpoline disable` or `detach`, or by the program."
@@ -49,15 +45,15 @@ const fn sentence(reason: Reason) -> &'static str {
             "Its bytes look like a branch to a retpoline, but no unwind table says that they are an instruction. \
              Compile with unwind tables (-fasynchronous-unwind-tables)."
         }
-        Reason::LabelsUnknown => {
-            "It is, or may be, a computed goto of which not all labels are known, so nobody can tell whether flags are \
-             in use there. It keeps its retpoline for good."
-        }
         Reason::NoArena => {
             "No free address space within 2 GiB of it, or executable memory is refused. `relpoline doctor` says more."
         }
         Reason::TextLocked => "The code that it lies in cannot be changed. `relpoline doctor` says more.",
         Reason::DryRun => "Nothing is patched, because only a look was asked for (--dry-run).",
+        Reason::PlainThunk => {
+            "It is a jump to a thunk that is no retpoline. Promotion needs the word that a retpoline overwrites itself, and \
+             this one may hold the program's data. It keeps its thunk for good."
+        }
     }
 }
 

@@ -100,8 +100,7 @@ impl Names {
             let end = symbol.address.saturating_add(symbol.size);
             let is_apart = functions.last().is_none_or(|last| last.end <= symbol.address);
             if is_apart {
-                let is_part = symbol.name.ends_with(".cold");
-                functions.push(Function { is_part, ..Function::new(symbol.address, end) });
+                functions.push(Function::new(symbol.address, end));
             }
         }
         functions

@@ -3,4 +3,4 @@
 
 pub mod x86_64;
 
-pub use x86_64::{Reg, decode, encode, thunk};
+pub use x86_64::{Reg, decode, encode, keep, thunk};

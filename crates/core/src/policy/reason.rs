@@ -1,6 +1,7 @@
 //! Why a site is what it is. "Why was this site not promoted" must always have an answer.
 
-/// The reason of a site's current state. Numbers are stable: they are part of the shared report.
+/// The reason of a site's current state. Numbers are stable: they are part of the shared report. 6 and 14 said that flags
+/// are live at a jump, or may be; trees keep them now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Reason {
@@ -17,8 +18,6 @@ pub enum Reason {
     Unpredictable = 4,
     /// Its hot targets are beyond the reach of a direct jump, or nothing one may jump to.
     OutOfRange = 5,
-    /// Flags are live at the site, and a tree would clobber them.
-    FlagsLive = 6,
     /// Excluded by the user.
     Excluded = 7,
     /// Promotion is switched off.
@@ -33,26 +32,25 @@ pub enum Reason {
     NoGain = 12,
     /// Its bytes look like a branch to a thunk, but are not known to be an instruction.
     NotAnInstruction = 13,
-    /// It is, or may be, a computed goto whose labels cannot all be known.
-    LabelsUnknown = 14,
     /// No executable memory can be had within reach of it.
     NoArena = 15,
     /// The text it lies in cannot be changed.
     TextLocked = 16,
     /// Nothing is patched because only a look was asked for.
     DryRun = 17,
+    /// It jumps to a thunk that begins with no call, so no word below the stack is known to be free.
+    PlainThunk = 18,
 }
 
 impl Reason {
-    /// All reasons, by number.
-    pub const ALL: [Reason; 18] = [
+    /// All reasons, ascending by number.
+    pub const ALL: [Reason; 17] = [
         Reason::Cold,
         Reason::Learning,
         Reason::Promoted,
         Reason::Megamorphic,
         Reason::Unpredictable,
         Reason::OutOfRange,
-        Reason::FlagsLive,
         Reason::Excluded,
         Reason::Disabled,
         Reason::BudgetSpent,
@@ -60,16 +58,16 @@ impl Reason {
         Reason::ArenaFull,
         Reason::NoGain,
         Reason::NotAnInstruction,
-        Reason::LabelsUnknown,
         Reason::NoArena,
         Reason::TextLocked,
         Reason::DryRun,
+        Reason::PlainThunk,
     ];
 
     /// The reason with number `n`.
     #[must_use]
     pub fn from_number(n: u8) -> Option<Reason> {
-        Reason::ALL.get(usize::from(n)).copied()
+        Reason::ALL.into_iter().find(|reason| reason.number() == n)
     }
 
     /// Its stable number.
@@ -88,7 +86,6 @@ impl Reason {
             Reason::Megamorphic => "megamorphic",
             Reason::Unpredictable => "unpredictable",
             Reason::OutOfRange => "out of range",
-            Reason::FlagsLive => "flags live",
             Reason::Excluded => "excluded",
             Reason::Disabled => "disabled",
             Reason::BudgetSpent => "budget spent",
@@ -96,10 +93,10 @@ impl Reason {
             Reason::ArenaFull => "arena full",
             Reason::NoGain => "no gain",
             Reason::NotAnInstruction => "not an instruction",
-            Reason::LabelsUnknown => "labels unknown",
             Reason::NoArena => "no arena within reach",
             Reason::TextLocked => "text cannot be changed",
             Reason::DryRun => "dry run",
+            Reason::PlainThunk => "thunk without a call",
         }
     }
 }

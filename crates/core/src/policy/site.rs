@@ -92,7 +92,7 @@ impl SiteState {
         }
     }
 
-    /// A site that stays retpolined for `reason` ([`Reason::FlagsLive`], [`Reason::Excluded`], …).
+    /// A site that stays retpolined for `reason` ([`Reason::Excluded`], [`Reason::TextLocked`], …).
     #[must_use]
     pub const fn barred(reason: Reason) -> SiteState {
         SiteState { phase: Phase::Barred, reason, ..SiteState::new() }

@@ -88,15 +88,6 @@ impl Functions for EhFrameHdr<'_> {
     }
 }
 
-/// What a CIE says about its FDEs.
-#[derive(Clone, Copy)]
-struct Parent {
-    /// How they hold addresses.
-    encoding: u8,
-    /// Whether augmentation data, led by its length, follows the range.
-    augmented: bool,
-}
-
 /// The range of the FDE at `frame`.
 fn range(frames: &Region<'_>, frame: u64) -> Option<Function> {
     let mut reader = Reader { bytes: frames.from(frame)? };
@@ -107,7 +98,7 @@ fn range(frames: &Region<'_>, frame: u64) -> Option<Function> {
     }
     let back = u64::from(reader.u32()?);
     let cie = frame.wrapping_add(4).wrapping_sub(back);
-    let Parent { encoding, augmented } = parent(frames, cie)?;
+    let encoding = address_encoding(frames, cie)?;
     let field = frame.wrapping_add(8);
     let start = match encoding & 0x70 {
         0x00 => reader.encoded(encoding)?.cast_unsigned(),
@@ -115,34 +106,12 @@ fn range(frames: &Region<'_>, frame: u64) -> Option<Function> {
         _ => return None,
     };
     let length = reader.encoded(encoding & 7)?;
-    if augmented {
-        let data = usize::try_from(reader.uleb128()?).ok()?;
-        reader.bytes = reader.bytes.get(data..)?;
-    }
-    let read = frames.from(frame)?.len() - reader.bytes.len();
-    let rules = (size as usize + 4).checked_sub(read).and_then(|left| reader.bytes.get(..left));
     let end = start.checked_add(length.cast_unsigned())?;
-    Some(Function { start, end, is_part: rules.is_some_and(sets_up_frame) })
+    Some(Function::new(start, end))
 }
 
-/// Whether unwind rules change something before the first instruction: then a frame exists on entry.
-///
-/// A function's rules begin with an advance to behind its first `push`, or are empty (padding is 0). A cold
-/// part's begin with the offset of a frame that stands already.
-fn sets_up_frame(rules: &[u8]) -> bool {
-    const DEF_CFA: u8 = 0x0c;
-    const DEF_CFA_OFFSET: u8 = 0x0e;
-    const ENTRY_OFFSET: u8 = 8;
-    match *rules {
-        [DEF_CFA_OFFSET, offset, ..] => offset != ENTRY_OFFSET,
-        [DEF_CFA, _, offset, ..] => offset != ENTRY_OFFSET,
-        // A saved register (DW_CFA_offset).
-        [0x80..=0xbf, ..] => true,
-        _ => false,
-    }
-}
-
-fn parent(frames: &Region<'_>, cie: u64) -> Option<Parent> {
+/// How the FDEs of a CIE hold addresses.
+fn address_encoding(frames: &Region<'_>, cie: u64) -> Option<u8> {
     let mut reader = Reader { bytes: frames.from(cie)? };
     let [_, 0] = [reader.u32()?, reader.u32()?] else {
         return None;
@@ -150,7 +119,7 @@ fn parent(frames: &Region<'_>, cie: u64) -> Option<Parent> {
     let version = reader.u8()?;
     let augmentation = reader.string()?;
     let Some((b'z', letters)) = augmentation.split_first() else {
-        return augmentation.is_empty().then_some(Parent { encoding: 0, augmented: false });
+        return augmentation.is_empty().then_some(0);
     };
     reader.uleb128()?; // code alignment
     reader.uleb128()?; // data alignment
@@ -162,9 +131,7 @@ fn parent(frames: &Region<'_>, cie: u64) -> Option<Parent> {
     reader.uleb128()?; // length of what follows
     for letter in letters {
         match letter {
-            b'R' => {
-                return reader.u8().map(|encoding| Parent { encoding, augmented: true });
-            }
+            b'R' => return reader.u8(),
             b'L' => _ = reader.u8()?,
             b'P' => {
                 let encoding = reader.u8()?;
@@ -174,7 +141,7 @@ fn parent(frames: &Region<'_>, cie: u64) -> Option<Parent> {
             _ => return None,
         }
     }
-    Some(Parent { encoding: 0, augmented: true })
+    Some(0)
 }
 
 /// Bounded reading.

@@ -8,18 +8,17 @@
 
 use super::{Function, Functions, Refusal, Region};
 use crate::arch::decode::{Flow, decode, length};
+use crate::arch::thunk::Shape;
 
 /// What kind of instruction a site is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum SiteKind {
     /// `call thunk`.
     Call,
-    /// `jmp thunk`: a tail call, unless [`Verdicts`](super::Verdicts) says otherwise.
+    /// `jmp thunk`: a tail call, a computed goto or a switch.
     Jump,
-    /// `jcc thunk`: a conditional tail call, likewise.
+    /// `jcc thunk`: mostly a conditional tail call.
     Cond,
-    /// A jump of either kind to labels inside its function, all of which leave the flags dead.
-    Goto,
 }
 
 /// A call or jump whose displacement names a thunk.
@@ -37,6 +36,15 @@ pub struct Site {
     pub thunk: usize,
     /// The function it stands in.
     pub function: Function,
+}
+
+impl Site {
+    /// Why it is left alone if its thunk has this shape. Flags may be live at a jump, and to keep them one word below the
+    /// stack is needed. The thunk's own call overwrites it; without a call it may hold the program's data.
+    #[must_use]
+    pub fn refusal(&self, shape: Shape) -> Option<Refusal> {
+        (self.kind != SiteKind::Call && !shape.begins_with_call()).then_some(Refusal::PlainThunk)
+    }
 }
 
 /// A candidate that is not a site.

@@ -1,7 +1,7 @@
 //! Writing a tree down. See [`super`] for what it looks like.
 
 use super::shape::{Fork, LEVELS, Walk, by_address};
-use super::{CELL, Emitted, MAX_TARGETS, Target, TreeSpec};
+use super::{CELL, Emitted, MAX_TARGETS, Target, TreeSpec, keeping};
 use crate::arch::x86_64::Reg;
 use crate::arch::x86_64::encode::{Code, CodeError, Cond, INT3, Label};
 use crate::bounded::{at, put};
@@ -110,7 +110,20 @@ fn fork_bytes(search: &[Target]) -> usize {
 #[must_use]
 #[inline(never)]
 pub fn body_size(spec: &TreeSpec<'_>) -> usize {
+    if keeps_flags(spec) {
+        return keeping::body_size(spec);
+    }
+    comparing_body_size(spec)
+}
+
+#[inline(never)]
+fn comparing_body_size(spec: &TreeSpec<'_>) -> usize {
     Layout::of(spec).body_bytes()
+}
+
+fn keeps_flags(spec: &TreeSpec<'_>) -> bool {
+    // The broken variant that the tests must catch: trees at jumps compare as those at calls do.
+    spec.keeps_flags && !cfg!(relpoline_broken = "flags-at-goto")
 }
 
 /// Writes the tree to `head_buf`, which will run at `head_at`, and `body_buf`, which will run at `body_at`.
@@ -120,8 +133,8 @@ pub fn body_size(spec: &TreeSpec<'_>) -> usize {
 ///
 /// # Errors
 /// [`CodeError::Overflow`] when a buffer is too small or there are more than [`MAX_TARGETS`] targets;
-/// [`CodeError::OutOfReach`] when a target, a counter or the other part is more than 2 GiB away. The buffers
-/// then hold unfinished code.
+/// [`CodeError::OutOfReach`] when a target, a counter or the other part is more than 2 GiB away;
+/// [`CodeError::Register`] when flags are to be kept and the target is in rsp. The buffers then hold unfinished code.
 #[inline(never)]
 pub fn emit(
     spec: &TreeSpec<'_>,
@@ -133,6 +146,20 @@ pub fn emit(
     if spec.targets.len() > MAX_TARGETS {
         return Err(CodeError::Overflow);
     }
+    if keeps_flags(spec) {
+        return keeping::emit(spec, head_buf, head_at, body_buf, body_at);
+    }
+    emit_comparing(spec, head_buf, head_at, body_buf, body_at)
+}
+
+#[inline(never)]
+fn emit_comparing(
+    spec: &TreeSpec<'_>,
+    head_buf: &mut [u8],
+    head_at: u64,
+    body_buf: &mut [u8],
+    body_at: u64,
+) -> Result<Emitted, CodeError> {
     let layout = Layout::of(spec);
     let body = layout.body_bytes();
     let onward = if layout.has_body() { body_at } else { spec.miss };
@@ -247,7 +274,10 @@ fn emit_search(miss: u64, targets: &[Target], w: &mut Writer<'_>) {
 #[must_use]
 pub fn fingerprint(spec: &TreeSpec<'_>) -> u64 {
     let (chain, search) = spec.targets.split_at(spec.chain.min(spec.targets.len()));
-    let seed = u64::from(spec.reg.number()) | ((chain.len() as u64) << 8) | ((search.len() as u64) << 16);
+    let seed = u64::from(spec.reg.number())
+        | (u64::from(spec.keeps_flags) << 24)
+        | ((chain.len() as u64) << 8)
+        | ((search.len() as u64) << 16);
     let ordered = chain.iter().fold(mix(seed), |h, t| mix(h ^ t.address));
     // A sum does not depend on the order of its terms.
     let set = search.iter().fold(0u64, |h, t| h.wrapping_add(mix(t.address)));

@@ -164,32 +164,3 @@ pub fn symbols(file: &[u8]) -> Vec<(String, u64, u64)> {
     };
     (start..start + size).step_by(24).map(read).filter(|(name, ..)| !name.is_empty()).collect()
 }
-
-/// The words of data that may be addresses: what relocations put into a position-independent program, all
-/// aligned words of the others.
-pub fn data_words(file: &[u8]) -> Vec<u64> {
-    const POSITION_INDEPENDENT: u64 = 3;
-    if number(file, 16, 2) == POSITION_INDEPENDENT { relocated_words(file) } else { aligned_words(file) }
-}
-
-fn aligned_words(file: &[u8]) -> Vec<u64> {
-    let data = segments(file).into_iter().filter(|s| s.kind == PT_LOAD && s.flags & EXECUTABLE == 0);
-    let words = |segment: Segment| {
-        let ahead = segment.address.next_multiple_of(8) - segment.address;
-        let words: Vec<u64> = segment.bytes[ahead as usize..].chunks_exact(8).map(|word| number(word, 0, 8)).collect();
-        words
-    };
-    data.flat_map(words).collect()
-}
-
-fn relocated_words(file: &[u8]) -> Vec<u64> {
-    const RELA: u64 = 4;
-    const RELATIVE: u64 = 8;
-    let section = |i: usize| number(file, 40, 8) as usize + i * 64;
-    let tables = (0..number(file, 60, 2) as usize).map(section).filter(|&at| number(file, at + 4, 4) == RELA);
-    let entries = tables.flat_map(|at| {
-        let (start, size) = (number(file, at + 24, 8) as usize, number(file, at + 32, 8) as usize);
-        (start..start + size).step_by(24)
-    });
-    entries.filter(|&at| number(file, at + 8, 4) == RELATIVE).map(|at| number(file, at + 16, 8)).collect()
-}

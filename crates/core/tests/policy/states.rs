@@ -162,7 +162,7 @@ fn a_refused_promotion_leaves_the_old_tree_as_it_was() {
 #[test]
 fn barred_sites_stay_retpolined() {
     let mut policy = Box::new(Policy::new());
-    for reason in [Reason::FlagsLive, Reason::Excluded, Reason::Disabled] {
+    for reason in [Reason::TextLocked, Reason::Excluded, Reason::Disabled] {
         let mut site = SiteState::barred(reason);
         for event in [Event::ColdExpired, Event::Settled, Event::Due, Event::MissWindow { misses: 9 }] {
             assert_eq!(policy.on(&mut site, event, 5, &|_| true), Action::Retpoline(reason));

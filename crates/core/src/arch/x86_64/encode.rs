@@ -18,6 +18,8 @@ pub enum CodeError {
     Overflow,
     /// A direct branch or a rip-relative operand is more than 2 GiB away from what it names.
     OutOfReach,
+    /// The code cannot be written for this register.
+    Register,
 }
 
 impl core::fmt::Display for CodeError {
@@ -25,6 +27,7 @@ impl core::fmt::Display for CodeError {
         f.write_str(match self {
             CodeError::Overflow => "the code does not fit its cell",
             CodeError::OutOfReach => "a branch target is more than 2 GiB away",
+            CodeError::Register => "the register cannot hold a target",
         })
     }
 }
@@ -69,7 +72,15 @@ pub fn gate_target(at: u64, word: u64) -> Option<u64> {
 #[derive(Clone, Copy, Debug)]
 #[must_use = "an unbound label leaves a jump to nowhere"]
 pub struct Label {
-    field: usize,
+    // Labels wait in lists on small stacks, and code is far smaller than 4 GiB.
+    field: u32,
+}
+
+/// A forward reference of one byte, to be bound within 127 bytes.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use = "an unbound label leaves a jump to nowhere"]
+pub struct ShortLabel {
+    field: u16,
 }
 
 /// A bounded cursor over code that will run at a known address.
@@ -78,13 +89,21 @@ pub struct Code<'a> {
     buf: &'a mut [u8],
     at: u64,
     len: usize,
+    /// Nothing is written: only the length counts.
+    measures: bool,
     error: Option<CodeError>,
 }
 
 impl<'a> Code<'a> {
     /// Code written to `buf` that will run at address `at`.
     pub fn new(buf: &'a mut [u8], at: u64) -> Code<'a> {
-        Code { buf, at, len: 0, error: None }
+        Code { buf, at, len: 0, measures: false, error: None }
+    }
+
+    /// Code that is written nowhere, to learn its length: nothing is out of reach of it.
+    #[must_use]
+    pub fn measuring() -> Code<'static> {
+        Code { buf: &mut [], at: 0, len: 0, measures: true, error: None }
     }
 
     /// Address of the next byte to be written.
@@ -122,6 +141,10 @@ impl<'a> Code<'a> {
 
     /// Appends raw bytes.
     pub fn bytes(&mut self, bytes: &[u8]) {
+        if self.measures {
+            self.len += bytes.len();
+            return;
+        }
         match self.buf.get_mut(self.len..self.len + bytes.len()) {
             Some(room) => {
                 room.copy_from_slice(bytes);
@@ -140,7 +163,7 @@ impl<'a> Code<'a> {
 
     fn rel_to(&mut self, target: u64, trailing: u64) {
         let next = self.here().wrapping_add(4 + trailing);
-        match rel32(next, target) {
+        match rel32(next, if self.measures { next } else { target }) {
             Some(rel) => self.bytes(&rel.to_le_bytes()),
             None => self.fail(CodeError::OutOfReach),
         }
@@ -162,14 +185,60 @@ impl<'a> Code<'a> {
     /// `jcc label`, the six-byte form, bound later by [`Code::bind`].
     pub fn jcc_forward(&mut self, cond: Cond) -> Label {
         self.bytes(&[0x0f, 0x80 | cond as u8]);
-        let field = self.len;
         self.bytes(&[0; 4]);
-        Label { field }
+        self.label(4)
     }
 
     /// Lets `label` mean the next byte to be written.
     pub fn bind(&mut self, label: Label) {
         self.set_rel32(label, self.len);
+    }
+
+    /// `jmp label` and one `int3`, bound later by [`Code::bind`].
+    pub fn jmp_forward(&mut self) -> Label {
+        self.bytes(&[0xe9]);
+        self.bytes(&[0, 0, 0, 0, INT3]);
+        self.label(5)
+    }
+
+    /// `jmp label` and one `int3`, the form of two bytes, bound later by [`Code::bind_short`].
+    pub fn jmp_short_forward(&mut self) -> ShortLabel {
+        self.bytes(&[0xeb]);
+        self.bytes(&[0, INT3]);
+        self.short_label(2)
+    }
+
+    /// `jrcxz label`: jumps when rcx is 0, and looks at no flag.
+    pub fn jrcxz_forward(&mut self) -> ShortLabel {
+        self.bytes(&[0xe3, 0]);
+        self.short_label(1)
+    }
+
+    /// `je label`, the form of two bytes.
+    pub fn je_short_forward(&mut self) -> ShortLabel {
+        self.bytes(&[0x74, 0]);
+        self.short_label(1)
+    }
+
+    /// The field that began `back` bytes ago.
+    fn label(&self, back: usize) -> Label {
+        Label { field: self.len.saturating_sub(back) as u32 }
+    }
+
+    /// Likewise. One that lies too far inside for its number cannot be bound.
+    fn short_label(&self, back: usize) -> ShortLabel {
+        ShortLabel { field: u16::try_from(self.len.saturating_sub(back)).unwrap_or(u16::MAX) }
+    }
+
+    /// Lets `label` mean the next byte to be written, which must be within 127 bytes.
+    pub fn bind_short(&mut self, label: ShortLabel) {
+        let field = usize::from(label.field);
+        match (i8::try_from(self.len.wrapping_sub(field + 1)), self.buf.get_mut(field)) {
+            _ if self.error.is_some() => {}
+            (Ok(rel), Some(field)) => *field = rel.cast_unsigned(),
+            (Ok(_), None) if self.measures => {}
+            _ => self.fail(CodeError::OutOfReach),
+        }
     }
 
     /// `cmp imm32, %reg` (sign-extended), seven bytes.
@@ -181,9 +250,8 @@ impl<'a> Code<'a> {
     /// `cmp disp(%rip), %reg` against a constant whose place is bound later by [`Code::bind_constant`].
     pub fn cmp_constant(&mut self, reg: Reg) -> Label {
         self.bytes(&[0x48 | (u8::from(reg.is_extended()) << 2), 0x3b, 0x05 | (reg.low3() << 3)]);
-        let field = self.len;
         self.bytes(&[0; 4]);
-        Label { field }
+        self.label(4)
     }
 
     /// `cmp address(%rip), %reg`, seven bytes, against eight bytes that lie at a known address.
@@ -203,8 +271,11 @@ impl<'a> Code<'a> {
             return;
         }
         // Both ends lie in this buffer, which is far smaller than 2 GiB.
-        let rel = (offset as i64 - (label.field as i64 + 4)) as i32;
-        self.buf[label.field..label.field + 4].copy_from_slice(&rel.to_le_bytes());
+        let rel = (offset as i64 - (i64::from(label.field) + 4)) as i32;
+        let at = label.field as usize;
+        if let Some(field) = self.buf.get_mut(at..at + 4) {
+            field.copy_from_slice(&rel.to_le_bytes());
+        }
     }
 
     /// `decl counter(%rip)`.
@@ -257,6 +328,112 @@ impl<'a> Code<'a> {
     pub fn store_u64(&mut self, address: u64, reg: Reg) {
         self.bytes(&[0x48 | (u8::from(reg.is_extended()) << 2), 0x89, 0x05 | (reg.low3() << 3)]);
         self.rel_to(address, 0);
+    }
+
+    /// `mov address(%rip), %reg`, the lower half of the register: the upper half becomes 0.
+    pub fn load_u32(&mut self, reg: Reg, address: u64) {
+        self.rex_r(0, reg);
+        self.bytes(&[0x8b, 0x05 | (reg.low3() << 3)]);
+        self.rel_to(address, 0);
+    }
+
+    /// `mov %reg, address(%rip)`, the lower half of the register.
+    pub fn store_u32(&mut self, address: u64, reg: Reg) {
+        self.rex_r(0, reg);
+        self.bytes(&[0x89, 0x05 | (reg.low3() << 3)]);
+        self.rel_to(address, 0);
+    }
+
+    /// A REX prefix with `base` bits, if one is needed, for `reg` in the register field.
+    fn rex_r(&mut self, base: u8, reg: Reg) {
+        let rex = base | (u8::from(reg.is_extended()) << 2);
+        if rex != 0 {
+            self.bytes(&[0x40 | rex]);
+        }
+    }
+
+    /// `mov %from, %to`.
+    pub fn mov(&mut self, to: Reg, from: Reg) {
+        let rex = 0x48 | (u8::from(from.is_extended()) << 2) | u8::from(to.is_extended());
+        self.bytes(&[rex, 0x89, 0xc0 | (from.low3() << 3) | to.low3()]);
+    }
+
+    /// `mov %reg, -8(%rsp)`: the word that a thunk's own call overwrites.
+    pub fn store_below_stack(&mut self, reg: Reg) {
+        self.rex_r(8, reg);
+        self.bytes(&[0x89, 0x44 | (reg.low3() << 3), 0x24, 0xf8]);
+    }
+
+    /// `mov -8(%rsp), %reg`.
+    pub fn load_below_stack(&mut self, reg: Reg) {
+        self.rex_r(8, reg);
+        self.bytes(&[0x8b, 0x44 | (reg.low3() << 3), 0x24, 0xf8]);
+    }
+
+    /// `lea by(%rsp), %rsp`: moves the stack pointer and changes no flag.
+    pub fn move_stack(&mut self, by: i32) {
+        match i8::try_from(by) {
+            Ok(by) => self.bytes(&[0x48, 0x8d, 0x64, 0x24, by.cast_unsigned()]),
+            Err(_) => {
+                self.bytes(&[0x48, 0x8d, 0xa4, 0x24]);
+                self.bytes(&by.to_le_bytes());
+            }
+        }
+    }
+
+    /// `lea offset(%base), %to`: adds and changes no flag.
+    pub fn lea(&mut self, to: Reg, base: Reg, offset: i32) {
+        self.rex_r(8 | u8::from(base.is_extended()), to);
+        self.bytes(&[0x8d, 0x80 | (to.low3() << 3) | base.low3()]);
+        // rsp and r12 as a base take a second byte.
+        if base.low3() == 4 {
+            self.bytes(&[0x24]);
+        }
+        self.bytes(&offset.to_le_bytes());
+    }
+
+    /// `lea (%rcx, %index), %rcx`. rsp cannot be an index.
+    pub fn add_to_rcx(&mut self, index: Reg) {
+        if index.number() == 4 {
+            return self.fail(CodeError::Register);
+        }
+        let rex = 0x48 | (u8::from(index.is_extended()) << 1);
+        self.bytes(&[rex, 0x8d, 0x0c, (index.low3() << 3) | 1]);
+    }
+
+    /// `lea -1(%rcx), %ecx`.
+    pub fn decrement_ecx(&mut self) {
+        self.bytes(&[0x8d, 0x49, 0xff]);
+    }
+
+    /// `lea 1(%rcx), %rcx`.
+    pub fn increment_rcx(&mut self) {
+        self.bytes(&[0x48, 0x8d, 0x49, 0x01]);
+    }
+
+    /// `bswap %ecx; movzbl %cl, %ecx`: what was its highest byte, alone.
+    pub fn top_byte_of_ecx(&mut self) {
+        self.bytes(&[0x0f, 0xc9, 0x0f, 0xb6, 0xc9]);
+    }
+
+    /// `bswap %rcx; movzbl %cl, %ecx`.
+    pub fn top_byte_of_rcx(&mut self) {
+        self.bytes(&[0x48, 0x0f, 0xc9, 0x0f, 0xb6, 0xc9]);
+    }
+
+    /// `pushf`.
+    pub fn push_flags(&mut self) {
+        self.bytes(&[0x9c]);
+    }
+
+    /// `popf`.
+    pub fn pop_flags(&mut self) {
+        self.bytes(&[0x9d]);
+    }
+
+    /// `cld`: strings go upwards, as every compiled function expects.
+    pub fn clear_direction(&mut self) {
+        self.bytes(&[0xfc]);
     }
 
     /// `movabs imm64, %reg`.

@@ -2,6 +2,7 @@
 
 pub mod decode;
 pub mod encode;
+pub mod keep;
 pub mod thunk;
 
 /// A general-purpose register by its hardware number (0 = rax, 1 = rcx, 2 = rdx, 3 = rbx, 4 = rsp,

@@ -54,6 +54,12 @@ impl Shape {
         !matches!(self, Shape::LldPlt | Shape::StackTop)
     }
 
+    /// Whether its first instruction is a call, which writes the word below the stack pointer.
+    #[must_use]
+    pub const fn begins_with_call(self) -> bool {
+        !matches!(self, Shape::Lfence | Shape::Jump)
+    }
+
     /// What a report calls it.
     #[must_use]
     pub const fn name(self) -> &'static str {

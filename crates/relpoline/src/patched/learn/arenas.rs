@@ -36,7 +36,7 @@ impl Group {
         // SAFETY: the cells were taken just now.
         let buf = unsafe { self.arena.fresh(cell, SLOW_CELLS) };
         debug_assert_eq!(buf.len(), SLOW_CELLS * CELL);
-        emit_slow(buf, at, reg, super::judge::slow, &plain_jump(reg)).ok()?;
+        emit_slow(buf, at, reg, super::judge::slow, &plain_jump(reg), false).ok()?;
         self.slow[usize::from(reg.number())] = at;
         Some(at)
     }

@@ -51,7 +51,8 @@ impl Learner {
         let (_, end) = group.arena.link_banks(text_gate + 5);
         let cell = group.arena.take_gate(end)?;
         let id = self.tables.len() as u32;
-        let spec = GateSpec { site: id, counters, thunk: &plain_jump(reg), thunk_at: text_gate + 5, slow_at };
+        let spec =
+            GateSpec { site: id, counters, thunk: &plain_jump(reg), thunk_at: text_gate + 5, slow_at, counting: None };
         let gate = Gate::build(&group.arena, cell, &spec).ok()?;
         let at = gate.address(&group.arena);
         let table = Table {
@@ -147,6 +148,7 @@ impl Learner {
             counters: table.counters,
             thunk_at: table.plain_at(),
             slow_at: table.gate.slow(arena),
+            keeps_flags: false,
         };
         // SAFETY: the cell was taken just now.
         let buf = unsafe { arena.fresh(cell, 1) };
@@ -192,6 +194,7 @@ impl Learner {
             miss: table.gate.miss_address(arena),
             hits_counter: table.counted.then(|| counter(offset_of!(Counters, calls))),
             exits: exits.then(|| (counter(offset_of!(Counters, exits)), table.gate.slow(arena))),
+            keeps_flags: false,
         };
         let fingerprint = tree::fingerprint(&spec) ^ u64::from(exits) ^ (u64::from(table.counted) << 1);
         if let Some(found) = self.find_tree(&table, fingerprint) {
@@ -409,6 +412,7 @@ fn build(arena: &Arena, table: &Table, spec: &TreeSpec<'_>) -> Result<(Cell, Cel
         table.counters,
         table.gate.slow(arena),
         arena.address(head),
+        false,
     )
     .map_err(|_| Reason::OutOfRange)?;
     Ok((head, settling))
