@@ -173,12 +173,14 @@ fn barred_sites_stay_retpolined() {
 
 #[test]
 fn reasons_keep_their_numbers() {
-    for (n, reason) in Reason::ALL.into_iter().enumerate() {
-        assert_eq!(usize::from(reason.number()), n);
-        assert_eq!(Reason::from_number(n as u8), Some(reason));
+    // 6 and 14 were given by earlier versions, and are never given again.
+    let numbers = (0..=18).filter(|n| ![6, 14].contains(n));
+    for (n, reason) in numbers.zip(Reason::ALL) {
+        assert_eq!(reason.number(), n);
+        assert_eq!(Reason::from_number(n), Some(reason));
         assert!(!reason.to_string().is_empty());
     }
-    assert_eq!(Reason::from_number(Reason::ALL.len() as u8), None);
+    assert_eq!([6, 14, 19].map(Reason::from_number), [None; 3]);
 }
 
 #[test]
