@@ -58,8 +58,13 @@ fn sections(page: &str) -> Vec<Section> {
 
 /// Runs a script; whether it succeeded, and what it printed.
 fn shell(script: &str, directory: &Path) -> (bool, String) {
-    let mut command = Command::new("bash");
-    command.args(["-euo", "pipefail", "-c", script]).current_dir(directory).env("PATH", path()).stdin(Stdio::null());
+    // Whatever hangs is ended, with all that it has started.
+    let mut command = Command::new("timeout");
+    command
+        .args(["-k", "5", "120", "bash", "-euo", "pipefail", "-c", script])
+        .current_dir(directory)
+        .env("PATH", path())
+        .stdin(Stdio::null());
     for name in
         ["LD_PRELOAD", "RELPOLINE", "RELPOLINE_OPTS", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN"]
     {
@@ -104,6 +109,11 @@ fn run(page: &str) {
 #[test]
 fn building() {
     run("build.md");
+}
+
+#[test]
+fn deploying() {
+    run("deploy.md");
 }
 
 /// What this runner says of a page that does not hold.
