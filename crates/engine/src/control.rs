@@ -213,6 +213,8 @@ impl Engine {
             if let Some(site) = self.sites.get_mut(id as usize) {
                 site.linked = false;
                 site.stuck = false;
+                let site = *site;
+                self.free_misses(&site);
             }
             self.stop_recording(id);
             self.restart(id);
@@ -314,6 +316,8 @@ fn wake(objects: &Listed<'_>) -> u32 {
         return outcome::FROZEN;
     }
     let begun = calibrate::now();
+    // It heard of nothing meanwhile: objects came, went, and were exchanged, and text was changed.
+    engine.doubt();
     // What is gone is noted before anything is mended.
     crate::discover::sweep_listed(engine, objects);
     engine.recover();

@@ -9,17 +9,21 @@
 //! object as it was, with a reason in its record.
 
 use crate::control;
-use crate::object::{self, Listed, Object, Segment};
-use crate::report;
+use crate::functions::{self, Sources};
+use crate::known::{Identity, Known, Place};
+use crate::loader;
+use crate::maps;
+use crate::memory::Reader;
+use crate::object::{Listed, Object, Segment};
 use crate::sandbox;
 use crate::site::{NO_RING, NONE, Site};
-use crate::state::{Engine, Group, Known};
+use crate::state::{Engine, Group};
 use crate::warm;
 use core::sync::atomic::Ordering;
 use relpoline_core::arch::encode::rel32;
 use relpoline_core::arch::thunk;
 use relpoline_core::policy::{Reason, SiteState};
-use relpoline_core::scan::{self, EhFrameHdr, Region, SiteKind, Sites};
+use relpoline_core::scan::{self, EhFrameHdr, Function, Refusal, Region, SiteKind, Sites};
 use relpoline_stats::record::NO_REG;
 use relpoline_stats::{Kind, State};
 use relpoline_text::arena::Arena;
@@ -29,75 +33,81 @@ use relpoline_text::poke::Repoint;
 const PAGE: u64 = relpoline_text::cells::PAGE as u64;
 
 /// Brings what is known of objects up to date with the loader's list. The caller holds the lock and sees to
-/// it that no thread runs objects that are new.
+/// it that no thread runs objects that are new, and that the list does not change meanwhile.
 pub fn sweep(engine: &mut Engine) {
-    sweep_over(engine, |visit| object::each(visit));
+    begin(engine);
+    let (mut memory, mut hint) = (None, 0);
+    loader::each(&mut |link| {
+        // In a sandbox libraries stay as they are, and nobody may look for their headers.
+        if !engine.sees(link.base, link.dynamic, &mut hint) && sandbox::may_call() {
+            // SAFETY: the list does not change.
+            let object = unsafe { Object::of(link, memory.get_or_insert_with(Reader::open)) };
+            meet(engine, &object);
+        }
+    });
+    end(engine);
 }
 
 /// Likewise, with a list of the tool's, while threads run everything: sites get their gates, but text is left as it is.
 pub fn sweep_listed(engine: &mut Engine, objects: &Listed<'_>) {
+    objects.remember_executable();
+    begin(engine);
     engine.deferred = true;
-    sweep_over(engine, |visit| objects.each(visit));
+    list_mappings(engine);
+    let mut hint = 0;
+    objects.each(&mut |object| {
+        if !engine.sees(object.base, object.dynamic(), &mut hint) {
+            let mut object = *object;
+            if !engine.mappings.is_empty() {
+                object.keep_mapped(&engine.mappings);
+            }
+            meet(engine, &object);
+        }
+    });
     engine.deferred = false;
+    end(engine);
 }
 
-fn sweep_over(engine: &mut Engine, each: impl FnOnce(&mut dyn FnMut(&Object<'_>))) {
+fn begin(engine: &mut Engine) {
+    engine.looks = engine.looks.wrapping_add(1);
+    engine.is_mapped = false;
     for known in engine.objects.as_mut_slice() {
         known.seen = false;
     }
-    each(&mut |object| {
-        let span = object.span();
-        let is_same = |known: &&mut Known| {
-            known.loaded && known.base == object.base && known.start == span.start && known.end == span.end
-        };
-        match engine.objects.as_mut_slice().iter_mut().find(is_same) {
-            Some(known) => known.seen = true,
-            None => meet(engine, object),
-        }
-    });
-    for index in 0..engine.objects.len() {
-        let left = engine.objects.as_slice().get(index).is_some_and(|known| known.loaded && !known.seen);
-        if left {
-            forget(engine, index);
-        }
-    }
+}
+
+fn end(engine: &mut Engine) {
+    engine.forget_unseen();
     control::objects_changed();
     warm::apply(engine);
 }
 
-/// An object that was not there before.
-fn meet(engine: &mut Engine, object: &Object<'_>) {
-    let first_site = engine.sites.len() as u32;
-    let span = object.span();
-    let known =
-        Known { base: object.base, start: span.start, end: span.end, first_site, sites: 0, loaded: true, seen: true };
-    let Some(index) = engine.objects.push(known) else { return };
-    let outcome = look_at(engine, index, object);
-    let sites = engine.sites.len() as u32 - first_site;
-    if let Some(known) = engine.objects.get_mut(index) {
-        known.sites = sites;
+fn list_mappings(engine: &mut Engine) {
+    if !core::mem::replace(&mut engine.is_mapped, true) {
+        maps::list(&mut engine.mappings);
     }
-    record(engine, index, object, &outcome);
 }
 
-/// An object that is gone: its sites will never be called again. Targets in it may remain in trees: they
-/// are compared with, and never equal to anything, until something else is mapped there.
-fn forget(engine: &mut Engine, index: usize) {
-    let Some(known) = engine.objects.get_mut(index) else { return };
-    known.loaded = false;
-    let (first, end) = (known.first_site, known.first_site + known.sites);
-    for id in first..end {
-        engine.stop_recording(id);
-        if let Some(site) = engine.sites.get_mut(id as usize) {
-            site.gone = true;
-        }
-        if engine.sites.as_slice().get(id as usize).is_some_and(|site| site.record != NONE) {
-            report::site(engine, id);
+/// An object that was not there before, or is back.
+fn meet(engine: &mut Engine, object: &Object<'_>) {
+    let mut outcome = look_at(engine, object);
+    let file = if outcome.thunks == 0 { (0, 0) } else { file_of(engine, object) };
+    let Some(place) = engine.place(&Known::new(object, Identity::of(object, file))) else { return };
+    if outcome.thunks != 0 {
+        outcome.reason = promote_all(engine, place, object).err().or(outcome.reason);
+        if let Some(reason) = outcome.reason {
+            refuse_found(engine, reason, &mut outcome);
         }
     }
-    if let Some(record) = engine.share.object(index) {
-        record.loaded = 0;
-    }
+    record_refusals(engine, place.index);
+    record(engine, place.index, object, &outcome);
+}
+
+/// Device and inode of the file that an object's text is mapped from; zeroes for none.
+pub fn file_of(engine: &mut Engine, object: &Object<'_>) -> (u64, u64) {
+    list_mappings(engine);
+    let text = object.texts().next().and_then(|text| maps::at(engine.mappings.as_slice(), text.start));
+    text.map_or((0, 0), |mapping| (mapping.device, mapping.inode))
 }
 
 /// What looking at an object came to.
@@ -125,7 +135,7 @@ fn record(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &Outc
         record.build_id[..len].copy_from_slice(&id[..len]);
         record.build_id_len = len as u8;
     }
-    engine.share.has_objects(index as u32 + 1);
+    engine.share.has_objects(engine.objects.len() as u32);
 }
 
 /// Whether an object is none of our business: the engine itself, and the kernel's.
@@ -133,22 +143,20 @@ fn is_special(object: &Object<'_>) -> bool {
     object.span().contains(&(is_special as *const () as u64)) || object.name.starts_with(b"linux-vdso")
 }
 
-fn look_at(engine: &mut Engine, index: usize, object: &Object<'_>) -> Outcome {
+/// Finds the thunks and sites of an object; those that can be promoted, and those that cannot.
+fn look_at(engine: &mut Engine, object: &Object<'_>) -> Outcome {
     let mut outcome = Outcome::default();
+    engine.found.clear();
+    engine.refusals.clear();
+    engine.thunks.clear();
     if is_special(object) {
         return outcome;
     }
     gather_thunks(engine, object);
     outcome.thunks = engine.thunks.len() as u32;
-    if outcome.thunks == 0 {
-        return outcome;
-    }
-    engine.found.clear();
-    find_sites(engine, index, object, &mut outcome);
-    outcome.sites = engine.found.len() as u32 + outcome.refused;
-    outcome.reason = promote_all(engine, index, object).err();
-    if let Some(reason) = outcome.reason {
-        refuse_found(engine, index, reason, &mut outcome);
+    if outcome.thunks != 0 {
+        find_sites(engine, object, &mut outcome);
+        outcome.sites = engine.found.len() as u32 + outcome.refused;
     }
     outcome
 }
@@ -169,29 +177,74 @@ fn gather_thunks(engine: &mut Engine, object: &Object<'_>) {
     }
 }
 
-/// Fills the engine's list of sites with those of `object` that can be promoted; the others get a record.
-fn find_sites(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &mut Outcome) {
-    let Some(functions) = functions(object) else {
+/// Fills the engine's list of sites with those of `object` that can be promoted, and that of the others.
+fn find_sites(engine: &mut Engine, object: &Object<'_>, outcome: &mut Outcome) {
+    engine.functions.clear();
+    engine.framed = 0;
+    let table = table_of_frames(object);
+    let refused = outcome.refused;
+    let mut is_covered = search(engine, object, table, outcome);
+    for list in [functions::list_frames, functions::list_symbols] {
+        if !is_covered && list(engine, object) {
+            engine.found.clear();
+            engine.refusals.clear();
+            outcome.refused = refused;
+            is_covered = search(engine, object, table, outcome);
+        }
+    }
+    if table.is_none() && engine.functions.is_empty() {
         outcome.reason = Some(Reason::NotAnInstruction);
-        return;
-    };
+    }
+}
+
+/// Searches all texts; whether it is known of each branch to a thunk in which function it stands.
+fn search(engine: &mut Engine, object: &Object<'_>, table: Option<EhFrameHdr<'_>>, outcome: &mut Outcome) -> bool {
     let wanted = engine.options().selects(full_name(engine, object.name));
+    let mut is_covered = true;
+    // SAFETY: thunks and functions neither move nor change until the next object is looked at.
+    let (thunks, listed) = unsafe {
+        (&*core::ptr::from_ref(engine.thunk_addresses.as_slice()), &*core::ptr::from_ref(engine.functions.as_slice()))
+    };
+    let (framed, named) = listed.split_at(engine.framed.min(listed.len()));
+    let functions = Sources { table, framed, named };
     for text in object.texts() {
         let region = Region { address: text.start, bytes: object.segment_bytes(text) };
-        // SAFETY: thunks neither move nor change until the next object is looked at.
-        let thunks = unsafe { &*core::ptr::from_ref(engine.thunk_addresses.as_slice()) };
-        // Bytes that only look like a branch to a thunk are no site: there is nothing to report.
-        for site in Sites::new(region, thunks, functions).flatten() {
+        let mut whole = None;
+        for site in Sites::new(region, thunks, functions) {
+            let site = match site {
+                Ok(site) => site,
+                // Bytes that only look like a branch to a thunk are no site: there is nothing to report.
+                Err(refused) => {
+                    is_covered &= refused.reason != Refusal::NoFunction;
+                    continue;
+                }
+            };
             let shape = engine.thunks.as_slice().get(site.thunk).map(|thunk| thunk.shape);
             if shape.is_none_or(|shape| site.refusal(shape).is_some()) {
-                refuse(engine, index, &site, Reason::PlainThunk, outcome);
+                refuse(engine, &site, Reason::PlainThunk, outcome);
+            } else if functions.is_named_only(&site) && !is_whole(&mut whole, region, &site.function) {
+                refuse(engine, &site, Reason::NotAnInstruction, outcome);
             } else if wanted && !(engine.deferred && straddles(site.field)) {
                 engine.found.push(site);
             } else if wanted {
-                refuse(engine, index, &site, Reason::TextLocked, outcome);
+                refuse(engine, &site, Reason::TextLocked, outcome);
             } else {
-                refuse(engine, index, &site, Reason::Excluded, outcome);
+                refuse(engine, &site, Reason::Excluded, outcome);
             }
+        }
+    }
+    is_covered
+}
+
+/// Whether a function that only a symbol names is read from its first byte to its last, and ends where the symbol says.
+/// `last` is the function that was asked about before, with the answer.
+fn is_whole(last: &mut Option<(Function, bool)>, text: Region<'_>, function: &Function) -> bool {
+    match *last {
+        Some((known, answer)) if known == *function => answer,
+        _ => {
+            let answer = functions::is_whole(text, function);
+            *last = Some((*function, answer));
+            answer
         }
     }
 }
@@ -207,68 +260,99 @@ fn full_name<'a>(engine: &'a mut Engine, name: &'a [u8]) -> &'a [u8] {
     if name.is_empty() { relpoline_stats::file::text(&engine.share.header().program) } else { name }
 }
 
-fn functions<'a>(object: &Object<'a>) -> Option<EhFrameHdr<'a>> {
+/// The table of an object's unwind rules. The rules may lie in another segment than the table.
+pub fn table_of_frames<'a>(object: &Object<'a>) -> Option<EhFrameHdr<'a>> {
     let (address, bytes) = object.eh_frame_hdr()?;
-    let segment = object.segments().iter().find(|s| address >= s.start && address < s.start + s.len)?;
-    let frames = Region { address: segment.start, bytes: object.segment_bytes(segment) };
-    EhFrameHdr::parse(Region { address, bytes }, frames)
+    let header = Region { address, bytes };
+    let frames = object.region_around(EhFrameHdr::frames(header)?)?;
+    EhFrameHdr::parse(header, frames)
 }
 
-/// Gives every found site a gate, then re-points them.
+/// Gives every found site a gate, or the one that it had, then re-points them.
 ///
 /// Sites without a gate stay as they are. An error is a reason that holds for the whole object.
-fn promote_all(engine: &mut Engine, index: usize, object: &Object<'_>) -> Result<(), Reason> {
+fn promote_all(engine: &mut Engine, place: Place, object: &Object<'_>) -> Result<(), Reason> {
     if engine.options().dry_run {
         return Err(Reason::DryRun);
     }
     if !sandbox::may_call() {
         return Err(Reason::TextLocked);
     }
-    let first = engine.sites.len();
+    let mut is_changed = false;
     for text in object.texts() {
-        let group = group_for(engine, object)?;
-        let begun = engine.sites.len();
-        for n in 0..engine.found.len() {
-            let Some(&site) = engine.found.as_slice().get(n) else { break };
-            if site.address >= text.start && site.address < text.start + text.len {
-                add_site(engine, index, group, &site)?;
-            }
-        }
-        if engine.deferred {
-            continue;
-        }
-        if engine.sites.len() > begun && repoint(engine, begun, text).is_err() {
+        let (first, count) = give_gates(engine, place, object, text)?;
+        if !engine.deferred && count > 0 && repoint(engine, first, count, text).is_err() {
             // Nothing leads to these gates; text that was changed half-way leads to those that are complete.
-            return if begun == first { Err(Reason::TextLocked) } else { Ok(()) };
+            return if is_changed { Ok(()) } else { Err(Reason::TextLocked) };
         }
+        is_changed |= count > 0;
     }
     Ok(())
 }
 
-/// Gives every found site a record that says why it is left alone.
-fn refuse_found(engine: &mut Engine, index: usize, reason: Reason, outcome: &mut Outcome) {
+/// Gives the sites found in `text` their gates: the number of the first site, and how many they are.
+fn give_gates(engine: &mut Engine, place: Place, object: &Object<'_>, text: &Segment) -> Result<(u32, u32), Reason> {
+    let lies_in_text = |site: &scan::Site| text.contains(site.address, 1);
+    let begun = engine.found.as_slice().iter().take_while(|site| !lies_in_text(site)).count();
+    let count = engine.found.as_slice()[begun..].iter().take_while(|site| lies_in_text(site)).count();
+    let first = engine.objects.as_slice().get(place.index).map_or(0, |known| known.first_site) + begun as u32;
+    if count == 0 {
+        return Ok((first, 0));
+    }
+    if place.is_back {
+        (first..first + count as u32).for_each(|id| engine.revive(id, place.index));
+        return Ok((first, count as u32));
+    }
+    let group = group_for(engine, object)?;
+    for n in begun..begun + count {
+        let Some(&site) = engine.found.as_slice().get(n) else { break };
+        add_site_at(engine, place.index, group, &site, first + (n - begun) as u32)?;
+    }
+    Ok((first, count as u32))
+}
+
+/// Notes of every found site why it is left alone.
+fn refuse_found(engine: &mut Engine, reason: Reason, outcome: &mut Outcome) {
     for n in 0..engine.found.len() {
         if let Some(&site) = engine.found.as_slice().get(n) {
-            refuse(engine, index, &site, reason, outcome);
+            refuse(engine, &site, reason, outcome);
         }
     }
 }
 
-/// Records that a site is left as it is.
-fn refuse(engine: &mut Engine, index: usize, site: &scan::Site, reason: Reason, outcome: &mut Outcome) {
+/// Notes that a site is left as it is.
+fn refuse(engine: &mut Engine, site: &scan::Site, reason: Reason, outcome: &mut Outcome) {
     outcome.refused += 1;
-    let reg = engine.thunk_registers.as_slice().get(site.thunk).map_or(NO_REG, |reg| reg.number());
-    let Some(record) = engine.share.new_site() else { return };
-    let Some(record) = engine.share.site(record) else { return };
-    record.address = site.address;
-    record.object = index as u16;
-    record.kind = kind(site.kind) as u8;
-    record.state = State::Refused as u8;
-    record.reason = reason.number();
-    record.reg = reg;
+    let _ = engine.refusals.push((*site, reason));
 }
 
-fn kind(kind: SiteKind) -> Kind {
+/// Gives the sites that are left alone records that say why: those that the object had before, or others.
+fn record_refusals(engine: &mut Engine, index: usize) {
+    let Some(known) = engine.objects.get_mut(index) else { return };
+    let old = core::mem::replace(&mut known.refused, NONE);
+    engine.share.release_chain(old);
+    let mut chain = NONE;
+    for n in 0..engine.refusals.len() {
+        let Some(&(site, reason)) = engine.refusals.as_slice().get(n) else { break };
+        let reg = engine.thunk_registers.as_slice().get(site.thunk).map_or(NO_REG, |reg| reg.number());
+        let Some(id) = engine.share.new_site() else { continue };
+        engine.share.chain(id, chain);
+        chain = id;
+        let Some(record) = engine.share.site(id) else { continue };
+        record.address = site.address;
+        record.object = index as u16;
+        record.kind = kind(site.kind) as u8;
+        record.state = State::Refused as u8;
+        record.reason = reason.number();
+        record.reg = reg;
+    }
+    if let Some(known) = engine.objects.get_mut(index) {
+        known.refused = chain;
+    }
+}
+
+/// What a record says of it.
+pub fn kind(kind: SiteKind) -> Kind {
     match kind {
         SiteKind::Call => Kind::Call,
         SiteKind::Jump => Kind::Jump,
@@ -295,6 +379,17 @@ fn group_for(engine: &mut Engine, object: &Object<'_>) -> Result<usize, Reason> 
 /// Why it cannot have one.
 pub fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &scan::Site) -> Result<(), Reason> {
     let id = engine.sites.len() as u32;
+    add_site_at(engine, index, group_index, found, id)
+}
+
+/// Likewise, for site number `id`: the next one, or one whose object is gone.
+fn add_site_at(
+    engine: &mut Engine,
+    index: usize,
+    group_index: usize,
+    found: &scan::Site,
+    id: u32,
+) -> Result<(), Reason> {
     let cold = engine.policy.config.cold_calls;
     let thunk = *engine.thunks.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
     let thunk_at = *engine.thunk_addresses.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
@@ -304,7 +399,9 @@ pub fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &s
     let arena = &mut group.arena;
     let (_, end) = arena.link_banks(found.field + 4);
     let cell = arena.take_gate(end).ok_or(Reason::ArenaFull)?;
-    let counters = arena.take_counters().ok_or(Reason::ArenaFull)?;
+    // Who counts late counts for another site: a judgement that comes too early or too late.
+    let old = engine.sites.as_slice().get(id as usize).filter(|old| usize::from(old.arena) == group_index);
+    let counters = old.map(|old| old.counters).or_else(|| arena.take_counters()).ok_or(Reason::ArenaFull)?;
     let counting = if keeps_flags { Some(arena.take_run(1).ok_or(Reason::ArenaFull)?) } else { None };
     let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
     let spec = GateSpec { site: id, counters, thunk: &body, thunk_at, slow_at, counting };
@@ -339,17 +436,25 @@ pub fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &s
     };
     site.counters().misses.store(cold, Ordering::Relaxed);
     site.counters().cursor.store(engine.rings.nobodys(), Ordering::Relaxed);
-    engine.sites.push(site).map(|_| ()).ok_or(Reason::ArenaFull)
+    match engine.sites.get_mut(id as usize) {
+        Some(old) => *old = site,
+        None => _ = engine.sites.push(site).ok_or(Reason::ArenaFull)?,
+    }
+    if let Some(known) = engine.objects.get_mut(index) {
+        known.sites = (id + 1).saturating_sub(known.first_site).max(known.sites);
+        known.room = known.room.max(known.sites);
+    }
+    Ok(())
 }
 
-/// Points the sites from number `first` on, all in `text`, at their gates.
-fn repoint(engine: &Engine, first: usize, text: &Segment) -> Result<(), relpoline_text::poke::PokeError> {
+/// Points `count` sites from number `first` on, all in `text`, at their gates.
+fn repoint(engine: &Engine, first: u32, count: u32, text: &Segment) -> Result<(), relpoline_text::poke::PokeError> {
     let start = text.start & !(PAGE - 1);
     let len = (text.start + text.len).next_multiple_of(PAGE) - start;
     // SAFETY: the object is new: the process has one thread, or is inside dlopen before the object's
     // constructors, on the thread that holds the loader's lock.
-    let mut writer = unsafe { Repoint::begin(start, len as usize) }?;
-    for site in engine.sites.as_slice().iter().skip(first) {
+    let mut writer = unsafe { Repoint::begin(start, len as usize, text.writable) }?;
+    for site in engine.sites.as_slice().iter().skip(first as usize).take(count as usize) {
         let gate = engine.arena(site).map(|arena| site.gate.address(arena));
         if let Some(rel) = gate.and_then(|gate| rel32(site.field + 4, gate)) {
             writer.set(site.field, rel)?;

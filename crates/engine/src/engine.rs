@@ -9,7 +9,8 @@ use crate::exec;
 use crate::fork;
 use crate::hold;
 use crate::loader::{self, Change};
-use crate::object::{self, Listed};
+use crate::memory::Reader;
+use crate::object::{self, Listed, Object};
 use crate::report;
 use crate::sandbox;
 use crate::share::Share;
@@ -35,6 +36,9 @@ static REMOVING: AtomicU64 = AtomicU64::new(0);
 pub unsafe fn start(envp: *const *const c_char) {
     // SAFETY: passed on.
     let Some(options) = (unsafe { config::read(envp) }) else { return };
+    // SAFETY: passed on; nobody had time to change it.
+    unsafe { object::remember_executable(envp) };
+    loader::find();
     // SAFETY: the only thread, before anything else could use it.
     let engine = unsafe { engine() };
     engine.options = Some(options);
@@ -148,7 +152,13 @@ fn describe(engine: &mut Engine) {
 fn own_path(buffer: &mut [u8; 4096]) -> &[u8] {
     let here = own_path as *const () as u64;
     let mut len = 0;
-    object::each(&mut |object| {
+    let memory = Reader::open();
+    loader::each(&mut |link| {
+        if len != 0 || link.is_executable {
+            return;
+        }
+        // SAFETY: the only thread; nothing is unmapped.
+        let object = unsafe { Object::of(link, &memory) };
         if object.span().contains(&here)
             && let Some(room) = buffer.get_mut(..object.name.len())
         {
@@ -209,8 +219,8 @@ pub fn loader_changed(change: Change) {
         Change::Removing => REMOVING.store(hold::take_pinned(held).keep(), Ordering::SeqCst),
         Change::Done => hold::undisturbed(held, |engine| {
             let begun = calibrate::now();
-            // What is gone is noted before anything is mended.
-            if may_change(engine) {
+            // What is gone is noted before anything is mended. Who sleeps will look at everything when it wakes.
+            if !engine.asleep && may_change(engine) {
                 discover::sweep(engine);
                 engine.recover();
                 engine.share.header().startup_cycles += calibrate::now().wrapping_sub(begun);

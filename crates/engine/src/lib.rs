@@ -3,13 +3,15 @@
 //!
 //! It is preloaded into other people's programs, so it has no heap, no threads, no signal handlers and no
 //! locks that anybody waits for; it makes its system calls itself and depends on nothing but libc.so.6, of
-//! which it uses `dl_iterate_phdr`, `dlsym` and `errno`.
+//! which it uses `dlsym` and `errno`.
 //!
 //! | module | what it is for |
 //! |---|---|
 //! | [`engine`] | what happens from outside: start, libraries, sandbox, switching, end |
 //! | [`config`] | the options, from the environment |
-//! | [`object`] | executables and libraries as they lie in memory |
+//! | [`object`], [`maps`] | executables and libraries as they lie in memory |
+//! | [`functions`] | where functions begin and end, if no table of unwind rules says it |
+//! | [`known`] | which objects are mapped, which were, and whether one has come back |
 //! | [`discover`] | thunks, sites, gates; re-pointing idle text |
 //! | [`judge`] | the slow path: asks the policy and does what it says |
 //! | [`site`], [`state`], [`table`], [`rings`], [`memory`] | what is remembered, and where |
@@ -35,11 +37,14 @@ pub mod discover;
 pub mod engine;
 pub mod exec;
 pub mod fork;
+pub mod functions;
 pub mod hold;
 pub mod judge;
+pub mod known;
 mod leftovers;
 pub mod link;
 pub mod loader;
+pub mod maps;
 pub mod memory;
 pub mod object;
 #[cfg(feature = "preload")]

@@ -6,9 +6,13 @@
 //! after it is mapped and before it is relocated or any of its code runs, and of an unmapping before it
 //! happens, on the thread that holds the loader's lock. Nothing about `dlopen` changes for its callers: not
 //! even its return address, by which the loader finds the caller's search path.
+//!
+//! The list itself is read from the same structure. Each namespace (dlmopen(3)) has a structure of its own, and since glibc
+//! 2.35 they are listed; the function is the same for all. Older loaders tell nobody of other namespaces, which stay as
+//! they are there. `dl_iterate_phdr` is not asked: a program may have its own, which answers what it likes.
 
 use crate::control;
-use crate::object;
+use crate::object::{self, Link};
 use core::sync::atomic::{AtomicU64, Ordering};
 use relpoline_core::arch::encode::rel32;
 use relpoline_stats::control::{HOOK_BYTES, room_in_empty_function};
@@ -25,14 +29,31 @@ pub enum Change {
     Done,
 }
 
-/// `struct r_debug` as far as it is used.
+/// `struct r_debug`, and from version 2 on `struct r_debug_extended`.
 #[repr(C)]
 struct Debug {
     version: i32,
-    map: *const u8,
+    map: *const LinkMap,
     brk: u64,
     state: i32,
+    ldbase: u64,
+    /// The next namespace's. Only there from version 2 on.
+    next: *const Debug,
 }
+
+/// `struct link_map`, as far as it is public.
+#[repr(C)]
+struct LinkMap {
+    base: u64,
+    name: u64,
+    dynamic: u64,
+    next: *const LinkMap,
+}
+
+/// Namespaces that are looked at; glibc has 16.
+const NAMESPACES: usize = 64;
+/// Objects of a namespace that are looked at.
+const OBJECTS: usize = 1 << 16;
 
 static DEBUG: AtomicU64 = AtomicU64::new(0);
 
@@ -45,19 +66,26 @@ pub enum HookError {
     Poke(PokeError),
 }
 
-/// Puts the hook in. To be called while the process has one thread.
+/// Finds the loader's list. False when there is none.
+pub fn find() -> bool {
+    object::loader_debug().map(attend).is_some()
+}
+
+/// Puts the hook in. To be called while the process has one thread, and the loader's list was found.
 ///
 /// # Errors
 /// Nothing was changed then.
 pub fn listen() -> Result<(), HookError> {
-    let debug = object::loader_debug().ok_or(HookError::Unfamiliar)?;
+    let debug = DEBUG.load(Ordering::Acquire);
+    if debug == 0 {
+        return Err(HookError::Unfamiliar);
+    }
     // SAFETY: the executable's DT_DEBUG names the loader's structure, which lives as long as the process.
     let brk = unsafe { (*(debug as *const Debug)).brk };
     // SAFETY: `brk` is the address of a function in the loader's text, aligned and padded to 16 bytes.
     let code = unsafe { *(brk as *const [u8; 12]) };
     let at = brk + room_in_empty_function(&code).ok_or(HookError::Unfamiliar)?;
     let rel = rel32(at + HOOK_BYTES as u64, entry as *const () as u64).ok_or(HookError::Unfamiliar)?.to_le_bytes();
-    attend(debug);
     let jump = [0xe9, rel[0], rel[1], rel[2], rel[3]];
     poke::poke_idle(at, &jump).map_err(HookError::Poke)?;
     let mut own = [0; HOOK_BYTES];
@@ -71,14 +99,48 @@ pub fn attend(debug: u64) {
     DEBUG.store(debug, Ordering::Release);
 }
 
-/// What the loader says is going on.
+/// The structures of all namespaces, the program's own first.
+fn namespaces() -> impl Iterator<Item = *const Debug> {
+    let first = DEBUG.load(Ordering::Acquire) as *const Debug;
+    let next = |&debug: &*const Debug| {
+        // SAFETY: `first` was set before the hook was. Structures are only ever added to the list, complete, and the version
+        // says whether there is one.
+        let next = unsafe {
+            if (&raw const (*debug).version).read_volatile() < 2 {
+                return None;
+            }
+            (&raw const (*debug).next).read_volatile()
+        };
+        (!next.is_null()).then_some(next)
+    };
+    core::iter::successors((!first.is_null()).then_some(first), next).take(NAMESPACES)
+}
+
+/// Calls `visit` for every object that the loader has mapped, in whichever namespace, the executable first. The caller sees
+/// to it that the list does not change meanwhile: it has the loader's lock, or is the only thread.
+pub fn each(visit: &mut dyn FnMut(&Link)) {
+    let mut is_executable = true;
+    for debug in namespaces() {
+        // SAFETY: as above; entries stay while the list does not change.
+        let first = unsafe { (&raw const (*debug).map).read_volatile() };
+        // SAFETY: as for the first entry.
+        let next = |&map: &*const LinkMap| Some(unsafe { (*map).next }).filter(|next| !next.is_null());
+        for map in core::iter::successors((!first.is_null()).then_some(first), next).take(OBJECTS) {
+            // SAFETY: an entry of the list.
+            let LinkMap { base, name, dynamic, .. } = unsafe { &*map };
+            visit(&Link { base: *base, dynamic: *dynamic, name: *name, is_executable });
+            is_executable = false;
+        }
+    }
+}
+
+/// What the loader says is going on, in whichever namespace.
 fn change() -> Change {
-    let debug = DEBUG.load(Ordering::Acquire) as *const Debug;
-    debug_assert!(!debug.is_null());
-    // SAFETY: set before the hook was; the loader changes `state` only under the lock that this thread holds.
-    match unsafe { (&raw const (*debug).state).read_volatile() } {
-        1 => Change::Adding,
-        2 => Change::Removing,
+    // SAFETY: as above; the loader changes states only under the lock that this thread holds.
+    let states = namespaces().map(|debug| unsafe { (&raw const (*debug).state).read_volatile() });
+    match states.max() {
+        Some(1) => Change::Adding,
+        Some(2) => Change::Removing,
         _ => Change::Done,
     }
 }

@@ -2,17 +2,35 @@
 //!
 //! Everything is read from the program headers in memory, never from the file, and every range is checked
 //! against the segments before it is read: a malformed object gives fewer findings, not a fault.
+//!
+//! The headers of the executable are where the kernel says. Those of a library are found by its ELF header, which
+//! nearly always lies at its load address: it is the one by whose headers the dynamic section is where the loader says.
+//! It is looked for through the kernel, which says so when nothing is there.
 
-use core::ffi::{CStr, c_char, c_int, c_void};
+use crate::maps;
+use crate::memory::Reader;
+use crate::table::Table;
+use core::ffi::{CStr, c_char};
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+use relpoline_core::scan::Region;
 
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
 const PT_NOTE: u32 = 4;
+const PT_PHDR: u32 = 6;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_X: u32 = 1;
+const PF_W: u32 = 2;
+const PF_R: u32 = 4;
 const NT_GNU_BUILD_ID: u32 = 3;
 const DT_DEBUG: u64 = 21;
+const DT_HASH: u64 = 4;
+const DT_SYMTAB: u64 = 6;
+const DT_GNU_HASH: u64 = 0x6fff_fef5;
+const AT_NULL: u64 = 0;
+const AT_PHDR: u64 = 3;
+const AT_PHNUM: u64 = 5;
 
 /// Segments of an object that are looked at; real ones have four or five.
 const SEGMENTS: usize = 16;
@@ -29,6 +47,62 @@ struct ProgramHeader {
     filesz: u64,
     memsz: u64,
     align: u64,
+}
+
+impl ProgramHeader {
+    fn from_bytes(bytes: &[u8; HEADER]) -> ProgramHeader {
+        let [offset, vaddr, paddr, filesz, memsz, align] = [8, 16, 24, 32, 40, 48].map(|at| word(bytes, at));
+        let kinds = word(bytes, 0);
+        ProgramHeader { kind: kinds as u32, flags: (kinds >> 32) as u32, offset, vaddr, paddr, filesz, memsz, align }
+    }
+}
+
+/// Program headers that are read; real objects have a dozen.
+const HEADERS: usize = 64;
+
+/// Address and number of the executable's program headers, as the kernel has told.
+static EXECUTABLE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Notes where the executable's program headers are: behind the environment the kernel has put what it tells the loader.
+///
+/// # Safety
+/// `envp` must be the environment as the process was started with it, which nobody has changed yet.
+pub unsafe fn remember_executable(envp: *const *const c_char) {
+    // SAFETY: passed on: both arrays end with zeroes.
+    unsafe {
+        let mut at = envp.cast::<u64>();
+        while at.read() != 0 {
+            at = at.add(1);
+        }
+        let mut pair = at.add(1);
+        while pair.read() != AT_NULL {
+            match pair.read() {
+                AT_PHDR => EXECUTABLE[0].store(pair.add(1).read(), Ordering::Relaxed),
+                AT_PHNUM => EXECUTABLE[1].store(pair.add(1).read(), Ordering::Relaxed),
+                _ => {}
+            }
+            pair = pair.add(2);
+        }
+    }
+}
+
+/// What the kernel has told of the executable's program headers.
+fn executable() -> Option<(u64, u16)> {
+    let [at, count] = [0, 1].map(|n| EXECUTABLE[n].load(Ordering::Relaxed));
+    (at != 0).then_some((at, u16::try_from(count).ok()?))
+}
+
+/// An object as the loader's list has it.
+#[derive(Clone, Copy)]
+pub struct Link {
+    /// What is added to the addresses in the file.
+    pub base: u64,
+    /// Address of its dynamic section.
+    pub dynamic: u64,
+    /// Its path, a C string.
+    pub name: u64,
+    /// It is the executable.
+    pub is_executable: bool,
 }
 
 /// `struct dl_phdr_info`.
@@ -64,12 +138,14 @@ impl Listed<'_> {
         // SAFETY: entries are as the loader's, says who made the list.
         self.0.iter().for_each(|info| visit(&unsafe { Object::read(info) }));
     }
-}
 
-type Callback = unsafe extern "C" fn(*mut PhdrInfo, usize, *mut c_void) -> c_int;
-
-unsafe extern "C" {
-    fn dl_iterate_phdr(callback: Callback, data: *mut c_void) -> c_int;
+    /// Notes where the executable's program headers are: it is the first one.
+    pub fn remember_executable(&self) {
+        if let Some(first) = self.0.first() {
+            EXECUTABLE[0].store(first.phdr as u64, Ordering::Relaxed);
+            EXECUTABLE[1].store(u64::from(first.phnum), Ordering::Relaxed);
+        }
+    }
 }
 
 /// A mapped piece of an object.
@@ -81,18 +157,25 @@ pub struct Segment {
     pub len: u64,
     /// Whether it is executable.
     pub executable: bool,
+    /// Whether it is writable too, as that of programs linked in one piece.
+    pub writable: bool,
+    /// Whether it can be read: text that may only be executed cannot.
+    pub readable: bool,
 }
 
 impl Segment {
-    const NONE: Segment = Segment { start: 0, len: 0, executable: false };
+    const NONE: Segment = Segment { start: 0, len: 0, executable: false, writable: false, readable: false };
 
-    fn contains(&self, address: u64, len: u64) -> bool {
+    /// Whether it holds `len` bytes from `address` on.
+    #[must_use]
+    pub fn contains(&self, address: u64, len: u64) -> bool {
         address >= self.start && address.checked_add(len).is_some_and(|end| end <= self.start + self.len)
     }
 }
 
 /// An object while it is mapped. Borrowing from one is only sound until it is unmapped, so nothing keeps it
 /// beyond the callback of [`each`].
+#[derive(Clone, Copy)]
 pub struct Object<'a> {
     /// What is added to the addresses in the file.
     pub base: u64,
@@ -105,25 +188,97 @@ pub struct Object<'a> {
     notes: [(u64, u64); 4],
 }
 
+/// An ELF header and the program headers that mostly follow it.
+const FIRST: usize = 64 + 12 * HEADER;
+const HEADER: usize = size_of::<ProgramHeader>();
+
+/// Adds the headers of the library that `link` names to `object`; `None` when they lie in no segment.
+fn add_headers(object: &mut Object<'_>, link: &Link, memory: &Reader) -> Option<()> {
+    if let found @ Some(()) = add_headers_at(link.base, object, link, memory) {
+        return found;
+    }
+    // Its first segment has another address than 0 in the file: the header is the nearest one below.
+    let mut nearest = None;
+    maps::each(|mapping| {
+        let mut first = [0; 4];
+        if mapping.readable && mapping.start <= link.dynamic && memory.read(mapping.start, &mut first) == 4 {
+            nearest = if first == *b"\x7fELF" { Some(mapping.start) } else { nearest };
+        }
+    });
+    add_headers_at(nearest?, object, link, memory)
+}
+
+/// Likewise, those that belong to an ELF header at `at`, if by them the dynamic section is where the loader says.
+fn add_headers_at(at: u64, object: &mut Object<'_>, link: &Link, memory: &Reader) -> Option<()> {
+    let mut buffer = [0; HEADERS * HEADER];
+    let read = memory.read(at, &mut buffer[..FIRST]);
+    let first = &buffer[..read];
+    if !first.starts_with(b"\x7fELF\x02") || half(first, 54)? as usize != HEADER {
+        return None;
+    }
+    let (offset, size) = (word(first, 32) as usize, (half(first, 56)? as usize).min(HEADERS) * HEADER);
+    let headers = match offset.checked_add(size) {
+        Some(end) if end <= read => buffer.get(offset..end)?,
+        _ if memory.read(at.checked_add(offset as u64)?, &mut buffer[..size]) == size => &buffer[..size],
+        _ => return None,
+    };
+    let (headers, _) = headers.as_chunks::<HEADER>();
+    let is_it =
+        |header: &ProgramHeader| header.kind == PT_DYNAMIC && link.base.wrapping_add(header.vaddr) == link.dynamic;
+    if !headers.iter().map(ProgramHeader::from_bytes).any(|header| is_it(&header)) {
+        return None;
+    }
+    headers.iter().map(ProgramHeader::from_bytes).for_each(|header| object.add(&header));
+    Some(())
+}
+
 impl<'a> Object<'a> {
+    /// The object that the loader's list names; without segments when its program headers cannot be found.
+    ///
     /// # Safety
-    /// `info` must be what the loader passes to a callback.
+    /// `link` must be in the loader's list, and stay mapped.
+    #[must_use]
+    pub unsafe fn of(link: &Link, memory: &Reader) -> Object<'a> {
+        // SAFETY: the loader's names are C strings, or null.
+        let mut object = unsafe { Object::named(link.base, link.name as *const c_char) };
+        if let Some((at, count)) = executable().filter(|_| link.is_executable) {
+            // SAFETY: the kernel has told, of memory that stays as long as the program.
+            let headers = unsafe { core::slice::from_raw_parts(at as *const ProgramHeader, usize::from(count)) };
+            headers.iter().for_each(|header| object.add(header));
+        } else if add_headers(&mut object, link, memory).is_none() {
+            // It is known by this; nothing else of it is.
+            object.dynamic = Some((link.dynamic, 0));
+        }
+        object
+    }
+
+    /// # Safety
+    /// `info` must be as `dl_iterate_phdr(3)` passes it.
     unsafe fn read(info: &'a PhdrInfo) -> Object<'a> {
-        let mut object = Object {
-            base: info.addr,
-            // SAFETY: the loader's names are C strings, or null.
-            name: if info.name.is_null() { &[] } else { unsafe { CStr::from_ptr(info.name) }.to_bytes() },
+        // SAFETY: passed on.
+        let mut object = unsafe { Object::named(info.addr, info.name) };
+        // SAFETY: the array has `phnum` entries, says who made the list.
+        for header in unsafe { core::slice::from_raw_parts(info.phdr, usize::from(info.phnum)) } {
+            object.add(header);
+        }
+        object
+    }
+
+    /// One without segments yet.
+    ///
+    /// # Safety
+    /// `name` must be a C string that stays, or null.
+    unsafe fn named(base: u64, name: *const c_char) -> Object<'a> {
+        Object {
+            base,
+            // SAFETY: passed on.
+            name: if name.is_null() { &[] } else { unsafe { CStr::from_ptr(name) }.to_bytes() },
             segments: [Segment::NONE; SEGMENTS],
             count: 0,
             dynamic: None,
             eh_frame_hdr: None,
             notes: [(0, 0); 4],
-        };
-        // SAFETY: the loader's header array has `phnum` entries.
-        for header in unsafe { core::slice::from_raw_parts(info.phdr, usize::from(info.phnum)) } {
-            object.add(header);
         }
-        object
     }
 
     fn add(&mut self, header: &ProgramHeader) {
@@ -131,7 +286,14 @@ impl<'a> Object<'a> {
         match header.kind {
             PT_LOAD => {
                 if let Some(slot) = self.segments.get_mut(self.count) {
-                    *slot = Segment { start: at, len: header.memsz, executable: header.flags & PF_X != 0 };
+                    let has = |flag| header.flags & flag != 0;
+                    *slot = Segment {
+                        start: at,
+                        len: header.memsz,
+                        executable: has(PF_X),
+                        writable: has(PF_W),
+                        readable: has(PF_R),
+                    };
                     self.count += 1;
                 }
             }
@@ -165,12 +327,31 @@ impl<'a> Object<'a> {
         start..end
     }
 
+    /// Address of its dynamic section; 0 when it has none.
+    #[must_use]
+    pub fn dynamic(&self) -> u64 {
+        self.dynamic.map_or(0, |(at, _)| at)
+    }
+
+    /// Forgets the segments of which not every byte is mapped readable: the program has put something in their place.
+    pub fn keep_mapped(&mut self, mappings: &Table<maps::Mapping>) {
+        let mut kept = 0;
+        for n in 0..self.count {
+            if let Some(&segment) = self.segments.get(n)
+                && maps::is_readable(mappings.as_slice(), segment.start, segment.len)
+            {
+                self.segments[kept] = segment;
+                kept += 1;
+            }
+        }
+        self.count = kept;
+    }
+
     /// `len` bytes at `address` if one segment holds them all.
     #[must_use]
     pub fn bytes(&self, address: u64, len: u64) -> Option<&'a [u8]> {
-        let held = self.segments().iter().any(|s| s.contains(address, len));
-        // SAFETY: inside a segment that is mapped readable while the object is; execute-only text does not
-        // occur on x86-64 Linux.
+        let held = self.segments().iter().any(|s| s.readable && s.contains(address, len));
+        // SAFETY: inside a segment that the loader has mapped readable, and that stays while the object does.
         held.then(|| unsafe { core::slice::from_raw_parts(address as *const u8, len as usize) })
     }
 
@@ -187,11 +368,45 @@ impl<'a> Object<'a> {
         Some((at, self.bytes(at, len)?))
     }
 
-    /// From `address` to the end of the segment that holds it.
+    /// The segment that holds `address`, if it can be read.
     #[must_use]
-    pub fn bytes_from(&self, address: u64) -> Option<&'a [u8]> {
+    pub fn region_around(&self, address: u64) -> Option<Region<'a>> {
         let segment = self.segments().iter().find(|s| s.contains(address, 1))?;
-        self.bytes(address, segment.start + segment.len - address)
+        Some(Region { address: segment.start, bytes: self.bytes(segment.start, segment.len)? })
+    }
+
+    /// The symbols that the object exports or imports, as they lie in memory.
+    #[must_use]
+    pub fn dynamic_symbols(&self) -> &'a [u8] {
+        const SYMBOL: u64 = 24;
+        let symbols = self.dynamic_value(DT_SYMTAB).and_then(|at| self.placed(at));
+        symbols.zip(self.count_symbols()).and_then(|(at, n)| self.bytes(at, n * SYMBOL)).unwrap_or_default()
+    }
+
+    /// Where an address of the dynamic section lies, which the loader has relocated or not.
+    fn placed(&self, address: u64) -> Option<u64> {
+        let relocated = self.base.wrapping_add(address);
+        [address, relocated].into_iter().find(|&at| self.segments().iter().any(|s| s.contains(at, 1)))
+    }
+
+    /// How many symbols there are: only the hash tables say it.
+    fn count_symbols(&self) -> Option<u64> {
+        if let Some(table) = self.dynamic_value(DT_HASH).and_then(|at| self.placed(at)) {
+            return self.bytes(table, 8).map(|table| word(table, 0) >> 32);
+        }
+        let table = self.dynamic_value(DT_GNU_HASH).and_then(|at| self.placed(at))?;
+        let head = self.bytes(table, 16)?;
+        let [buckets, first, filters] = [word(head, 0) as u32, (word(head, 0) >> 32) as u32, word(head, 8) as u32];
+        let start = table + 16 + u64::from(filters) * 8;
+        let heads = self.bytes(start, u64::from(buckets) * 4)?;
+        let last = heads.as_chunks::<4>().0.iter().map(|head| u32::from_le_bytes(*head)).max()?;
+        if last < first {
+            return Some(u64::from(first));
+        }
+        // The last chain goes on until a hash with its lowest bit set.
+        let chains = self.region_around(start)?.from(start + u64::from(buckets) * 4)?.as_chunks::<4>().0;
+        let end = chains.get((last - first) as usize..)?.iter().position(|hash| hash[0] & 1 != 0)?;
+        Some(u64::from(last) + end as u64 + 1)
     }
 
     /// The build-id, if there is one.
@@ -212,12 +427,20 @@ impl<'a> Object<'a> {
     }
 }
 
+/// Two little-endian bytes of `bytes` at `at`.
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
+}
+
 /// Eight little-endian bytes of `bytes` at `at`; 0 when they are not there.
-fn word(bytes: &[u8], at: usize) -> u64 {
+#[must_use]
+pub fn word(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
 }
 
-fn build_id_in(mut notes: &[u8]) -> Option<&[u8]> {
+/// The build-id among notes.
+#[must_use]
+pub fn build_id_in(mut notes: &[u8]) -> Option<&[u8]> {
     loop {
         let field = |i: usize| notes.get(i..i + 4).and_then(|b| b.first_chunk()).map(|b| u32::from_le_bytes(*b));
         let (name_len, len, kind) = (field(0)? as usize, field(4)? as usize, field(8)?);
@@ -230,48 +453,86 @@ fn build_id_in(mut notes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Calls `visit` for every object that the loader has mapped, the executable first.
-pub fn each(visit: &mut dyn FnMut(&Object<'_>)) {
-    unsafe extern "C" fn callback(info: *mut PhdrInfo, _size: usize, data: *mut c_void) -> c_int {
-        // SAFETY: `data` is the reference below, and `info` the loader's.
-        unsafe {
-            let visit = &mut *data.cast::<&mut dyn FnMut(&Object<'_>)>();
-            visit(&Object::read(&*info));
-        }
-        0
-    }
-    let mut visit = visit;
-    // SAFETY: the callback matches what dl_iterate_phdr(3) calls.
-    unsafe { dl_iterate_phdr(callback, (&raw mut visit).cast()) };
-}
-
-/// Address of the loader's `struct r_debug`, by the executable's DT_DEBUG.
+/// Where the executable's dynamic section says that the loader's `struct r_debug` is.
 #[must_use]
 pub fn loader_debug() -> Option<u64> {
-    let mut found = None;
-    each(&mut |object| {
-        if found.is_none() && object.name.is_empty() {
-            found = object.dynamic_value(DT_DEBUG).filter(|&at| at != 0);
-        }
-    });
-    found
+    let (at, count) = executable()?;
+    let mut object = Object {
+        base: 0,
+        name: &[],
+        segments: [Segment::NONE; SEGMENTS],
+        count: 0,
+        dynamic: None,
+        eh_frame_hdr: None,
+        notes: [(0, 0); 4],
+    };
+    // SAFETY: the kernel has told, of memory that stays as long as the program.
+    let headers = unsafe { core::slice::from_raw_parts(at as *const ProgramHeader, usize::from(count)) };
+    // Where there is no PT_PHDR it is not relocated.
+    object.base = headers.iter().find(|header| header.kind == PT_PHDR).map_or(0, |h| at.wrapping_sub(h.vaddr));
+    headers.iter().for_each(|header| object.add(header));
+    object.dynamic_value(DT_DEBUG).filter(|&at| at != 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What libc makes of the same: every object with its dynamic section.
+    fn listed_by_libc() -> std::vec::Vec<(u64, u64, usize)> {
+        type Callback = unsafe extern "C" fn(*mut PhdrInfo, usize, *mut core::ffi::c_void) -> core::ffi::c_int;
+        unsafe extern "C" {
+            fn dl_iterate_phdr(callback: Callback, data: *mut core::ffi::c_void) -> core::ffi::c_int;
+        }
+        unsafe extern "C" fn note(info: *mut PhdrInfo, _: usize, all: *mut core::ffi::c_void) -> core::ffi::c_int {
+            // SAFETY: the list below, and what libc passes.
+            let (all, object) = unsafe { (&mut *all.cast::<std::vec::Vec<_>>(), Object::read(&*info)) };
+            all.push((object.base, object.dynamic(), object.segments().len()));
+            0
+        }
+        let mut all = std::vec::Vec::new();
+        // SAFETY: the callback matches.
+        unsafe { dl_iterate_phdr(note, (&raw mut all).cast()) };
+        all
+    }
+
     #[test]
-    fn the_test_program_itself_is_read() {
-        let mut seen = 0;
-        each(&mut |object| {
-            seen += 1;
-            for text in object.texts() {
-                assert_eq!(object.segment_bytes(text).len() as u64, text.len);
+    fn the_loaders_list_is_what_libc_says() {
+        let auxiliary = std::fs::read("/proc/self/auxv").unwrap();
+        let words: std::vec::Vec<u64> = auxiliary.chunks_exact(8).map(|w| word(w, 0)).collect();
+        let block: std::vec::Vec<u64> = [1, 1, 0].into_iter().chain(words).collect();
+        // SAFETY: an array as the kernel makes it: two strings that nobody reads, a zero, pairs of numbers.
+        unsafe { remember_executable(block.as_ptr().cast()) };
+        let debug = loader_debug().expect("the tests are linked dynamically");
+        let mut found = std::vec::Vec::new();
+        let reader = Reader::open();
+        crate::loader::attend(debug);
+        crate::loader::each(&mut |link| {
+            // SAFETY: nothing is unloaded while the tests run.
+            let object = unsafe { Object::of(link, &reader) };
+            assert_eq!((object.base, object.dynamic()), (link.base, link.dynamic));
+            for segment in object.segments().iter().filter(|segment| segment.readable) {
+                assert_eq!(object.segment_bytes(segment).len() as u64, segment.len);
             }
             assert!(object.bytes(object.span().end, 1).is_none());
+            found.push((object.base, object.dynamic(), object.segments().len()));
         });
-        assert!(seen >= 2, "the executable and libc at least");
+        assert!(found.len() >= 2, "the executable and libc at least");
+        let mut listed = listed_by_libc();
+        found.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(found, listed);
+    }
+
+    #[test]
+    fn headers_that_say_something_else_are_not_believed() {
+        let link = Link { base: 0x10_0000, dynamic: 0x20_0000, name: 0, is_executable: false };
+        // SAFETY: no name.
+        let mut object = unsafe { Object::named(link.base, core::ptr::null()) };
+        assert_eq!(add_headers(&mut object, &link, &Reader::open()), None);
+        assert!(object.segments().is_empty());
+        // SAFETY: no name.
+        assert_eq!(unsafe { Object::of(&link, &Reader::open()) }.dynamic(), link.dynamic);
     }
 
     #[test]

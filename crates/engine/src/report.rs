@@ -66,6 +66,23 @@ pub fn site(engine: &mut Engine, id: u32) {
     sample(engine, fresh.learned_at);
 }
 
+/// Adds what a site has counted to the totals of those that have no record, and gives its record back.
+pub fn fold(engine: &mut Engine, id: u32) {
+    let Some(&site) = engine.sites.as_slice().get(id as usize) else { return };
+    if site.record == NONE {
+        return;
+    }
+    let last = describe(engine, &site);
+    let header = engine.share.header();
+    header.unlisted_sites = header.unlisted_sites.wrapping_add(1);
+    header.unlisted_hits = header.unlisted_hits.wrapping_add(last.hits);
+    header.unlisted_retpolined = header.unlisted_retpolined.wrapping_add(last.misses.wrapping_add(last.calls_seen));
+    engine.share.release_site(site.record);
+    if let Some(site) = engine.sites.get_mut(id as usize) {
+        site.record = NONE;
+    }
+}
+
 /// What is to be said of a site now.
 #[inline(never)]
 fn describe(engine: &Engine, site: &Site) -> SiteRecord {
@@ -189,7 +206,7 @@ fn sample(engine: &mut Engine, now: u64) {
     if header.last_sample != 0 && now.wrapping_sub(due).cast_signed() < 0 {
         return;
     }
-    let hits = if counts { all_hits(engine) } else { 0 };
+    let hits = if counts { all_hits(engine).wrapping_add(engine.share.header().unlisted_hits) } else { 0 };
     let header = engine.share.header();
     let sample = SampleRecord {
         at: now,

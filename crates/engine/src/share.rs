@@ -12,17 +12,19 @@ use crate::calibrate;
 use crate::leftovers;
 use crate::memory;
 use crate::sandbox;
+use crate::site::NONE;
+use crate::table::Table;
 use core::ffi::{CStr, c_void};
 use relpoline_stats::live::{self, Name};
 use relpoline_stats::options::Escaped;
 use relpoline_stats::record::{EventRecord, LastTargetRecord, MAGIC, ObjectRecord, SampleRecord, SiteRecord};
-use relpoline_stats::{Header, Layout};
+use relpoline_stats::{Header, Layout, Plain as _};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// Room in the file. Sparse: what is not used takes no memory.
-const LAYOUT: Layout = Layout { objects: 512, sites: 65_536, events: 2048, samples: 256, targets: 1 << 18 };
+const LAYOUT: Layout = Layout { objects: 4096, sites: 65_536, events: 2048, samples: 256, targets: 1 << 18 };
 
 const PATH_MAX: usize = 512;
 const PAGE: usize = relpoline_text::cells::PAGE;
@@ -102,6 +104,10 @@ pub struct Share {
     listing: leftovers::Listing,
     /// Up to where each part is known to be there; everything is in private memory.
     claimed: [usize; PARTS],
+    /// For each site record: the next one of its chain.
+    next: Table<u32>,
+    /// The chain of records that can be used again.
+    free: u32,
 }
 
 // SAFETY: used under the engine's lock only.
@@ -207,6 +213,8 @@ impl Share {
             name: Name { pid: 0, namespace: 0, started: 0 },
             listing: [core::mem::MaybeUninit::uninit(); size_of::<leftovers::Listing>()],
             claimed: [usize::MAX; PARTS],
+            next: Table::none(),
+            free: NONE,
         }
     }
 
@@ -218,6 +226,7 @@ impl Share {
         if let Some(escaped) = directory {
             share.run = escaped.copy_to(&mut share.path).map_or(0, |path| path.len());
         }
+        share.next = Table::reserve(LAYOUT.sites as usize)?;
         share.base = share.map(None)?;
         share.write_header();
         Some(share)
@@ -368,6 +377,9 @@ impl Share {
 
     /// A fresh site record; `None` when there are none left, which is counted.
     pub fn new_site(&mut self) -> Option<u32> {
+        if let Some(next) = self.next.get_mut(self.free as usize).copied() {
+            return Some(core::mem::replace(&mut self.free, next));
+        }
         let count = self.counts.sites;
         let end = LAYOUT.site_offset() + (count as usize + 1) * size_of::<SiteRecord>();
         if count >= LAYOUT.sites || !self.claim(Part::Sites, end) {
@@ -376,7 +388,36 @@ impl Share {
         }
         self.counts.sites = count + 1;
         self.header().site_count = count + 1;
+        // As many as there are records.
+        let _ = self.next.push(NONE);
         Some(count)
+    }
+
+    /// Puts site record `record` before the chain that begins with `next`.
+    pub fn chain(&mut self, record: u32, next: u32) {
+        if let Some(link) = self.next.get_mut(record as usize) {
+            *link = next;
+        }
+    }
+
+    /// Site record `record` means nothing any more, and is used again.
+    pub fn release_site(&mut self, record: u32) {
+        if let Some(slot) = self.site(record) {
+            *slot = SiteRecord::ZERO;
+            let free = self.free;
+            self.chain(record, free);
+            self.free = record;
+        }
+    }
+
+    /// Likewise for all records of a chain.
+    pub fn release_chain(&mut self, mut record: u32) {
+        // No chain is longer than there are records.
+        for _ in 0..LAYOUT.sites {
+            let Some(&next) = self.next.as_slice().get(record as usize) else { return };
+            self.release_site(record);
+            record = next;
+        }
     }
 
     /// Notes an event; the oldest one makes way.

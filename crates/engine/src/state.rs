@@ -1,6 +1,8 @@
 //! All that the engine knows, in one place, behind one lock.
 
 use crate::judge::slow;
+use crate::known::Known;
+use crate::maps::Mapping;
 use crate::rings::Rings;
 use crate::share::Share;
 use crate::site::{Site, Tree};
@@ -11,8 +13,8 @@ use core::cell::UnsafeCell;
 use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::rel32;
 use relpoline_core::arch::thunk::{self, Thunk};
-use relpoline_core::policy::Policy;
-use relpoline_core::scan;
+use relpoline_core::policy::{Policy, Reason};
+use relpoline_core::scan::{self, Function};
 use relpoline_core::tree::Target;
 use relpoline_stats::control::Displacement;
 use relpoline_stats::options::Options;
@@ -27,7 +29,11 @@ const SITES: usize = 1 << 18;
 const THUNKS: usize = 1 << 16;
 const TREES: usize = 1 << 18;
 const TARGETS: usize = 1 << 21;
-const OBJECTS: usize = 2048;
+const OBJECTS: usize = 8192;
+/// Functions of one object, where unwind tables do not list them ready to be searched.
+const FUNCTIONS: usize = 1 << 19;
+const MAPPINGS: usize = 1 << 16;
+const REFUSALS: usize = 1 << 16;
 
 /// An arena and the code in it that sites share.
 pub struct Group {
@@ -65,25 +71,6 @@ impl Group {
         }
         Some(at)
     }
-}
-
-/// An object that was looked at.
-#[derive(Clone, Copy)]
-pub struct Known {
-    /// Its load address and extent, by which it is recognised.
-    pub base: u64,
-    /// First mapped address.
-    pub start: u64,
-    /// Behind the last mapped address.
-    pub end: u64,
-    /// Its sites: the first of them and how many.
-    pub first_site: u32,
-    /// See `first_site`.
-    pub sites: u32,
-    /// Still mapped, as far as is known.
-    pub loaded: bool,
-    /// For sweeping: seen in the current look at the loader's list.
-    pub seen: bool,
 }
 
 /// Why the engine does not learn any more in this process.
@@ -125,6 +112,19 @@ pub struct Engine {
     pub thunk_registers: Table<Reg>,
     /// See `thunks`.
     pub found: Table<scan::Site>,
+    /// Likewise, its sites that are left alone, and why.
+    pub refusals: Table<(scan::Site, Reason)>,
+    /// Likewise, its functions as far as the table of its unwind rules does not list them: those that have rules, then, from
+    /// number `framed` on, those that have symbols only.
+    pub functions: Table<Function>,
+    /// See `functions`.
+    pub framed: usize,
+    /// What is mapped where, if it was asked for in this look at the list of objects.
+    pub mappings: Table<Mapping>,
+    /// See `mappings`.
+    pub is_mapped: bool,
+    /// Looks at the list of objects.
+    pub looks: u32,
     /// Sites.
     pub sites: Table<Site>,
     /// Trees.
@@ -171,6 +171,12 @@ impl Engine {
             thunk_addresses: Table::none(),
             thunk_registers: Table::none(),
             found: Table::none(),
+            refusals: Table::none(),
+            functions: Table::none(),
+            framed: 0,
+            mappings: Table::none(),
+            is_mapped: false,
+            looks: 0,
             sites: Table::none(),
             trees: Table::none(),
             targets: Table::none(),
@@ -193,6 +199,9 @@ impl Engine {
         self.thunk_addresses = Table::reserve(THUNKS)?;
         self.thunk_registers = Table::reserve(THUNKS)?;
         self.found = Table::reserve(SITES)?;
+        self.refusals = Table::reserve(REFUSALS)?;
+        self.functions = Table::reserve(FUNCTIONS)?;
+        self.mappings = Table::reserve(MAPPINGS)?;
         self.sites = Table::reserve(SITES)?;
         self.trees = Table::reserve(TREES)?;
         self.targets = Table::reserve(TARGETS)?;

@@ -44,6 +44,12 @@ impl<T: Copy> Table<T> {
         self.len.load(Ordering::Acquire)
     }
 
+    /// Values there is room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Whether nothing was pushed.
     #[must_use]
     pub fn is_empty(&self) -> bool {

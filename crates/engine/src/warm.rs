@@ -31,6 +31,11 @@ impl Warm {
         Warm { profile: None, here: [NOWHERE; OBJECTS], targets: [Target { address: 0, share: 0 }; MAX_TARGETS] }
     }
 
+    /// Another object is at number `index` from now on.
+    pub fn forget(&mut self, index: usize) {
+        self.here.iter_mut().filter(|here| usize::from(**here) == index).for_each(|here| *here = NOWHERE);
+    }
+
     /// Reads the profile at `path`. What cannot be used is as good as none.
     pub fn read(&mut self, path: Escaped<'_>) {
         self.profile = bytes_of(path).and_then(|bytes| Profile::parse(bytes).ok());

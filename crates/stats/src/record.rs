@@ -10,7 +10,7 @@ use crate::plain::record;
 /// First eight bytes of a statistics file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"RLPSTATS");
 /// Version of this layout; a reader takes no other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Hottest targets kept per site. A tree may have more: see [`SiteRecord::target_count`].
 pub const TARGETS: usize = 8;
 /// Refused children kept by path. More are only counted.
@@ -125,8 +125,12 @@ record! {
         pub target_capacity: u32,
         /// Target records in use.
         pub target_count: u32,
-        /// Reserved, zero.
-        pub reserved: u32,
+        /// Sites of objects that are gone whose records were used again.
+        pub unlisted_sites: u32,
+        /// Calls of theirs that found their target in a tree; exact with [`crate::codes::flag::COUNT`], else 0.
+        pub unlisted_hits: u64,
+        /// Calls of theirs that took the retpoline.
+        pub unlisted_retpolined: u64,
         /// Events that ever happened; the last [`Header::event_capacity`] of them are there.
         pub event_count: u64,
         /// Ticks between two samples.

@@ -146,6 +146,8 @@ enum Way {
     Unprotected {
         start: u64,
         len: usize,
+        /// What it is to be again.
+        again: MprotectFlags,
     },
 }
 
@@ -159,7 +161,7 @@ pub struct Repoint {
 
 impl Repoint {
     /// Begins to change the text at `start..start + len` (page-aligned), which must be mapped readable and
-    /// executable and idle. Tries `/proc/self/mem`, then changing the protection, after a scratch page has
+    /// executable, and writable too if it `is_writable`, and idle. Tries `/proc/self/mem`, then changing the protection, after a scratch page has
     /// shown that the way back to executable is open.
     ///
     /// # Errors
@@ -167,11 +169,11 @@ impl Repoint {
     ///
     /// # Safety
     /// No thread may execute in that range, nor write to it, until the value is finished.
-    pub unsafe fn begin(start: u64, len: usize) -> Result<Repoint, PokeError> {
+    pub unsafe fn begin(start: u64, len: usize, is_writable: bool) -> Result<Repoint, PokeError> {
         let way = match open_mem() {
             Ok(mem) if Repoint::may_write(&mem, start) => Way::Mem(mem),
             // SAFETY: passed on to the caller.
-            _ => unsafe { unprotect(start, len)? },
+            _ => unsafe { unprotect(start, len, is_writable)? },
         };
         Ok(Repoint { way, page: 0, buf: [0; PAGE] })
     }
@@ -221,9 +223,9 @@ impl Repoint {
     /// As for [`Repoint::set`].
     pub fn finish(mut self) -> Result<(), PokeError> {
         self.flush()?;
-        if let Way::Unprotected { start, len } = self.way {
+        if let Way::Unprotected { start, len, again } = self.way {
             // SAFETY: restores what `unprotect` changed.
-            unsafe { protect(start, len, MprotectFlags::READ | MprotectFlags::EXEC) }?;
+            unsafe { protect(start, len, again) }?;
         }
         Ok(())
     }
@@ -240,19 +242,21 @@ unsafe fn protect(start: u64, len: usize, flags: MprotectFlags) -> Result<(), Po
 ///
 /// # Safety
 /// As for [`Repoint::begin`].
-unsafe fn unprotect(start: u64, len: usize) -> Result<Way, PokeError> {
+unsafe fn unprotect(start: u64, len: usize, is_writable: bool) -> Result<Way, PokeError> {
     use rustix::mm::{MapFlags, ProtFlags};
     let prot = ProtFlags::READ | ProtFlags::WRITE;
+    let executable = MprotectFlags::READ | MprotectFlags::EXEC;
+    let again = if is_writable { executable | MprotectFlags::WRITE } else { executable };
     // SAFETY: a scratch page of our own, gone again below.
     unsafe {
         let page = rustix::mm::mmap_anonymous(core::ptr::null_mut(), PAGE, prot, MapFlags::PRIVATE)
             .map_err(|_| PokeError::Refused)?;
-        let back = rustix::mm::mprotect(page, PAGE, MprotectFlags::READ | MprotectFlags::EXEC);
+        let back = rustix::mm::mprotect(page, PAGE, again);
         let _ = rustix::mm::munmap(page, PAGE);
         if back.is_err() {
             return Err(PokeError::Refused);
         }
         protect(start, len, MprotectFlags::READ | MprotectFlags::WRITE)?;
     }
-    Ok(Way::Unprotected { start, len })
+    Ok(Way::Unprotected { start, len, again })
 }

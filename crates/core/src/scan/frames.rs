@@ -37,6 +37,22 @@ impl<'a> EhFrameHdr<'a> {
         Some(EhFrameHdr { address: header.address, table, frames })
     }
 
+    /// Where the header says that `.eh_frame` starts, which may be in another segment; it says so without a table, too.
+    #[must_use]
+    pub fn frames(header: Region<'_>) -> Option<u64> {
+        let mut reader = Reader { bytes: header.bytes };
+        let [1, encoding, _, _] = reader.array()? else {
+            return None;
+        };
+        let offset = reader.encoded(encoding)?;
+        match encoding & 0xf0 {
+            0x00 => Some(offset.cast_unsigned()),
+            0x10 => Some(header.address.wrapping_add(4).wrapping_add_signed(offset)),
+            0x30 => Some(header.address.wrapping_add_signed(offset)),
+            _ => None,
+        }
+    }
+
     /// The number of functions.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -85,6 +101,23 @@ impl Functions for EhFrameHdr<'_> {
         let offset = i32::try_from(address.wrapping_sub(self.address).cast_signed()).ok()?;
         let function = self.get(self.starting_by(offset).checked_sub(1)?)?;
         function.contains(address).then_some(function)
+    }
+}
+
+/// Calls `found` for the functions of an `.eh_frame` that starts at `start` in `frames`, in no order, up to its end or to
+/// what is no entry.
+pub fn each_frame(frames: Region<'_>, start: u64, found: &mut dyn FnMut(Function)) {
+    let mut at = start;
+    loop {
+        let mut reader = Reader { bytes: frames.from(at).unwrap_or_default() };
+        let Some(size) = reader.u32().filter(|&size| size != 0 && size != u32::MAX) else { return };
+        // A number of 0 where an entry names its parent: it is a parent itself.
+        if reader.u32().is_some_and(|back| back != 0)
+            && let Some(function) = range(&frames, at).filter(|function| function.start < function.end)
+        {
+            found(function);
+        }
+        at = at.wrapping_add(4).wrapping_add(u64::from(size));
     }
 }
 

@@ -147,7 +147,7 @@ impl Program {
             return false;
         }
         // SAFETY: nobody else runs; threads are between two instructions.
-        let mut writer = unsafe { Repoint::begin(self.text, PAGE) }.expect("text can be changed");
+        let mut writer = unsafe { Repoint::begin(self.text, PAGE, false) }.expect("text can be changed");
         for site in engine.sites.as_slice() {
             let gate = engine.arena(site).map(|arena| site.gate.address(arena)).expect("one arena");
             let to = if to_gates { gate } else { site.thunk_at };
@@ -379,7 +379,7 @@ fn add_sites(engine: &mut Engine, text: u64, places: &[Place]) {
         discover::add_site(engine, 0, 0, &found).expect("a gate");
     }
     // SAFETY: nobody runs the program yet.
-    let mut writer = unsafe { Repoint::begin(text, PAGE) }.expect("text can be changed");
+    let mut writer = unsafe { Repoint::begin(text, PAGE, false) }.expect("text can be changed");
     for site in engine.sites.as_slice() {
         let gate = engine.arena(site).map(|arena| site.gate.address(arena)).expect("one arena");
         writer.set(site.field, rel32(site.field + 4, gate).expect("within reach")).expect("as before");

@@ -1,0 +1,333 @@
+//! Which objects are mapped, which were, and whether one that comes is one that was there before.
+//!
+//! The loader's list tells objects apart by where they lie, and so does the engine as long as it hears of every change.
+//! What comes is looked at, always: its thunks, its sites. When a *gone* object had the same sites, all of them, at the same
+//! addresses, with thunks of the same bytes at the same addresses, its gates and trees are right for the new one too,
+//! whatever file it came from: they are used again, so a library that is loaded again and again needs memory once.
+//! Whether it also *is* the same (device, inode and build-id) decides whose calls its statistics go on counting.
+//!
+//! An engine that slept believes nothing: to it everything is gone, and comes again ([`Engine::doubt`]).
+//!
+//! Of the objects that are gone for the longest time, places and records are used again; the calls that they counted are
+//! added up. A site's *number* may be used again at once: whoever still stands in code of the old site tells the slow path
+//! about the new one, which looks, and finds nothing ended. (Cells may not; see [`relpoline_text::cells`].)
+
+use crate::object::Object;
+use crate::report;
+use crate::site::{NONE, Site};
+use crate::state::Engine;
+use core::sync::atomic::Ordering;
+use relpoline_core::arch::thunk;
+use relpoline_core::scan;
+use relpoline_text::broken;
+
+/// Objects that are gone and still remembered, before their places are used again.
+const REMEMBERED: usize = 256;
+
+/// What an object is, wherever it lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Identity {
+    /// Device and inode of the file behind its text; zeroes when nobody can tell.
+    pub file: (u64, u64),
+    /// The start of its build-id, and its length.
+    pub build_id: ([u8; 20], u8),
+}
+
+impl Identity {
+    /// What can be told of `object`, whose text is mapped from `file`.
+    #[must_use]
+    pub fn of(object: &Object<'_>, file: (u64, u64)) -> Identity {
+        let mut build_id = [0; 20];
+        let id = object.build_id().unwrap_or_default();
+        let length = id.len().min(build_id.len());
+        build_id[..length].copy_from_slice(&id[..length]);
+        Identity { file, build_id: (build_id, length as u8) }
+    }
+}
+
+/// An object that was looked at.
+#[derive(Clone, Copy)]
+pub struct Known {
+    /// What is added to the addresses in its file, …
+    pub base: u64,
+    /// … and the address of its dynamic section, by which it is found again in the loader's list.
+    pub dynamic: u64,
+    /// First mapped address.
+    pub start: u64,
+    /// Behind the last mapped address.
+    pub end: u64,
+    /// What it is.
+    pub identity: Identity,
+    /// Its sites: the first of them and how many.
+    pub first_site: u32,
+    /// See `first_site`.
+    pub sites: u32,
+    /// Numbers from `first_site` on that are its own.
+    pub room: u32,
+    /// The first of the records of sites that are left alone, a chain, or [`NONE`].
+    pub refused: u32,
+    /// When it went: the number of the look at the list.
+    pub went: u32,
+    /// Still mapped, as far as is known.
+    pub loaded: bool,
+    /// For sweeping: seen in the current look at the loader's list.
+    pub seen: bool,
+    /// It was there when the engine fell asleep.
+    pub doubted: bool,
+}
+
+impl Known {
+    /// One at `object`'s place, without sites.
+    #[must_use]
+    pub fn new(object: &Object<'_>, identity: Identity) -> Known {
+        let span = object.span();
+        Known {
+            base: object.base,
+            dynamic: object.dynamic(),
+            start: span.start,
+            end: span.end,
+            identity,
+            first_site: 0,
+            sites: 0,
+            room: 0,
+            refused: NONE,
+            went: 0,
+            loaded: true,
+            seen: true,
+            doubted: false,
+        }
+    }
+
+    /// The numbers of its sites.
+    #[must_use]
+    pub fn site_numbers(&self) -> core::ops::Range<u32> {
+        self.first_site..self.first_site + self.sites
+    }
+}
+
+/// A place for an object.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its number.
+    pub index: usize,
+    /// Its sites have their gates already.
+    pub is_back: bool,
+}
+
+impl Engine {
+    /// Whether an object at that place is known and loaded; it is marked as seen. `hint` is where to look first, since lists
+    /// keep their order.
+    pub fn sees(&mut self, base: u64, dynamic: u64, hint: &mut usize) -> bool {
+        let count = self.objects.len();
+        for n in 0..count {
+            let index = (*hint + n) % count;
+            if let Some(known) = self.objects.get_mut(index)
+                && (known.loaded && known.base == base && known.dynamic == dynamic)
+            {
+                known.seen = true;
+                *hint = index + 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Believes nothing any more: every object has to be met again.
+    pub fn doubt(&mut self) {
+        // The broken variant that the tests must catch: what was known before is believed.
+        if broken!("believes-what-slept") {
+            return;
+        }
+        for index in 0..self.objects.len() {
+            let Some(known) = self.objects.get_mut(index).filter(|known| known.loaded) else { continue };
+            known.loaded = false;
+            known.doubted = true;
+            let numbers = known.site_numbers();
+            self.let_go(numbers);
+        }
+    }
+
+    /// An object is gone: its sites will never be called again, unless it comes back. Targets in it may remain in trees: they
+    /// are compared with, and never equal to anything, until something else is mapped there.
+    pub fn forget(&mut self, index: usize) {
+        let looks = self.looks;
+        let Some(known) = self.objects.get_mut(index) else { return };
+        known.loaded = false;
+        known.doubted = false;
+        known.went = looks;
+        let numbers = known.site_numbers();
+        self.let_go(numbers.clone());
+        for id in numbers {
+            if self.sites.as_slice().get(id as usize).is_some_and(|site| site.record != NONE) {
+                report::site(self, id);
+            }
+        }
+        if let Some(record) = self.share.object(index) {
+            record.loaded = 0;
+        }
+    }
+
+    /// Nothing is recorded for these sites any more, and nothing is done about them.
+    fn let_go(&mut self, numbers: core::ops::Range<u32>) {
+        for id in numbers {
+            self.stop_recording(id);
+            if let Some(site) = self.sites.get_mut(id as usize) {
+                site.gone = true;
+            }
+        }
+    }
+
+    /// A place for an object at `known`'s, whose sites are those that were found. `None` when there is no more room.
+    pub fn place(&mut self, known: &Known) -> Option<Place> {
+        let place = match self.same(known) {
+            Some(index) => Place { index, is_back: true },
+            None => Place { index: self.free_place()?, is_back: false },
+        };
+        let old = *self.objects.as_slice().get(place.index)?;
+        if place.is_back && old.identity != known.identity {
+            self.fold(place.index);
+        }
+        let (first_site, room, refused) = (old.first_site, old.room, old.refused);
+        let sites = if place.is_back { old.sites } else { 0 };
+        *self.objects.get_mut(place.index)? = Known { first_site, room, refused, sites, ..*known };
+        Some(place)
+    }
+
+    /// The object that is gone and had the same sites.
+    fn same(&self, known: &Known) -> Option<usize> {
+        let count = self.found.len();
+        let is_same = |old: &Known| {
+            let is_there = !old.loaded && old.base == known.base && old.sites as usize == count;
+            is_there
+                && if count == 0 {
+                    old.dynamic == known.dynamic && old.identity == known.identity
+                } else {
+                    self.has_found_sites(old)
+                }
+        };
+        self.objects.as_slice().iter().position(is_same)
+    }
+
+    /// Whether the sites that were found are those of `old`, to the byte.
+    fn has_found_sites(&self, old: &Known) -> bool {
+        let numbers = old.site_numbers();
+        let sites = self.sites.as_slice().get(numbers.start as usize..numbers.end as usize).unwrap_or_default();
+        sites.len() == self.found.len()
+            && sites.iter().zip(self.found.as_slice()).all(|(site, found)| self.is_same_site(site, found))
+    }
+
+    /// Whether a gate that was made for `site` does what one made for `found` would.
+    fn is_same_site(&self, site: &Site, found: &scan::Site) -> bool {
+        let at_same_place = site.address == found.address && site.field == found.field;
+        // The broken variant that the tests must catch: a site is what its place says.
+        if broken!("identity-without-thunks") {
+            return at_same_place;
+        }
+        let address = self.thunk_addresses.as_slice().get(found.thunk);
+        let thunk = self.thunks.as_slice().get(found.thunk);
+        let body = thunk.copied().and_then(thunk::body);
+        at_same_place
+            && address == Some(&site.thunk_at)
+            && thunk.is_some_and(|thunk| thunk.reg == site.reg)
+            && body.is_some_and(|body| body.starts_with(&site.thunk))
+            && site.kind == crate::discover::kind(found.kind)
+    }
+
+    /// A place that was never used, or that of an object that went long ago.
+    fn free_place(&mut self) -> Option<usize> {
+        let wanted = self.found.len();
+        let gone = self.objects.as_slice().iter().filter(|known| !known.loaded && !known.doubted).count();
+        let is_full =
+            self.sites.len() + wanted > self.sites.capacity() || self.objects.len() == self.objects.capacity();
+        if (gone >= REMEMBERED || is_full)
+            && let Some(index) = self.oldest(wanted)
+        {
+            self.fold(index);
+            self.warm.forget(index);
+            return Some(index);
+        }
+        let first_site = self.sites.len() as u32;
+        let fresh = Known { first_site, ..Known::NOTHING };
+        self.objects.push(fresh)
+    }
+
+    /// The object that went first among those that have room for `wanted` sites, and not far too much.
+    fn oldest(&self, wanted: usize) -> Option<usize> {
+        let fits = |known: &Known| wanted <= known.room as usize && known.room as usize <= 2 * wanted + 8;
+        let all = self.objects.as_slice().iter().enumerate();
+        let free =
+            all.filter(|(_, known)| !known.loaded && !known.doubted && fits(known) && (wanted > 0 || known.room == 0));
+        free.min_by_key(|(_, known)| (known.went, known.room)).map(|(index, _)| index)
+    }
+
+    /// Adds what an object's sites have counted to the totals of those that have no record any more, and takes their records.
+    fn fold(&mut self, index: usize) {
+        let Some(&known) = self.objects.as_slice().get(index) else { return };
+        for id in known.site_numbers() {
+            report::fold(self, id);
+            if let Some(site) = self.sites.get_mut(id as usize) {
+                (site.missed, site.calls_seen, site.patches, site.relearned) = (0, 0, 0, 0);
+                site.counters().calls.store(0, Ordering::Relaxed);
+            }
+        }
+        self.share.release_chain(known.refused);
+        if let Some(known) = self.objects.get_mut(index) {
+            known.refused = NONE;
+        }
+    }
+
+    /// Lets a site of an object that is back begin anew: nothing leads to its gate yet.
+    pub fn revive(&mut self, id: u32, index: usize) {
+        let calls = self.policy.config.cold_calls;
+        let Some(site) = self.sites.get_mut(id as usize) else { return };
+        site.gone = false;
+        site.object = index as u16;
+        // Its text is as the compiler wrote it.
+        (site.linked, site.stuck) = (false, false);
+        site.state = relpoline_core::policy::SiteState::new();
+        site.misses = calls;
+        let site = *site;
+        site.counters().misses.store(calls, Ordering::Relaxed);
+        self.free_misses(&site);
+        self.publish_counting(id);
+        if site.record != NONE {
+            report::site(self, id);
+        }
+    }
+
+    /// Trees lead what they miss to the counting stub again, should the site have been stuck with one of them.
+    pub fn free_misses(&self, site: &Site) {
+        if let Some(arena) = self.arena(site) {
+            site.gate.point_misses_to(arena, site.gate.counting(arena));
+        }
+    }
+
+    /// After a look at the list: what was there before, and is not any more.
+    pub fn forget_unseen(&mut self) {
+        for index in 0..self.objects.len() {
+            let left = self.objects.as_slice().get(index).is_some_and(|k| k.doubted || k.loaded && !k.seen);
+            if left {
+                self.forget(index);
+            }
+        }
+    }
+}
+
+impl Known {
+    /// Nothing yet, at a place that is taken.
+    const NOTHING: Known = Known {
+        base: 0,
+        dynamic: 0,
+        start: 0,
+        end: 0,
+        identity: Identity { file: (0, 0), build_id: ([0; 20], 0) },
+        first_site: 0,
+        sites: 0,
+        room: 0,
+        refused: NONE,
+        went: 0,
+        loaded: false,
+        seen: false,
+        doubted: false,
+    };
+}
