@@ -195,7 +195,7 @@ impl File {
     }
 
     fn half(&self, at: usize) -> u64 {
-        object::word(&self.header, at) & 0xffff
+        object::half(&self.header, at).map_or(0, u64::from)
     }
 
     /// Whether the file has that build-id, which lies in memory.

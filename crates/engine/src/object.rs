@@ -428,7 +428,8 @@ impl<'a> Object<'a> {
 }
 
 /// Two little-endian bytes of `bytes` at `at`.
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
+#[must_use]
+pub fn half(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
 }
 

@@ -177,7 +177,7 @@ fn try_change(
     displacements: &[Displacement],
     before: &Links,
 ) -> anyhow::Result<Option<Edited>> {
-    let edit = Edit::new(way, displacements);
+    let edit = Edit::new(way, displacements, &session.memory.mappings()?);
     edit.copy_pages(&session.memory);
     let generation = engine.get(&session.memory, field!(listed))?;
     let others = session.stop_all()?;

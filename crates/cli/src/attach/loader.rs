@@ -21,8 +21,10 @@ const HEADER: usize = 56;
 const ELF_HEADER: usize = 64;
 /// A list that is not complete for that long is damaged.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// More namespaces than glibc has.
+const NAMESPACES: usize = 64;
 /// More objects than any process has; a list that goes on is damaged.
-const MOST: usize = 4096;
+const MOST: usize = 1 << 14;
 
 /// The loader's structure.
 #[derive(Clone, Copy, Debug)]
@@ -91,16 +93,31 @@ impl Loader {
         memory.word(self.debug + 16)
     }
 
-    /// Whether the list is complete and nobody is changing it.
-    pub fn is_at_rest(&self, memory: &Memory) -> io::Result<bool> {
-        Ok(memory.half(self.debug + 24)? == 0)
+    /// Whether the lists of all namespaces are complete and nobody is changing one.
+    pub fn is_at_rest(&self, memory: &Memory) -> anyhow::Result<bool> {
+        let namespaces = self.namespaces(memory)?;
+        namespaces.into_iter().try_fold(true, |rests, debug| Ok(rests && memory.half(debug + 24)? == 0))
+    }
+
+    /// The structures of all namespaces. Since version 2 there is a list of them.
+    fn namespaces(&self, memory: &Memory) -> anyhow::Result<Vec<u64>> {
+        let mut all = vec![self.debug];
+        let mut last = self.debug;
+        while memory.half(last)? >= 2 {
+            match memory.word(last + 40)? {
+                0 => break,
+                next => last = next,
+            }
+            all.push(last);
+            ensure!(all.len() <= NAMESPACES, "its loader's list of namespaces is damaged");
+        }
+        Ok(all)
     }
 
     /// The list's entries: cheap to read and to compare.
     pub fn links(&self, memory: &Memory) -> anyhow::Result<Links> {
         let mut links = Links::new();
-        let mut debug = self.debug;
-        while debug != 0 {
+        for debug in self.namespaces(memory)? {
             let mut at = memory.word(debug + 8)?;
             while at != 0 {
                 let link: [u8; 40] = memory.array(at)?;
@@ -108,8 +125,6 @@ impl Loader {
                 ensure!(links.len() < MOST, "its loader's list of objects is damaged");
                 at = word_in(&link, 24);
             }
-            // Since version 2 there is a list of such structures, one for each namespace.
-            debug = if memory.half(self.debug)? >= 2 { memory.word(debug + 40)? } else { 0 };
         }
         Ok(links)
     }

@@ -5,10 +5,11 @@
 //! changed by somebody else, is left as it is.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use relpoline_stats::control::Displacement;
 
-use super::memory::{Memory, PAGE};
+use super::memory::{Mapping, Memory, PAGE};
 
 /// Which way displacements are changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +27,8 @@ pub struct Edit {
     pages: BTreeMap<u64, Vec<Displacement>>,
     /// Those that lie in two pages.
     straddling: Vec<Displacement>,
+    /// What the program may write to.
+    writable: Vec<Range<u64>>,
 }
 
 /// What came of it.
@@ -38,9 +41,11 @@ pub struct Edited {
 }
 
 impl Edit {
-    /// To change `displacements`.
-    pub fn new(way: Way, displacements: &[Displacement]) -> Self {
-        let mut edit = Self { way, pages: BTreeMap::new(), straddling: Vec::new() };
+    /// To change `displacements` in a process that has `mappings`.
+    pub fn new(way: Way, displacements: &[Displacement], mappings: &[Mapping]) -> Self {
+        let writable = mappings.iter().filter(|mapping| mapping.access.as_bytes().get(1) == Some(&b'w'));
+        let writable = writable.map(|mapping| mapping.start..mapping.end).collect();
+        let mut edit = Self { way, pages: BTreeMap::new(), straddling: Vec::new(), writable };
         for &displacement in displacements {
             let page = displacement.at & !(PAGE - 1);
             if displacement.at + 4 > page + PAGE {
@@ -63,9 +68,15 @@ impl Edit {
     }
 
     /// Makes the changes. Threads must stand still.
+    ///
+    /// A page that the program may write to is not written whole: a child that shares its memory does not stand still.
     pub fn make(&self, memory: &Memory) -> anyhow::Result<Edited> {
         let mut edited = Edited::default();
         for (&page, displacements) in &self.pages {
+            if self.writable.iter().any(|range| range.contains(&page)) {
+                displacements.iter().try_for_each(|one| self.change_alone(memory, one, &mut edited))?;
+                continue;
+            }
             let Ok(mut bytes) = memory.array::<{ PAGE as usize }>(page) else {
                 edited.foreign += displacements.len();
                 continue;
@@ -80,11 +91,22 @@ impl Edit {
             }
         }
         for displacement in &self.straddling {
-            let mut bytes: [u8; 4] = memory.array(displacement.at)?;
-            self.change(displacement, &mut bytes, &mut edited);
-            memory.write(displacement.at, &bytes)?;
+            self.change_alone(memory, displacement, &mut edited)?;
         }
         Ok(edited)
+    }
+
+    fn change_alone(&self, memory: &Memory, displacement: &Displacement, edited: &mut Edited) -> anyhow::Result<()> {
+        let Ok(mut bytes) = memory.array::<4>(displacement.at) else {
+            edited.foreign += 1;
+            return Ok(());
+        };
+        let before = edited.done;
+        self.change(displacement, &mut bytes, edited);
+        if edited.done != before {
+            memory.write(displacement.at, &bytes)?;
+        }
+        Ok(())
     }
 
     fn change(&self, displacement: &Displacement, bytes: &mut [u8], edited: &mut Edited) {
@@ -107,6 +129,14 @@ mod tests {
     #[test]
     fn what_somebody_else_has_changed_is_left_alone() {
         let text = Box::leak(Box::new([0x90_u8; 3 * PAGE as usize]));
+        // As whole pages, and as if the program might write to them.
+        for mappings in [Vec::new(), Memory::open(std::process::id().cast_signed()).unwrap().mappings().unwrap()] {
+            text.fill(0x90);
+            changes_are_made_and_foreign_ones_left(text, &mappings);
+        }
+    }
+
+    fn changes_are_made_and_foreign_ones_left(text: &[u8], mappings: &[Mapping]) {
         let start = (text.as_ptr() as u64).next_multiple_of(PAGE);
         let memory = Memory::open(std::process::id().cast_signed()).unwrap();
         let at = |offset: u64, own: i32| Displacement { at: start + offset, own, gate: 0x0102_0304 };
@@ -115,12 +145,12 @@ mod tests {
             memory.write(displacement.at, &displacement.own.to_le_bytes()).unwrap();
         }
         memory.write(start + 100, &[0xcc]).unwrap();
-        let made = Edit::new(Way::ToGates, &all).make(&memory).unwrap();
+        let made = Edit::new(Way::ToGates, &all, mappings).make(&memory).unwrap();
         assert_eq!(made, Edited { done: 3, foreign: 1 });
         assert_eq!(memory.half(start + PAGE - 2).unwrap(), 0x0102_0304);
         // As after a link.
         memory.write(start + 10, &[0x55]).unwrap();
-        assert_eq!(Edit::new(Way::Back, &all).make(&memory).unwrap(), Edited { done: 3, foreign: 1 });
+        assert_eq!(Edit::new(Way::Back, &all, mappings).make(&memory).unwrap(), Edited { done: 3, foreign: 1 });
         assert_eq!([8, 200, PAGE - 2].map(|offset| memory.half(start + offset).unwrap()), [77, 79, 80]);
     }
 }
