@@ -53,7 +53,8 @@ pub fn sweep_listed(engine: &mut Engine, objects: &Listed<'_>) {
     objects.remember_executable();
     begin(engine);
     engine.deferred = true;
-    list_mappings(engine);
+    maps::list(&mut engine.mappings);
+    engine.is_mapped = true;
     let mut hint = 0;
     objects.each(&mut |object| {
         if !engine.sees(object.base, object.dynamic(), &mut hint) {
@@ -82,12 +83,6 @@ fn end(engine: &mut Engine) {
     warm::apply(engine);
 }
 
-fn list_mappings(engine: &mut Engine) {
-    if !core::mem::replace(&mut engine.is_mapped, true) {
-        maps::list(&mut engine.mappings);
-    }
-}
-
 /// An object that was not there before, or is back.
 fn meet(engine: &mut Engine, object: &Object<'_>) {
     let mut outcome = look_at(engine, object);
@@ -104,10 +99,11 @@ fn meet(engine: &mut Engine, object: &Object<'_>) {
 }
 
 /// Device and inode of the file that an object's text is mapped from; zeroes for none.
-pub fn file_of(engine: &mut Engine, object: &Object<'_>) -> (u64, u64) {
-    list_mappings(engine);
-    let text = object.texts().next().and_then(|text| maps::at(engine.mappings.as_slice(), text.start));
-    text.map_or((0, 0), |mapping| (mapping.device, mapping.inode))
+pub fn file_of(engine: &Engine, object: &Object<'_>) -> (u64, u64) {
+    let Some(text) = object.texts().next() else { return (0, 0) };
+    let listed = maps::at(engine.mappings.as_slice(), text.start).copied();
+    let mapping = if engine.is_mapped { listed } else { maps::find(text.start) };
+    mapping.map_or((0, 0), |mapping| (mapping.device, mapping.inode))
 }
 
 /// What looking at an object came to.

@@ -169,7 +169,7 @@ fn section_word(section: &[u8; SECTION], at: usize) -> u64 {
 
 impl File {
     /// Opens it; `None` when what its path names now is not what is mapped.
-    fn of(engine: &mut Engine, object: &Object<'_>) -> Option<File> {
+    fn of(engine: &Engine, object: &Object<'_>) -> Option<File> {
         let mut path = [0u8; 4096];
         let name = if object.name.is_empty() { b"/proc/self/exe" } else { object.name };
         path.get_mut(..name.len())?.copy_from_slice(name);

@@ -5,6 +5,8 @@
 
 use crate::table::Table;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::ioctl;
 
 /// A line of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -49,6 +51,58 @@ fn hexadecimal(text: &mut &[u8], end: u8) -> Option<u64> {
     let number = text[..length].iter().try_fold(0u64, |n, byte| Some(n << 4 | u64::from(digit(byte)?)));
     *text = &text[length + 1..];
     number
+}
+
+/// `struct procmap_query` (linux/fs.h).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Query {
+    size: u64,
+    flags: u64,
+    address: u64,
+    start: u64,
+    end: u64,
+    access: u64,
+    page_size: u64,
+    offset: u64,
+    inode: u64,
+    major: u32,
+    minor: u32,
+    name_size: u32,
+    build_id_size: u32,
+    name: u64,
+    build_id: u64,
+}
+
+/// `PROCMAP_QUERY`, of Linux 6.11.
+const QUERY: ioctl::Opcode = ioctl::opcode::read_write::<Query>(b'f', 17);
+const QUERY_READABLE: u64 = 1;
+
+/// The mapping that holds `address`; where the kernel cannot be asked for one, all are read up to it.
+#[must_use]
+pub fn find(address: u64) -> Option<Mapping> {
+    let fd = rustix::fs::open(c"/proc/self/maps", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut query = Query { size: size_of::<Query>() as u64, address, ..Query::default() };
+    // SAFETY: the number belongs to that structure, and names are not asked for.
+    match unsafe { ioctl::ioctl(&fd, ioctl::Updater::<QUERY, Query>::new(&mut query)) } {
+        Ok(()) => {
+            let device = device(query.major, query.minor);
+            let readable = query.access & QUERY_READABLE != 0;
+            Some(Mapping { start: query.start, end: query.end, device, inode: query.inode, readable })
+        }
+        Err(Errno::NOENT) => None,
+        Err(_) => find_in_text(address),
+    }
+}
+
+fn find_in_text(address: u64) -> Option<Mapping> {
+    let mut found = None;
+    each(|mapping| {
+        if (mapping.start..mapping.end).contains(&address) {
+            found = Some(*mapping);
+        }
+    });
+    found
 }
 
 /// Calls `visit` for every mapping, ascending; false when nobody can tell all of them.
@@ -139,6 +193,9 @@ mod tests {
         let text = at(&all, here).unwrap();
         assert!(text.readable && text.inode != 0);
         assert!(is_readable(&all, here, text.end - here));
+        assert_eq!(find(here), Some(*text));
+        assert_eq!(find_in_text(here), Some(*text));
+        assert_eq!((find(1), find_in_text(1)), (None, None));
         let gap = all.windows(2).find(|pair| pair[0].end < pair[1].start).unwrap();
         assert!(at(&all, gap[0].end).is_none() && !is_readable(&all, gap[0].end - 1, 2));
     }

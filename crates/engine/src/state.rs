@@ -119,7 +119,7 @@ pub struct Engine {
     pub functions: Table<Function>,
     /// See `functions`.
     pub framed: usize,
-    /// What is mapped where, if it was asked for in this look at the list of objects.
+    /// What is mapped where, if all of it was asked for in this look at the list of objects.
     pub mappings: Table<Mapping>,
     /// See `mappings`.
     pub is_mapped: bool,

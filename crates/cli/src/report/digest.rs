@@ -117,7 +117,7 @@ fn last_moment(header: &Header, report: &Report) -> Option<Moment> {
     let last = report.timeline.last().filter(|last| last.at < report.seconds)?;
     Some(Moment {
         at: report.seconds,
-        hits: report.sites.iter().fold(0_u64, |sum, site| sum.saturating_add(site.hits)).max(last.hits),
+        hits: report.sites.iter().fold(header.unlisted_hits, |sum, site| sum.saturating_add(site.hits)).max(last.hits),
         retpolined: header.calls_retpolined,
         promoted: header.sites_promoted,
         learning: header.sites_learning,
@@ -251,8 +251,10 @@ fn targets(record: &SiteRecord, names: &Names<'_>) -> Vec<Target> {
 /// Share of the calls that hit, when hits were counted.
 #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
 fn coverage(header: &Header, sites: &[Site]) -> Option<f64> {
-    let calls = sites.iter().fold(0_u64, |sum, site| sum.saturating_add(site.calls()));
-    let hits = sites.iter().fold(0_u64, |sum, site| sum.saturating_add(site.hits));
+    // Those of sites that have no record any more count too.
+    let retpolined = sites.iter().fold(header.unlisted_retpolined, |sum, site| sum.saturating_add(site.retpolined()));
+    let hits = sites.iter().fold(header.unlisted_hits, |sum, site| sum.saturating_add(site.hits));
+    let calls = hits.saturating_add(retpolined);
     (header.flags & flag::COUNT != 0 && calls > 0).then(|| hits as f64 / calls as f64)
 }
 

@@ -1,0 +1,99 @@
+/* Libraries are loaded and unloaded without end.
+ *   again LIBRARY TIMES THREADS   the same one, by several threads at once; then once more, to stay
+ *   many LIBRARY TIMES            as many copies of it that differ, all loaded at once, then each by itself
+ */
+#include "check.h"
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+
+static char **arguments;
+static int times;
+
+static void use(void *library, word calls) {
+    CHECK(library, "%s", dlerror());
+    callee_t *own = (callee_t *)dlsym(library, "plugin_calls");
+    CHECK(own, "%s", dlerror());
+    own(calls);
+}
+
+static void *again(void *ignored) {
+    (void)ignored;
+    for (int n = 0; n < times; n++) {
+        void *library = dlopen(arguments[2], RTLD_NOW);
+        use(library, 100);
+        dlclose(library);
+    }
+    return NULL;
+}
+
+static void from_threads(int threads) {
+    pthread_t all[16];
+    for (int n = 0; n < threads; n++) pthread_create(&all[n], NULL, again, NULL);
+    for (int n = 0; n < threads; n++) pthread_join(all[n], NULL);
+}
+
+static char *bytes;
+static long length;
+static char *directory;
+
+/* A copy under a name of its own, whose build-id is another: the last bytes of its notes say its number. */
+static void *copy(int number, char *path) {
+    snprintf(path, 256, "%s/%d.so", directory, number);
+    char *id = memmem(bytes, length, "GNU\0", 4);
+    CHECK(id, "the library has no build-id");
+    memcpy(id + 4, &number, sizeof number);
+    int file = open(path, O_CREAT | O_WRONLY | O_TRUNC, 0700);
+    CHECK(file >= 0 && write(file, bytes, length) == length, "%s cannot be written", path);
+    close(file);
+    return dlopen(path, RTLD_NOW);
+}
+
+static void read_library(void) {
+    FILE *file = fopen(arguments[2], "r");
+    CHECK(file, "%s cannot be read", arguments[2]);
+    fseek(file, 0, SEEK_END);
+    length = ftell(file);
+    rewind(file);
+    bytes = malloc(length);
+    CHECK(fread(bytes, 1, length, file) == (size_t)length, "it is shorter than it says");
+    fclose(file);
+}
+
+static void many(void) {
+    static void *all[8192];
+    char path[256], template[] = "/tmp/relpoline-many-XXXXXX";
+    directory = mkdtemp(template);
+    CHECK(directory && times <= 8192, "no directory");
+    read_library();
+    for (int n = 0; n < times; n++) {
+        use(all[n] = copy(n, path), 100);
+        unlink(path);
+    }
+    /* The last one stays. */
+    for (int n = 0; n < times - 1; n++) dlclose(all[n]);
+    for (int n = 0; n < times; n++) {
+        void *library = copy(times + n, path);
+        use(library, 100);
+        unlink(path);
+        dlclose(library);
+    }
+    rmdir(directory);
+    use(all[times - 1], 400000);
+    /* And the one whose file is still there afterwards. */
+    use(dlopen(arguments[2], RTLD_NOW), 400000);
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc >= 4, "arguments are missing");
+    arguments = argv;
+    times = atoi(argv[3]);
+    if (strcmp(argv[1], "many") == 0) {
+        many();
+    } else {
+        from_threads(atoi(argv[4]));
+        use(dlopen(argv[2], RTLD_NOW), 400000);
+    }
+    puts("reload done");
+    return 0;
+}
