@@ -36,12 +36,12 @@ const PAGE: u64 = relpoline_text::cells::PAGE as u64;
 /// it that no thread runs objects that are new, and that the list does not change meanwhile.
 pub fn sweep(engine: &mut Engine) {
     begin(engine);
-    let (mut memory, mut hint) = (None, 0);
+    let mut hint = 0;
     loader::each(&mut |link| {
         // In a sandbox libraries stay as they are, and nobody may look for their headers.
         if !engine.sees(link.base, link.dynamic, &mut hint) && sandbox::may_call() {
-            // SAFETY: the list does not change.
-            let object = unsafe { Object::of(link, memory.get_or_insert_with(Reader::open)) };
+            // SAFETY: the list does not change. The reader's descriptor may be the only one that is left.
+            let object = unsafe { Object::of(link, &Reader::open()) };
             meet(engine, &object);
         }
     });

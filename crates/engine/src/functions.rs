@@ -170,6 +170,7 @@ fn section_word(section: &[u8; SECTION], at: usize) -> u64 {
 impl File {
     /// Opens it; `None` when what its path names now is not what is mapped.
     fn of(engine: &Engine, object: &Object<'_>) -> Option<File> {
+        let mapped = discover::file_of(engine, object);
         let mut path = [0u8; 4096];
         let name = if object.name.is_empty() { b"/proc/self/exe" } else { object.name };
         path.get_mut(..name.len())?.copy_from_slice(name);
@@ -182,7 +183,7 @@ impl File {
             return None;
         }
         let device = crate::maps::device(rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
-        let is_mapped = discover::file_of(engine, object) == (device, stat.st_ino);
+        let is_mapped = mapped == (device, stat.st_ino);
         let mut file = File { fd, header: [0; 64] };
         file.header = file.array(0)?;
         let is_elf = file.header.starts_with(b"\x7fELF\x02");
