@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use relpoline_core::arch::decode::{Flow, decode};
 use relpoline_core::arch::thunk;
-use relpoline_core::scan::{EhFrameHdr, Function, Functions, Region, Site, Sites};
+use relpoline_core::scan::{EhFrameHdr, Function, Functions, Region, Site, Sites, each_frame};
 
 const TEXT: u64 = 0x5555_0000_1000;
 const HEADER: u64 = TEXT + 0x10_0000;
@@ -14,8 +14,11 @@ const FRAMES: u64 = TEXT + 0x20_0000;
 fuzz_target!(|input: (&[u8], &[u8], &[u8], Vec<(u16, u16)>)| {
     let (text, header, frames, functions) = input;
     let text = Region { address: TEXT, bytes: text };
-    let tables =
-        EhFrameHdr::parse(Region { address: HEADER, bytes: header }, Region { address: FRAMES, bytes: frames });
+    let header = Region { address: HEADER, bytes: header };
+    let frames = Region { address: FRAMES, bytes: frames };
+    let _ = EhFrameHdr::frames(header);
+    each_frame(frames, FRAMES, &mut |function| assert!(function.start < function.end));
+    let tables = EhFrameHdr::parse(header, frames);
     if let Some(tables) = &tables {
         for index in 0..tables.len().min(1000) {
             let _ = tables.get(index);

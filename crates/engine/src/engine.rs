@@ -9,8 +9,7 @@ use crate::exec;
 use crate::fork;
 use crate::hold;
 use crate::loader::{self, Change};
-use crate::memory::Reader;
-use crate::object::{self, Listed, Object};
+use crate::object::{self, Listed};
 use crate::report;
 use crate::sandbox;
 use crate::share::Share;
@@ -152,13 +151,7 @@ fn describe(engine: &mut Engine) {
 fn own_path(buffer: &mut [u8; 4096]) -> &[u8] {
     let here = own_path as *const () as u64;
     let mut len = 0;
-    let memory = Reader::open();
-    loader::each(&mut |link| {
-        if len != 0 || link.is_executable {
-            return;
-        }
-        // SAFETY: the only thread; nothing is unmapped.
-        let object = unsafe { Object::of(link, &memory) };
+    object::each(&mut |object| {
         if object.span().contains(&here)
             && let Some(room) = buffer.get_mut(..object.name.len())
         {

@@ -269,6 +269,38 @@ mod tests {
     }
 
     #[test]
+    fn rules_read_from_their_start_are_those_in_the_table() {
+        crate::object::tests::find_list();
+        let mut compared = 0;
+        object::each(&mut |object| {
+            let Some(table) = discover::table_of_frames(object) else { return };
+            let (address, bytes) = object.eh_frame_hdr().unwrap();
+            let start = EhFrameHdr::frames(Region { address, bytes }).unwrap();
+            let mut all = Vec::new();
+            scan::each_frame(object.region_around(start).unwrap(), start, &mut |function| all.push(function));
+            all.sort_by_key(|function| function.start);
+            for function in (0..table.len()).filter_map(|n| table.get(n)) {
+                let found = all.binary_search_by_key(&function.start, |function| function.start);
+                assert_eq!(found.map(|n| all[n]), Ok(function));
+                compared += 1;
+            }
+        });
+        assert!(compared > 1000, "libc alone has thousands");
+    }
+
+    #[test]
+    fn symbols_in_memory_are_counted() {
+        crate::object::tests::find_list();
+        let mut most = 0;
+        object::each(&mut |object| {
+            let (symbols, rest) = object.dynamic_symbols().as_chunks::<SYMBOL>();
+            assert!(rest.is_empty());
+            most = most.max(symbols.len());
+        });
+        assert!(most > 1000, "libc alone has thousands");
+    }
+
+    #[test]
     fn a_function_is_whole_when_it_ends_with_an_instruction() {
         let bytes = [0x90, 0x48, 0x89, 0xc2, 0xc3, 0x06];
         let text = Region { address: 100, bytes: &bytes };

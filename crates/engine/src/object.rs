@@ -7,6 +7,7 @@
 //! nearly always lies at its load address: it is the one by whose headers the dynamic section is where the loader says.
 //! It is looked for through the kernel, which says so when nothing is there.
 
+use crate::loader;
 use crate::maps;
 use crate::memory::Reader;
 use crate::table::Table;
@@ -454,6 +455,14 @@ pub fn build_id_in(mut notes: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// Calls `visit` for every object that the loader has mapped, in whichever namespace, the executable first. Nothing may be
+/// mapped or unmapped meanwhile.
+pub fn each(visit: &mut dyn FnMut(&Object<'_>)) {
+    let memory = Reader::open();
+    // SAFETY: the list does not change, sees the caller to.
+    loader::each(&mut |link| visit(&unsafe { Object::of(link, &memory) }));
+}
+
 /// Where the executable's dynamic section says that the loader's `struct r_debug` is.
 #[must_use]
 pub fn loader_debug() -> Option<u64> {
@@ -476,7 +485,7 @@ pub fn loader_debug() -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// What libc makes of the same: every object with its dynamic section.
@@ -497,18 +506,22 @@ mod tests {
         all
     }
 
-    #[test]
-    fn the_loaders_list_is_what_libc_says() {
+    /// Finds the loader's list, as the constructor does.
+    pub fn find_list() {
         let auxiliary = std::fs::read("/proc/self/auxv").unwrap();
         let words: std::vec::Vec<u64> = auxiliary.chunks_exact(8).map(|w| word(w, 0)).collect();
         let block: std::vec::Vec<u64> = [1, 1, 0].into_iter().chain(words).collect();
         // SAFETY: an array as the kernel makes it: two strings that nobody reads, a zero, pairs of numbers.
         unsafe { remember_executable(block.as_ptr().cast()) };
-        let debug = loader_debug().expect("the tests are linked dynamically");
+        loader::attend(loader_debug().expect("the tests are linked dynamically"));
+    }
+
+    #[test]
+    fn the_loaders_list_is_what_libc_says() {
+        find_list();
         let mut found = std::vec::Vec::new();
         let reader = Reader::open();
-        crate::loader::attend(debug);
-        crate::loader::each(&mut |link| {
+        loader::each(&mut |link| {
             // SAFETY: nothing is unloaded while the tests run.
             let object = unsafe { Object::of(link, &reader) };
             assert_eq!((object.base, object.dynamic()), (link.base, link.dynamic));
