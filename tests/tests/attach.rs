@@ -216,9 +216,11 @@ fn refusals_say_why_and_harm_nobody() {
         is_refused(&program.said, why);
         assert!(program.ends_with(""), "{mode}");
     }
-    let program = refused("plain", &["-static"]);
-    is_refused(&program.said, "statically linked");
-    assert!(program.ends_with(""));
+    for flags in ["-static", "-static-pie"] {
+        let program = refused("plain", &[flags]);
+        is_refused(&program.said, "statically linked");
+        assert!(program.ends_with(""));
+    }
     is_refused("4194303", "no process");
     if fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n") {
         is_refused("2", "thread of the kernel's");

@@ -60,9 +60,31 @@ static void use_library(int number) {
     count(EVENT_LOAD, 1);
 }
 
+static OPAQUE word first_choice(word x) { return 11 + 0 * x; }
+static OPAQUE word second_choice(word x) { return 12 + 0 * x; }
+
+/* One of two libraries that differ in one byte of their thunk, and mostly come to lie at the same place; now and then in a
+ * namespace of its own. */
+static void use_exchanged(int number, int is_apart) {
+    void *library = is_apart ? dlmopen(LM_ID_NEWLM, exchanged[number], RTLD_NOW) : dlopen(exchanged[number], RTLD_NOW);
+    if (!library) {
+        wrong("a library cannot be loaded: %s", dlerror());
+        return;
+    }
+    word (*choose)(callee_t *, callee_t *) = (word (*)(callee_t *, callee_t *))dlsym(library, "choose");
+    for (word i = 0; i < 8000; i++) {
+        word got = choose(first_choice, second_choice);
+        if (UNLIKELY(got != 11 + (word)number)) wrong("build %d of a library chose %lu", number, got);
+    }
+    count(PLUGIN, 8000);
+    dlclose(library);
+    count(EVENT_LOAD, 1);
+}
+
 void *load_libraries(void *unused) {
     for (word round = 0; !stop && plugin_count; round++) {
         use_library((int)(round * 7 / 3 % (word)plugin_count));
+        use_exchanged(round * 5 / 3 % 2, round % 7 == 0);
         pause_for(3000);
     }
     return unused;

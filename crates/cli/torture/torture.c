@@ -1,5 +1,5 @@
 /* The torture program: threads call sites of every kind and check each call, while others do everything to them that
- * may go wrong. Started by `relpoline torture` as: torture BOARD SECONDS THREADS PLUGIN… */
+ * may go wrong. Started by `relpoline torture` as: torture BOARD SECONDS THREADS EXCHANGED EXCHANGED PLUGIN… */
 #include "torture.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +22,7 @@ volatile int stop;
 __thread word entered;
 unsigned char patterns[MODES][PATTERN];
 const char *program_path, *board_path;
+char **exchanged;
 char **plugins;
 int plugin_count;
 
@@ -200,8 +201,9 @@ int main(int argc, char **argv) {
     if (callers > MOST_THREADS) callers = MOST_THREADS;
     program_path = argv[0];
     board_path = argv[1];
-    plugins = argv + 4;
-    plugin_count = argc - 4;
+    exchanged = argv + 4;
+    plugins = argv + 6;
+    plugin_count = argc - 6;
     name_counters();
     catch_signals();
     double end = seconds_now() + strtod(argv[2], NULL);

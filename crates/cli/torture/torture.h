@@ -94,6 +94,7 @@ word compare_flags(const unsigned char *pattern, word base, word calls);
 word call_objects(const unsigned char *pattern, word base, word calls);
 void throw_through_sites(word seed);
 /* disturb.c */
+extern char **exchanged;
 extern char **plugins;
 extern int plugin_count;
 extern const char *program_path, *board_path;

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use crate::workbench::compiler::Compiler;
 use crate::workbench::variant::compile;
 
-const SOURCES: [(&str, &str); 7] = [
+const SOURCES: [(&str, &str); 8] = [
     ("torture.h", include_str!("../../torture/torture.h")),
     ("torture.c", include_str!("../../torture/torture.c")),
     ("disturb.c", include_str!("../../torture/disturb.c")),
     ("registers.c", include_str!("../../torture/registers.c")),
     ("sites.c", include_str!("../../torture/sites.c")),
     ("plugin.c", include_str!("../../torture/plugin.c")),
+    ("exchanged.S", include_str!("../../torture/exchanged.S")),
     ("objects.cc", include_str!("../../torture/objects.cc")),
 ];
 
@@ -32,6 +33,8 @@ pub struct Built {
     pub program: PathBuf,
     /// Libraries for it to load.
     pub plugins: Vec<PathBuf>,
+    /// Two that differ in their thunk alone.
+    pub exchanged: [PathBuf; 2],
     /// What could not be compiled here.
     pub left_out: Vec<&'static str>,
 }
@@ -87,7 +90,12 @@ pub fn build(compiler: &Compiler, directory: &Path, scratch: &Path) -> anyhow::R
     let built = tables.iter().skip(1).copied().chain(["torture", "disturb", "registers", "builds"]);
     workshop.link(linker, &built.chain(cpp.as_ref().map(|_| "objects")).collect::<Vec<_>>())?;
     let plugins = (0..PLUGINS).map(|n| workshop.plugin(n)).collect::<anyhow::Result<_>>()?;
-    Ok(Built { program: directory.join("torture"), plugins, left_out })
+    let exchanged = ["exchanged0.so", "exchanged1.so"];
+    for (name, definition) in exchanged.into_iter().zip(["-DFIRST", "-DSECOND"]) {
+        workshop.library(name, "exchanged.S", &[definition.into()])?;
+    }
+    let exchanged = exchanged.map(|name| directory.join(name));
+    Ok(Built { program: directory.join("torture"), plugins, exchanged, left_out })
 }
 
 /// A compiler and where it works.

@@ -136,7 +136,8 @@ fn start(arguments: &TortureArgs, threads: u32, built: &Built, board: &Board, re
     options.extend(arguments.nervous.then(|| "--nervous".into()));
     let options: Vec<_> = options.iter().map(OsString::as_os_str).collect();
     let mut command: Command = variant::relpoline(&built.program, &options)?;
-    command.arg(&board.path).arg(arguments.seconds.to_string()).arg(threads.to_string()).args(&built.plugins);
+    command.arg(&board.path).arg(arguments.seconds.to_string()).arg(threads.to_string());
+    command.args(&built.exchanged).args(&built.plugins);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let parent = rustix::process::getpid();
     // SAFETY: two system calls, which a child may make between fork and exec.
