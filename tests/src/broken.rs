@@ -21,7 +21,7 @@ pub const TORTURED: [(&str, &[&str]); 6] = [
 ];
 
 /// Variants whose mistake has a test of its own: program, arguments, option.
-pub const TESTED: [(&str, &str, &[&str], &str); 7] = [
+pub const TESTED: [(&str, &str, &[&str], &str); 9] = [
     ("child-shares-arena", "fork.c", &["bytes"], "--count"),
     ("fork-does-not-wait", "fork.c", &["descriptors"], "--count"),
     ("child-inside-judgement", "fork.c", &["handlers"], "--nervous"),
@@ -29,6 +29,8 @@ pub const TESTED: [(&str, &str, &[&str], &str); 7] = [
     ("unsealed", "pages.c", &["engine"], "--count"),
     ("calls-in-sandbox", "sandbox.c", &["kill", "prctl"], "--count"),
     ("vectors-clobbered", "registers.c", &[], "--count"),
+    ("flags-in-stub", "flags.c", &[], "--count"),
+    ("red-zone-trodden", "flags.c", &[], "--count"),
 ];
 
 /// Runs a program with a broken engine.

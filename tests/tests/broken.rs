@@ -50,6 +50,16 @@ fn flags_that_are_live_at_a_label() {
 }
 
 #[test]
+fn a_stub_that_counts_with_flags() {
+    is_caught("flags-in-stub");
+}
+
+#[test]
+fn data_below_the_stack_pointer() {
+    is_caught("red-zone-trodden");
+}
+
+#[test]
 fn a_link_that_comes_too_late() {
     is_caught("linger+poke-outlives-lock");
 }
