@@ -63,6 +63,8 @@ pub struct Policy {
     pub costs: Costs,
     /// What may still be spent.
     pub budget: Budget,
+    /// Whether the next event's site needs a tree that keeps flags: for the caller to say, where there are both kinds.
+    pub keeps_flags: bool,
     scratch: Scratch,
     candidates: Candidates,
     /// The tree in place, while it is compared with a new one.
@@ -80,6 +82,7 @@ impl Policy {
             config: Config::DEFAULT,
             costs: Costs::TYPICAL,
             budget: Budget::new(),
+            keeps_flags: false,
             scratch: Scratch::new(),
             candidates: Candidates::new(),
             standing: Candidates::new(),

@@ -130,6 +130,37 @@ fn nodes() {
     }
 }
 
+/// Compares of a chain that keeps flags: eight to a round.
+fn kept_compares() {
+    // SAFETY: registers only.
+    unsafe {
+        asm!(
+            "2:", "lea rcx, [{x} + 8]", "jrcxz 3f",
+            "lea rcx, [rcx + 8]", "jrcxz 3f", "lea rcx, [rcx + 8]", "jrcxz 3f", "lea rcx, [rcx + 8]", "jrcxz 3f",
+            "lea rcx, [rcx + 8]", "jrcxz 3f", "lea rcx, [rcx + 8]", "jrcxz 3f", "lea rcx, [rcx + 8]", "jrcxz 3f",
+            "lea rcx, [rcx + 8]", "jrcxz 3f",
+            "dec {n}", "jnz 2b", "3:",
+            n = inout(reg) ROUNDS => _, x = in(reg) 2u64, out("rcx") _,
+        );
+    }
+}
+
+/// Nodes of a search tree that keeps flags: four to a round, each with a jump over the other side's.
+fn kept_nodes() {
+    // SAFETY: registers only.
+    unsafe {
+        asm!(
+            "2:",
+            "movabs rcx, -1", "lea rcx, [rcx + {x}]", "jrcxz 3f", "bswap rcx", "movzx ecx, cl", "jrcxz 4f", "int3", "4:",
+            "movabs rcx, -1", "lea rcx, [rcx + {x}]", "jrcxz 3f", "bswap rcx", "movzx ecx, cl", "jrcxz 4f", "int3", "4:",
+            "movabs rcx, -1", "lea rcx, [rcx + {x}]", "jrcxz 3f", "bswap rcx", "movzx ecx, cl", "jrcxz 4f", "int3", "4:",
+            "movabs rcx, -1", "lea rcx, [rcx + {x}]", "jrcxz 3f", "bswap rcx", "movzx ecx, cl", "jrcxz 4f", "int3", "4:",
+            "dec {n}", "jnz 2b", "3:",
+            n = inout(reg) ROUNDS => _, x = in(reg) 2u64, out("rcx") _,
+        );
+    }
+}
+
 /// A fresh start for each run, or the predictor learns the sequence.
 fn seed() -> u64 {
     now().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
@@ -149,5 +180,7 @@ pub fn measure() -> Costs {
     let mispredict = plausible(branch + LOAD, typical.mispredict);
     let compare = plausible(per_round(compares) / 8, typical.compare);
     let node = plausible(per_round(nodes) / 8, typical.node);
-    Costs { direct, retpoline, mispredict, compare, node, ..typical }
+    let kept_compare = plausible(per_round(kept_compares) / 8, typical.kept_compare);
+    let kept_node = plausible(per_round(kept_nodes) / 4, typical.kept_node);
+    Costs { direct, retpoline, mispredict, compare, node, kept_compare, kept_node, ..typical }
 }

@@ -248,6 +248,7 @@ impl Engine {
         let Some(group) = self.groups.get(usize::from(site.arena)).and_then(Option::as_ref) else { return };
         let mut state = site.state;
         let arena = &group.arena;
+        self.policy.keeps_flags = site.kind.keeps_flags();
         let action = self.policy.on(&mut state, event, now, &|target| arena.reaches(target));
         self.set_state(id, state);
         if let Err(reason) = self.act(id, action) {

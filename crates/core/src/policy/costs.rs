@@ -10,6 +10,10 @@ pub struct Costs {
     pub compare: u32,
     /// One foreseen node of the search tree: a compare and up to two branches (1/16 cycle).
     pub node: u32,
+    /// Likewise in a tree that keeps flags: its compare.
+    pub kept_compare: u32,
+    /// Its node.
+    pub kept_node: u32,
     /// A mispredicted conditional branch (1/16 cycle).
     pub mispredict: u32,
     /// A call through the retpoline, loop included (1/16 cycle).
@@ -39,6 +43,8 @@ impl Costs {
         direct: 40,
         compare: 8,
         node: 28,
+        kept_compare: 10,
+        kept_node: 40,
         mispredict: 400,
         retpoline: 506,
         counted_call: 600,
@@ -50,6 +56,20 @@ impl Costs {
         link: 20_000,
         cycles_per_ms: 2_800_000,
     };
+}
+
+impl Costs {
+    /// A compare of a chain, in a tree that keeps flags or not (1/16 cycle).
+    #[must_use]
+    pub const fn of_compare(&self, keeps_flags: bool) -> u32 {
+        if keeps_flags { self.kept_compare } else { self.compare }
+    }
+
+    /// A node of a search tree, likewise.
+    #[must_use]
+    pub const fn of_node(&self, keeps_flags: bool) -> u32 {
+        if keeps_flags { self.kept_node } else { self.node }
+    }
 }
 
 impl Default for Costs {

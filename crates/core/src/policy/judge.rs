@@ -89,6 +89,8 @@ pub(super) struct Terms<'a> {
     pub config: &'a Config,
     /// See [`Priced::randomness`].
     pub randomness: u32,
+    /// See [`Priced::keeps_flags`].
+    pub keeps_flags: bool,
 }
 
 impl Candidates {
@@ -214,7 +216,7 @@ impl Candidates {
     }
 
     /// What is to be priced for the tree of the first `size` with a chain of `chain`.
-    fn priced(&mut self, size: usize, chain: usize, randomness: u32) -> Priced<'_> {
+    fn priced(&mut self, size: usize, chain: usize, terms: &Terms<'_>) -> Priced<'_> {
         let mut searched = 0;
         for &position in first(&self.sorted, self.len) {
             if (chain..size).contains(&usize::from(position)) {
@@ -228,7 +230,8 @@ impl Candidates {
             order: first(&self.searched, searched),
             chain,
             hottest_last: false,
-            randomness,
+            randomness: terms.randomness,
+            keeps_flags: terms.keeps_flags,
         }
     }
 
@@ -237,14 +240,14 @@ impl Candidates {
     pub fn price(&mut self, size: usize, chain: usize, terms: &Terms<'_>) -> Choice {
         let size = size.min(self.len);
         let chain = chain.min(size);
-        let cost = self.priced(size, chain, terms.randomness).price(terms.costs, terms.config);
+        let cost = self.priced(size, chain, terms).price(terms.costs, terms.config);
         Choice::new(size, chain, false, cost)
     }
 
     /// The chain of the first `size` that ends with the hottest.
     #[inline(never)]
     fn price_rotated(&mut self, size: usize, terms: &Terms<'_>) -> Choice {
-        let priced = Priced { hottest_last: true, ..self.priced(size, size, terms.randomness) };
+        let priced = Priced { hottest_last: true, ..self.priced(size, size, terms) };
         let cost = priced.price(terms.costs, terms.config);
         Choice::new(size, size, true, cost)
     }
@@ -268,8 +271,8 @@ impl Candidates {
     }
 
     /// Whether the tree of `choice` counts exits from its chain.
-    pub fn counts_exits(&mut self, choice: &Choice, config: &Config) -> bool {
-        self.priced(choice.size(), choice.chain(), 0).counts_exits(config)
+    pub fn counts_exits(&mut self, choice: &Choice, terms: &Terms<'_>) -> bool {
+        self.priced(choice.size(), choice.chain(), terms).counts_exits(terms.config)
     }
 
     /// Share of the window's calls that go to the first `size` (1/65536).

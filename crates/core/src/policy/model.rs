@@ -36,6 +36,8 @@ pub(super) struct Priced<'a> {
     pub hottest_last: bool,
     /// Which part of the mistakes of a branch predictor without history remains (1/65536).
     pub randomness: u32,
+    /// Whether the tree is to keep flags.
+    pub keeps_flags: bool,
 }
 
 /// Compares and mispredicts of an average call, each in 1/65536.
@@ -65,8 +67,8 @@ impl Priced<'_> {
         let mistakes = (effort.mispredicts * u64::from(self.randomness)) >> 16;
         let sum = hits * u64::from(costs.direct)
             + misses * u64::from(costs.retpoline)
-            + effort.compares * u64::from(costs.compare)
-            + effort.nodes * u64::from(costs.node)
+            + effort.compares * u64::from(costs.of_compare(self.keeps_flags))
+            + effort.nodes * u64::from(costs.of_node(self.keeps_flags))
             + exits * u64::from(costs.exit)
             + mistakes * u64::from(costs.mispredict);
         (sum >> 16).min(u64::from(u32::MAX)) as u32

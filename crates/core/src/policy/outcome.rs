@@ -62,7 +62,12 @@ impl Policy {
 
     /// The cheapest tree for the window at hand.
     pub(super) fn choose(&mut self, randomness: u32) -> Choice {
-        self.candidates.choose(&Terms { costs: &self.costs, config: &self.config, randomness })
+        self.candidates.choose(&Terms {
+            costs: &self.costs,
+            config: &self.config,
+            randomness,
+            keeps_flags: self.keeps_flags,
+        })
     }
 
     /// Goes on with the window when that may change the outcome.
@@ -99,7 +104,7 @@ impl Policy {
         if choice.size() == self.candidates.len() || order.randomness() == 0 {
             return false;
         }
-        let known = Terms { costs: &self.costs, config: &self.config, randomness: 0 };
+        let known = Terms { costs: &self.costs, config: &self.config, randomness: 0, keeps_flags: self.keeps_flags };
         let same = self.candidates.reprice(choice, &known);
         let best = self.choose(0);
         self.beats(best.cost, same.cost)
@@ -158,7 +163,12 @@ impl Policy {
         reach: &dyn Fn(u64) -> bool,
     ) -> Option<Action> {
         self.standing.adopt(tree, &self.scratch.histogram, self.candidates.unseen);
-        let terms = Terms { costs: &self.costs, config: &self.config, randomness: order.randomness() };
+        let terms = Terms {
+            costs: &self.costs,
+            config: &self.config,
+            randomness: order.randomness(),
+            keeps_flags: self.keeps_flags,
+        };
         let standing = self.standing.price(self.standing.len(), tree.chain, &terms);
         if !self.beats(choice.cost, standing.cost) {
             self.back_off(site);
@@ -222,7 +232,12 @@ impl Policy {
     fn merged(&mut self, merges: u8, choice: Choice, order: Predictability, reach: &dyn Fn(u64) -> bool) -> Choice {
         let max = usize::from(self.config.max_targets);
         self.standing.merge(&self.candidates, choice.size(), u32::from(merges) + 1, max, reach);
-        let terms = Terms { costs: &self.costs, config: &self.config, randomness: order.randomness() };
+        let terms = Terms {
+            costs: &self.costs,
+            config: &self.config,
+            randomness: order.randomness(),
+            keeps_flags: self.keeps_flags,
+        };
         let chain = self.standing.best_chain_by_weight(&self.scratch.histogram, &terms);
         let merged = self.standing.price(self.standing.len(), chain, &terms);
         if !self.beats(merged.cost, self.costs.retpoline) {
@@ -244,7 +259,8 @@ impl Policy {
         plan.len = choice.size();
         self.candidates.write(&choice, &mut plan.targets);
         plan.chain = choice.chain();
-        plan.count_exits = self.candidates.counts_exits(&choice, &self.config);
+        let terms = Terms { costs: &self.costs, config: &self.config, randomness: 0, keeps_flags: self.keeps_flags };
+        plan.count_exits = self.candidates.counts_exits(&choice, &terms);
         plan.covered = self.candidates.covered(choice.size());
         plan.accuracy = order.accuracy;
         plan.tree_cost = choice.cost;

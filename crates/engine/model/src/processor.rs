@@ -5,6 +5,8 @@
 //! instruction is executed. An instruction is fetched whole, as on x86-64 where a change is one byte or one aligned
 //! word. `dec` and `inc` of memory are two steps, as they are between processors. What it does not know is a fault: only
 //! code that the engine generates, and the program's own, may be executed.
+//!
+//! A site that jumps must find flags and red zone as they were, but for the word that its thunk writes.
 
 use crate::program::Program;
 use crate::world;
@@ -22,11 +24,29 @@ struct Call<'a> {
     registers: [u64; 16],
     stack: [u64; STACK],
     stack_at: u64,
+    flags: Flags,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Flags {
     zero: bool,
     below: bool,
     /// Sign unlike overflow.
     less: bool,
 }
+
+impl Flags {
+    fn from_bits(bits: u64) -> Flags {
+        Flags { zero: bits & 1 != 0, below: bits & 2 != 0, less: bits & 4 != 0 }
+    }
+
+    fn bits(self) -> u64 {
+        u64::from(self.zero) | u64::from(self.below) << 1 | u64::from(self.less) << 2
+    }
+}
+
+/// Words of the red zone.
+const RED_ZONE: usize = 16;
 
 const RSP: usize = 4;
 
@@ -41,19 +61,23 @@ pub fn call(program: &Program, site: usize, target: u64, thread: u64) {
         program,
         at: place.address,
         registers: [0x5a5a_5a5a; 16],
-        stack: [0; STACK],
+        stack: std::array::from_fn(|n| n as u64 * 0x0101_0101),
         stack_at,
-        zero: false,
-        below: false,
-        less: false,
+        flags: Flags::from_bits(target >> 4 ^ thread),
     };
     call.registers[RSP] = stack_at + 8 * STACK as u64;
     call.registers[usize::from(place.reg.number())] = target;
-    let before = call.registers;
+    let (before, flags, stack) = (call.registers, call.flags, call.stack);
     for _ in 0..400 {
         if program.is_target(call.at) {
             assert_eq!(call.at, target, "a call through site {site} ended at another target");
-            call.registers[RSP] += 8;
+            if place.jumps {
+                assert_eq!(call.flags, flags, "a jump at site {site} changed flags");
+                let kept = STACK - RED_ZONE..STACK - 1;
+                assert_eq!(call.stack[kept.clone()], stack[kept], "a jump at site {site} changed the red zone");
+            } else {
+                call.registers[RSP] += 8;
+            }
             assert_eq!(call.registers, before, "a call through site {site} changed registers");
             return;
         }
@@ -139,6 +163,7 @@ impl Call<'_> {
             8 => whole,
             4 => whole & 0xffff_ffff,
             2 => whole & 0xffff,
+            1 => whole & 0xff,
             size => panic!("a register of {size} bytes"),
         }
     }
@@ -154,10 +179,14 @@ impl Call<'_> {
     }
 
     fn address(&self, instruction: &Instruction) -> u64 {
+        let index = match instruction.memory_index() {
+            Register::None => 0,
+            index => self.register(index),
+        };
         match instruction.memory_base() {
             Register::RIP => instruction.memory_displacement64(),
             Register::None => instruction.memory_displacement64(),
-            base => self.register(base).wrapping_add(instruction.memory_displacement64()),
+            base => self.register(base).wrapping_add(index).wrapping_add(instruction.memory_displacement64()),
         }
     }
 
@@ -185,38 +214,54 @@ impl Call<'_> {
                 self.at = instruction.near_branch_target();
             }
             Mnemonic::Ret => self.at = self.pop(),
-            Mnemonic::Je => self.jump_if(instruction, self.zero),
-            Mnemonic::Jb => self.jump_if(instruction, self.below),
-            Mnemonic::Ja => self.jump_if(instruction, !self.below && !self.zero),
-            Mnemonic::Jle => self.jump_if(instruction, self.zero || self.less),
+            Mnemonic::Je => self.jump_if(instruction, self.flags.zero),
+            Mnemonic::Jb => self.jump_if(instruction, self.flags.below),
+            Mnemonic::Ja => self.jump_if(instruction, !self.flags.below && !self.flags.zero),
+            Mnemonic::Jle => self.jump_if(instruction, self.flags.zero || self.flags.less),
+            Mnemonic::Jrcxz => self.jump_if(instruction, self.register(Register::RCX) == 0),
+            Mnemonic::Pushfq => self.push(self.flags.bits()),
+            Mnemonic::Popfq => self.flags = Flags::from_bits(self.pop()),
+            Mnemonic::Lea => self.set_operand(instruction, 0, self.address(instruction)),
+            Mnemonic::Bswap => {
+                let swapped = self.operand(instruction, 0).swap_bytes();
+                let size = instruction.op_register(0).size();
+                self.set_operand(instruction, 0, if size == 8 { swapped } else { swapped >> 32 });
+            }
             Mnemonic::Push => self.push(self.operand(instruction, 0)),
             Mnemonic::Pop => {
                 let value = self.pop();
                 self.set_operand(instruction, 0, value);
             }
-            Mnemonic::Mov => {
+            Mnemonic::Mov | Mnemonic::Movzx => {
                 let value = self.operand(instruction, 1);
                 self.set_operand(instruction, 0, value);
             }
             Mnemonic::Shr => {
                 let value = self.operand(instruction, 0) >> self.operand(instruction, 1);
+                self.computed(value);
                 self.set_operand(instruction, 0, value);
             }
             Mnemonic::Add => {
                 let value = self.operand(instruction, 0).wrapping_add(self.operand(instruction, 1));
+                self.computed(value);
                 self.set_operand(instruction, 0, value);
             }
             Mnemonic::Test => {
                 let value = self.operand(instruction, 0) & self.operand(instruction, 1);
-                self.zero = value as u32 == 0;
+                self.computed(value);
             }
             Mnemonic::Cmp => {
                 let (a, b) = (self.operand(instruction, 0), self.operand(instruction, 1));
-                (self.zero, self.below) = (a == b, a < b);
+                self.flags = Flags { zero: a == b, below: a < b, less: a.cast_signed() < b.cast_signed() };
             }
             Mnemonic::Dec | Mnemonic::Inc => self.count(instruction),
             _ => panic!("{:?} is executed at {:#x}, which is no code", instruction.mnemonic(), instruction.ip()),
         }
+    }
+
+    /// What arithmetic leaves of the flags; the rest is lost.
+    fn computed(&mut self, value: u64) {
+        self.flags = Flags { zero: value as u32 == 0, below: false, less: (value as i32) < 0 };
     }
 
     fn jump_if(&mut self, instruction: &Instruction, taken: bool) {
@@ -231,7 +276,7 @@ impl Call<'_> {
         let counted = if instruction.code() == Code::Dec_rm32 { value.wrapping_sub(1) } else { value.wrapping_add(1) };
         world::step();
         self.set_operand(instruction, 0, counted);
-        self.zero = counted as u32 == 0;
-        self.less = (counted as i32) < 0 && value as u32 != 1 << 31;
+        self.flags.zero = counted as u32 == 0;
+        self.flags.less = (counted as i32) < 0 && value as u32 != 1 << 31;
     }
 }

@@ -39,6 +39,8 @@ pub struct Place {
     pub address: u64,
     /// The register that holds the target.
     pub reg: Reg,
+    /// It jumps, which must change nothing; else it calls.
+    pub jumps: bool,
 }
 
 /// See the module's text.
@@ -70,8 +72,9 @@ impl Program {
         engine.groups[0] = Some(Group::new(arena).expect("room"));
         add_sites(engine, text, &places);
         let all = engine.sites.as_slice();
-        let slow_path = |thunk| engine.groups[0].as_mut().and_then(|group| group.slow_path(thunk)).expect("room");
-        let slow_paths = engine.thunks.as_slice().iter().copied().map(slow_path).collect();
+        let mut slow_path = |thunk, jumps| engine.groups[0].as_mut().and_then(|g| g.slow_path(thunk, jumps)).expect("room");
+        let thunks = engine.thunks.as_slice().iter();
+        let slow_paths = thunks.flat_map(|thunk| [false, true].map(|jumps| slow_path(*thunk, jumps))).collect();
         let arena = engine.groups[0].as_ref().map(|group| &group.arena).expect("made above");
         Program {
             text,
@@ -319,9 +322,10 @@ fn write_text(sites: usize) -> (u64, Vec<Place>) {
         // Displacements begin at odd addresses too.
         let at = n * SITE_BYTES as usize + n % 8;
         let (reg, thunk) = if n % 2 == 0 { (Reg::RAX, first) } else { (Reg::R11, second) };
-        bytes[at] = 0xe8;
+        let jumps = n % 3 == 2;
+        bytes[at] = if jumps { 0xe9 } else { 0xe8 };
         bytes[at + 1..at + 5].copy_from_slice(&(thunk as i32 - (at as i32 + 5)).to_le_bytes());
-        places.push(Place { id: n as u32, address: text + at as u64, reg });
+        places.push(Place { id: n as u32, address: text + at as u64, reg, jumps });
     }
     // SAFETY: as above.
     unsafe { rustix::mm::mprotect(start, PAGE, MprotectFlags::READ | MprotectFlags::EXEC) }.expect("code");
@@ -371,7 +375,7 @@ fn add_sites(engine: &mut Engine, text: u64, places: &[Place]) {
         let found = scan::Site {
             address: place.address,
             field: place.address + 1,
-            kind: SiteKind::Call,
+            kind: if place.jumps { SiteKind::Jump } else { SiteKind::Call },
             cs_prefix: false,
             thunk: usize::from(place.reg == Reg::R11),
             function: Function::new(text, text + PAGE as u64),
