@@ -1,8 +1,8 @@
 //! What calls cost on this processor, under this kernel: measured once, before the first judgement.
 //!
 //! A few loops of two thousand rounds each, the best of six runs: a direct call, a call through a retpoline, a
-//! branch that a pseudo-random bit decides, compares and nodes in a row. Half a millisecond in all. The policy
-//! weighs trees against retpolines with these, so another processor gets its own answer.
+//! branch that a pseudo-random bit decides, compares and nodes in a row, of trees that keep flags and of others. Half a
+//! millisecond in all. The policy weighs trees against retpolines with these, so another processor gets its own answer.
 
 use core::arch::asm;
 use relpoline_core::policy::Costs;
@@ -25,6 +25,7 @@ pub fn now() -> u64 {
 pub use relpoline_text::sync::now;
 
 /// Cycles of `body` per round, in 1/16 cycles: the least of a few runs.
+#[inline(never)]
 fn per_round(body: fn()) -> u32 {
     (0..RUNS)
         .map(|_| {
