@@ -240,6 +240,7 @@ macro_rules! __static_call_define {
                 pub fn __branch<const SITE: bool>() -> (&'static $crate::StaticCall, *const (), $($for)* $($q)* fn($($ty),*) $($ret)*, bool) {
                     $($items)*
                     static STATE: $crate::StaticCall = {
+                        $crate::__private::is_a_function(&$target);
                         let target: $($for)* $($q)* fn($($ty),*) $($ret)* = $target;
                         // SAFETY: of the call's type, as the line above checks.
                         unsafe { $crate::StaticCall::new(::core::stringify!($name), target as *const ()) }

@@ -49,6 +49,27 @@ pub mod __private {
     pub use crate::method::MethodSlot;
     pub use crate::passed::register_behind;
 
+    /// What `likely!` and `unlikely!` take.
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is not a static key",
+        note = "`likely!` and `unlikely!` take the path of the `static` that `static_key!` defined, not of something that \
+                refers or leads to it: the branch is patched by that static's address"
+    )]
+    pub trait IsKey {}
+    impl IsKey for crate::StaticKey {}
+
+    /// Refuses what only refers to a key, which would never be patched: nothing is dereferenced on the way here.
+    #[inline(always)]
+    pub const fn is_a_key<K: IsKey>(_: &'static K) {}
+
+    /// Refuses, at compile time, what holds a function's address instead of being one: the gate would jump into it.
+    pub const fn is_a_function<F>(_: &F) {
+        assert!(
+            size_of::<F>() == 0,
+            "the first target of a static call must be a function, not a variable or constant that holds a pointer to one"
+        );
+    }
+
     /// Reads a key, off the hot path.
     #[inline(always)]
     pub fn read(key: &crate::StaticKey) -> bool {

@@ -46,8 +46,8 @@ pub fn prepare_for_sandbox() -> Result<(), UpdateError> {
 #[macro_export]
 macro_rules! __branch {
     ($key:path, $kind:literal, $ahead:literal) => {{
-        let key: &'static $crate::StaticKey = &$key;
-        $crate::__private::read(key)
+        $crate::__private::is_a_key(&$key);
+        $crate::__private::read(&$key)
     }};
 }
 

@@ -74,6 +74,112 @@ fn a_dylib_shares_its_keys_and_calls_with_its_program() {
     assert!(succeeds(&run).contains("all right"));
 }
 
+/// Keys behind references, and functions behind pointers, have no address that a branch could be patched by.
+#[test]
+fn what_cannot_be_patched_does_not_compile() {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("external/refused");
+    let check = |feature: &str, no_patch: bool| {
+        let run = Command::new(env!("CARGO"))
+            .args(["build", "--offline", "--quiet", "-j2", "-p", "refused", "--features", feature, "--manifest-path"])
+            .arg(manifest())
+            .arg("--target-dir")
+            .arg(&target)
+            .env("RUSTFLAGS", "")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .args(no_patch.then_some(["--features", "relpoline/no-patch"]).into_iter().flatten())
+            .output()
+            .expect("cargo runs");
+        (run.status.success(), String::from_utf8_lossy(&run.stderr).into_owned())
+    };
+    for no_patch in [false, true] {
+        let (compiles, text) = check("", no_patch);
+        assert!(compiles, "{text}");
+        let a_key = "is not a static key";
+        let a_function = "the first target of a static call must be a function";
+        let refused =
+            [("alias", a_key), ("deref", a_key), ("lazy", a_key), ("function", a_key), ("pointer", a_function)];
+        for (feature, why) in refused {
+            let (compiles, text) = check(feature, no_patch);
+            assert!(!compiles && text.contains(why), "{feature}, {no_patch}: {text}");
+        }
+        for feature in ["constant", "constant_pointer"] {
+            assert!(!check(feature, no_patch).0, "{feature}, {no_patch}");
+        }
+    }
+}
+
+/// Whether the linker that `cc` calls by this option is there.
+fn is_there(linker: &str) -> bool {
+    let found = Command::new("cc").args([linker, "-Wl,--version"]).output();
+    let there = found.is_ok_and(|o| o.status.success());
+    if !there {
+        println!("skipped: there is no linker for {linker}");
+    }
+    there
+}
+
+#[test]
+fn linkers_fold_no_gates() {
+    let folding = [("-fuse-ld=lld", "all"), ("-fuse-ld=lld", "safe"), ("-fuse-ld=gold", "all"), ("-fuse-ld=gold", "safe")];
+    for (linker, how) in folding {
+        if is_there(linker) {
+            // Only the last step differs, so what is there of it goes on being used.
+            let results = build_at(&manifest(), "right", "", &["-p", "gates"]);
+            let linked = Command::new(env!("CARGO"))
+                .args(["rustc", "--release", "--offline", "--quiet", "-p", "gates", "--manifest-path"])
+                .arg(manifest())
+                .arg("--target-dir")
+                .arg(results.parent().expect("the target directory"))
+                .args(["--", &format!("-Clink-arg={linker}"), &format!("-Clink-arg=-Wl,--icf={how}")])
+                .arg("-Clink-arg=-Wl,--gc-sections")
+                .env("RUSTFLAGS", "")
+                .env_remove("CARGO_ENCODED_RUSTFLAGS")
+                .output()
+                .expect("cargo runs");
+            assert!(linked.status.success(), "{}", String::from_utf8_lossy(&linked.stderr));
+            let run = Command::new(results.join("gates")).output().expect("gates runs");
+            assert!(succeeds(&run).contains("all right"), "{linker} {how}");
+        }
+    }
+    for lto in ["fat", "thin"] {
+        let config = format!("profile.release.lto=\"{lto}\"");
+        let results = build_at(&manifest(), &format!("lto-{lto}"), "", &["-p", "gates", "--config", &config]);
+        let run = Command::new(results.join("gates")).output().expect("gates runs");
+        assert!(succeeds(&run).contains("all right"), "{lto}");
+    }
+}
+
+/// Destructors of a library that is unloaded, and of modules of a process that ends, before and after the
+/// registrar's: what they change is seen, or refused.
+#[test]
+fn changes_at_the_end_are_seen() {
+    let results = build_at(&manifest(), "right", "", &["-p", "leaving"]);
+    for stays in [None, Some("stays")] {
+        let mut run = Command::new(results.join("leaving"));
+        let text = succeeds(&run.arg(results.join("libleaving.so")).args(stays).output().expect("leaving runs"));
+        assert!(!text.contains("WRONG"), "{text}");
+        // Each of the two modules changes something twice at first, and five times at the end.
+        assert_eq!(text.matches(": right").count(), 14, "{text}");
+    }
+}
+
+#[test]
+fn forgetting_at_the_end_is_noticed() {
+    let results =
+        build_at(&manifest(), "forgets-at-exit", "--cfg relpoline_broken=\"forgets-at-exit\"", &["-p", "leaving"]);
+    let run = Command::new(results.join("leaving")).arg(results.join("libleaving.so")).output().expect("leaving runs");
+    let text = String::from_utf8_lossy(&run.stdout).into_owned();
+    assert!(!run.status.success() || text.contains("WRONG"), "{text}");
+}
+
+/// Memory, mappings and descriptors after a thousand loads of a library with a copy of this crate of its own.
+#[test]
+fn a_library_that_is_loaded_again_and_again_leaves_nothing() {
+    let results = build_at(&manifest(), "right", "", &["-p", "reload", "-p", "plugin"]);
+    let run = Command::new(results.join("reload")).arg(results.join("libplugin.so")).arg("1000").output();
+    println!("{}", succeeds(&run.expect("reload runs")));
+}
+
 /// A program with this version of the crate and the next one: neither sees the other's sites.
 #[test]
 fn two_versions_do_not_disturb_each_other() {

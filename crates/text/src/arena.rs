@@ -369,6 +369,19 @@ impl Arena {
         // SAFETY: nobody holds a reference to the parent's map any more.
         unsafe { map_at(base + CODE_BYTES as u64, MAP_BYTES, ProtFlags::READ, &fd, CODE_BYTES) }
     }
+
+    /// Gives all of it back.
+    ///
+    /// # Safety
+    /// Nobody may be in its code, or come there any more, and the alias must be this process' own: not that of a
+    /// forked child that has no arena of its own yet.
+    pub unsafe fn unmap(self) {
+        // SAFETY: both mappings are the arena's, and nobody's any more, says the caller.
+        unsafe {
+            let _ = rustix::mm::munmap(self.base as *mut c_void, ARENA_BYTES);
+            let _ = rustix::mm::munmap(self.alias.cast(), FILE_BYTES);
+        }
+    }
 }
 
 /// Copies gate pages word by word: the parent may change a gate meanwhile, and each word must be whole.

@@ -113,7 +113,7 @@ macro_rules! __registrar {
 #[macro_export]
 macro_rules! __branch {
     ($key:path, $kind:literal, $ahead:literal) => {{
-        let _: &'static $crate::StaticKey = &$key;
+        $crate::__private::is_a_key(&$key);
         'site: {
             // SAFETY: the instruction changes flags alone, in either form, or jumps to the label; only the
             // library changes it, one byte at a time (relpoline, module `patched::keys`).
@@ -239,6 +239,8 @@ macro_rules! __table_gate {
                 "2:",
                 ".byte 0xa9\n.long 0",
                 $crate::__jump_through!("{register}"),
+                // Never executed: it names the call, so that linkers that fold equal functions leave this one alone.
+                "mov r11, qword ptr [rip + {owner}@GOTPCREL]",
                 // Aligns the beginning too: see the gate of a static call.
                 ".balign 32, 0xcc",
                 ".cfi_endproc",

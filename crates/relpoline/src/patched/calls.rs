@@ -20,7 +20,7 @@
 //! [`slots`](crate::slots) says in which order the bytes of slots change, and why.
 
 use super::keys;
-use super::sites::{Kind, Site, lock};
+use super::sites::{Kind, Modules, Site, locked};
 use super::text::Text;
 use crate::UpdateError;
 use crate::call::{Form, StaticCall};
@@ -140,7 +140,11 @@ pub fn arm_inline(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
 /// Branches of the inline form go to the first target without asking the gate. So they are led to the gate before
 /// it is re-pointed, while it still goes there too; and led past it again after it has come back.
 pub fn update_call(call: &StaticCall, target: *const ()) -> Result<(), UpdateError> {
-    let modules = lock();
+    locked(|modules| update_under_lock(modules, call, target))
+}
+
+fn update_under_lock(modules: &Modules, call: &StaticCall, target: *const ()) -> Result<(), UpdateError> {
+    modules.reaches(core::ptr::from_ref(call) as u64)?;
     let before = call.target();
     if modules.sealed {
         call.store(target);
@@ -177,9 +181,10 @@ pub fn update_call(call: &StaticCall, target: *const ()) -> Result<(), UpdateErr
 
 /// How calls reach the current target.
 pub fn call_form(call: &StaticCall) -> Form {
-    let modules = lock();
-    let through_pointer = modules
-        .of(core::ptr::from_ref(call) as u64)
-        .any(|site| site.kind() == Some(Kind::Call) && current(Gate { at: site.code }) == POINTER);
+    let through_pointer = locked(|modules| {
+        modules
+            .of(core::ptr::from_ref(call) as u64)
+            .any(|site| site.kind() == Some(Kind::Call) && current(Gate { at: site.code }) == POINTER)
+    });
     if through_pointer { Form::Pointer } else { Form::Direct }
 }

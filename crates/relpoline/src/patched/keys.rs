@@ -7,7 +7,7 @@
 //! An error leaves all keys as they were: the values are put back, and sites that had been toggled to the
 //! jumping form may stay there, since that form reads the value.
 
-use super::sites::{Kind, Modules, Site, key_of, lock};
+use super::sites::{Kind, Modules, Site, key_of, locked};
 use super::text::Text;
 use crate::UpdateError;
 use crate::key::{Change, Sites, StaticKey};
@@ -80,21 +80,31 @@ pub fn disarm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
 
 /// Changes keys: all of them, or none and an error.
 pub fn change_keys(changes: &[(&StaticKey, Change)]) -> Result<(), UpdateError> {
-    let modules = lock();
-    let mut text = Text::default();
-    let mut counts = Vec::with_capacity(changes.len());
-    for &(key, change) in changes {
-        let before = key.count();
-        counts.push((key, before));
-        if let Err(refusal) = recount(&modules, &mut text, key, change.applied(before)) {
-            for &(key, before) in counts.iter().rev() {
-                let _ = recount(&modules, &mut text, key, before);
-            }
-            let _ = text.fence();
-            return Err(refusal);
+    let (mut one, mut many) = ([0], Vec::new());
+    // Nobody allocates under the lock: not for one key either, in a child where another thread had the allocator's.
+    let before = if changes.len() <= 1 {
+        &mut one[..]
+    } else {
+        many.resize(changes.len(), 0);
+        &mut many[..]
+    };
+    locked(|modules| {
+        for (key, _) in changes {
+            modules.reaches(core::ptr::from_ref(*key) as u64)?;
         }
-    }
-    text.fence()
+        let mut text = Text::default();
+        for (done, &(key, change)) in changes.iter().enumerate() {
+            before[done] = key.count();
+            if let Err(refusal) = recount(modules, &mut text, key, change.applied(before[done])) {
+                for (&(key, _), &before) in changes.iter().zip(&*before).take(done + 1).rev() {
+                    let _ = recount(modules, &mut text, key, before);
+                }
+                let _ = text.fence();
+                return Err(refusal);
+            }
+        }
+        text.fence()
+    })
 }
 
 /// Sets a key's count, and lets its sites follow when that switches it.
@@ -125,11 +135,12 @@ fn follow(modules: &Modules, text: &mut Text, key: &StaticKey) -> Result<(), Upd
 
 /// Counts the sites of a key.
 pub fn key_sites(key: &StaticKey) -> Sites {
-    let modules = lock();
-    let mut sites = Sites::default();
-    for site in modules.of(core::ptr::from_ref(key) as u64) {
-        sites.all += 1;
-        sites.falling_through += usize::from(form(site) == Some(Form::FallingThrough));
-    }
-    sites
+    locked(|modules| {
+        let mut sites = Sites::default();
+        for site in modules.of(core::ptr::from_ref(key) as u64) {
+            sites.all += 1;
+            sites.falling_through += usize::from(form(site) == Some(Form::FallingThrough));
+        }
+        sites
+    })
 }

@@ -4,21 +4,27 @@
 //! |---|---|
 //! | [`asm`] | the assembly that macros leave in the user's functions |
 //! | [`sites`] | what that assembly noted down, module by module |
+//! | [`hold`] | the one lock, which every change takes; sites themselves take none |
+//! | [`fork`] | what happens around `fork` |
+//! | [`wiped`] | noticing a forked child, whoever made it |
+//! | [`unload`] | whether a module is unloaded, or the process ends |
 //! | [`text`] | changing a byte of text, and telling every thread |
 //! | [`keys`] | toggling the sites of a key |
 //! | [`calls`] | re-pointing the slots of a static call |
 //! | [`learn`] | learning the targets of dynamic calls |
 //! | [`vtable`] | reading off where a method lies |
-//!
-//! There is one lock, in [`sites`], which every change takes. Sites themselves take none.
 
 pub mod asm;
 mod calls;
+mod fork;
+mod hold;
 mod keys;
 mod learn;
 mod sites;
 mod text;
+mod unload;
 mod vtable;
+mod wiped;
 
 pub use calls::{call_form, update_call};
 pub use keys::{change_keys, key_sites};

@@ -5,11 +5,12 @@
 //! the module.
 
 use super::text::Text;
-use super::{calls, keys, learn};
+use super::unload::{self, Cause};
+use super::{calls, fork, hold, keys, learn};
 use crate::StaticKey;
 use crate::UpdateError;
+use core::cell::UnsafeCell;
 use relpoline_text::membarrier;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a site is, in the low bits of its owner's address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,16 +60,29 @@ impl Site {
 /// The registered modules, and whether text may still be changed.
 pub struct Modules {
     modules: Vec<&'static [Site]>,
+    /// Statics of which a module that was unloaded had sites that could not be changed any more.
+    lost: Vec<u64>,
     /// [`prepare_for_sandbox`] was called: no system calls any more.
     pub sealed: bool,
 }
 
-static MODULES: Mutex<Modules> = Mutex::new(Modules { modules: Vec::new(), sealed: false });
+struct Shared(UnsafeCell<Modules>);
 
-/// Takes the one lock under which anything is changed.
-pub fn lock() -> MutexGuard<'static, Modules> {
-    // A panic under the lock would come from an allocation that failed; the list is whole all the same.
-    MODULES.lock().unwrap_or_else(PoisonError::into_inner)
+// SAFETY: only touched by who holds the lock.
+unsafe impl Sync for Shared {}
+
+static MODULES: Shared = Shared(UnsafeCell::new(Modules { modules: Vec::new(), lost: Vec::new(), sealed: false }));
+
+/// Does something under the one lock under which anything is changed. `act` allocates nothing.
+pub fn locked<R>(act: impl FnOnce(&mut Modules) -> R) -> R {
+    hold::locked(|torn| {
+        // SAFETY: the lock is held, by this thread; nobody else has a reference, since `act` never comes back here.
+        let modules = unsafe { &mut *MODULES.0.get() };
+        if torn && !modules.sealed && modules.mend().is_err() {
+            hold::still_torn();
+        }
+        act(modules)
+    })
 }
 
 impl Modules {
@@ -83,6 +97,49 @@ impl Modules {
     fn all(&self) -> impl Iterator<Item = &'static Site> + '_ {
         self.modules.iter().flat_map(|&sites| sites)
     }
+
+    /// Whether all sites of the static at `owner` can be reached.
+    ///
+    /// # Errors
+    /// A module that had some is being unloaded, and they could not be brought into a form that follows by itself.
+    pub fn reaches(&self, owner: u64) -> Result<(), UpdateError> {
+        if self.lost.contains(&owner) { Err(UpdateError::TextUnavailable) } else { Ok(()) }
+    }
+
+    /// Lets all sites say what their keys and calls say: somebody vanished in the middle of a change.
+    fn mend(&self) -> Result<(), UpdateError> {
+        let mut text = Text::default();
+        // In the order of an update: no branch of the inline form goes to the first target while the gate does not.
+        let steps: [fn(&mut Text, &Site) -> Result<(), UpdateError>; 3] = [
+            |text, site| if site.kind() == Some(Kind::Inline) { keys::disarm(text, site) } else { Ok(()) },
+            |text, site| if site.kind() == Some(Kind::Call) { calls::arm(text, site) } else { Ok(()) },
+            |text, site| match site.kind() {
+                Some(Kind::Unlikely | Kind::Likely) => keys::arm(text, site),
+                Some(Kind::Inline) => calls::arm_inline(text, site),
+                _ => Ok(()),
+            },
+        ];
+        steps.iter().try_for_each(|step| self.all().try_for_each(|site| step(&mut text, site)))?;
+        text.fence()
+    }
+}
+
+/// Room for one more, made without the lock; what it had before goes the same way.
+fn with_room<T: Copy>(more: usize, list: impl Fn(&mut Modules) -> &mut Vec<T> + Copy) {
+    loop {
+        let (len, room) = locked(|modules| (list(modules).len(), list(modules).capacity()));
+        if room - len >= more {
+            return;
+        }
+        let mut larger = Vec::with_capacity(len + more);
+        locked(|modules| {
+            let list = list(modules);
+            if list.len() + more <= larger.capacity() {
+                larger.extend_from_slice(list);
+                core::mem::swap(list, &mut larger);
+            }
+        });
+    }
 }
 
 /// Called by a module's registrar when it is loaded.
@@ -95,19 +152,26 @@ pub unsafe extern "C" fn register(start: *mut Site, end: *mut Site) {
     if count == 0 {
         return;
     }
-    let mut modules = lock();
-    if modules.modules.iter().any(|m| m.as_ptr() == start) {
+    fork::prepare();
+    if locked(|modules| modules.modules.iter().any(|m| m.as_ptr() == start)) {
         return;
     }
     // SAFETY: the section belongs to this function alone until it is in the list, and is not written after.
     let sites = unsafe { core::slice::from_raw_parts_mut(start, count) };
     sites.sort_unstable_by_key(|s| (s.owner(), s.code));
-    modules.modules.push(sites);
-    if !modules.sealed {
-        // Early, while the process probably has one thread, since later it is slow.
-        let _ = membarrier::register();
-        arm(sites);
+    if sites.iter().any(|s| s.kind() == Some(Kind::Table)) {
+        learn::prepare();
     }
+    with_room(1, |modules| &mut modules.modules);
+    locked(|modules| {
+        modules.modules.push(sites);
+        modules.lost.retain(|owner| sites.binary_search_by_key(owner, Site::owner).is_err());
+        if !modules.sealed {
+            // Early, while the process probably has one thread, since later it is slow.
+            let _ = membarrier::register();
+            arm(sites);
+        }
+    });
 }
 
 /// Brings the sites of a new module into the form in which they cost least. Those that may not be changed
@@ -129,17 +193,59 @@ fn arm(sites: &'static [Site]) {
     let _ = text.fence();
 }
 
-/// Called by a module's registrar when it is unloaded, or the program ends.
+/// Called by a module's registrar when it is unloaded, or the program ends: then everything goes on as before, for other
+/// threads and later destructors.
+///
+/// What is unloaded has later destructors, too. So its sites are brought into the form that needs no patching, and
+/// changes work; where text cannot be changed, those that would not be seen are refused.
 ///
 /// # Safety
 /// `start` must be what it was registered with.
 pub unsafe extern "C" fn unregister(start: *mut Site) {
-    let mut modules = lock();
-    let gone = modules.modules.iter().position(|m| m.as_ptr() == start);
-    if let Some(gone) = gone {
-        let sites = modules.modules.swap_remove(gone);
-        sites.iter().filter(|s| s.kind() == Some(Kind::Table)).for_each(learn::gone);
+    let cause = unload::cause();
+    if cause == Cause::Exit && !cfg!(relpoline_broken = "forgets-at-exit") {
+        return;
     }
+    let of_module = |modules: &Modules| modules.modules.iter().position(|m| m.as_ptr() == start);
+    let count = locked(|modules| of_module(modules).and_then(|at| modules.modules.get(at)).map_or(0, |sites| sites.len()));
+    with_room(count, |modules| &mut modules.lost);
+    let emptied = locked(|modules| {
+        let Some(at) = of_module(modules) else { return Vec::new() };
+        let sites = modules.modules.swap_remove(at);
+        let freed = modules.sealed || shut(sites, &mut modules.lost);
+        if modules.modules.is_empty() && freed && cause == Cause::Unload {
+            // SAFETY: the last module that used the learner is being unloaded, and nobody may be in its code.
+            unsafe { learn::end() };
+            return core::mem::take(&mut modules.modules);
+        }
+        Vec::new()
+    });
+    drop(emptied);
+}
+
+/// Brings the sites of a module into the form that needs no patching. Owners of those that cannot be are noted.
+/// Whether none leads to the learner's memory any more.
+fn shut(sites: &'static [Site], lost: &mut Vec<u64>) -> bool {
+    let mut text = Text::default();
+    let mut apart = true;
+    for inline in [true, false] {
+        for site in sites.iter().filter(|site| (site.kind() == Some(Kind::Inline)) == inline) {
+            let shut = match site.kind() {
+                Some(Kind::Unlikely | Kind::Likely | Kind::Inline) => keys::disarm(&mut text, site),
+                Some(Kind::Call) => calls::disarm(&mut text, site),
+                Some(Kind::Table) => {
+                    apart &= learn::gone(site);
+                    Ok(())
+                }
+                None => Ok(()),
+            };
+            if shut.is_err() && !lost.contains(&site.owner()) && lost.len() < lost.capacity() {
+                lost.push(site.owner());
+            }
+        }
+    }
+    let _ = text.fence();
+    apart
 }
 
 /// Brings every site into the form that needs no patching, and leaves it there: branches read their key,
@@ -152,18 +258,19 @@ pub unsafe extern "C" fn unregister(start: *mut Site) {
 /// # Errors
 /// The first site that could not be brought back; those before it have been.
 pub fn prepare_for_sandbox() -> Result<(), UpdateError> {
-    let mut modules = lock();
-    let mut text = Text::default();
-    for site in modules.all() {
-        match site.kind() {
-            Some(Kind::Unlikely | Kind::Likely | Kind::Inline) => keys::disarm(&mut text, site)?,
-            Some(Kind::Call) => calls::disarm(&mut text, site)?,
-            Some(Kind::Table) | None => {}
+    locked(|modules| {
+        let mut text = Text::default();
+        for site in modules.all() {
+            match site.kind() {
+                Some(Kind::Unlikely | Kind::Likely | Kind::Inline) => keys::disarm(&mut text, site)?,
+                Some(Kind::Call) => calls::disarm(&mut text, site)?,
+                Some(Kind::Table) | None => {}
+            }
         }
-    }
-    learn::seal();
-    modules.sealed = true;
-    text.fence()
+        learn::seal();
+        modules.sealed = true;
+        text.fence()
+    })
 }
 
 /// The key that a site belongs to.

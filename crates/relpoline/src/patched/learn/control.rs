@@ -1,7 +1,8 @@
 //! What the user can ask of a dynamic call.
 
 use super::judge::NEVER;
-use super::table::NONE;
+use super::publish::TEST;
+use super::table::{NO_RING, NONE};
 use super::{Learner, is_sealed, with};
 use crate::table::{DynamicCall, State, Stats, TargetStats};
 use core::sync::atomic::Ordering;
@@ -79,6 +80,28 @@ fn state_of(phase: Phase, reason: Reason, pinned: bool) -> State {
 }
 
 impl Learner {
+    /// Lets every table begin anew, whatever it was doing; those that were given their targets keep them.
+    pub fn begin_anew(&mut self) {
+        self.rings.take_all_back();
+        for id in 0..self.tables.len() as u32 {
+            let Some(table) = self.tables.get_mut(id as usize) else { return };
+            table.ring = NO_RING;
+            table.counters().cursor.store(self.rings.idle(), Ordering::Relaxed);
+            if !table.pinned && !table.gone {
+                self.start_counting(id);
+            }
+        }
+    }
+
+    /// The table's module is unloaded. False when its text gate could not be led past our memory.
+    pub fn close(&mut self, id: u32) -> bool {
+        self.bar(id, Reason::Disabled);
+        let Some(table) = self.tables.get_mut(id as usize) else { return true };
+        table.gone = true;
+        // SAFETY: text of a module that is registered still.
+        unsafe { (table.text_gate as *const u8).read_volatile() == TEST }
+    }
+
     /// Leaves a table to the pointer for good, or until it begins anew.
     pub fn bar(&mut self, id: u32, reason: Reason) {
         self.stop_recording(id);

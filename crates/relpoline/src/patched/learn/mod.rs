@@ -43,15 +43,15 @@ pub use control::{always_promote, count_calls, forget, pause, pin, stats};
 
 use super::sites::Site;
 use super::text::Text;
+use super::{hold, wiped};
 use crate::UpdateError;
 use crate::table::DynamicCall;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use relpoline_core::policy::{Config, Policy};
 use relpoline_core::tree::Target;
 use relpoline_text::lock::{Held, TryLock};
 use relpoline_text::{mask, sync};
-use std::sync::OnceLock;
 use table::{Table, Tree};
 
 /// Tables there can be in a process.
@@ -76,6 +76,8 @@ pub struct Learner {
     next_due: u32,
     /// A forked child that has not got arenas of its own yet.
     inherited: bool,
+    /// A thread of the parent was in the middle of something.
+    torn: bool,
     /// Slow paths a forked child has entered.
     entries: u32,
     /// Nothing is learned any more.
@@ -94,12 +96,17 @@ unsafe impl Sync for Shared {}
 // SAFETY: its pointers are to memory of the process.
 unsafe impl Send for Shared {}
 
-static SHARED: OnceLock<Option<Box<Shared>>> = OnceLock::new();
+/// Null until a table is registered, and where the kernel refuses what learning needs.
+static SHARED: AtomicPtr<Shared> = AtomicPtr::new(core::ptr::null_mut());
+
+/// By what the lock is held over a fork; 0 when it is not.
+static KEPT: AtomicU64 = AtomicU64::new(0);
 
 /// Nothing is learned or changed any more: [`crate::prepare_for_sandbox`].
 static SEALED: AtomicBool = AtomicBool::new(false);
 
-fn is_sealed() -> bool {
+/// Whether nothing is learned or changed any more, and no system call made.
+pub fn is_sealed() -> bool {
     SEALED.load(Ordering::Acquire)
 }
 
@@ -114,7 +121,7 @@ fn now() -> u64 {
 }
 
 fn begin() -> Option<Box<Shared>> {
-    fork::prepare()?;
+    wiped::prepare()?;
     let mut policy = Policy::new();
     policy.costs.retpoline = PLAIN_CALL;
     policy.config = Config { max_targets: 96, ..Config::DEFAULT };
@@ -127,6 +134,7 @@ fn begin() -> Option<Box<Shared>> {
         rings: rings::Rings::reserve()?,
         next_due: 0,
         inherited: false,
+        torn: false,
         entries: 0,
         frozen: false,
         begun: (now(), std::time::Instant::now()),
@@ -136,16 +144,89 @@ fn begin() -> Option<Box<Shared>> {
     Some(Box::new(Shared { lock, learner: UnsafeCell::new(learner) }))
 }
 
+/// Makes the learner, unless there is one. To be called without the lock on changes, since it allocates.
+pub fn prepare() {
+    if shared().is_none()
+        && let Some(new) = begin()
+    {
+        let new = Box::into_raw(new);
+        let null = core::ptr::null_mut();
+        if SHARED.compare_exchange(null, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // SAFETY: made just now, and seen by nobody.
+            unsafe { end_of(Box::from_raw(new)) };
+        }
+    }
+}
+
+/// Frees all that the learner has.
+///
+/// # Safety
+/// No module may be registered, and nobody be in generated code.
+pub unsafe fn end() {
+    let shared = SHARED.swap(core::ptr::null_mut(), Ordering::AcqRel);
+    if !shared.is_null() {
+        // SAFETY: it came from a box, and nobody uses it any more, says the caller.
+        unsafe { end_of(Box::from_raw(shared)) };
+    }
+    // SAFETY: passed on to the caller: the lock on changes is held, and nobody waits for it.
+    unsafe { wiped::give_back() };
+}
+
+/// # Safety
+/// Nobody may be in its generated code.
+unsafe fn end_of(shared: Box<Shared>) {
+    let learner = shared.learner.into_inner();
+    if learner.inherited || learner.frozen {
+        // What there is belongs to the parent.
+        return core::mem::forget(learner);
+    }
+    for group in learner.arenas {
+        // SAFETY: passed on to the caller.
+        unsafe { group.arena.unmap() };
+    }
+    // SAFETY: passed on to the caller.
+    unsafe { learner.rings.unmap() };
+}
+
 /// The learner, if there is one: no table was registered yet, or the kernel refuses what it needs.
 fn shared() -> Option<&'static Shared> {
-    SHARED.get()?.as_deref()
+    // SAFETY: it is freed when nobody can come here any more.
+    unsafe { SHARED.load(Ordering::Acquire).as_ref() }
+}
+
+/// Holds the learner's lock over a fork.
+pub fn hold() {
+    if let Some(shared) = shared()
+        && !is_sealed()
+    {
+        settle();
+        KEPT.store(wait(shared, true).keep(), Ordering::Release);
+    }
+}
+
+/// Gives it back, unless it was taken away.
+pub fn let_go() {
+    let kept = KEPT.swap(0, Ordering::AcqRel);
+    if kept != 0
+        && let Some(shared) = shared()
+    {
+        drop(shared.lock.resume(sync::thread(), kept));
+    }
+}
+
+/// Notices that this is a new process.
+pub fn settle() {
+    while shared().is_some_and(|shared| !fork::settle_epoch(shared)) {
+        std::thread::yield_now();
+    }
 }
 
 /// Waits for the lock.
-fn wait(shared: &'static Shared) -> Held<'static> {
+fn wait(shared: &'static Shared, forks: bool) -> Held<'static> {
     let mut turns = 0u32;
     loop {
-        if let Some(held) = shared.lock.try_take(sync::thread(), now(), PATIENCE) {
+        if (forks || !hold::lets_forks_pass(turns))
+            && let Some(held) = shared.lock.try_take(sync::thread(), now(), PATIENCE) {
             return held;
         }
         turns += 1;
@@ -169,7 +250,7 @@ fn undisturbed<R, A: FnOnce(&mut Learner) -> R>(shared: &Shared, held: &mut Held
         return Ok(act(unsafe { &mut *shared.learner.get() }));
     }
     mask::held_back(|| {
-        if !fork::is_settled() || shared.lock.is_at_home() && !held.pin() {
+        if !wiped::LEARNING.is_settled() || shared.lock.is_at_home() && !held.pin() {
             return Err(act);
         }
         // SAFETY: the lock is held.
@@ -189,10 +270,17 @@ fn with<R>(act: impl FnOnce(&mut Learner) -> R) -> Option<R> {
         (!learner.frozen).then(|| act(learner))
     };
     loop {
-        while !fork::settle_epoch(shared) {
-            std::thread::yield_now();
+        settle();
+        // In a handler of a fork for which this very thread has the lock it goes on within.
+        let kept = if hold::is_held_for_fork() { KEPT.swap(0, Ordering::AcqRel) } else { 0 };
+        let resumed = shared.lock.resume(sync::thread(), kept);
+        let keep = resumed.is_some();
+        let mut held = resumed.unwrap_or_else(|| wait(shared, false));
+        let outcome = undisturbed(shared, &mut held, act);
+        if keep {
+            KEPT.store(held.keep(), Ordering::Release);
         }
-        match undisturbed(shared, &mut wait(shared), act) {
+        match outcome {
             Ok(result) => return result,
             Err(again) => act = again,
         }
@@ -206,19 +294,27 @@ fn with<R>(act: impl FnOnce(&mut Learner) -> R) -> Option<R> {
 pub fn arm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
     // SAFETY: the site is of a table: the macro wrote the address of a `static` of this type.
     let call = unsafe { &*(site.owner() as *const DynamicCall) };
-    SHARED.get_or_init(begin);
     with(|learner| learner.admit(call, site.code))
         .flatten()
         .map_or(Ok(()), |gate| publish::open_text_gate(text, site.code, gate))
 }
 
-/// A module goes: its tables are left alone from now on.
-pub fn gone(site: &Site) {
-    let _ = with(|learner| {
-        for table in learner.tables.iter_mut().filter(|t| t.text_gate == site.code) {
-            table.gone = true;
+/// A module goes: its text gates are led past the learner's memory, and its tables wait until it comes back to the same
+/// place. False when a gate still leads there.
+pub fn gone(site: &Site) -> bool {
+    if shared().is_none() {
+        return true;
+    }
+    with(|learner| {
+        let mut apart = true;
+        for id in 0..learner.tables.len() as u32 {
+            if learner.tables.get(id as usize).is_some_and(|t| t.text_gate == site.code && !t.gone) {
+                apart &= learner.close(id);
+            }
         }
-    });
+        apart
+    })
+    .unwrap_or(false)
 }
 
 /// Leaves every table with what it has: its tree, or else the pointer. From here on there is no learning, no

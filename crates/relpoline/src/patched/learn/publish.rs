@@ -21,7 +21,8 @@ use relpoline_text::stub::{self, Recording};
 use relpoline_text::sync;
 
 const JMP: u8 = 0xe9;
-const TEST: u8 = 0xa9;
+/// A text gate that falls through to its own jump.
+pub const TEST: u8 = 0xa9;
 
 /// Leads a text gate, which jumps through the register as shipped, to its gate word at `gate`.
 ///
@@ -39,11 +40,22 @@ pub fn open_text_gate(text: &mut Text, text_gate: u64, gate: u64) -> Result<(), 
 
 impl Learner {
     /// Makes a place for a table: the address of its gate word. `None` when there is no room for it.
+    ///
+    /// A library that comes back to where it was gets the place that it had. (Other places are not given anew: a
+    /// forked child may still have what was there, and runs this process' code until it gets some of its own.)
     pub fn admit(&mut self, call: &DynamicCall, text_gate: u64) -> Option<u64> {
+        let reg = Reg::new(call.register())?;
+        // Two gates in one place, which only a linker can make, would share everything: the second does without.
+        if self.tables.iter().any(|table| table.text_gate == text_gate && !table.gone) {
+            return None;
+        }
+        let old = self.tables.iter().position(|table| table.text_gate == text_gate && table.reg == reg);
+        if let Some(id) = old.filter(|_| !cfg!(relpoline_broken = "forgets-records")) {
+            return self.readmit(call, id as u32);
+        }
         if self.tables.len() >= TABLES {
             return None;
         }
-        let reg = Reg::new(call.register())?;
         let index = arenas::near(&mut self.arenas, text_gate)?;
         let group = self.arenas.get_mut(index)?;
         let slow_at = group.slow_path(reg)?;
@@ -86,6 +98,19 @@ impl Learner {
         call.place(id);
         self.start_counting(id);
         Some(at)
+    }
+
+    /// Gives a table to the call that is in its place now, whose text is as it was shipped.
+    fn readmit(&mut self, call: &DynamicCall, id: u32) -> Option<u64> {
+        let table = self.tables.get_mut(id as usize)?;
+        (table.gone, table.linked, table.resting) = (false, false, false);
+        (table.unchallenged, table.counted) = (false, false);
+        (table.tree, table.relearned, table.patches, table.missed) = (NONE, 0, 0, 0);
+        table.counters().calls.store(0, Ordering::Relaxed);
+        let table = *table;
+        call.place(id);
+        self.start_counting(id);
+        self.arena(&table).map(|arena| table.gate.address(arena))
     }
 
     /// Lets a table begin anew: it counts its calls until there are enough.

@@ -12,9 +12,15 @@ use rustix::mm::{MapFlags, ProtFlags};
 const RING_BYTES: usize = 1 << RING_BITS;
 /// Rings there are: tables that can learn at one time, and nobody's.
 const RINGS: usize = 32;
+/// One more, to align them.
+const RESERVED: usize = (RINGS + 1) * RING_BYTES;
+/// All but nobody's.
+const ALL: u32 = !1;
 
 /// A pool of rings.
 pub struct Rings {
+    /// Where the reservation begins; rings begin at the next multiple of their size.
+    reserved: u64,
     start: u64,
     free: u32,
 }
@@ -22,13 +28,26 @@ pub struct Rings {
 impl Rings {
     /// Reserves the address space; `None` when the kernel refuses it.
     pub fn reserve() -> Option<Rings> {
-        let bytes = (RINGS + 1) * RING_BYTES;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let start = unsafe { rustix::mm::mmap_anonymous(core::ptr::null_mut::<c_void>(), bytes, prot, flags) };
-        let start = (start.ok()? as u64).next_multiple_of(RING_BYTES as u64);
-        Some(Rings { start, free: !1 })
+        let start = unsafe { rustix::mm::mmap_anonymous(core::ptr::null_mut::<c_void>(), RESERVED, prot, flags) };
+        let reserved = start.ok()? as u64;
+        Some(Rings { reserved, start: reserved.next_multiple_of(RING_BYTES as u64), free: ALL })
+    }
+
+    /// Gives the address space back.
+    ///
+    /// # Safety
+    /// No recording stub may be executed any more.
+    pub unsafe fn unmap(self) {
+        // SAFETY: reserved by `reserve`, and nobody's any more, says the caller.
+        let _ = unsafe { rustix::mm::munmap(self.reserved as *mut c_void, RESERVED) };
+    }
+
+    /// Takes all rings back.
+    pub fn take_all_back(&mut self) {
+        self.free = ALL;
     }
 
     /// Lends a ring.
