@@ -37,9 +37,23 @@ pub struct Function {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Checked {
     /// One per slot.
-    pub ops: Vec<Op>,
+    pub(crate) ops: Vec<Op>,
     /// In order of their slots; the first is where runs begin.
-    pub functions: Vec<Function>,
+    pub(crate) functions: Vec<Function>,
+}
+
+impl Checked {
+    /// Its instructions, one per slot.
+    #[must_use]
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// Its functions, in order of their slots; the first is where runs begin.
+    #[must_use]
+    pub fn functions(&self) -> &[Function] {
+        &self.functions
+    }
 }
 
 /// Checks `program`, which begins at slot 0.

@@ -105,7 +105,7 @@ fn operand(i: Insn) -> Result<Operand, InsnError> {
 /// # Errors
 /// What is wrong with it.
 pub fn decode(program: &[Insn], at: usize) -> Result<Op, InsnError> {
-    let i = program[at];
+    let i = *program.get(at).ok_or(InsnError::JumpOutside(at as i64))?;
     match i.opcode & 7 {
         class::ALU => arithmetic(i, Width::W32),
         class::ALU64 => arithmetic(i, Width::W64),

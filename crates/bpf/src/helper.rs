@@ -31,27 +31,38 @@ impl std::fmt::Debug for HelperCall<'_> {
     }
 }
 
-/// Copies bytes that programs in other threads may be changing.
-fn copy_from(at: *const u8, len: usize) -> Vec<u8> {
+/// What a call costs of the budget, beside what it copies: about what the cheapest one takes.
+const CALL: i64 = 16;
+/// Bytes that are copied for one instruction of the budget.
+const BYTES: u64 = 8;
+
+/// Copies bytes that programs in other threads may be changing. `None` when there is no memory for them.
+fn copy_from(at: *const u8, len: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).ok()?;
     // SAFETY: the caller checked the range; volatile, since what is there may change at any time.
-    (0..len).map(|i| unsafe { at.add(i).read_volatile() }).collect()
+    bytes.extend((0..len).map(|i| unsafe { at.add(i).read_volatile() }));
+    Some(bytes)
 }
 
-impl HelperCall<'_> {
-    /// Copies `len` bytes from the program's memory.
+impl<'a> HelperCall<'a> {
+    /// Copies `len` bytes from the program's memory, and takes what that costs from the run's budget.
     ///
     /// # Errors
-    /// [`TrapKind::OutOfBounds`].
+    /// [`TrapKind::OutOfBounds`], [`TrapKind::Budget`], or [`TrapKind::NoMemory`].
     pub fn read(&self, address: u64, len: u64) -> Result<Vec<u8>, TrapKind> {
-        self.run.bytes(address, len).map(|at| copy_from(at, len as usize))
+        let at = self.run.bytes(address, len)?;
+        self.charge_bytes(len)?;
+        copy_from(at, len as usize).ok_or(TrapKind::NoMemory)
     }
 
-    /// Copies `bytes` to the program's memory.
+    /// Copies `bytes` to the program's memory, and takes what that costs from the run's budget.
     ///
     /// # Errors
-    /// [`TrapKind::OutOfBounds`].
+    /// [`TrapKind::OutOfBounds`] or [`TrapKind::Budget`].
     pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), TrapKind> {
         let at = self.run.bytes_mut(address, bytes.len() as u64)?;
+        self.charge_bytes(bytes.len() as u64)?;
         for (i, byte) in bytes.iter().enumerate() {
             // SAFETY: the range was just checked.
             unsafe { at.add(i).write_volatile(*byte) };
@@ -65,7 +76,21 @@ impl HelperCall<'_> {
         (self.run.packet.start, self.run.packet.len)
     }
 
-    fn map(&self, handle: u64) -> Result<&MapBody, TrapKind> {
+    /// Takes `instructions` from the run's budget. Helpers that do more than a few hundred instructions' work for one call
+    /// say so by this, so that no loop of calls outlasts the budget by far.
+    ///
+    /// # Errors
+    /// [`TrapKind::Budget`], to be passed on.
+    pub fn charge(&self, instructions: u64) -> Result<(), TrapKind> {
+        self.run.spend(i64::try_from(instructions).unwrap_or(i64::MAX))
+    }
+
+    fn charge_bytes(&self, bytes: u64) -> Result<(), TrapKind> {
+        // The broken variant that the tests must catch: what helpers copy costs nothing.
+        if cfg!(relpoline_broken = "helpers-are-free") { Ok(()) } else { self.charge(bytes / BYTES) }
+    }
+
+    fn map(&self, handle: u64) -> Result<&'a MapBody, TrapKind> {
         // SAFETY: helpers run inside their run's read section, and so does whoever uses the result.
         unsafe { (*self.run.shared).maps.get(handle) }.ok_or(TrapKind::NotAMap { value: handle })
     }
@@ -112,11 +137,18 @@ pub extern "C" fn call(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, run: *mut Ru
     // SAFETY: the runtime outlives its runs.
     let helper = unsafe { &(&(*run.shared).helpers.table)[run.helper as usize] };
     let mut call = HelperCall { args: [r1, r2, r3, r4, r5], run };
+    if !cfg!(relpoline_broken = "helpers-are-free") && !call.run.charge(CALL) {
+        return 0;
+    }
     // Unwinding must not reach compiled code, which has no tables for it.
     match catch_unwind(AssertUnwindSafe(|| helper(&mut call))) {
         Ok(Ok(value)) => value,
         Ok(Err(kind)) => u64::from(call.run.fail(kind)),
-        Err(_) => u64::from(call.run.fail(TrapKind::Panicked)),
+        Err(payload) => {
+            // What was thrown is somebody's, and may throw again when it is dropped.
+            std::mem::forget(payload);
+            u64::from(call.run.fail(TrapKind::Panicked))
+        }
     }
 }
 
@@ -161,13 +193,13 @@ fn map_update(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let Some(mode) = Mode::from_flags(c.args[3]) else {
         return Ok(INVALID);
     };
-    Ok(map.update(&key, &value, mode).map_or_else(|e| e.errno(), |()| 0))
+    Ok(map.writable().and_then(|map| map.update(&key, &value, mode)).map_or_else(|e| e.errno(), |()| 0))
 }
 
 fn map_delete(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let map = c.map(c.args[0])?;
     let key = c.key(map)?;
-    Ok(map.delete(&key).map_or_else(|e| e.errno(), |()| 0))
+    Ok(map.writable().and_then(|map| map.delete(&key)).map_or_else(|e| e.errno(), |()| 0))
 }
 
 /// Nanoseconds since boot.
@@ -226,9 +258,7 @@ fn ring_output(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     };
     let at = map.values.address(0, 0) + offset as u64;
     c.write(at, &bytes)?;
-    // `map` is looked up again because writing needed the call mutably.
-    let map = c.map(c.args[0])?;
-    map.ring().map(|ring| ring.finish(offset, true));
+    ring.finish(offset, true);
     Ok(0)
 }
 

@@ -13,22 +13,46 @@ unsafe impl Send for Table {}
 // SAFETY: as above.
 unsafe impl Sync for Table {}
 
-#[derive(Default)]
 struct All {
     tables: Vec<Arc<Table>>,
+    /// What threads counted that have ended.
+    past: Vec<u64>,
     idle: Vec<usize>,
     next: usize,
 }
 
-static ALL: Mutex<All> = Mutex::new(All { tables: Vec::new(), idle: Vec::new(), next: 0 });
+static ALL: Mutex<All> = Mutex::new(All { tables: Vec::new(), past: Vec::new(), idle: Vec::new(), next: 0 });
+
+/// A thread's counters, until it ends.
+struct Mine(Arc<Table>);
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        let mut all = all();
+        all.tables.retain(|table| !Arc::ptr_eq(table, &self.0));
+        all.past.resize(PLACES, 0);
+        for (past, counted) in all.past.iter_mut().zip(&*self.0.0) {
+            // SAFETY: an aligned word of this thread's own.
+            *past += unsafe { counted.get().read() };
+        }
+    }
+}
 
 thread_local! {
-    static MINE: Arc<Table> = {
+    static MINE: Mine = {
         let table = Arc::new(Table((0..PLACES).map(|_| UnsafeCell::new(0)).collect()));
         all().tables.push(table.clone());
-        table
+        Mine(table)
     };
 }
+
+/// Where threads count that are so near their end that they have no counters any more: nobody reads it.
+static NOBODYS: Nobodys = Nobodys([const { UnsafeCell::new(0) }; PLACES]);
+
+struct Nobodys([UnsafeCell<u64>; PLACES]);
+
+// SAFETY: written by generated code and the interpreter, by plain words that nobody reads.
+unsafe impl Sync for Nobodys {}
 
 fn all() -> std::sync::MutexGuard<'static, All> {
     ALL.lock().unwrap_or_else(PoisonError::into_inner)
@@ -36,7 +60,8 @@ fn all() -> std::sync::MutexGuard<'static, All> {
 
 /// The calling thread's counters.
 pub fn mine() -> *mut u64 {
-    MINE.with(|table| table.0.as_ptr().cast::<u64>().cast_mut())
+    MINE.try_with(|mine| mine.0.0.as_ptr().cast::<u64>().cast_mut())
+        .unwrap_or(NOBODYS.0.as_ptr().cast::<u64>().cast_mut())
 }
 
 /// A place to count at, and what it says already.
@@ -61,5 +86,6 @@ pub fn count(place: usize) -> u64 {
 
 fn sum(all: &All, place: usize) -> u64 {
     // SAFETY: an aligned word inside the table; see above.
-    all.tables.iter().map(|table| unsafe { table.0[place].get().read_volatile() }).sum()
+    let now: u64 = all.tables.iter().map(|table| unsafe { table.0[place].get().read_volatile() }).sum();
+    now + all.past.get(place).copied().unwrap_or(0)
 }

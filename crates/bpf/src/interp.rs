@@ -137,13 +137,13 @@ impl Machine<'_> {
     fn address(&self, base: R, offset: i16, size: Size, write: bool, run: &mut Run) -> Option<u64> {
         let address = self.get(base).wrapping_add_signed(offset.into());
         // Accesses through r10 were checked when the program was loaded.
-        let unchecked = base == R::FP || self.code.body.options.trusted;
+        let unchecked = base == R::FP || self.code.body.options.checks.are_off();
         (unchecked || run.check(address, size, write, false)).then_some(address)
     }
 
     fn atomic(&mut self, size: Size, op: Atomic, dst: R, offset: i16, src: R, run: &mut Run) -> Option<()> {
         let address = self.get(dst).wrapping_add_signed(offset.into());
-        if !self.code.body.options.trusted && !run.check(address, size, true, true) {
+        if !self.code.body.options.checks.are_off() && !run.check(address, size, true, true) {
             return None;
         }
         let (operand, expected) = (self.get(src), self.get(R::R0));

@@ -4,6 +4,7 @@ use crate::code::Body;
 use crate::hits;
 use crate::region::Region;
 use crate::run::{BUFFERS, Run, Window};
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// How a run is executed.
@@ -81,7 +82,7 @@ pub(crate) fn new_run(body: &Body, invocation: &Invocation<'_>, stack: (u64, u64
         windows: [window, window, Window::default(), Window::default()],
         native_stack: 0,
         stack_end: stack.1,
-        budget,
+        budget: Cell::new(budget),
         failed: 0,
         instruction: 0,
         program: body.id,

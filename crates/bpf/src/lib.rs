@@ -59,8 +59,8 @@
 //!   secrets of the same process.
 //! - A program can read stack that an earlier run of the same runtime left behind, unless
 //!   [`Invocation::clear_stack`] is asked for.
-//! - [`Options::trusted`] switches the memory checks off, and [`Options::budget`] can be switched off; then what they
-//!   promise no longer holds.
+//! - [`Checks::off`], which is `unsafe`, switches the memory checks off, and [`Options::budget`] can be switched off; then
+//!   what they promise no longer holds.
 //! - Not supported, and refused when loaded: legacy packet access, calls by register or BTF id, kernel functions, CO-RE
 //!   relocations against kernel types, spin locks, timers, maps of kinds other than [`MapKind`]'s.
 //!
@@ -126,7 +126,7 @@ pub use invocation::{Engine, Invocation};
 pub use jit::CompileError;
 pub use map::{Map, MapError, MapKind, MapSpec, Mode};
 pub use packet::{ContextKind, NoLowMemory, PacketBuffer};
-pub use program::{LoadError, LoadErrorKind, MapHandle, Options, Program, Source};
+pub use program::{Checks, LoadError, LoadErrorKind, MapHandle, Options, Program, Source};
 pub use promotion::{HotTarget, VariableCall};
 pub use relpoline_core::policy::Reason;
 pub use runtime::{Runtime, RuntimeBuilder, RuntimeError};

@@ -30,6 +30,9 @@ use crate::{ProgArray, hits, interp, jit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Most instructions of a program.
+pub(crate) const MOST_INSTRUCTIONS: usize = 1_000_000;
+
 /// Why a program was not loaded: which, where, and why.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("program {program}{}{}: {kind}", in_section(.section), at_instruction(.instruction))]
@@ -61,9 +64,37 @@ pub enum LoadErrorKind {
     /// It could not be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// A helper wanted to load a program: it might wait for its own run to end.
+    #[error("programs cannot be loaded from within a run")]
+    InsideRun,
+    /// More than a million instructions, which is what the kernel takes at most.
+    #[error("a program of more than {MOST_INSTRUCTIONS} instructions")]
+    TooLarge,
     /// A map of the program belongs to another runtime.
     #[error("a map of the program belongs to another runtime")]
     OtherRuntime,
+}
+
+/// Whether a program's memory accesses are checked: they are, unless the host vouches for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Checks {
+    off: bool,
+}
+
+impl Checks {
+    /// Checks nothing.
+    ///
+    /// # Safety
+    /// The host vouches for the program as for its own code: in no run does it read or write memory that was not given
+    /// to its runtime.
+    #[must_use]
+    pub const unsafe fn off() -> Checks {
+        Checks { off: true }
+    }
+
+    pub(crate) const fn are_off(self) -> bool {
+        self.off
+    }
 }
 
 /// How a program is to be treated.
@@ -73,8 +104,8 @@ pub struct Options {
     /// what they repeat and calls with the length of the function, so straight-line code costs nothing. The
     /// program that a run starts with decides for all of it; but programs loaded without a budget charge none.
     pub budget: Option<u64>,
-    /// Do not check memory accesses. The host then vouches for the program as for its own code.
-    pub trusted: bool,
+    /// Whether memory accesses are checked.
+    pub checks: Checks,
     /// Count starts, for [`Program::hits`].
     pub count: bool,
 }
@@ -82,7 +113,7 @@ pub struct Options {
 impl Default for Options {
     /// A budget of 2³⁰, checked, not counted.
     fn default() -> Self {
-        Options { budget: Some(1 << 30), trusted: false, count: false }
+        Options { budget: Some(1 << 30), checks: Checks::default(), count: false }
     }
 }
 
@@ -146,12 +177,18 @@ impl Program {
             kind,
         };
         let insn = |(at, e): (usize, InsnError)| fail(Some(at), e.into());
+        if reclaim::is_inside() {
+            return Err(fail(None, LoadErrorKind::InsideRun));
+        }
+        if source.insns.len() > MOST_INSTRUCTIONS {
+            return Err(fail(None, LoadErrorKind::TooLarge));
+        }
         let checked = check(source.insns).map_err(insn)?;
         let tails = tail_calls(&checked).map_err(insn)?;
         let maps = map_refs(runtime, source.maps).ok_or_else(|| fail(None, LoadErrorKind::OtherRuntime))?;
         check_references(runtime.shared(), &checked, &tails, &maps).map_err(insn)?;
         let body = make_body(runtime, source, checked, tails, maps, options);
-        let core = runtime.shared().links().add_program(&body).map_err(|e| fail(None, e.into()))?;
+        let core = runtime.shared().links_at_rest().add_program(&body).map_err(|e| fail(None, e.into()))?;
         reclaim::reap();
         Ok(Program { core, _keep: keep })
     }
@@ -198,7 +235,8 @@ impl Program {
     pub fn invoke(&self, invocation: Invocation<'_>) -> Result<u64, Trap> {
         let body = &self.core.body;
         let shared = &body.shared;
-        let mut stack = Taken::take(shared.id);
+        let trap = |kind| Trap { program: body.name.clone(), instruction: 0, kind };
+        let mut stack = Taken::take(shared.id).map_err(trap)?;
         if invocation.clear_stack {
             stack.clear();
         }

@@ -5,6 +5,7 @@
 
 use relpoline_text::grace::{Domain, Reader};
 use std::any::Any;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -26,11 +27,17 @@ impl Drop for Mark {
 }
 
 thread_local! {
-    static MARK: Mark = Mark(DOMAIN.take_idle().unwrap_or_else(|| {
+    static MARK: Mark = Mark(take_reader());
+    /// Sections of a thread that has no mark any more.
+    static ENDING: Cell<u32> = const { Cell::new(0) };
+}
+
+fn take_reader() -> &'static Reader {
+    DOMAIN.take_idle().unwrap_or_else(|| {
         let reader: &'static Reader = Box::leak(Box::default());
         DOMAIN.register(reader);
         reader
-    }));
+    })
 }
 
 /// A read section: until it is dropped, nothing retired after its beginning is freed.
@@ -38,6 +45,8 @@ thread_local! {
 pub struct Section {
     reader: &'static Reader,
     outermost: bool,
+    /// The reader is this section's, not its thread's.
+    lent: bool,
     /// Belongs to its thread.
     _thread: std::marker::PhantomData<*const ()>,
 }
@@ -46,12 +55,17 @@ impl Section {
     /// Begins one; sections of a thread nest.
     #[inline]
     pub fn enter() -> Section {
-        let reader = MARK.with(|mark| mark.0);
+        let (reader, lent) = match MARK.try_with(|mark| mark.0) {
+            Ok(reader) => (reader, false),
+            // In destructors of a thread that ends.
+            Err(_) => (take_reader(), true),
+        };
         let outermost = !reader.is_inside();
         if outermost {
             reader.enter(&DOMAIN);
         }
-        Section { reader, outermost, _thread: std::marker::PhantomData }
+        ENDING.set(ENDING.get() + u32::from(lent));
+        Section { reader, outermost, lent, _thread: std::marker::PhantomData }
     }
 }
 
@@ -61,12 +75,16 @@ impl Drop for Section {
         if self.outermost {
             self.reader.leave();
         }
+        if self.lent {
+            ENDING.set(ENDING.get() - 1);
+            self.reader.give_back();
+        }
     }
 }
 
 /// Whether the calling thread is inside a section, where waiting would be for ever.
 pub fn is_inside() -> bool {
-    MARK.with(|mark| mark.0.is_inside())
+    MARK.try_with(|mark| mark.0.is_inside()).unwrap_or(ENDING.get() != 0)
 }
 
 /// Waits until every run that is going on has ended. Frees nothing: locks may be held.

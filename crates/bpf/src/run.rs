@@ -14,6 +14,7 @@ use crate::op::Size;
 use crate::region::Region;
 use crate::runtime::Shared;
 use crate::trap::TrapKind;
+use std::cell::Cell;
 
 /// A range of memory in the form that compiled code compares against.
 #[repr(C)]
@@ -48,8 +49,8 @@ pub struct Run {
     pub native_stack: u64,
     /// One past the stack of programs.
     pub stack_end: u64,
-    /// Instructions left.
-    pub budget: i64,
+    /// Instructions left. A cell, which is laid out like what is in it: helpers share the run.
+    pub budget: Cell<i64>,
     /// What went wrong: see [`Run::fail`]; 0 while nothing did.
     pub failed: u32,
     /// Instruction, program, and helper that compiled code is about to leave itself at.
@@ -132,9 +133,18 @@ impl Run {
         false
     }
 
+    /// Takes `cost` from the budget.
+    ///
+    /// # Errors
+    /// It is used up.
+    pub fn spend(&self, cost: i64) -> Result<(), TrapKind> {
+        let left = self.budget.get().saturating_sub(cost);
+        self.budget.set(left);
+        if left >= 0 { Ok(()) } else { Err(TrapKind::Budget) }
+    }
+
     /// Takes `cost` from the budget; false when it is used up.
     pub fn charge(&mut self, cost: i64) -> bool {
-        self.budget -= cost;
-        self.budget >= 0 || self.fail(TrapKind::Budget)
+        self.spend(cost).is_ok() || self.fail(TrapKind::Budget)
     }
 }

@@ -21,7 +21,7 @@ use crate::space::Space;
 use relpoline_text::arena::ArenaError;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Most maps of one runtime at a time.
 pub const MAPS: usize = 4096;
@@ -98,7 +98,9 @@ pub struct Shared {
     /// Where printed lines go.
     pub printk: Box<Printk>,
     /// Program arrays, their slots and patch sites.
-    pub links: Mutex<Links>,
+    links: Mutex<Links>,
+    /// An update of arrays has come to its end.
+    updated: Condvar,
     names: Mutex<HashMap<u32, Arc<str>>>,
     next_program: AtomicU32,
 }
@@ -125,9 +127,34 @@ impl Shared {
         self.names().get(&id).cloned().unwrap_or_else(|| "?".into())
     }
 
-    /// The lock on arrays and sites.
+    /// The lock on arrays and sites. Nobody who has it waits for runs to end: helpers may take it.
     pub fn links(&self) -> std::sync::MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Shared::links`], while no update is under way. Not from within a run, for whose end an update may be waiting.
+    pub fn links_at_rest(&self) -> std::sync::MutexGuard<'_, Links> {
+        let mut links = self.links();
+        while links.updating {
+            links = self.updated.wait(links).unwrap_or_else(PoisonError::into_inner);
+        }
+        links
+    }
+
+    /// Begins an update, when no other is under way. It waits for runs without the lock.
+    pub fn begin_update(&self) -> Updating<'_> {
+        self.links_at_rest().updating = true;
+        Updating(self)
+    }
+}
+
+/// An update that is under way; its end lets others begin.
+pub struct Updating<'a>(&'a Shared);
+
+impl Drop for Updating<'_> {
+    fn drop(&mut self) {
+        self.0.links().updating = false;
+        self.0.updated.notify_all();
     }
 }
 
@@ -214,6 +241,7 @@ impl RuntimeBuilder {
             helpers: self.helpers,
             printk: self.printk.unwrap_or_else(|| Box::new(|_| ())),
             links: Mutex::default(),
+            updated: Condvar::new(),
             names: Mutex::default(),
             next_program: AtomicU32::new(0),
         })))

@@ -8,7 +8,9 @@
 //! runtimes do not see each other's data.
 
 use crate::check::{FRAME, MAX_FRAMES};
+use crate::trap::TrapKind;
 use relpoline_core::tailcall::LIMIT;
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::cell::Cell;
 
 /// Bytes of stack.
@@ -28,6 +30,23 @@ pub struct Scratch {
 
 thread_local! {
     static IDLE: Cell<Option<Scratch>> = const { Cell::new(None) };
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs that may be nested in one thread, helpers running programs: each takes some of the thread's own stack.
+pub const NESTED: u32 = 32;
+
+/// A zeroed stack, which never lies on the thread's own: that may be small.
+fn zeroed() -> Box<Stack> {
+    let layout = Layout::new::<Stack>();
+    // SAFETY: the layout has a size; all zero is a valid stack; a box of it is freed with the same layout.
+    unsafe {
+        let new = alloc_zeroed(layout);
+        if new.is_null() {
+            handle_alloc_error(layout)
+        }
+        Box::from_raw(new.cast())
+    }
 }
 
 /// A stack taken for a run, given back when dropped. Runs that nest in one thread have one each.
@@ -35,13 +54,22 @@ pub struct Taken(Option<Scratch>);
 
 impl Taken {
     /// The stack for a run of the runtime numbered `user`.
-    pub fn take(user: u64) -> Taken {
-        let mut scratch = IDLE.take().unwrap_or_else(|| Scratch { stack: Box::new(Stack { bytes: [0; BYTES] }), user });
+    ///
+    /// # Errors
+    /// Too many runs are nested.
+    pub fn take(user: u64) -> Result<Taken, TrapKind> {
+        if DEPTH.get() >= NESTED && !cfg!(relpoline_broken = "runs-nest-for-ever") {
+            return Err(TrapKind::TooDeep);
+        }
+        // A thread that ends may run programs in destructors, when this is gone.
+        let idle = IDLE.try_with(Cell::take).ok().flatten();
+        let mut scratch = idle.unwrap_or_else(|| Scratch { stack: zeroed(), user });
+        DEPTH.set(DEPTH.get() + 1);
         if scratch.user != user {
             scratch.stack.bytes.fill(0);
             scratch.user = user;
         }
-        Taken(Some(scratch))
+        Ok(Taken(Some(scratch)))
     }
 
     /// First byte and one past the last.
@@ -60,6 +88,8 @@ impl Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        IDLE.set(self.0.take());
+        DEPTH.set(DEPTH.get() - 1);
+        let mut scratch = self.0.take();
+        let _ = IDLE.try_with(|idle| idle.set(scratch.take()));
     }
 }

@@ -36,6 +36,12 @@ pub enum TrapKind {
     /// A helper panicked. (Where the host is built with `panic = "abort"`, the process ends instead.)
     #[error("a helper panicked")]
     Panicked,
+    /// There is no memory for what a helper copies.
+    #[error("there is no memory for what a helper copies")]
+    NoMemory,
+    /// A helper ran a program whose helper ran a program, and so on, for ever perhaps.
+    #[error("runs are nested deeper than {limit}", limit = crate::stack::NESTED)]
+    TooDeep,
     /// A tail call passed its open bypass and found no target: the poke protocol was broken.
     #[error("a tail call lost its target between its two patch sites")]
     LostTarget,

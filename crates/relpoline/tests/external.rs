@@ -120,7 +120,8 @@ fn is_there(linker: &str) -> bool {
 
 #[test]
 fn linkers_fold_no_gates() {
-    let folding = [("-fuse-ld=lld", "all"), ("-fuse-ld=lld", "safe"), ("-fuse-ld=gold", "all"), ("-fuse-ld=gold", "safe")];
+    let folding =
+        [("-fuse-ld=lld", "all"), ("-fuse-ld=lld", "safe"), ("-fuse-ld=gold", "all"), ("-fuse-ld=gold", "safe")];
     for (linker, how) in folding {
         if is_there(linker) {
             // Only the last step differs, so what is there of it goes on being used.

@@ -45,8 +45,12 @@ unsafe extern "C" {
     fn _exit(code: c_int) -> !;
     fn getpid() -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
-    fn clone(act: extern "C" fn(*mut c_void) -> c_int, stack: *mut c_void, flags: c_int, argument: *mut c_void)
-    -> c_int;
+    fn clone(
+        act: extern "C" fn(*mut c_void) -> c_int,
+        stack: *mut c_void,
+        flags: c_int,
+        argument: *mut c_void,
+    ) -> c_int;
     fn syscall(number: c_long, ...) -> c_long;
     fn pthread_atfork(before: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> c_int;
 }

@@ -158,7 +158,7 @@ impl ProgArray {
     /// See [`UpdateError`].
     pub fn update_all(&self, changes: &[(u32, Option<&Program>)]) -> Result<(), UpdateError> {
         self.check(changes)?;
-        let removed = self.shared().links().update(self.core(), changes);
+        let removed = links::update(self.core(), changes);
         drop(removed);
         reclaim::reap();
         Ok(())

@@ -56,7 +56,7 @@ impl Transaction {
         }
         // What it holds on to may be the last of a program, whose end takes the lock.
         let mut component = Component::default();
-        let outcome = first.shared().links().swap(&self.changes, &mut component);
+        let outcome = first.shared().links_at_rest().swap(&self.changes, &mut component);
         let (old_codes, old_cores) = outcome?;
         // All at once: one grace period for the whole generation.
         reclaim::retire(Box::new(old_codes));

@@ -4,6 +4,7 @@
 use super::maps::Definition;
 use super::{File, ObjectError};
 use crate::insn::{BYTES, CALL, Insn, LD_IMM64, call, imm64, parse};
+use crate::program::MOST_INSTRUCTIONS;
 use object::{
     Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionFlags, SectionIndex, SymbolKind,
 };
@@ -11,6 +12,9 @@ use std::collections::{BTreeMap, HashMap};
 
 /// `SHF_EXECINSTR`.
 const EXECUTABLE: u64 = 4;
+
+/// Most instructions of all programs of a file, each with the functions that it calls.
+const MOST_OF_ALL: usize = 8_000_000;
 
 /// A function: section and slots.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,7 +79,21 @@ impl<'a> Code<'a> {
     pub fn programs(&self) -> Result<Vec<Linked>, ObjectError> {
         let only_text = self.texts.values().all(|text| text.name == ".text");
         let is_program = |f: &&(String, Function)| only_text || self.texts[&f.1.section].name != ".text";
-        self.functions.iter().filter(is_program).map(|(name, function)| self.link(name, function)).collect()
+        let mut left = MOST_OF_ALL;
+        let programs = self.functions.iter().filter(is_program);
+        programs
+            .map(|(name, function)| {
+                let linked = self.link(name, function)?;
+                // Functions may overlap, so that a small file has many instructions.
+                left = left.checked_sub(linked.insns.len()).ok_or_else(|| {
+                    ObjectError::section(
+                        &linked.section,
+                        &format!("more than {MOST_OF_ALL} instructions in all programs"),
+                    )
+                })?;
+                Ok(linked)
+            })
+            .collect()
     }
 
     fn link(&self, name: &str, main: &Function) -> Result<Linked, ObjectError> {
@@ -151,6 +169,10 @@ impl Linker<'_> {
             return Ok(*at);
         }
         let at = self.insns.len();
+        if at + (function.end - function.start) > MOST_INSTRUCTIONS {
+            let what = format!("program {}: more than {MOST_INSTRUCTIONS} instructions", self.name);
+            return Err(ObjectError::section(&self.code.texts[&function.section].name, &what));
+        }
         let text = &self.code.texts[&function.section];
         self.insns.extend_from_slice(&text.insns[function.start..function.end]);
         self.placed.push((function.clone(), at));

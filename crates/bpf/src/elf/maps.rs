@@ -21,6 +21,9 @@ pub struct Definition {
     pub programs_at: Option<u64>,
 }
 
+/// `BPF_F_RDONLY_PROG` of a map's flags.
+const RDONLY_PROG: u32 = 1 << 7;
+
 /// Kinds by their number in `enum bpf_map_type`.
 fn kind(number: u32) -> Option<MapKind> {
     Some(match number {
@@ -93,7 +96,11 @@ fn legacy_maps(file: &File<'_>, section: &Section<'_, '_>, all: &mut Vec<Definit
         let word = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
         let kind = kind(word(0)).ok_or_else(|| ObjectError::map(name, "its kind is not supported"))?;
         let (key_size, value_size, max_entries) = (word(4), word(8), word(12));
-        let spec = MapSpec { name: name.into(), kind, key_size, value_size, max_entries, read_only: false };
+        // Older definitions end before the flags.
+        let long = if symbol.size() >= 20 { data.get(at as usize + 16..at as usize + 20) } else { None };
+        let flags = long.and_then(|flags| flags.try_into().ok()).map_or(0, u32::from_le_bytes);
+        let read_only = flags & RDONLY_PROG != 0;
+        let spec = MapSpec { name: name.into(), kind, key_size, value_size, max_entries, read_only };
         all.push(Definition { section: section.index(), range: at..at + 16, spec, content: None, programs_at: None });
     }
     Ok(())
@@ -138,7 +145,8 @@ fn btf_spec(btf: &Btf<'_>, name: &str, id: u32) -> Result<(MapSpec, Option<u32>)
             "key" => spec.key_size = btf.pointed_size(member.kind).ok_or_else(wrong)?,
             "value" => spec.value_size = btf.pointed_size(member.kind).ok_or_else(wrong)?,
             "values" => programs = Some(member.offset),
-            // Flags and the like change nothing that matters here.
+            "map_flags" => spec.read_only = btf.pointed_count(member.kind).ok_or_else(wrong)? & RDONLY_PROG != 0,
+            // Other flags and the like change nothing that matters here.
             _ => {}
         }
     }

@@ -245,6 +245,9 @@ fn make_maps(
             if let Some(content) = &definition.content {
                 map.set(&[0; 4], content, Mode::Any).map_err(fail)?;
             }
+            if spec.read_only && spec.name.starts_with('.') {
+                map.freeze();
+            }
             MapHandle::Map(map)
         };
         Ok((spec.name.clone(), map))

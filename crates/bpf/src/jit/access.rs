@@ -45,7 +45,7 @@ impl Compiler<'_> {
     /// Checks an access to `[base + offset]`. Clobbers TMP and, on the slow way, ADDR.
     fn check(&mut self, base: R, offset: i16, size: Size, how: u32) {
         let atomic = how & ALIGNED != 0;
-        if self.body.options.trusted || (base == R::FP && !atomic) {
+        if self.body.options.checks.are_off() || (base == R::FP && !atomic) {
             return;
         }
         let how = how | size as u32;

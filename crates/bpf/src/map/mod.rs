@@ -22,6 +22,7 @@ use crate::runtime::Shared;
 use hash::Hash;
 use ring::Ring;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use values::Values;
 
 /// Kinds of maps.
@@ -54,7 +55,7 @@ pub struct MapSpec {
     pub value_size: u32,
     /// Most entries; for ring buffers bytes, a power of two.
     pub max_entries: u32,
-    /// Whether programs may only read it (`.rodata`).
+    /// Whether programs may only read it: `BPF_F_RDONLY_PROG`, which `.rodata` has too. What would change it fails.
     pub read_only: bool,
 }
 
@@ -76,6 +77,12 @@ pub enum MapError {
     /// The entry exists and was to be created, or does not and was to exist.
     #[error("the entry exists already")]
     Exists,
+    /// There is no memory for it.
+    #[error("there is no memory for it")]
+    NoMemory,
+    /// Programs may only read it, or nobody may write it any more.
+    #[error("the map is read-only")]
+    ReadOnly,
     /// All entries are taken.
     #[error("the map is full")]
     Full,
@@ -89,7 +96,9 @@ impl MapError {
     #[must_use]
     pub fn errno(self) -> u64 {
         let number: i64 = match self {
+            MapError::ReadOnly => 1,
             MapError::NotFound => 2,
+            MapError::NoMemory => 12,
             MapError::Full | MapError::TooMany => 7,
             MapError::Exists => 17,
             MapError::WrongSize | MapError::BadSize | MapError::Unsupported => 22,
@@ -134,8 +143,11 @@ pub struct MapBody {
     pub(crate) spec: MapSpec,
     pub(crate) values: Values,
     kind: Kind,
+    frozen: AtomicBool,
 }
 
+/// Longest key of a hash: as much as fits on a program's stack, as in the kernel.
+const MOST_KEY: u32 = 512;
 /// Most entries of a hash.
 const MOST_KEYS: u32 = 1 << 24;
 
@@ -146,7 +158,11 @@ impl MapBody {
             MapKind::PerCpuArray if spec.key_size == 4 => (Kind::PerCpu, values::cpus(), spec.max_entries),
             // Checked before the index is made, which takes memory for each entry.
             MapKind::Hash | MapKind::LruHash if spec.key_size > 0 && (1..=MOST_KEYS).contains(&spec.max_entries) => {
-                (Kind::Hash(Hash::new(spec.max_entries, spec.kind == MapKind::LruHash)), 1, spec.max_entries)
+                if spec.key_size > MOST_KEY {
+                    return Err(MapError::BadSize);
+                }
+                let index = Hash::new(spec.max_entries, spec.kind == MapKind::LruHash).ok_or(MapError::NoMemory)?;
+                (Kind::Hash(index), 1, spec.max_entries)
             }
             MapKind::RingBuf if spec.max_entries.is_power_of_two() && spec.max_entries >= 64 => {
                 (Kind::Ring(Ring::new(spec.max_entries)), 1, 1)
@@ -158,7 +174,7 @@ impl MapBody {
             return Err(MapError::BadSize);
         }
         let values = Values::new(value_size as usize, count as usize, copies).ok_or(MapError::BadSize)?;
-        Ok(MapBody { spec: spec.clone(), values, kind })
+        Ok(MapBody { spec: spec.clone(), values, kind, frozen: AtomicBool::new(false) })
     }
 
     fn index(&self, key: &[u8]) -> Result<usize, MapError> {
@@ -208,6 +224,18 @@ impl MapBody {
             Kind::Hash(_) => Err(MapError::WrongSize),
             _ => Err(MapError::Unsupported),
         }
+    }
+
+    /// The map, if the host may change it.
+    fn thawed(&self) -> Result<&MapBody, MapError> {
+        if self.frozen.load(Ordering::Acquire) { Err(MapError::ReadOnly) } else { Ok(self) }
+    }
+
+    /// The map, if programs may change it.
+    pub(crate) fn writable(&self) -> Result<&MapBody, MapError> {
+        // The broken variant that the tests must catch: helpers write what programs must not.
+        let refused = self.spec.read_only && !cfg!(relpoline_broken = "read-only-is-written");
+        if refused { Err(MapError::ReadOnly) } else { Ok(self) }
     }
 
     /// The ring buffer, if it is one.
@@ -291,7 +319,13 @@ impl Map {
     /// # Errors
     /// Any [`MapError`] but `BadSize` and `TooMany`.
     pub fn set(&self, key: &[u8], value: &[u8], mode: Mode) -> Result<(), MapError> {
-        self.0.body().update(key, value, mode)
+        self.0.body().thawed()?.update(key, value, mode)
+    }
+
+    /// From now on the host cannot change it either (`BPF_MAP_FREEZE`). Programs can, unless it is read-only for them.
+    /// `.rodata` of an object is frozen when the object is loaded.
+    pub fn freeze(&self) {
+        self.0.body().frozen.store(true, Ordering::Release);
     }
 
     /// Deletes the entry of `key`.
@@ -299,7 +333,7 @@ impl Map {
     /// # Errors
     /// [`MapError::NotFound`], or [`MapError::Unsupported`] for arrays.
     pub fn delete(&self, key: &[u8]) -> Result<(), MapError> {
-        self.0.body().delete(key)
+        self.0.body().thawed()?.delete(key)
     }
 
     /// The keys of a hash, in no order.

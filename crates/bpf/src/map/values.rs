@@ -3,6 +3,7 @@
 //! Programs read and write it with plain machine accesses at any time. The host does so word by word, as
 //! atomics: each word is whole, a value of several words need not be.
 
+use std::alloc::{Layout, alloc_zeroed};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most bytes of one map.
@@ -29,6 +30,16 @@ pub fn this_cpu() -> usize {
     rustix::thread::sched_getcpu() % cpus().max(1)
 }
 
+/// `count` zeroes, on pages that stay untouched; `None` when there is no memory for them.
+pub fn zeroed(count: usize) -> Option<Box<[AtomicU64]>> {
+    let layout = Layout::array::<AtomicU64>(count).ok().filter(|layout| layout.size() != 0)?;
+    // SAFETY: the layout has a size; all zero is a valid atomic; a box of the slice is freed with the same layout.
+    unsafe {
+        let words = alloc_zeroed(layout).cast::<AtomicU64>();
+        (!words.is_null()).then(|| Box::from_raw(std::ptr::slice_from_raw_parts_mut(words, count)))
+    }
+}
+
 impl Values {
     /// `count` zeroed values of `size` bytes in each of `copies`; `None` when that is too much.
     pub fn new(size: usize, count: usize, copies: usize) -> Option<Values> {
@@ -37,12 +48,7 @@ impl Values {
         if words > MOST / 8 {
             return None;
         }
-        let words: Vec<u64> = vec![0; words];
-        // Zeroed pages stay untouched this way: collecting atomics one by one would write them all.
-        let words = Box::into_raw(words.into_boxed_slice()) as *mut [AtomicU64];
-        // SAFETY: an atomic has the size, alignment and representation of its integer.
-        let words = unsafe { Box::from_raw(words) };
-        Some(Values { words, size, stride, count, copies })
+        Some(Values { words: zeroed(words)?, size, stride, count, copies })
     }
 
     fn at(&self, index: usize, copy: usize) -> usize {

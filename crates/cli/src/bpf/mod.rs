@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
-use relpoline_bpf::{IndirectBranches, Object, Options, Program, Runtime};
+use relpoline_bpf::{Checks, IndirectBranches, Object, Options, Program, Runtime};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -104,7 +104,17 @@ enum Branches {
 
 impl LoadArgs {
     fn options(&self, count: bool) -> Options {
-        Options { budget: Some(self.budget), trusted: self.trusted, count }
+        let checks = self.checks();
+        Options { budget: Some(self.budget), checks, count }
+    }
+
+    fn checks(&self) -> Checks {
+        if self.trusted {
+            // SAFETY: who started this command vouches for the program by `--trusted`, as for the command itself.
+            unsafe { Checks::off() }
+        } else {
+            Checks::default()
+        }
     }
 
     /// A runtime whose programs print to stderr.

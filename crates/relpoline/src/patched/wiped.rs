@@ -40,7 +40,8 @@ pub fn prepare() -> Option<()> {
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a fresh page of our own, which nobody knows before it is published.
     unsafe {
-        let new = rustix::mm::mmap_anonymous(core::ptr::null_mut::<c_void>(), PAGE_BYTES, prot, MapFlags::PRIVATE).ok()?;
+        let new =
+            rustix::mm::mmap_anonymous(core::ptr::null_mut::<c_void>(), PAGE_BYTES, prot, MapFlags::PRIVATE).ok()?;
         let wiped = rustix::mm::madvise(new, PAGE_BYTES, Advice::LinuxWipeOnFork);
         let words: &Page = &*new.cast();
         words.iter().for_each(|word| word.store(SETTLED, Ordering::Relaxed));

@@ -226,7 +226,8 @@ fn wait(shared: &'static Shared, forks: bool) -> Held<'static> {
     let mut turns = 0u32;
     loop {
         if (forks || !hold::lets_forks_pass(turns))
-            && let Some(held) = shared.lock.try_take(sync::thread(), now(), PATIENCE) {
+            && let Some(held) = shared.lock.try_take(sync::thread(), now(), PATIENCE)
+        {
             return held;
         }
         turns += 1;
