@@ -186,7 +186,7 @@ pub struct EngineArgs {
     /// Promote at most N targets per site.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=96))]
     pub max_targets: Option<u32>,
-    /// Count the calls that hit, for exact coverage in the report (costs a little).
+    /// Count all calls, also of sites that are left alone, for exact figures in the report (costs a little).
     #[arg(long)]
     pub count: bool,
     /// Do not promote in programs that the program starts by exec.

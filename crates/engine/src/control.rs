@@ -227,6 +227,7 @@ impl Engine {
 
     /// Leaves a site to its thunk until it is switched on again.
     fn set_aside(&mut self, id: u32) {
+        self.count_left_alone(id);
         self.retire(id);
         if let Some(site) = self.sites.get_mut(id as usize) {
             site.state = SiteState::barred(Reason::Disabled);

@@ -106,6 +106,9 @@ pub fn file_of(engine: &Engine, object: &Object<'_>) -> (u64, u64) {
     mapping.map_or((0, 0), |mapping| (mapping.device, mapping.inode))
 }
 
+/// Sites in no known function that an object may have; more are not noted, since others need records too.
+const MOST_BARE: u32 = 256;
+
 /// What looking at an object came to.
 #[derive(Clone, Copy, Default)]
 struct Outcome {
@@ -206,14 +209,19 @@ fn search(engine: &mut Engine, object: &Object<'_>, table: Option<EhFrameHdr<'_>
     for text in object.texts() {
         let region = Region { address: text.start, bytes: object.segment_bytes(text) };
         let mut whole = None;
-        for site in Sites::new(region, thunks, functions) {
-            let site = match site {
+        for found in Sites::new(region, thunks, functions) {
+            let site = match found {
                 Ok(site) => site,
-                // Bytes that only look like a branch to a thunk are no site: there is nothing to report.
-                Err(refused) => {
-                    is_covered &= refused.reason != Refusal::NoFunction;
+                // Most likely it is one, in code without unwind tables and symbols, and nothing is known of its calls.
+                Err(found) if found.reason == Refusal::NoFunction => {
+                    is_covered = false;
+                    if outcome.refused < MOST_BARE {
+                        refuse(engine, &bare(&found, region), Reason::NotAnInstruction, outcome);
+                    }
                     continue;
                 }
+                // Bytes that only look like a branch to a thunk are no site: there is nothing to report.
+                Err(_) => continue,
             };
             let shape = engine.thunks.as_slice().get(site.thunk).map(|thunk| thunk.shape);
             if shape.is_none_or(|shape| site.refusal(shape).is_some()) {
@@ -230,6 +238,23 @@ fn search(engine: &mut Engine, object: &Object<'_>, table: Option<EhFrameHdr<'_>
         }
     }
     is_covered
+}
+
+/// What is known of a branch to a thunk that stands in no known function.
+fn bare(found: &scan::Refused, text: Region<'_>) -> scan::Site {
+    let (kind, opcode) = match text.from(found.address).and_then(<[u8]>::first) {
+        Some(0xe8) => (SiteKind::Call, 1),
+        Some(0xe9) => (SiteKind::Jump, 1),
+        _ => (SiteKind::Cond, 2),
+    };
+    scan::Site {
+        address: found.address,
+        field: found.address + opcode,
+        kind,
+        cs_prefix: false,
+        thunk: found.thunk,
+        function: Function::new(found.address, found.address),
+    }
 }
 
 /// Whether a function that only a symbol names is read from its first byte to its last, and ends where the symbol says.

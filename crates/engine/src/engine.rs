@@ -334,6 +334,7 @@ impl Engine {
     /// Lets a site begin anew.
     pub fn restart(&mut self, id: u32) {
         let calls = self.policy.config.cold_calls;
+        self.count_left_alone(id);
         if let Some(site) = self.sites.get_mut(id as usize) {
             if site.gone {
                 return;

@@ -186,6 +186,11 @@ impl Engine {
                     self.decide(id, Event::MissWindow { misses: site.misses }, now);
                 }
             }
+            // Where everything is counted, a site that is left alone counts on.
+            Phase::Retpolined if is_over(&counters.misses) => {
+                self.count_misses(id);
+                counters.misses.store(NEVER, Ordering::Relaxed);
+            }
             _ => {}
         }
         report::site(self, id);
@@ -206,6 +211,34 @@ impl Engine {
         if let Some(site) = self.sites.get_mut(id as usize) {
             let account = if site.state.has_tree() { &mut site.missed } else { &mut site.calls_seen };
             *account += u64::from(site.misses);
+        }
+    }
+
+    /// Leaves a site to its retpoline. Where calls are counted (`--count`), those of sites that are left alone are too: a
+    /// report that knew only what went well would flatter.
+    #[inline(never)]
+    fn leave_alone(&mut self, id: u32) {
+        let counts = self.options().count;
+        match self.sites.get_mut(id as usize) {
+            Some(site) if counts && !site.stuck => {
+                site.misses = NEVER;
+                site.counters().misses.store(NEVER, Ordering::Relaxed);
+                self.publish_counting(id);
+            }
+            _ => self.publish_thunk(id),
+        }
+    }
+
+    /// Adds what a site that is left alone has counted since to its account, before its countdown is used for something else.
+    pub fn count_left_alone(&mut self, id: u32) {
+        let counts = self.options().count;
+        if let Some(site) = self.sites.get_mut(id as usize)
+            && counts
+            && site.state.phase() == Phase::Retpolined
+        {
+            let left = site.counters().misses.load(Ordering::Relaxed);
+            site.calls_seen += u64::from(site.misses.saturating_sub(left));
+            site.misses = left;
         }
     }
 
@@ -294,7 +327,7 @@ impl Engine {
             Action::Retpoline(_) => {
                 self.stop_recording(id);
                 self.unlink(id);
-                self.publish_thunk(id);
+                self.leave_alone(id);
             }
             Action::CountMisses { window } => {
                 site.misses = window;
@@ -581,7 +614,10 @@ impl Engine {
             let id = self.next_due;
             let due = self.sites.as_slice().get(id as usize).is_some_and(|s| !s.gone && s.state.is_due(now));
             if due {
-                self.while_busy(id, |engine| engine.decide(id, Event::Due, now));
+                self.while_busy(id, |engine| {
+                    engine.count_left_alone(id);
+                    engine.decide(id, Event::Due, now);
+                });
                 report::site(self, id);
                 return;
             }

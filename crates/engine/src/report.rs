@@ -94,6 +94,7 @@ fn describe(engine: &Engine, site: &Site) -> SiteRecord {
     let (misses, calls_seen) = match site.state.phase() {
         Phase::Promoted | Phase::Linked => (site.missed + running, site.calls_seen),
         Phase::Cold => (site.missed, site.calls_seen + running),
+        Phase::Retpolined if engine.options().count => (site.missed, site.calls_seen + running),
         _ => (site.missed, site.calls_seen),
     };
     let at = |cell: Cell| engine.arena(site).map_or(0, |arena| arena.address(cell));

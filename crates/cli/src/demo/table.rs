@@ -72,7 +72,8 @@ fn sites(out: &mut String, figures: &Figures) -> fmt::Result {
     }
     writeln!(out, "\n{} of {} sites that ran were promoted", report.sites_promoted, report.sites_run)?;
     if let Some(coverage) = report.coverage {
-        writeln!(out, "{:.1} % of the calls took a direct jump", coverage * 100.0)?;
+        let at_most = if report.coverage_is_bound { "At most " } else { "" };
+        writeln!(out, "{at_most}{:.1} % of the calls took a direct jump", coverage * 100.0)?;
     }
     writeln!(out, "\n{:<26} {:<10} {:<34} reason", "site", "state", "hottest targets")?;
     for site in ran.iter().take(SITES) {

@@ -10,6 +10,7 @@ use relpoline_stats::{
     EventRecord, Header, Kind, ObjectRecord, Refusal, SampleRecord, SiteRecord, State, Stats, record,
 };
 
+use super::counted;
 use super::schema::{Change, Costs, Engine, Figures, Moment, NotFollowed, Object, Report, Site, Target};
 use crate::live::clock;
 use crate::symbols::{Mapped, Symbols};
@@ -39,11 +40,11 @@ pub fn report_of(header: &Header, stats: &Stats<'_>, sites: &[(u32, SiteRecord)]
     }
     report.timeline = stats.samples().map(|sample| moment(header, &sample)).collect();
     report.timeline.extend(last_moment(header, &report));
-    report.sites.sort_by_key(|site| std::cmp::Reverse(site.calls()));
     report.sites_total = objects.iter().map(|object| u64::from(object.sites)).sum();
     report.coverage = coverage(header, &report.sites);
     // What the kernel maps (the vDSO) has no file, and nothing for us.
     report.objects = objects.into_iter().filter(|object| !object.path.is_empty() || object.sites > 0).collect();
+    counted::note(&mut report);
     report
 }
 
@@ -227,6 +228,8 @@ fn site(record: &SiteRecord, objects: &[Object], names: &Names<'_>) -> Site {
         hits: record.hits,
         misses: record.misses,
         calls_seen: record.calls_seen,
+        calls_at_least: false,
+        calls_per_s: None,
         relearned: record.relearned,
         register: Reg::new(record.reg).map(|reg| reg.name().to_owned()),
         patches: record.patches,

@@ -1,6 +1,6 @@
 //! The report as a flame graph in SVG: program, object, function, site, and where its calls went. Widths are calls.
 //!
-//! Calls that hit are counted with `--count` only; without it, what is shown are the calls that took the retpoline.
+//! Calls that hit, and those of sites that are left alone, are counted with `--count` only; the heading says what is shown.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -62,7 +62,11 @@ pub fn render(report: &Report) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
          height=\"{height}\" font-family=\"monospace\" font-size=\"11\">"
     );
-    let counted = if report.engine.counts { "all calls of sites" } else { "calls that took the retpoline, as counted" };
+    let counted = match (report.engine.counts, report.coverage_is_bound) {
+        (true, false) => "all calls of sites",
+        (true, true) => "all calls but those of sites that were refused",
+        (false, _) => "calls that were counted while sites learned (--count counts all)",
+    };
     let _ = writeln!(out, "<rect width=\"100%\" height=\"100%\" fill=\"#fffdf8\"/>");
     let heading = escape(&format!("{} (pid {}): {counted}", report.program, report.pid));
     let _ = writeln!(out, "<text x=\"8\" y=\"16\" font-size=\"14\">{heading}</text>");

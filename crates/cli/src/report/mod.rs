@@ -7,6 +7,7 @@
 //! [`schema`] is the report as a structure; docs/report.md describes it. `place` writes the files.
 
 pub mod command;
+mod counted;
 pub mod digest;
 mod flame;
 mod html;

@@ -57,7 +57,8 @@ fn add(site: &mut SiteRecord, counters: &[u8; COUNTERS], counts: bool) {
     let since = u64::try_from(i64::from(site.misses_left) - i64::from(left)).unwrap_or(0);
     match State::from_number(site.state) {
         Some(State::Promoted | State::Linked) => site.misses = site.misses.saturating_add(since),
-        Some(State::Cold) => site.calls_seen = site.calls_seen.saturating_add(since),
+        // Of a site that is left alone, the countdown runs only where everything is counted.
+        Some(State::Cold | State::Retpolined) => site.calls_seen = site.calls_seen.saturating_add(since),
         _ => {}
     }
     if counts {
@@ -88,6 +89,10 @@ mod tests {
         // A countdown that was started again meanwhile says nothing.
         add(&mut site, &counters(0, 5000), true);
         assert_eq!((site.misses, site.hits), (17, 983));
+        // Left alone, and counted all the same.
+        let mut site = SiteRecord { state: State::Retpolined as u8, misses_left: 1000, ..SiteRecord::ZERO };
+        add(&mut site, &counters(0, 400), true);
+        assert_eq!((site.calls_seen, site.misses, site.hits), (600, 0, 0));
         let mut site = SiteRecord { state: State::Cold as u8, misses_left: 96, ..SiteRecord::ZERO };
         add(&mut site, &counters(9, 90), false);
         assert_eq!((site.calls_seen, site.hits), (6, 0));

@@ -31,9 +31,16 @@ pub struct Report {
     pub sites_run: u64,
     /// Sites promoted now.
     pub sites_promoted: u64,
-    /// Share of the counted calls that took a direct jump; null without `--count`.
+    /// Share of the counted calls that took a direct jump; null without `--count`. All calls are counted but for those of
+    /// `sites_uncounted`.
     pub coverage: Option<f64>,
-    /// The sites that ran, or were left alone for a reason; hottest first.
+    /// Whether there are calls of which nothing is known: then the coverage is at most what is said.
+    #[serde(default = "bound_unless_said")]
+    pub coverage_is_bound: bool,
+    /// Sites whose calls nobody counts, since they were left as they are: those of state `refused`.
+    #[serde(default)]
+    pub sites_uncounted: u64,
+    /// The sites that ran, or were left alone for a reason; the busiest first.
     pub sites: Vec<Site>,
     /// Programs that this process started without the engine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -44,6 +51,11 @@ pub struct Report {
     /// How things went, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub timeline: Vec<Moment>,
+}
+
+/// Reports from before this was said left out the sites that are left alone.
+const fn bound_unless_said() -> bool {
+    true
 }
 
 impl Default for Report {
@@ -60,6 +72,8 @@ impl Default for Report {
             sites_run: 0,
             sites_promoted: 0,
             coverage: None,
+            coverage_is_bound: false,
+            sites_uncounted: 0,
             sites: Vec::new(),
             not_followed: Vec::new(),
             seconds: 0.0,
@@ -177,6 +191,13 @@ pub struct Site {
     /// Calls counted while learning.
     #[serde(default)]
     pub calls_seen: u64,
+    /// Whether there were more calls than are known of: without `--count` those of promoted sites and of sites that are left
+    /// alone are not counted, and of refused sites none.
+    #[serde(default)]
+    pub calls_at_least: bool,
+    /// Calls in a second when they were counted last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls_per_s: Option<f64>,
     /// Times it was learned anew.
     pub relearned: u32,
     /// Register that holds the target, when known.

@@ -1,7 +1,9 @@
 //! A report for people: totals and the twenty hottest sites, in 80 columns.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
+use super::counted;
 use super::schema::{Report, Site, Target};
 
 /// Sites shown.
@@ -27,14 +29,13 @@ fn totals(out: &mut String, report: &Report) -> fmt::Result {
     }
     let [total, run, promoted] = [report.sites_total, report.sites_run, report.sites_promoted].map(grouped);
     writeln!(out, "  sites     {total} found, {run} ran, {promoted} promoted")?;
-    if let Some(coverage) = report.coverage {
-        writeln!(out, "  coverage  {:.1} % of the counted calls were direct", coverage * 100.0)?;
-    }
+    coverage(out, report)?;
     let [judgements, patches, links] = [engine.judgements, engine.patches, engine.links].map(grouped);
     writeln!(
         out,
-        "  learning  {judgements} judgements, {patches} patches (at most {} in a second), {links} links",
-        engine.patches_per_s_max
+        "  learning  {judgements} judgements, {patches} patches (at most {} in a second), {links} link{}",
+        engine.patches_per_s_max,
+        if engine.links == 1 { "" } else { "s" }
     )?;
     writeln!(
         out,
@@ -51,6 +52,31 @@ fn totals(out: &mut String, report: &Report) -> fmt::Result {
     )
 }
 
+/// What it is a share of stands beside it.
+fn coverage(out: &mut String, report: &Report) -> fmt::Result {
+    let at_most = if report.coverage_is_bound { "at most " } else { "" };
+    match report.coverage {
+        Some(coverage) => writeln!(out, "  coverage  {at_most}{:.1} % of the calls were direct", coverage * 100.0)?,
+        None if report.sites_run > 0 => {
+            writeln!(out, "  coverage  not known: most calls are counted with --count only")?
+        }
+        None => {}
+    }
+    if report.coverage_is_bound {
+        let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+        for site in report.sites.iter().filter(|site| site.state == "refused") {
+            *reasons.entry(&site.reason).or_default() += 1;
+        }
+        let whole = report.objects.iter().filter(|object| counted::is_blind(object));
+        let whole = whole.filter_map(|object| Some(format!("{}: {}", object.path, object.reason.as_ref()?)));
+        let named = reasons.iter().map(|(reason, sites)| format!("{sites} {reason}")).chain(whole);
+        let line = named.collect::<Vec<_>>().join(", ");
+        let line = if line.is_empty() { "sites that are left alone".to_owned() } else { line };
+        writeln!(out, "            not counted: {}", cut(&line, WIDTH - 25))?;
+    }
+    Ok(())
+}
+
 fn hottest(out: &mut String, report: &Report) -> fmt::Result {
     if report.sites.is_empty() {
         return Ok(());
@@ -58,14 +84,7 @@ fn hottest(out: &mut String, report: &Report) -> fmt::Result {
     writeln!(out, "\n{:>13}  {:>6}  {:<10}  site, targets, reason", "calls", "hit", "state")?;
     for site in report.sites.iter().take(HOTTEST) {
         let name = site.symbol.as_ref().unwrap_or(&site.address);
-        writeln!(
-            out,
-            "{:>13}  {:>6}  {:<10}  {}",
-            grouped(site.calls()),
-            hit_share(site),
-            site.state,
-            cut(name, WIDTH - 35)
-        )?;
+        writeln!(out, "{:>13}  {:>6}  {:<10}  {}", calls(site), hit_share(site), site.state, cut(name, WIDTH - 35))?;
         for target in site.targets.iter().take(TARGETS) {
             writeln!(out, "{:35}{}", "", target_line(target))?;
         }
@@ -83,6 +102,15 @@ fn rest(out: &mut String, report: &Report) -> fmt::Result {
         writeln!(out, "{} ran without promotion: {}", child.program, child.reason)?;
     }
     Ok(())
+}
+
+/// Its calls, or how many there were at least.
+fn calls(site: &Site) -> String {
+    match site.calls_at_least {
+        true if site.calls() == 0 => "?".into(),
+        true => format!("≥ {}", grouped(site.calls())),
+        false => grouped(site.calls()),
+    }
 }
 
 /// Share of its calls that hit, if that was counted.
@@ -142,6 +170,32 @@ mod tests {
     #[test]
     fn numbers_are_grouped() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn what_was_not_counted_is_at_least() {
+        let site = |calls_seen, calls_at_least| Site { calls_seen, calls_at_least, ..Site::default() };
+        assert_eq!((calls(&site(1234, true)), calls(&site(1234, false))), ("≥ 1,234".into(), "1,234".into()));
+        assert_eq!((calls(&site(0, true)), calls(&site(0, false))), ("?".into(), "0".into()));
+    }
+
+    #[test]
+    fn coverage_says_what_it_leaves_out() {
+        let refused = Site { state: "refused".into(), reason: "not an instruction".into(), ..Site::default() };
+        let report = Report {
+            coverage: Some(0.995),
+            coverage_is_bound: true,
+            sites_uncounted: 1,
+            sites: vec![refused],
+            ..Report::default()
+        };
+        let text = render(&report);
+        assert!(
+            text.contains("at most 99.5 % of the calls") && text.contains("not counted: 1 not an instruction"),
+            "{text}"
+        );
+        let unknown = render(&Report { sites_run: 3, ..Report::default() });
+        assert!(unknown.contains("coverage  not known"), "{unknown}");
     }
 
     #[test]

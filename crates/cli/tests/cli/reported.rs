@@ -44,6 +44,94 @@ fn the_hot_site_is_promoted_and_named() {
     assert!(site.calls() >= 2_900_000, "{site:?}");
 }
 
+/// As many calls each of a site that is promoted, of one that no tree is worth having for, and of one in assembly of
+/// which neither unwind tables nor symbols say that it is a function, and which is left as it is.
+const THREE: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#define T(n) static unsigned t##n(unsigned x) { return x + n; }
+#define T8(n) T(n##0) T(n##1) T(n##2) T(n##3) T(n##4) T(n##5) T(n##6) T(n##7)
+#define T64(n) T8(n##0) T8(n##1) T8(n##2) T8(n##3) T8(n##4) T8(n##5) T8(n##6) T8(n##7)
+#define U(n) t##n,
+#define U8(n) U(n##0) U(n##1) U(n##2) U(n##3) U(n##4) U(n##5) U(n##6) U(n##7)
+#define U64(n) U8(n##0) U8(n##1) U8(n##2) U8(n##3) U8(n##4) U8(n##5) U8(n##6) U8(n##7)
+T64(1) T64(2) T64(3) T64(4)
+static unsigned (*const volatile table[256])(unsigned) = { U64(1) U64(2) U64(3) U64(4) };
+unsigned bare(unsigned (*f)(unsigned), unsigned x);
+__asm__(".text\n.globl bare\nbare:\n push %rbx\n mov %rdi,%rax\n mov %esi,%edi\n"
+        " call __x86_indirect_thunk_rax\n pop %rbx\n ret\n");
+__attribute__((noinline)) static unsigned steady(unsigned x) { return table[3](x) + 1; }
+__attribute__((noinline)) static unsigned chaos(unsigned x, unsigned r) { return table[r % 256](x) + 1; }
+int main(int argc, char **argv) {
+    unsigned calls = atoi(argv[1]), asked = argc > 2, x = 0;
+    unsigned long random = 88172645463325252ul;
+    for (unsigned i = 0; i < calls; i++) {
+        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+        x = chaos(steady(x), random >> 9);
+        if (asked) x = bare(table[1], x);
+    }
+    printf("%u\n", x);
+}"#;
+
+fn report_of_three(options: &[&str], arguments: &[&str]) -> (Report, String) {
+    let program = Compiled::new(THREE, &RETPOLINE);
+    let file = program.directory().join("report");
+    stdout(relpoline(&["run", "--report"]).arg(&file).args(options).args(["--", program.text()]).args(arguments));
+    let text = stdout(relpoline(&["report"]).arg(&file));
+    (read(&file), text)
+}
+
+/// A report that leaves out what is left alone says that nearly all calls are direct, where it is half of them.
+#[test]
+fn coverage_is_of_all_calls() {
+    const CALLS: u64 = 400_000;
+    let (report, text) = report_of_three(&["--count"], &[&CALLS.to_string()]);
+    let site = |name: &str| {
+        let named = |site: &&Site| site.symbol.as_ref().is_some_and(|symbol| symbol.starts_with(name));
+        report.sites.iter().find(named).unwrap_or_else(|| panic!("{report:#?}"))
+    };
+    let (steady, chaos) = (site("steady+"), site("chaos+"));
+    assert_eq!((steady.is_promoted(), chaos.is_promoted()), (true, false), "{text}");
+    for site in [steady, chaos] {
+        assert!((CALLS - 2000..=CALLS).contains(&site.calls()), "{site:#?}");
+        assert!(!site.calls_at_least);
+    }
+    let coverage = report.coverage.unwrap();
+    assert!((0.45..0.56).contains(&coverage), "{coverage}");
+    // Two sites of start-up code may be there too, which have unwind tables.
+    assert!(
+        report.coverage_is_bound && text.contains("at most"),
+        "the refused site was never called, but who knows: {text}"
+    );
+}
+
+/// Calls that nobody can count are a third here; what is said is at most, and which they are is said too.
+#[test]
+fn what_nobody_counts_is_named() {
+    let (report, text) = report_of_three(&["--count"], &["200000", "asked"]);
+    assert!(report.coverage_is_bound && report.sites_uncounted == 1, "{report:#?}");
+    assert!(text.contains("at most ") && text.contains("not counted: 1 not an instruction"), "{text}");
+    let refused = report.sites.iter().find(|site| site.state == "refused").unwrap();
+    assert!(refused.reason == "not an instruction" && refused.calls_at_least, "{refused:#?}");
+    assert_eq!(refused.kind, "call");
+}
+
+#[test]
+fn without_counting_figures_are_at_least() {
+    let (report, text) = report_of_three(&[], &["200000"]);
+    assert!(report.coverage.is_none() && text.contains("coverage  not known"), "{text}");
+    let promoted = report.sites.iter().find(|site| site.is_promoted()).unwrap();
+    assert!(promoted.calls_at_least && promoted.calls_per_s.is_some_and(|rate| rate > 0.0), "{promoted:#?}");
+    assert!(text.contains("≥ "), "{text}");
+}
+
+/// An object that is excluded, and one without unwind tables: their calls are not in the figures.
+#[test]
+fn objects_that_are_left_alone_are_named() {
+    let report = report_with(&["--count", "--exclude", "program"]);
+    assert!(report.coverage_is_bound && report.sites_uncounted > 0, "{report:#?}");
+}
+
 #[test]
 fn a_dry_run_patches_nothing() {
     let report = report_with(&["--dry-run"]);

@@ -26,6 +26,7 @@ function duration(seconds) {
 }
 
 const calls = site => site.hits + site.misses + site.calls_seen;
+const known = site => !site.calls_at_least ? short(calls(site)) : calls(site) ? `≥ ${short(calls(site))}` : "?";
 const title = site => site.symbol ?? site.address;
 const promoted = site => site.state === "promoted" || site.state === "linked";
 const percent = share => (share * 100).toFixed(1) + " %";
@@ -36,7 +37,7 @@ document.title = report.program + " – relpoline";
 at("facts").textContent = `process ${report.pid}, ${duration(report.seconds ?? 0)}, engine ${report.engine.version}` +
   (report.engine.why_disabled ? `, not promoting: ${report.engine.why_disabled}` : "");
 const tiles = [
-  [report.coverage === null ? "–" : percent(report.coverage), report.coverage === null ? "coverage: not counted (run --count)" : "of the counted calls were direct"],
+  [report.coverage === null ? "–" : percent(report.coverage), report.coverage === null ? "coverage: not counted (run --count)" : report.coverage_is_bound ? "of the calls, at most, were direct" : "of the calls were direct"],
   [report.sites_total, "sites found"],
   [report.sites_run, "sites ran"],
   [report.sites_promoted, "sites promoted"],
@@ -119,13 +120,14 @@ else {
   bars("states", [...states].sort((a, b) => b[1] - a[1]).map(([state, count]) =>
     ({ label: state, value: String(count), parts: [{ share: count / most, colour: COLOURS[state] ?? "cold", title: `${count} ${state}` }] })));
 }
-const hottest = [...report.sites].sort((a, b) => calls(b) - calls(a)).slice(0, 10);
+// They come with the busiest first, also where calls were not counted.
+const hottest = report.sites.slice(0, 10);
 if (hottest.length === 0) none("targets", "No sites.");
 else bars("targets", hottest.map(site => {
   const parts = site.targets.map((target, n) => ({ share: target.share, colour: "direct", opacity: Math.max(.25, 1 - n * .14), title: `${percent(target.share)} ${target.symbol ?? target.address}` }));
   const rest = 1 - parts.reduce((sum, part) => sum + part.share, 0);
   if (rest > 1e-3) parts.push({ share: rest, colour: promoted(site) ? "retpoline" : COLOURS[site.state] ?? "cold", title: promoted(site) ? "the retpoline, or targets beyond the eighth" : site.reason });
-  return { label: title(site), value: short(calls(site)), parts };
+  return { label: title(site), value: known(site), parts };
 }));
 
 // Tables: columns are name, value, text, and whether they are numbers.
@@ -158,7 +160,7 @@ function line(columns, row, attributes) {
 const verdict = site => promoted(site)
   ? site.targets.map(target => `${(target.share * 100).toFixed(0)} % ${target.symbol ?? target.address}`).join(", ") : site.reason;
 const siteColumns = [
-  { name: "calls", value: calls, text: site => short(calls(site)), number: true },
+  { name: "calls", value: calls, text: known, number: true },
   { name: "hit", value: site => site.hits / Math.max(1, calls(site)), text: site => site.hits ? percent(site.hits / calls(site)) : "–", number: true },
   { name: "state", value: site => site.state, mark: site => site.state },
   { name: "targets", value: site => site.target_count, number: true },
@@ -173,7 +175,7 @@ const chosen = () => { const text = filter.value.toLowerCase(); return report.si
 function history(site) {
   const events = (site.history ?? []).map(change => `${duration(change.at).padStart(8)}  ${change.state}` +
     (change.figures ? `: ${change.target_count} targets cover ${percent(change.figures.covered)}, ${change.figures.tree.toFixed(1)} instead of ${change.figures.retpoline.toFixed(1)} cycles` : change.reason === change.state ? "" : `: ${change.reason}`));
-  const facts = `${site.kind} at ${site.address} in ${site.object ?? "?"}, target in ${site.register ?? "?"}; ${site.misses} misses, ${site.calls_seen} calls seen while learning, ${site.patches ?? 0} patches`;
+  const facts = `${site.kind} at ${site.address} in ${site.object ?? "?"}, target in ${site.register ?? "?"}; ${site.misses} misses, ${site.calls_seen} calls counted while it learned or was left alone, ${site.patches ?? 0} patches`;
   return element("tr", { class: "history" }, element("td", { colspan: siteColumns.length }, [facts, ...events].join("\n")));
 }
 const drawSites = table("sites", chosen, siteColumns, 0, site => {
