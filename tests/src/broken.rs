@@ -21,7 +21,7 @@ pub const TORTURED: [(&str, &[&str]); 6] = [
 ];
 
 /// Variants whose mistake has a test of its own: program, arguments, option.
-pub const TESTED: [(&str, &str, &[&str], &str); 9] = [
+pub const TESTED: [(&str, &str, &[&str], &str); 10] = [
     ("child-shares-arena", "fork.c", &["bytes"], "--count"),
     ("fork-does-not-wait", "fork.c", &["descriptors"], "--count"),
     ("child-inside-judgement", "fork.c", &["handlers"], "--nervous"),
@@ -31,6 +31,7 @@ pub const TESTED: [(&str, &str, &[&str], &str); 9] = [
     ("vectors-clobbered", "registers.c", &[], "--count"),
     ("flags-in-stub", "flags.c", &[], "--count"),
     ("red-zone-trodden", "flags.c", &[], "--count"),
+    ("trusts-thread-pointer", "pointer.c", &["none", "call", "main"], "--count"),
 ];
 
 /// Runs a program with a broken engine.

@@ -100,6 +100,11 @@ fn vector_registers_that_are_not_given_back() {
 }
 
 #[test]
+fn a_thread_pointer_that_is_believed_to_be_libcs() {
+    is_caught("trusts-thread-pointer");
+}
+
+#[test]
 fn a_site_that_stays_half_done() {
     // Every call is still right; what is lost is learning.
     let program = Program::retpolined("signals.c");

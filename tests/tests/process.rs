@@ -1,12 +1,13 @@
 //! What a process is to others, and what it may have of its own: its number, its core, its break, its thread pointer.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use relpoline_tests::living::text;
 use relpoline_tests::tool;
-use relpoline_tests::{Living, Program};
+use relpoline_tests::{Living, Program, Run};
 
 /// Whether it can be had here; else that is said.
 fn is_allowed(what: &str, check: &mut Command) -> bool {
@@ -59,4 +60,116 @@ fn processes_of_one_number_in_two_namespaces() {
     assert_ne!(pairs_are_listed(&tool::engine()), Some(false), "one of two processes is not listed");
     let broken = tool::broken_engine("named-by-number");
     assert_ne!(pairs_are_listed(&broken), Some(true), "a process that is known by its number only goes unnoticed");
+}
+
+#[test]
+fn thread_pointers_that_are_not_libcs() {
+    let program = Program::retpolined("pointer.c").flags(&["-fno-stack-protector"]).build();
+    for pointer in ["none", "own", "nowhere"] {
+        for (by, thread) in [("call", "main"), ("instruction", "thread"), ("call", "thread")] {
+            let outcome = Run::new(&program).args(&[pointer, by, thread]).option("--nervous").same();
+            if outcome.text().contains("skipped") {
+                println!("{}", outcome.text());
+                continue;
+            }
+            outcome.report().assert_promoted(&["guest_site"]);
+        }
+    }
+}
+
+/// Directory in which a process that crashes leaves its core, and how to start one there; `None` where the system keeps cores
+/// elsewhere.
+fn with_core(program: &Path, args: &[&str], engine: Option<&Path>) -> Option<(tempfile::TempDir, Command)> {
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    if !pattern.starts_with("core") {
+        println!("skipped: cores go to {pattern}");
+        return None;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new("sh");
+    // 3 MB, in 512-byte blocks: more than there is without an engine, and less than what it reserves.
+    command.args(["-c", "ulimit -S -c 6000 || exit 99; exec env ${1:+LD_PRELOAD=$1} \"$2\" $3 $4", "sh"]);
+    command.arg(engine.unwrap_or(Path::new(""))).arg(program).args(args).current_dir(directory.path());
+    Some((directory, command))
+}
+
+fn core_in(directory: &Path) -> PathBuf {
+    let is_core = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"core"));
+    let begun = Instant::now();
+    loop {
+        let found = fs::read_dir(directory).expect("it is there").flatten().map(|entry| entry.path()).find(is_core);
+        match found {
+            Some(core) => return core,
+            None => assert!(begun.elapsed() < Duration::from_secs(10), "there is no core"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Bytes of the core, and what gdb says of the threads' stacks in it.
+fn core_of(program: &Path, args: &[&str], engine: Option<&Path>) -> Option<(u64, String)> {
+    let (directory, mut command) = with_core(program, args, engine)?;
+    let status = command.stdout(std::process::Stdio::null()).status().expect("it can be started");
+    assert!(!status.success(), "{args:?}: it did not crash");
+    Some(dumped(program, directory.path()))
+}
+
+fn dumped(program: &Path, directory: &Path) -> (u64, String) {
+    let core = core_in(directory);
+    let size = fs::metadata(&core).expect("it is there").len();
+    let mut gdb = Command::new("gdb");
+    let output = gdb.args(["-q", "-batch", "-ex", "thread apply all bt"]).arg(program).arg(&core).output();
+    (size, output.map_or(String::new(), |output| text(&output)))
+}
+
+/// Functions in the order in which gdb shows them, for each thread.
+fn shown(stacks: &str, functions: &[&str]) -> usize {
+    let count = |function: &str| stacks.lines().filter(|line| line.contains(&format!(" {function} ("))).count();
+    functions.iter().map(|function| count(function)).sum()
+}
+
+/// More than this the engine may not add.
+const CORE_MARGIN: u64 = 600_000;
+
+fn cores_are_small(engine: &Path) -> Option<bool> {
+    let program = Program::retpolined("core.c").build();
+    let mut small = true;
+    for args in [["one", "abort"], ["one", "fault"], ["threads", "abort"], ["forked", "abort"]] {
+        let plain = core_of(&program, &args, None)?;
+        let promoted = core_of(&program, &args, Some(engine))?;
+        small &= promoted.0 < plain.0 + CORE_MARGIN;
+        if small && relpoline_tests::living::is_installed("gdb") {
+            let functions = ["core_site", "stage", "main"];
+            let stacks = [&plain.1, &promoted.1].map(|stacks| shown(stacks, &functions));
+            assert_eq!(stacks[0], stacks[1], "{args:?}:\n{}\n{}", plain.1, promoted.1);
+            assert!(stacks[0] >= 3, "{}", plain.1);
+        }
+    }
+    Some(small)
+}
+
+#[test]
+fn cores_are_as_large_as_without() {
+    assert_ne!(cores_are_small(&tool::engine()), Some(false), "cores are larger");
+    assert_ne!(cores_are_small(&tool::broken_engine("dumped")), Some(true), "large cores go unnoticed");
+}
+
+#[test]
+fn the_core_of_an_attached_process() {
+    let program = Program::retpolined("attached.c").build();
+    let sizes = [false, true].map(|attach| {
+        let (directory, mut command) = with_core(&program, &[], None)?;
+        let process = Living::start(&mut command);
+        if attach {
+            process.must(&["attach"]);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let killed = Command::new("kill").args(["-ABRT", &process.pid().to_string()]).status();
+        assert!(killed.is_ok_and(|status| status.success()));
+        Some(dumped(&program, directory.path()).0)
+    });
+    if let [Some(plain), Some(attached)] = sizes {
+        // Its engine's own text is no file's there.
+        assert!(attached < plain + 4 * CORE_MARGIN, "{attached} bytes instead of {plain}");
+    }
 }

@@ -73,6 +73,20 @@ pub fn preloaded() {
     control().live.store(1, Ordering::Release);
 }
 
+/// Leaves the tool's lists and its thread's stack out of core dumps: they are half a megabyte of the engine's data, and mean
+/// something for milliseconds.
+pub fn keep_out_of_cores() {
+    let page = relpoline_text::cells::PAGE;
+    // SAFETY: addresses only.
+    let (start, end) = unsafe {
+        let area = SHARED.0.get();
+        (&raw const (*area).scratch as usize, area.add(1) as usize)
+    };
+    let (start, end) = (start.next_multiple_of(page), end & !(page - 1));
+    // SAFETY: whole pages of the lists and the stack, which belong to this static.
+    unsafe { crate::memory::keep_out_of_cores(start as *mut _, end.saturating_sub(start)) };
+}
+
 /// Notes that another list of objects was looked at.
 pub fn objects_changed() {
     control().generation.fetch_add(1, Ordering::AcqRel);

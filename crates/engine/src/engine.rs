@@ -14,12 +14,12 @@ use crate::report;
 use crate::sandbox;
 use crate::share::Share;
 use crate::state::{Engine, Frozen, engine};
-use core::ffi::c_char;
+use core::ffi::{c_char, c_ulong};
 use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use relpoline_core::policy::{Config, SiteState};
 use relpoline_stats::Refusal;
 use relpoline_stats::codes::flag;
-use relpoline_text::sync::AtomicU64;
+use relpoline_text::sync::{self, AtomicU64};
 
 /// The engine was started: what is asked of it before, or when it has declined, is passed over.
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -107,9 +107,17 @@ fn begin(engine: &mut Engine, all: impl FnOnce(&mut Engine) -> Result<(), Refusa
     outcome
 }
 
+unsafe extern "C" {
+    fn getauxval(kind: c_ulong) -> c_ulong;
+}
+
 /// Makes what must be there before anything is touched.
 fn prepare(engine: &mut Engine) -> Result<(), Refusal> {
+    const AT_HWCAP2: c_ulong = 26;
+    // SAFETY: libc's copy of what the kernel told the process at its start.
+    sync::know_processor(unsafe { getauxval(AT_HWCAP2) });
     fork::prepare().ok_or(Refusal::Kernel)?;
+    control::keep_out_of_cores();
     engine.reserve().ok_or(Refusal::NoArena)?;
     let options = engine.options();
     let config = &mut engine.policy.config;

@@ -8,16 +8,28 @@ use rustix::mm::{Advice, MapFlags, MsyncFlags, ProtFlags};
 /// Reserves `bytes` of zeroes at an address of the kernel's choice; `None` when it is refused.
 ///
 /// Huge pages are declined: tables are sparse, and zeroing two megabytes for a few records would be the
-/// largest part of a short program's start.
+/// largest part of a short program's start. Debuggers need none of it: it would be the largest part of a core, too.
 #[must_use]
 pub fn reserve(bytes: usize) -> Option<*mut u8> {
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-    // SAFETY: a fresh mapping; the advice concerns it alone, and a kernel without huge pages refuses it.
+    // SAFETY: a fresh mapping; the advices concern it alone, and a kernel without huge pages refuses the first.
     unsafe {
         let start = rustix::mm::mmap_anonymous(core::ptr::null_mut::<c_void>(), bytes, prot, flags).ok()?;
         let _ = rustix::mm::madvise(start, bytes, Advice::LinuxNoHugepage);
+        keep_out_of_cores(start, bytes);
         Some(start.cast())
+    }
+}
+
+/// Leaves memory of ours out of core dumps. In the broken variant that the tests must catch it is in them.
+///
+/// # Safety
+/// The range must be ours.
+pub unsafe fn keep_out_of_cores(start: *mut c_void, bytes: usize) {
+    if !cfg!(relpoline_broken = "dumped") {
+        // SAFETY: passed on to the caller; no content changes. Without the advice cores are larger.
+        let _ = unsafe { rustix::mm::madvise(start, bytes, Advice::LinuxDontDump) };
     }
 }
 

@@ -297,6 +297,7 @@ impl Share {
         unsafe {
             let at =
                 rustix::mm::mmap(core::ptr::null_mut(), LAYOUT.file_size(), prot, MapFlags::SHARED, &fd, 0).ok()?;
+            memory::keep_out_of_cores(at, LAYOUT.file_size());
             self.claimed = [STARTS[0], STARTS[1], STARTS[2], STARTS[3], STARTS[4]];
             let used = used.unwrap_or(Used { objects: FIRST, sites: STARTS[4] + FIRST });
             let begun = self.claim_at(at.cast(), Part::Objects, used.objects)

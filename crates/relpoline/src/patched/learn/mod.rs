@@ -121,6 +121,12 @@ fn now() -> u64 {
 }
 
 fn begin() -> Option<Box<Shared>> {
+    const AT_HWCAP2: core::ffi::c_ulong = 26;
+    unsafe extern "C" {
+        fn getauxval(kind: core::ffi::c_ulong) -> core::ffi::c_ulong;
+    }
+    // SAFETY: libc's copy of what the kernel told the process at its start.
+    sync::know_processor(unsafe { getauxval(AT_HWCAP2) });
     wiped::prepare()?;
     let mut policy = Policy::new();
     policy.costs.retpoline = PLAIN_CALL;
