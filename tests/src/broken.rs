@@ -11,13 +11,14 @@ use serde_json::Value;
 use crate::{Outcome, Program, Run, tool};
 
 /// Variants whose mistake makes calls go wrong, with what `relpoline torture` is told: gates change where sites are not linked.
-pub const TORTURED: [(&str, &[&str]); 6] = [
+pub const TORTURED: [(&str, &[&str]); 7] = [
     ("two-byte-patch", &["--no-link"]),
     ("tree-in-place", &[]),
     ("cell-reused", &[]),
     ("gate-not-aligned", &[]),
     ("flags-at-goto", &[]),
     ("linger+poke-outlives-lock", &[]),
+    ("boards-at-once+leaf-believes", &[]),
 ];
 
 /// Variants whose mistake has a test of its own: program, arguments, option.

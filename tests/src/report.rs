@@ -37,6 +37,8 @@ pub struct Engine {
     pub why_disabled: Option<String>,
     /// Gates re-pointed.
     pub patches: u64,
+    /// Bytes of the arenas' pages in use.
+    pub arena_bytes: u64,
     /// Slow paths that judged something.
     pub judgements: u64,
     /// Sites linked by one byte.

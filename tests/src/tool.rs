@@ -86,7 +86,10 @@ pub fn broken_engine(variant: &str) -> PathBuf {
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET");
     succeed(&mut cargo).unwrap_or_else(|error| panic!("{error}"));
     fs::create_dir_all(target.join(variant)).expect("cannot make a directory for the broken engine");
-    fs::copy(target.join("preload").join(ENGINE), &kept).expect("the broken engine cannot be copied");
+    // Not written over: a program of another test may be running with it.
+    let fresh = kept.with_extension("fresh");
+    fs::copy(target.join("preload").join(ENGINE), &fresh).expect("the broken engine cannot be copied");
+    fs::rename(&fresh, &kept).expect("the broken engine cannot be renamed");
     kept
 }
 

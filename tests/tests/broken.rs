@@ -22,6 +22,8 @@ fn an_engine_that_is_built_like_them_and_breaks_nothing() {
         assert_eq!(notices(whole, source, args, option), None);
     }
     assert_eq!(tortured(whole, 5, &[]), None);
+    // Neither is it that sites have boards.
+    assert_eq!(tortured("boards-at-once", 5, &[]), None);
 }
 
 #[test]
@@ -62,6 +64,11 @@ fn data_below_the_stack_pointer() {
 #[test]
 fn a_link_that_comes_too_late() {
     is_caught("linger+poke-outlives-lock");
+}
+
+#[test]
+fn a_leaf_that_takes_its_boards_word_for_it() {
+    is_caught("boards-at-once+leaf-believes");
 }
 
 #[test]

@@ -111,6 +111,30 @@ fn more_trees_than_an_arena_has_room_for() {
     assert!(full > 0 && promoted > 10, "{full} found no room, {promoted} did");
 }
 
+/// Sites whose targets change for ever, where there is room for some hundred trees: how many have no place in the end, and how
+/// many bytes are in use.
+fn flapping(variant: &str, rounds: &str) -> (usize, u64) {
+    let outcome = broken::run(variant, &Program::retpolined("flapping.c"), &[rounds], "--nervous");
+    outcome.assert_success();
+    let report = outcome.report();
+    let is_one = |symbol: &String| symbol.contains("flapping_site");
+    let sites: Vec<_> = report.sites.iter().filter(|site| site.symbol.as_ref().is_some_and(is_one)).collect();
+    assert_eq!(sites.len(), 16, "{}", report.summary());
+    // With what they had before in place, they count as promoted.
+    let refused = sites.iter().filter(|site| site.reason == "arena full");
+    (refused.count(), report.engine.arena_bytes)
+}
+
+#[test]
+fn targets_that_change_for_ever() {
+    let (refused, first) = flapping("little-room", "150");
+    assert_eq!(refused, 0);
+    let (refused, second) = flapping("little-room", "600");
+    // Each board and each leaf has its place by then.
+    assert!(refused == 0 && second <= first + first / 4, "{refused} sites have no place in {second} bytes, after {first}");
+    assert!(flapping("little-room+no-boards", "600").0 > 8, "a full arena goes unnoticed");
+}
+
 #[test]
 fn two_engines_in_one_process() {
     let directory = tempfile::tempdir().unwrap();

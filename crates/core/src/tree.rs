@@ -58,9 +58,10 @@
 //! cannot disagree even if the list changes meanwhile: whatever the list says, the code is of the form "if it equals T,
 //! jump to T". Every unconditional jump is followed by `int3`.
 //!
-//! [`shape`] decides how the search tree branches; [`emit()`] writes it down. The cost model of
+//! [`board`] writes another kind of tree, whose targets can be exchanged. [`shape`] decides how the search tree branches; [`emit()`] writes it down. The cost model of
 //! [`crate::policy`] walks the same shape, so what is priced is what is built.
 
+pub mod board;
 mod emit;
 mod keeping;
 pub mod shape;

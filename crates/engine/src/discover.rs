@@ -437,6 +437,8 @@ fn add_site_at(
         state: SiteState::new(),
         tree: NONE,
         newest_tree: NONE,
+        board: NONE,
+        built: 0,
         recording: NONE,
         record: NONE,
         window: 0,

@@ -430,6 +430,9 @@ impl Engine {
             self.remember_shares(found);
             return Ok(found);
         }
+        if self.is_spent(&site) {
+            return self.board_for_plan(id);
+        }
         // Built from a copy that nobody changes. The plan is everybody's: should this thread stand still here
         // until its lock is broken, another one's plan must not get between a compare and its jump.
         let first = self.targets.extend(spec.targets).ok_or(Reason::ArenaFull)?;
@@ -450,16 +453,18 @@ impl Engine {
             targets: spec.targets.len() as u16,
             chain: spec.chain as u16,
             by_miss_gate: !site.stuck,
+            is_board: false,
         };
         let index = self.trees.push(tree).ok_or(Reason::ArenaFull)? as u32;
         if let Some(site) = self.sites.get_mut(id as usize) {
             site.newest_tree = index;
+            site.built = site.built.saturating_add(1);
         }
         Ok(index)
     }
 
     /// A cell for the head of a tree: in the column of the site's gate, so that it can be linked.
-    fn head_cell(&self, arena: &Arena, site: &Site) -> Option<Cell> {
+    pub fn head_cell(&self, arena: &Arena, site: &Site) -> Option<Cell> {
         // The broken variant that the tests must catch: the site's last tree is written over.
         if broken!("tree-in-place")
             && let Some(tree) = self.trees.as_slice().get(site.newest_tree as usize)

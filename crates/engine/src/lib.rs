@@ -14,6 +14,7 @@
 //! | [`known`] | which objects are mapped, which were, and whether one has come back |
 //! | [`discover`] | thunks, sites, gates; re-pointing idle text |
 //! | [`judge`] | the slow path: asks the policy and does what it says |
+//! | [`board`] | code of sites that change for ever, whose targets can be exchanged |
 //! | [`site`], [`state`], [`table`], [`rings`], [`memory`] | what is remembered, and where |
 //! | [`calibrate`] | what calls cost here |
 //! | [`control`] | what the tool asks for from outside |
@@ -28,6 +29,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod board;
 #[cfg(any(test, feature = "preload"))]
 mod bytes;
 pub mod calibrate;

@@ -52,7 +52,9 @@ pub fn site(engine: &mut Engine, id: u32) {
     slot.sequence = sequence + 1;
 
     let state = State::from_number(fresh.state);
+    let bytes = arena_bytes(engine);
     let header = engine.share.header();
+    header.arena_bytes = bytes;
     let retpolined = (fresh.misses + fresh.calls_seen).saturating_sub(old_retpolined);
     header.calls_retpolined = header.calls_retpolined.wrapping_add(retpolined);
     header.last_tsc = fresh.learned_at;
@@ -147,6 +149,9 @@ fn targets(engine: &Engine, tree: Option<&Tree>) -> [TargetRecord; TARGETS] {
 
 /// Bytes of a tree behind its head.
 fn body_bytes(engine: &Engine, site: &Site, tree: &Tree) -> u32 {
+    if tree.is_board {
+        return tree::board::BODY as u32;
+    }
     let first = tree.first_target as usize;
     let known = engine.targets.as_slice().get(first..first + usize::from(tree.targets));
     let spec = TreeSpec {
@@ -248,6 +253,11 @@ fn all_targets(engine: &mut Engine, id: u32) {
     }
 }
 
+/// Bytes of the arenas' pages that are in use.
+fn arena_bytes(engine: &Engine) -> u64 {
+    engine.groups.iter().flatten().map(|group| group.arena.populated_bytes() as u64).sum()
+}
+
 /// Brings the header up to date.
 #[inline(never)]
 pub fn header(engine: &mut Engine) {
@@ -257,11 +267,11 @@ pub fn header(engine: &mut Engine) {
             *arena = ArenaRecord { start: group.arena.base(), bytes: CODE_BYTES as u64 };
         }
     }
-    let bytes: usize = engine.groups.iter().flatten().map(|group| group.arena.populated_bytes()).sum();
+    let bytes = arena_bytes(engine);
     let costs = engine.policy.costs;
     let enabled = engine.enabled;
     let header = engine.share.header();
-    header.arena_bytes = bytes as u64;
+    header.arena_bytes = bytes;
     header.enabled = u32::from(enabled);
     header.cost_direct = costs.direct;
     header.cost_retpoline = costs.retpoline;

@@ -32,6 +32,8 @@ pub struct Site {
     pub tree: u32,
     /// Its last tree that was built: the head of the list through [`Tree::older`].
     pub newest_tree: u32,
+    /// Its board, an index of [`crate::board::Board`]s.
+    pub board: u32,
     /// The cell of its recording stub.
     pub recording: u32,
     /// Its record in the statistics.
@@ -50,6 +52,8 @@ pub struct Site {
     pub calls_seen: u64,
     /// Misses counted so far, the running window left out.
     pub missed: u64,
+    /// Trees that were built for it, its board left out.
+    pub built: u16,
     /// The object it lies in.
     pub object: u16,
     /// The ring it records into, or `u16::MAX`.
@@ -80,7 +84,7 @@ impl Site {
     }
 }
 
-/// A tree that was built. Trees stay for ever, so that an equal one can be used again.
+/// A tree that was built. Trees stay for ever, so that an equal one can be used again. A board passes for one.
 #[derive(Clone, Copy)]
 pub struct Tree {
     /// What it does, as a number.
@@ -99,4 +103,6 @@ pub struct Tree {
     pub chain: u16,
     /// Calls to none of its targets leave by the site's miss gate; else straight for the counting stub.
     pub by_miss_gate: bool,
+    /// It is a [board](crate::board): what is said here of its targets, and these, change.
+    pub is_board: bool,
 }

@@ -1,5 +1,6 @@
 //! All that the engine knows, in one place, behind one lock.
 
+use crate::board::{Board, Leaves};
 use crate::judge::slow;
 use crate::known::Known;
 use crate::maps::Mapping;
@@ -29,6 +30,7 @@ const SITES: usize = 1 << 18;
 const THUNKS: usize = 1 << 16;
 const TREES: usize = 1 << 18;
 const TARGETS: usize = 1 << 21;
+const BOARDS: usize = 1 << 16;
 const OBJECTS: usize = 8192;
 /// Functions of one object, where unwind tables do not list them ready to be searched.
 const FUNCTIONS: usize = 1 << 19;
@@ -131,6 +133,10 @@ pub struct Engine {
     pub trees: Table<Tree>,
     /// Targets of trees, with their shares.
     pub targets: Table<Target>,
+    /// Boards of sites that change for ever.
+    pub boards: Table<Board>,
+    /// The leaves behind them.
+    pub leaves: Leaves,
     /// Sites of objects that are met now are not re-pointed: the tool does that when all threads stand still.
     pub deferred: bool,
     /// Displacements of sites, listed for the tool.
@@ -180,6 +186,8 @@ impl Engine {
             sites: Table::none(),
             trees: Table::none(),
             targets: Table::none(),
+            boards: Table::none(),
+            leaves: Leaves::none(),
             deferred: false,
             displacements: Table::none(),
             rings: Rings::none(),
@@ -205,6 +213,8 @@ impl Engine {
         self.sites = Table::reserve(SITES)?;
         self.trees = Table::reserve(TREES)?;
         self.targets = Table::reserve(TARGETS)?;
+        self.boards = Table::reserve(BOARDS)?;
+        self.leaves = Leaves::reserve()?;
         self.rings = Rings::reserve()?;
         Some(())
     }

@@ -84,7 +84,7 @@ impl core::fmt::Display for ArenaError {
 pub struct Arena {
     base: u64,
     alias: *mut u8,
-    sites: u32,
+    sites: AtomicU32,
 }
 
 // SAFETY: the alias is memory that belongs to the arena for ever; every access to it goes through atomics
@@ -236,7 +236,7 @@ impl Arena {
             let _ = rustix::mm::madvise(data, DATA_BYTES, Advice::LinuxNoHugepage);
             keep_out_of_cores(base as *mut c_void, ARENA_BYTES);
         }
-        Ok(Arena { base, alias, sites: 0 })
+        Ok(Arena { base, alias, sites: AtomicU32::new(0) })
     }
 
     /// Address of the first byte of code.
@@ -297,12 +297,22 @@ impl Arena {
     }
 
     /// Counters for one more site; `None` when there are none left.
-    pub fn take_counters(&mut self) -> Option<u64> {
-        let n = self.sites;
-        (n < SITES as u32).then(|| {
-            self.sites += 1;
-            self.base + FILE_BYTES as u64 + u64::from(n) * core::mem::size_of::<Counters>() as u64
-        })
+    pub fn take_counters(&self) -> Option<u64> {
+        self.take_data(core::mem::size_of::<Counters>() / 8)
+    }
+
+    /// `words` of data that generated code can read, all zero; `None` when there is no room left.
+    pub fn take_data(&self, words: usize) -> Option<u64> {
+        let count = (words * 8).div_ceil(core::mem::size_of::<Counters>()) as u32;
+        let take = |taken: u32| taken.checked_add(count).filter(|&end| end <= SITES as u32);
+        let first = self.sites.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
+        Some(self.base + FILE_BYTES as u64 + u64::from(first) * core::mem::size_of::<Counters>() as u64)
+    }
+
+    /// Of 64 parts of the room for runs of cells, how many were gone through.
+    #[must_use]
+    pub fn spent(&self) -> u32 {
+        self.map().spent()
     }
 
     /// Bytes of code pages that this process populated.
@@ -432,7 +442,7 @@ mod tests {
         let edges = [0, 1, 0xffff, 0x1_0000, 0x7f_0000, 0x80_0000, 0x80_ffff, 0x81_0000, 0xff_0000, 0xff_ffff];
         let somewhere = (0..20_000).map(move |_| random());
         edges.into_iter().chain(somewhere).map(|distance| {
-            let arena = Arena { base: 0x5555_0040_0000, alias: core::ptr::null_mut(), sites: 0 };
+            let arena = Arena { base: 0x5555_0040_0000, alias: core::ptr::null_mut(), sites: AtomicU32::new(0) };
             let next = arena.base + ARENA_BYTES as u64 + distance % (REACH - ARENA_BYTES as u64);
             (arena, next)
         })
@@ -466,7 +476,7 @@ mod tests {
     #[test]
     fn a_full_arena_says_so() {
         let here = a_full_arena_says_so as *const () as u64 & !0xf_ffff;
-        let mut arena = Arena::create(&(here..here + 0x10_0000)).unwrap();
+        let arena = Arena::create(&(here..here + 0x10_0000)).unwrap();
         while arena.take_run(100).is_some() {}
         while arena.take_gate(End::Low).is_some() {}
         while arena.take_gate(End::High).is_some() {}

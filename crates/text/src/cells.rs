@@ -28,6 +28,9 @@ pub const COLUMNS: usize = BANK / CELL;
 const CELLS: usize = CODE_BYTES / CELL;
 const CELLS_PER_PAGE: usize = PAGE / CELL;
 const PAGES: usize = CODE_BYTES / PAGE;
+/// Cells in which runs are looked for, from the middle on. Not a fault: an arena that is soon full, for the tests that watch
+/// what happens then.
+const RUNS: u32 = if cfg!(relpoline_broken = "little-room") { 4096 } else { (CELLS / 2) as u32 };
 
 /// What a page is used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,6 +102,8 @@ pub struct CellMap {
     run: AtomicU32,
     /// In a child: gate pages that were replaced by its own (1).
     own: [AtomicU8; PAGES],
+    /// Pages that this process populated.
+    populated: AtomicU32,
 }
 
 /// Which end of the arena a site's gate belongs to: the end from which more banks can be linked by one byte.
@@ -124,6 +129,9 @@ impl CellMap {
     /// Gives a free page a kind; true when it has that kind now.
     fn claim_page(&self, page: usize, kind: PageKind) -> bool {
         let claimed = self.kind[page].compare_exchange(0, kind as u8, Ordering::AcqRel, Ordering::Acquire);
+        if claimed.is_ok() {
+            self.populated.fetch_add(1, Ordering::Relaxed);
+        }
         claimed.is_ok() || claimed == Err(kind as u8)
     }
 
@@ -187,8 +195,7 @@ impl CellMap {
             self.taken[first as usize..first as usize + 32].iter().for_each(|word| word.store(0, Ordering::Release));
             self.run.store(0, Ordering::Release);
         }
-        // Not a fault: an arena that is soon full, for the test that watches what happens then.
-        let end = if cfg!(relpoline_broken = "little-room") { middle + 4096 } else { CELLS as u32 };
+        let end = middle + RUNS;
         let mut start = middle + self.run.load(Ordering::Acquire);
         while start + count <= end {
             match self.take_exactly(start, count) {
@@ -200,6 +207,12 @@ impl CellMap {
             }
         }
         None
+    }
+
+    /// Of 64 parts of the room for runs, how many were gone through.
+    #[must_use]
+    pub fn spent(&self) -> u32 {
+        self.run.load(Ordering::Relaxed) / (RUNS / 64)
     }
 
     /// Takes `start..start + count`, or says which cell was in the way. Cells taken before a blocked one
@@ -238,6 +251,7 @@ impl CellMap {
             let run = (page..PAGES).take_while(|&p| parent.kind_of(p) == PageKind::Gates).count();
             if run > 0 {
                 privatise(page, run)?;
+                self.populated.fetch_add(run as u32, Ordering::Relaxed);
                 for p in page..page + run {
                     self.kind[p].store(PageKind::Gates as u8, Ordering::Release);
                     self.own[p].store(1, Ordering::Release);
@@ -286,10 +300,10 @@ impl CellMap {
         Ok(())
     }
 
-    /// Bytes of pages in use that this process populated.
+    /// Bytes of the pages in use that this process populated: those that it claimed, and private copies of its parent's.
     #[must_use]
     pub fn populated_bytes(&self) -> usize {
-        (0..PAGES).filter(|&p| matches!(self.kind_of(p), PageKind::Gates | PageKind::Trees)).count() * PAGE
+        self.populated.load(Ordering::Relaxed) as usize * PAGE
     }
 }
 
@@ -301,6 +315,7 @@ mod tests {
     use super::*;
     use std::boxed::Box;
     use std::collections::HashSet;
+    use std::vec;
     use std::vec::Vec;
 
     fn empty() -> Box<CellMap> {
@@ -371,7 +386,8 @@ mod tests {
                 Ok::<(), ()>(())
             })
             .unwrap();
-        assert_eq!(own, [gate.page()]);
+        assert_eq!((own, child.populated_bytes()), (vec![gate.page()], PAGE));
+        assert_eq!(parent.populated_bytes(), 3 * PAGE);
         // A page of gates that the parent begins only now is none of the child's.
         let late = parent.take_gate(End::High).unwrap();
         child.inherit_trees(&parent);
