@@ -131,7 +131,10 @@ fn targets_that_change_for_ever() {
     assert_eq!(refused, 0);
     let (refused, second) = flapping("little-room", "600");
     // Each board and each leaf has its place by then.
-    assert!(refused == 0 && second <= first + first / 4, "{refused} sites have no place in {second} bytes, after {first}");
+    assert!(
+        refused == 0 && second <= first + first / 4,
+        "{refused} sites have no place in {second} bytes, after {first}"
+    );
     assert!(flapping("little-room+no-boards", "600").0 > 8, "a full arena goes unnoticed");
 }
 

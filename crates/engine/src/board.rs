@@ -110,8 +110,10 @@ impl Wanted {
 pub struct Board {
     /// Its entry among the trees.
     pub tree: u32,
-    /// Address of its keys.
+    /// Address of its keys, …
     keys: u64,
+    /// … which are negative when flags are kept.
+    keeps_flags: bool,
     /// The cells of its words.
     words: [Cell; SLOTS / WORDS],
 }
@@ -131,12 +133,18 @@ impl Board {
         arena.address(cell) + index as u64 * 8
     }
 
+    /// Whether its words lie in `cell`.
+    #[must_use]
+    pub fn has_words_in(&self, cell: Cell) -> bool {
+        self.words.contains(&cell)
+    }
+
     /// Lets a slot lead to `leaf` when the target is `key`.
     fn plug(&self, arena: &Arena, slot: usize, key: u64, leaf: u64) {
         let (cell, index) = self.word(slot);
         if let Some(word) = gate_word(self.word_at(arena, slot), leaf) {
             arena.word(cell, index).store(word, Ordering::Release);
-            self.key(slot).store(board::key(key), Ordering::Release);
+            self.key(slot).store(board::key(key, self.keeps_flags), Ordering::Release);
         }
     }
 
@@ -231,7 +239,8 @@ impl Engine {
         for cell in &mut words {
             *cell = take_words(arena, site)?;
         }
-        let board = Board { tree: self.trees.len() as u32, keys, words };
+        let keeps_flags = site.kind.keeps_flags();
+        let board = Board { tree: NONE, keys, keeps_flags, words };
         let counter = |offset: usize| site.counters + offset as u64;
         let spec = BoardSpec {
             reg: site.reg,
@@ -239,6 +248,7 @@ impl Engine {
             words: core::array::from_fn(|slot| board.word_at(arena, slot)),
             miss: if site.stuck { site.gate.counting(arena) } else { site.gate.miss_address(arena) },
             hits_counter: counts.then(|| counter(offset_of!(Counters, calls))),
+            keeps_flags,
         };
         let head = self.head_cell(arena, site).ok_or(Reason::ArenaFull)?;
         let settling = write_board(arena, site, &spec, head)?;
@@ -262,7 +272,8 @@ impl Engine {
     #[inline(never)]
     fn leaf(&self, id: u32, target: u64) -> Option<u64> {
         let site = self.sites.as_slice().get(id as usize)?;
-        let form = u64::from(site.reg.number()) | u64::from(site.arena) << 8;
+        let form = [u64::from(site.reg.number()), u64::from(site.arena), u64::from(site.kind.keeps_flags())];
+        let form = form.iter().fold(0, |form, part| form << 8 | part);
         let wanted = Wanted { target, thunk: site.thunk_at, form };
         let number = wanted.number();
         for place in 0..PLACES {
@@ -304,6 +315,7 @@ impl Engine {
             miss: if broken!("leaf-believes") { target } else { site.thunk_at },
             hits_counter: None,
             exits: None,
+            keeps_flags: site.kind.keeps_flags(),
         };
         let body_cells = tree::body_size(&spec) / CELL;
         let head = arena.take_run(1 + body_cells as u32)?;
@@ -330,14 +342,15 @@ fn take_words(arena: &Arena, site: &Site) -> Result<Cell, Reason> {
 /// Writes a board behind its `head`; the stub that settles it.
 #[inline(never)]
 fn write_board(arena: &Arena, site: &Site, spec: &BoardSpec, head: Cell) -> Result<Cell, Reason> {
-    const BODY_CELLS: usize = board::BODY / CELL;
-    let settling = arena.take_run(1 + BODY_CELLS as u32).ok_or(Reason::ArenaFull)?;
+    let body_cells = board::body_size(spec.keeps_flags) / CELL;
+    let settling = arena.take_run(1 + body_cells as u32).ok_or(Reason::ArenaFull)?;
     let body = Cell(settling.0 + 1);
     // SAFETY: all these cells were taken just now.
     let (head_buf, settling_buf, body_buf) =
-        unsafe { (arena.fresh(head, 1), arena.fresh(settling, 1), arena.fresh(body, BODY_CELLS)) };
+        unsafe { (arena.fresh(head, 1), arena.fresh(settling, 1), arena.fresh(body, body_cells)) };
     board::emit(spec, head_buf, arena.address(head), body_buf, arena.address(body)).map_err(|_| Reason::OutOfRange)?;
     let (at, slow_at, to) = (arena.address(settling), site.gate.slow(arena), arena.address(head));
-    stub::emit_settling(settling_buf, at, site.counters, slow_at, to).map_err(|_| Reason::OutOfRange)?;
+    stub::emit_settling(settling_buf, at, site.counters, slow_at, to, spec.keeps_flags)
+        .map_err(|_| Reason::OutOfRange)?;
     Ok(settling)
 }

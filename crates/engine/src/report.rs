@@ -150,7 +150,7 @@ fn targets(engine: &Engine, tree: Option<&Tree>) -> [TargetRecord; TARGETS] {
 /// Bytes of a tree behind its head.
 fn body_bytes(engine: &Engine, site: &Site, tree: &Tree) -> u32 {
     if tree.is_board {
-        return tree::board::BODY as u32;
+        return tree::board::body_size(site.kind.keeps_flags()) as u32;
     }
     let first = tree.first_target as usize;
     let known = engine.targets.as_slice().get(first..first + usize::from(tree.targets));

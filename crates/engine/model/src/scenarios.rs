@@ -51,6 +51,7 @@ pub const FAULTS: &[(&str, &str)] = &[
     ("two-byte-patch", "calls"),
     ("tree-in-place", "calls"),
     ("published-unfinished", "calls"),
+    ("leaf-believes", "calls"),
     ("cell-reused", "calls"),
     ("lock-in-two-steps", "calls"),
     ("left-half-done", "leaving"),
