@@ -1,7 +1,7 @@
 //! What the surroundings of a command want of it: shell completions and manual pages, both made from the
 //! command line's own definition, so that they cannot be out of date.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -15,8 +15,24 @@ use crate::arguments::{Arguments, CompletionsArgs, ManArgs};
 /// # Errors
 /// None today.
 pub fn completions(arguments: &CompletionsArgs) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(arguments.shell, &mut Arguments::command(), "relpoline", &mut io::stdout());
+    clap_complete::generate(arguments.shell, &mut visible(&Arguments::command()), "relpoline", &mut io::stdout());
     Ok(ExitCode::SUCCESS)
+}
+
+/// A command line without what its help does not show either: the generators of scripts know nothing of hidden options.
+fn visible(command: &clap::Command) -> clap::Command {
+    // A few hundred bytes, until this process ends.
+    let kept = |text: &str| -> &'static str { text.to_owned().leak() };
+    let mut shown = clap::Command::new(kept(command.get_name()));
+    if let Some(about) = command.get_about() {
+        shown = shown.about(about.clone());
+    }
+    if let Some(version) = command.get_version() {
+        shown = shown.version(kept(version));
+    }
+    let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set()).cloned();
+    let subcommands = command.get_subcommands().filter(|command| !command.is_hide_set()).map(visible);
+    shown.args(arguments).subcommands(subcommands)
 }
 
 /// `relpoline man`: writes the main page to stdout, or all pages into a directory.
@@ -25,7 +41,11 @@ pub fn completions(arguments: &CompletionsArgs) -> anyhow::Result<ExitCode> {
 /// When the directory or a page cannot be written.
 pub fn man(arguments: &ManArgs) -> anyhow::Result<ExitCode> {
     match &arguments.out {
-        None => clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout())?,
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Arguments::command()).render(&mut page)?;
+            io::stdout().write_all(as_written(&String::from_utf8_lossy(&page)).as_bytes())?;
+        }
         Some(directory) => write_pages(directory)
             .with_context(|| format!("the manual pages cannot be written to {}", directory.display()))?,
     }
@@ -34,5 +54,87 @@ pub fn man(arguments: &ManArgs) -> anyhow::Result<ExitCode> {
 
 fn write_pages(directory: &Path) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
-    clap_mangen::generate_to(Arguments::command(), directory)
+    let scratch = tempfile::tempdir()?;
+    clap_mangen::generate_to(Arguments::command(), scratch.path())?;
+    for entry in std::fs::read_dir(scratch.path())? {
+        let entry = entry?;
+        std::fs::write(directory.join(entry.file_name()), as_written(&std::fs::read_to_string(entry.path())?))?;
+    }
+    Ok(())
+}
+
+/// A page whose last section is what `--help` ends with. The formatter would fill its lines; examples, lists of exit
+/// statuses and variables keep theirs, under headings of their own.
+fn as_written(page: &str) -> String {
+    const EXTRA: &str = ".SH EXTRA\n";
+    let Some((before, extra)) = page.split_once(EXTRA) else { return page.to_owned() };
+    let (extra, after) = extra.find("\n.SH ").map_or((extra, ""), |at| extra.split_at(at + 1));
+    let mut out = before.to_owned();
+    let mut is_kept = false;
+    let mut is_headed = false;
+    for line in extra.lines() {
+        let heading =
+            ["Examples:", "Exit status:", "Environment:"].into_iter().find(|heading| line.starts_with(heading));
+        let wants_kept = line.starts_with("  ");
+        if is_kept != wants_kept && (wants_kept || !line.trim().is_empty()) {
+            out += if wants_kept { ".nf\n" } else { ".fi\n" };
+            is_kept = wants_kept;
+        }
+        match heading {
+            Some(heading) => {
+                out += &format!(".SH {}\n", heading.trim_end_matches(':').to_uppercase());
+                let rest = line[heading.len()..].trim_start();
+                if !rest.is_empty() {
+                    out += &format!("{rest}\n");
+                }
+            }
+            None if line.trim().is_empty() && !is_kept => out += ".PP\n",
+            None => {
+                if !is_headed {
+                    out += ".SH NOTES\n";
+                }
+                out += line;
+                out.push('\n');
+            }
+        }
+        is_headed = true;
+    }
+    if is_kept {
+        out += ".fi\n";
+    }
+    out + after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_keep_their_lines() {
+        let page =
+            ".SH NAME\nx\n.SH EXTRA\nExamples:\n  a    what\n  b\n\nExit status: 0 fine\n  1  not\n.SH VERSION\nv1\n";
+        let expected = ".SH NAME\nx\n.SH EXAMPLES\n.nf\n  a    what\n  b\n\n.fi\n.SH EXIT STATUS\n0 fine\n.nf\n  1  not\n.fi\n.SH VERSION\nv1\n";
+        assert_eq!(as_written(page), expected);
+        assert_eq!(as_written("no such section\n"), "no such section\n");
+    }
+
+    /// The option is hidden in `run` and `attach`, and shown in `torture`.
+    #[test]
+    fn no_script_offers_what_is_hidden() {
+        use clap_complete::Shell::{Bash, Elvish, Fish, PowerShell, Zsh};
+        let script_of = |command: clap::Command, shell| {
+            let (mut command, mut script) = (command, Vec::new());
+            clap_complete::generate(shell, &mut command, "relpoline", &mut script);
+            String::from_utf8(script).unwrap()
+        };
+        for shell in [Bash, Zsh, Fish, PowerShell, Elvish] {
+            let (all, shown) =
+                (script_of(Arguments::command(), shell), script_of(visible(&Arguments::command()), shell));
+            let lines = |script: &str, word: &str| script.lines().filter(|line| line.contains(word)).count();
+            assert_eq!((lines(&all, "nervous"), lines(&shown, "nervous")), (3, 1), "{shell}");
+            for word in ["no-link", "report-format", "disable", "completions", "version"] {
+                assert_eq!(lines(&all, word), lines(&shown, word), "{word} {shell}");
+            }
+        }
+    }
 }

@@ -44,7 +44,9 @@ fn thunks(out: &mut String, findings: &Findings) -> fmt::Result {
     writeln!(out, "  thunks {}", grouped(findings.thunks.len()))?;
     list(out, &findings.thunks, |thunk| {
         let symbol = thunk.symbol.as_deref().unwrap_or("");
-        let what = format!("{:<10} {:<4} {:<12} {:>6} sites", thunk.shape, thunk.register, thunk.address, thunk.sites);
+        let plural = if thunk.sites == 1 { "" } else { "s" };
+        let what =
+            format!("{:<10} {:<4} {:<12} {:>6} site{plural}", thunk.shape, thunk.register, thunk.address, thunk.sites);
         format!("{what}  {symbol}")
     })
 }
