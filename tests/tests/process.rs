@@ -173,3 +173,106 @@ fn the_core_of_an_attached_process() {
         assert!(attached < plain + 4 * CORE_MARGIN, "{attached} bytes instead of {plain}");
     }
 }
+
+/// Sites are re-pointed, so such a program sees that; what it checks can be left alone.
+#[test]
+fn a_program_that_compares_its_text_with_its_file() {
+    let program = Program::retpolined("integrity.c").build();
+    let seen = Run::new(&program).promoted();
+    assert!(seen.failed() && seen.text().contains("changed"), "{}", seen.text());
+    let name = program.file_name().and_then(|name| name.to_str()).expect("a name of text");
+    let outcome = Run::new(&program).option(&format!("--exclude=*/{name}")).same();
+    assert_eq!(outcome.report().sites_promoted, 0);
+}
+
+/// Statistics have nowhere to go, or hardly any room; memory is little.
+#[test]
+fn little_memory_for_others() {
+    let script = |shm: &str, limit: &str| format!("{shm} || exit 99; {limit}; exec env LD_PRELOAD=$1 $2 work 1 7");
+    let nowhere =
+        ["mount -t tmpfs -o size=16k tmpfs /dev/shm", "mount -t tmpfs -o mode=000,size=4k tmpfs /dev", "true"];
+    let limits = ["true", "ulimit -d 65536", "ulimit -v 2000000", "ulimit -l 0", "ulimit -f 100"];
+    let program = Program::retpolined("surroundings.c").build();
+    for shm in nowhere {
+        for limit in limits {
+            let mut command = Command::new("unshare");
+            command.args(["-m", "sh", "-c", &script(shm, limit), "sh"]).arg(tool::engine()).arg(&program);
+            let output = command.output().expect("unshare can be started");
+            if output.status.code() == Some(99) || !output.status.success() && output.stdout.is_empty() && shm != "true"
+            {
+                println!("skipped: mounting needs root");
+                continue;
+            }
+            assert_eq!(output.status.code(), Some(7), "{shm}, {limit}: {}", text(&output));
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "surroundings done\n", "{shm}, {limit}");
+        }
+    }
+}
+
+/// A memory cgroup of its own; removed when dropped.
+struct Group(PathBuf);
+
+impl Group {
+    /// One whose processes may have `limit` bytes; `None` where that cannot be made.
+    fn new(limit: u64) -> Option<Self> {
+        let name = format!("relpoline-test-{}", std::process::id());
+        let (base, file) = match Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists() {
+            true => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            false => ("/sys/fs/cgroup", "memory.max"),
+        };
+        let group = Self(Path::new(base).join(name));
+        fs::create_dir(&group.0).ok()?;
+        fs::write(group.0.join(file), limit.to_string()).ok()?;
+        Some(group)
+    }
+
+    fn run(&self, engine: &Path, program: &Path) -> std::process::Output {
+        let script = "echo $$ >$1/cgroup.procs && exec env ${2:+LD_PRELOAD=$2} $3 work 1 7";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(&self.0).arg(engine).arg(program);
+        command.output().expect("sh can be started")
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // A process that was just killed may still be in it.
+        for _ in 0..50 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// At its limit a process is killed by the kernel, for running out of memory. The engine is not to be another way to die,
+/// and where there is a little more than the program needs it runs.
+#[test]
+fn a_memory_cgroup_at_its_limit() {
+    const MIB: u64 = 1 << 20;
+    const KILLED: i32 = 9;
+    use std::os::unix::process::ExitStatusExt;
+    let program = Program::retpolined("surroundings.c").build();
+    let mut enough = None;
+    for mebibytes in 1..40 {
+        let Some(group) = Group::new(mebibytes * MIB) else {
+            println!("skipped: memory cgroups need root, and to be writable");
+            return;
+        };
+        let is_enough = |engine: &Path| {
+            let output = group.run(engine, &program);
+            let killed = output.status.signal() == Some(KILLED) || output.status.code() == Some(128 + KILLED);
+            assert!(killed || output.status.code() == Some(7), "{mebibytes} MiB: {} {}", output.status, text(&output));
+            !killed
+        };
+        if enough.is_none() && is_enough(Path::new("")) {
+            enough = Some(mebibytes);
+        }
+        let promoted = is_enough(&tool::engine());
+        if enough.is_some_and(|enough| mebibytes >= enough + 6) {
+            assert!(promoted, "{mebibytes} MiB are not enough, where {enough:?} are without");
+            return;
+        }
+    }
+}
