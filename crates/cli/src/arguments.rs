@@ -65,7 +65,7 @@ pub enum Verb {
     /// Show what was promoted in a process, what not, and why.
     #[command(after_help = crate::report::command::AFTER_HELP)]
     Report(crate::report::command::ReportArgs),
-    /// Give the figures of all engines to Prometheus: by HTTP, as a file for its node exporter, or once.
+    /// Give the figures of all engines to Prometheus, as a file for its node exporter, or once.
     #[command(after_help = crate::metrics::AFTER_HELP)]
     Metrics(crate::metrics::MetricsArgs),
     /// Show, merge and export profiles, or save one of a process that runs.

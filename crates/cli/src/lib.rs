@@ -26,6 +26,8 @@
 //! | [`kernel`] | `relpoline kernel`: the module that promotes the kernel's own calls |
 //! | [`thunks`] | `relpoline thunks`: thunks to link for `-mindirect-branch=thunk-extern` |
 //! | [`shell`] | completions and manual pages |
+//! | [`files`] | files that others may have made, or may exchange while we look |
+//! | [`shown`] | text from outside, made fit to be shown |
 //! | [`inherited`] | what this process was given, to be handed on unchanged |
 //!
 //! It is a library, so that tests and xtask can read reports with the same structures.
@@ -37,6 +39,7 @@ pub mod bpf;
 pub mod demo;
 pub mod doctor;
 pub mod explain;
+pub mod files;
 pub mod inherited;
 pub mod inspect;
 pub mod kernel;
@@ -50,6 +53,7 @@ pub mod profile;
 pub mod report;
 pub mod run;
 pub mod shell;
+pub mod shown;
 pub mod symbols;
 pub mod thunks;
 pub mod top;
@@ -117,7 +121,7 @@ pub fn main() -> ExitCode {
 
 /// Says something on stderr. When that is closed or full, nothing can be done, and nothing may end for it.
 fn complain(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "relpoline: {line}");
+    let _ = writeln!(io::stderr(), "relpoline: {}", shown::line(&line.to_string()));
 }
 
 /// A wrong command line: 2 as usual, 125 where the exit code otherwise belongs to the program.

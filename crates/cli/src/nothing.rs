@@ -1,11 +1,13 @@
 //! Saying so when there is nothing to do: a program without retpolines gets nothing from us, and most programs that
 //! distributions ship are built without.
 
-use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use object::{Object as _, ObjectSection as _};
+
+use crate::files::open;
+use crate::files::parts::Parts;
 
 /// A file this large is not read for this.
 const MOST_BYTES: u64 = 1 << 30;
@@ -58,9 +60,8 @@ fn starts_others(program: &Path) -> bool {
 /// The compilers that a file names, if it does.
 #[must_use]
 pub fn built_with(program: &Path) -> Option<String> {
-    fs::metadata(program).ok().filter(|meta| meta.is_file() && meta.len() <= MOST_BYTES)?;
-    let bytes = fs::read(program).ok()?;
-    let file = object::File::parse(&*bytes).ok()?;
+    let parts = Parts::new(open::plain(program).ok()?, MOST_BYTES).ok()?;
+    let file = object::File::parse(&parts).ok()?;
     if file.section_by_name(".go.buildinfo").is_some() {
         return Some("Go".to_owned());
     }

@@ -6,13 +6,15 @@
 //! would be an indirect branch again.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+
+use crate::files::Written;
+use crate::files::written::PUBLIC;
 
 /// `relpoline thunks`.
 #[derive(Debug, Args)]
@@ -41,7 +43,9 @@ pub fn run(arguments: &ThunksArgs) -> anyhow::Result<ExitCode> {
     let source = source();
     match &arguments.out {
         Some(file) => {
-            fs::write(file, source).with_context(|| format!("the thunks cannot be written to {}", file.display()))?;
+            let place = Written::new(file);
+            let written = place.and_then(|place| place.write(source.as_bytes(), PUBLIC));
+            written.with_context(|| format!("the thunks cannot be written to {}", file.display()))?;
         }
         None => io::stdout().write_all(source.as_bytes()).context("the thunks cannot be written")?,
     }

@@ -27,23 +27,21 @@ pub fn hold(file: &OwnedFd) -> bool {
 }
 
 /// Whether there is a file that a process has. In the broken variant that the tests must catch nobody looks.
-pub fn is_held(path: &CStr) -> bool {
+pub fn is_held(directory: &OwnedFd, name: &CStr) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     !cfg!(relpoline_broken = "named-by-number")
-        && rustix::fs::open(path, flags, Mode::empty())
+        && rustix::fs::openat(directory, name, flags, Mode::empty())
             .is_ok_and(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_err())
 }
 
 /// Removes the files in `directory` that are nobody's. `own` is the name of this process' file.
-pub fn sweep(directory: &CStr, own: &Name, listing: &mut Listing) {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(directory) = rustix::fs::open(directory, flags, Mode::empty()) else { return };
-    let mut names = RawDir::new(&directory, listing);
+pub fn sweep(directory: &OwnedFd, own: &Name, listing: &mut Listing) {
+    let mut names = RawDir::new(directory, listing);
     for _ in 0..NAMES {
         let Some(Ok(entry)) = names.next() else { return };
         let name = entry.file_name();
-        if Name::parse(name.to_bytes()).is_some_and(|of| may_be_gone(&of, own)) && is_nobodys(&directory, name) {
-            let _ = rustix::fs::unlinkat(&directory, name, rustix::fs::AtFlags::empty());
+        if Name::parse(name.to_bytes()).is_some_and(|of| may_be_gone(&of, own)) && is_nobodys(directory, name) {
+            let _ = rustix::fs::unlinkat(directory, name, rustix::fs::AtFlags::empty());
         }
     }
 }
@@ -84,6 +82,10 @@ mod tests {
         CString::new(path.to_str().expect("a path of text")).expect("no NUL")
     }
 
+    fn open(path: &Path) -> OwnedFd {
+        rustix::fs::open(text(path).as_c_str(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).expect("a directory")
+    }
+
     fn make(path: &Path) -> OwnedFd {
         rustix::fs::open(text(path).as_c_str(), OFlags::CREATE | OFlags::RDWR, Mode::RUSR).expect("a file")
     }
@@ -110,7 +112,7 @@ mod tests {
         assert!(hold(&held));
 
         let mut listing: Listing = [MaybeUninit::uninit(); 1024];
-        sweep(&text(&base), &me, &mut listing);
+        sweep(&open(&base), &me, &mut listing);
         for gone in [&abandoned, &elsewhere_dead, &earlier] {
             assert!(!gone.exists(), "{}", gone.display());
         }
@@ -118,7 +120,7 @@ mod tests {
             assert!(kept.exists(), "{}", kept.display());
         }
         drop(held);
-        sweep(&text(&base), &me, &mut listing);
+        sweep(&open(&base), &me, &mut listing);
         assert!(!elsewhere.exists() && living.exists());
         std::fs::remove_dir_all(&base).expect("it can be removed");
     }

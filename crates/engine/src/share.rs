@@ -20,11 +20,11 @@ use relpoline_stats::options::Escaped;
 use relpoline_stats::record::{EventRecord, LastTargetRecord, MAGIC, ObjectRecord, SampleRecord, SiteRecord};
 use relpoline_stats::{Header, Layout, Plain as _};
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// Room in the file. Sparse: what is not used takes no memory.
-const LAYOUT: Layout = Layout { objects: 4096, sites: 65_536, events: 2048, samples: 256, targets: 1 << 18 };
+const LAYOUT: Layout = Layout::MOST;
 
 const PATH_MAX: usize = 512;
 const PAGE: usize = relpoline_text::cells::PAGE;
@@ -93,8 +93,7 @@ impl Counts {
 pub struct Share {
     base: *mut u8,
     counts: Counts,
-    /// Path of the run's directory, and room for a file's name in it: kept here, since a slow path's stack may be
-    /// small.
+    /// Path of the run's directory: kept here, since a slow path's stack may be small.
     path: [u8; PATH_MAX],
     /// Bytes of that path; 0 when there is no such directory.
     run: usize,
@@ -134,12 +133,11 @@ fn numbered<'a>(buffer: &'a mut [u8], before: &[u8], n: u32, after: &[u8]) -> Op
     CStr::from_bytes_with_nul(buffer.get(..len)?).ok()
 }
 
-/// The path of the file `name` in the directory whose path fills the first `length` bytes of `path`.
-fn file_path<'a>(path: &'a mut [u8], length: usize, name: &Name) -> Option<&'a CStr> {
-    let begin = append(path, length, b"/")?;
-    let end = begin + name.write(path.get_mut(begin..)?)?;
-    let end = append(path, end, b"\0")?;
-    CStr::from_bytes_with_nul(path.get(..end)?).ok()
+/// The file's name as the system calls want it.
+fn file_name<'a>(name: &Name, buffer: &'a mut [u8; Name::MOST + 1]) -> Option<&'a CStr> {
+    let length = name.write(buffer)?;
+    let end = append(buffer, length, b"\0")?;
+    CStr::from_bytes_with_nul(buffer.get(..end)?).ok()
 }
 
 /// The name of this process' file. What /proc does not tell is 0: without it, names are as good as numbers.
@@ -156,17 +154,18 @@ fn own_name() -> Name {
     Name { pid: pid(), namespace, started: started.unwrap_or(0) }
 }
 
-/// A new, empty file in the directory whose path fills the first `length` bytes of `path`, called `name`. One that was
-/// there goes: this process' from before an exec. But should somebody have that one, as where two processes in different
-/// namespaces cannot tell in which they are, this one passes for a later one.
-fn create_in(path: &mut [u8], length: usize, name: &mut Name) -> Option<OwnedFd> {
+/// A new, empty file in `directory`, called `name`. One that was there goes: this process' from before an exec. But should
+/// somebody have that one, as where two processes in different namespaces cannot tell in which they are, this one passes
+/// for a later one.
+fn create_in(directory: &OwnedFd, name: &mut Name) -> Option<OwnedFd> {
     const NAMESAKES: u64 = 16;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     for _ in 0..NAMESAKES {
-        let path = file_path(path, length, name)?;
-        if !leftovers::is_held(path) {
-            let _ = rustix::fs::unlink(path);
-            let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok()?;
+        let mut buffer = [0; Name::MOST + 1];
+        let path = file_name(name, &mut buffer)?;
+        if !leftovers::is_held(directory, path) {
+            let _ = rustix::fs::unlinkat(directory, path, AtFlags::empty());
+            let fd = rustix::fs::openat(directory, path, flags, Mode::RUSR | Mode::WUSR).ok()?;
             return leftovers::hold(&fd).then_some(fd);
         }
         name.started = name.started.wrapping_add(1);
@@ -189,10 +188,16 @@ fn pid() -> u32 {
 /// Bytes of the longest path of a user's directory.
 const LIVE_PATH: usize = live::PREFIX.len() + 16;
 
-/// Whether a directory is this user's alone. Nobody else can put another one in its place: `/dev/shm` is sticky.
-fn is_private(path: &CStr) -> bool {
-    rustix::fs::lstat(path)
-        .is_ok_and(|found| live::is_private(found.st_uid, found.st_mode, rustix::process::geteuid().as_raw()))
+/// Opens a directory that is this user's alone. All that is done in it is done by the descriptor: whatever takes its place
+/// by then is not touched. In the broken variant that the tests must catch nobody looks whose it is, and links are followed.
+fn open_private(path: &CStr) -> Option<OwnedFd> {
+    let is_broken = cfg!(relpoline_broken = "trusts-directories");
+    let follow = if is_broken { OFlags::empty() } else { OFlags::NOFOLLOW };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | follow;
+    let directory = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let found = rustix::fs::fstat(&directory).ok()?;
+    let is_ours = live::is_private(found.st_uid, found.st_mode, rustix::process::geteuid().as_raw());
+    (is_ours || is_broken).then_some(directory)
 }
 
 /// The directory for the files of this user's living processes.
@@ -252,10 +257,8 @@ impl Share {
     /// An empty file in the run's directory.
     fn create_in_run(&mut self) -> Option<OwnedFd> {
         let end = append(&mut self.path, self.run, b"\0").filter(|_| self.run != 0)?;
-        if !is_private(CStr::from_bytes_with_nul(self.path.get(..end)?).ok()?) {
-            return None;
-        }
-        let fd = create_in(&mut self.path, self.run, &mut self.name)?;
+        let directory = open_private(CStr::from_bytes_with_nul(self.path.get(..end)?).ok()?)?;
+        let fd = create_in(&directory, &mut self.name)?;
         self.place = Place::Run;
         Some(fd)
     }
@@ -263,16 +266,11 @@ impl Share {
     /// An empty file in the user's directory, which is made if need be.
     fn create_among_living(&mut self) -> Option<OwnedFd> {
         let mut buffer = [0; LIVE_PATH];
-        let directory = live_directory(&mut buffer)?;
-        let _ = rustix::fs::mkdir(directory, Mode::RWXU);
-        if !is_private(directory) {
-            return None;
-        }
-        leftovers::sweep(directory, &self.name, &mut self.listing);
-        let length = directory.to_bytes().len();
-        let mut path = [0; LIVE_PATH + Name::MOST + 2];
-        append(&mut path, 0, directory.to_bytes())?;
-        let fd = create_in(&mut path, length, &mut self.name)?;
+        let path = live_directory(&mut buffer)?;
+        let _ = rustix::fs::mkdir(path, Mode::RWXU);
+        let directory = open_private(path)?;
+        leftovers::sweep(&directory, &self.name, &mut self.listing);
+        let fd = create_in(&directory, &mut self.name)?;
         self.place = Place::Live;
         Some(fd)
     }
@@ -313,14 +311,12 @@ impl Share {
     /// Removes the file: the process ends.
     pub fn remove(&mut self) {
         let mut buffer = [0; LIVE_PATH];
-        let mut path = [0; LIVE_PATH + Name::MOST + 2];
         if self.place != Place::Live || !sandbox::may_call() {
             return;
         }
-        let Some(directory) = live_directory(&mut buffer) else { return };
-        let length = append(&mut path, 0, directory.to_bytes());
-        if let Some(path) = length.and_then(|length| file_path(&mut path, length, &self.name)) {
-            let _ = rustix::fs::unlink(path);
+        let Some(directory) = live_directory(&mut buffer).and_then(open_private) else { return };
+        if let Some(name) = file_name(&self.name, &mut [0; Name::MOST + 1]) {
+            let _ = rustix::fs::unlinkat(&directory, name, AtFlags::empty());
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A file is a [`Header`], then the records of objects, events, samples and sites, each table at the offset and
 //! with the record size that the header names. The reader takes the file as hostile: it checks every bound before
-//! it reads, clips the counts to what the file holds, and never panics (a property test feeds it noise).
+//! it reads, clips the counts to what the file holds and an engine writes, and never panics (a property test feeds it noise).
 
 use crate::plain::Plain;
 use crate::record::{EventRecord, Header, LastTargetRecord, MAGIC, ObjectRecord, SampleRecord, SiteRecord, VERSION};
@@ -26,6 +26,9 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// What the engine makes room for. No reader believes that there is more.
+    pub const MOST: Layout = Layout { objects: 4096, sites: 65_536, events: 2048, samples: 256, targets: 1 << 18 };
+
     /// Offset of the object records.
     #[must_use]
     pub const fn object_offset(self) -> usize {
@@ -171,7 +174,7 @@ impl<'a> Stats<'a> {
     /// The object records in use, as far as the file holds them.
     pub fn objects(&self) -> impl Iterator<Item = ObjectRecord> + use<'a> {
         let h = &self.header;
-        table(self.bytes, h.object_offset, h.object_count.min(h.object_capacity))
+        table(self.bytes, h.object_offset, h.object_count.min(h.object_capacity).min(Layout::MOST.objects))
     }
 
     /// The site records in use, as far as the file holds them.
@@ -182,14 +185,14 @@ impl<'a> Stats<'a> {
     /// The same with their indices, which events refer to.
     pub fn numbered_sites(&self) -> impl Iterator<Item = (u32, SiteRecord)> + use<'a> {
         let h = &self.header;
-        let all = table(self.bytes, h.site_offset, h.site_count.min(h.site_capacity));
+        let all = table(self.bytes, h.site_offset, h.site_count.min(h.site_capacity).min(Layout::MOST.sites));
         (0..).zip(all).filter(|(_, site): &(u32, SiteRecord)| site.address != 0)
     }
 
     /// The events that are still there, oldest first.
     pub fn events(&self) -> impl Iterator<Item = EventRecord> + use<'a> {
         let h = &self.header;
-        let capacity = u64::from(h.event_capacity);
+        let capacity = u64::from(h.event_capacity.min(Layout::MOST.events));
         let kept = h.event_count.min(capacity);
         let first = if capacity == 0 { 0 } else { (h.event_count - kept) % capacity };
         let all = |from: u64, to: u64| {
@@ -203,13 +206,13 @@ impl<'a> Stats<'a> {
     /// All targets of all sites, in a file whose process has ended in an orderly way.
     pub fn last_targets(&self) -> impl Iterator<Item = LastTargetRecord> + use<'a> {
         let h = &self.header;
-        table(self.bytes, h.target_offset, h.target_count.min(h.target_capacity))
+        table(self.bytes, h.target_offset, h.target_count.min(h.target_capacity).min(Layout::MOST.targets))
     }
 
     /// The samples, oldest first.
     pub fn samples(&self) -> impl Iterator<Item = SampleRecord> + use<'a> {
         let h = &self.header;
-        table(self.bytes, h.sample_offset, h.sample_count.min(h.sample_capacity))
+        table(self.bytes, h.sample_offset, h.sample_count.min(h.sample_capacity).min(Layout::MOST.samples))
     }
 }
 

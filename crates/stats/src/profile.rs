@@ -125,6 +125,12 @@ impl<'a> Profile<'a> {
         Ok(Self { objects, sites, targets })
     }
 
+    /// How many records of targets there are.
+    #[must_use]
+    pub const fn target_count(&self) -> usize {
+        self.targets.len() / ProfiledTarget::SIZE
+    }
+
     /// Its objects, by index.
     pub fn objects(&self) -> impl Iterator<Item = ProfiledObject> + use<'a> {
         self.objects.chunks_exact(ProfiledObject::SIZE).filter_map(ProfiledObject::load)

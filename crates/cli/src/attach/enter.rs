@@ -15,13 +15,13 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use relpoline_stats::control::{Displacement, command, flag, phase};
 
 use super::hooks::{self, Hooks};
 use super::load::{self, Library, Lists};
 use super::loader::Loaded;
-use super::memory::Memory;
+use super::memory::{Memory, Space as _};
 use super::remote::{Jump, Remote, field};
 use super::session::{PATIENCE, Session};
 use super::text::{Edit, Edited, Way};
@@ -143,7 +143,11 @@ fn end_stop(session: &mut Session, others: Others, what: &'static str) -> anyhow
 
 /// Leads the sites to their gates.
 fn commit(session: &mut Session, engine: &Remote, jumps: &[Jump]) -> anyhow::Result<Edited> {
-    let notice = engine.jumps(&session.memory)?[0];
+    let notice = engine
+        .jumps(&session.memory)?
+        .first()
+        .copied()
+        .context("the engine in it has forgotten the loader's notice")?;
     let all = [&[notice], jumps].concat();
     engine.note_jumps(&session.memory, &all)?;
     change(session, engine, &all, Way::ToGates)

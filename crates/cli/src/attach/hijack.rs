@@ -123,13 +123,13 @@ fn resumed(registers: &libc::user_regs_struct) -> libc::user_regs_struct {
         _ => return registers,
     };
     registers.rax = again;
-    registers.rip -= 2;
+    registers.rip = registers.rip.wrapping_sub(2);
     registers
 }
 
 /// Whether `thread`, which stands still, executes at `at..at + ROOM`.
 pub fn is_in_room(thread: &Thread, at: u64) -> anyhow::Result<bool> {
-    Ok((at..at + ROOM as u64).contains(&thread.registers()?.rip))
+    Ok(thread.registers()?.rip.wrapping_sub(at) < ROOM as u64)
 }
 
 /// Lets `thread`, which stands still, make `calls`, with the code at `room`. It stands still afterwards, where it stood.
@@ -223,6 +223,8 @@ fn follow(thread: &mut Thread, ends: &[u64]) -> anyhow::Result<Vec<i64>> {
     let mut answers = vec![0; ends.len()];
     let mut signal = 0;
     loop {
+        // Also when something new happens to it all the time.
+        ensure!(Instant::now() < deadline, "thread {} does not come to its end", thread.tid);
         thread.resume_to_system_call(std::mem::take(&mut signal))?;
         match thread.wait(deadline)? {
             Event::SystemCall => {

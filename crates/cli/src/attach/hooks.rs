@@ -10,7 +10,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl};
 use relpoline_stats::control::{HOOK_BYTES, LOADER_ENTRY, room_in_empty_function};
 
 use super::loader::Loader;
-use super::memory::{Memory, PAGE};
+use super::memory::{Memory, PAGE, Space as _};
 use super::remote::{Jump, Remote};
 use super::symbols::Symbols;
 use super::tracee::Thread;
@@ -51,23 +51,31 @@ impl Hooks {
 fn from(memory: &Memory, function: u64, size: u64, to: u64) -> Option<Jump> {
     let code = memory.bytes(function, size as usize).ok()?;
     let skip = if code.starts_with(&ENDBR64) { ENDBR64.len() } else { 0 };
-    let at = function + skip as u64;
+    let at = function.wrapping_add(skip as u64);
     let jump = encode(at, to)?;
-    let taken = at + 1..at + HOOK_BYTES as u64;
     let mut decoder = Decoder::with_ip(64, &code, function, DecoderOptions::NONE);
     let is_free = decoder.iter().all(|instruction| {
         let is_branch = !matches!(instruction.flow_control(), FlowControl::Next | FlowControl::Return);
-        !(is_branch && taken.contains(&instruction.near_branch_target()))
+        !(is_branch && is_behind_first(at, instruction.near_branch_target()))
     });
     let own = *code.get(skip..)?.first_chunk::<HOOK_BYTES>()?;
-    let in_one_page = at / PAGE == (at + HOOK_BYTES as u64 - 1) / PAGE;
+    let in_one_page = is_in_one_page(at);
     // Somebody else's jump is there.
     (is_free && in_one_page && own[0] != 0xe9).then_some(Jump { at, own, jump })
 }
 
+/// Whether `place` is one of the bytes of a jump at `at`, but not its first.
+fn is_behind_first(at: u64, place: u64) -> bool {
+    (1..HOOK_BYTES as u64).contains(&place.wrapping_sub(at))
+}
+
+fn is_in_one_page(at: u64) -> bool {
+    at % PAGE + HOOK_BYTES as u64 <= PAGE
+}
+
 /// `jmp to` at `at`.
 fn encode(at: u64, to: u64) -> Option<[u8; HOOK_BYTES]> {
-    let distance = i32::try_from(to.wrapping_sub(at + HOOK_BYTES as u64).cast_signed()).ok()?.to_le_bytes();
+    let distance = i32::try_from(to.wrapping_sub(at.wrapping_add(HOOK_BYTES as u64)).cast_signed()).ok()?.to_le_bytes();
     Some([0xe9, distance[0], distance[1], distance[2], distance[3]])
 }
 
@@ -75,22 +83,22 @@ fn encode(at: u64, to: u64) -> Option<[u8; HOOK_BYTES]> {
 pub fn of_notice(memory: &Memory, loader: &Loader, engine: &Remote) -> anyhow::Result<Option<Jump>> {
     let noted = engine.jumps(memory)?;
     let notice = loader.notice(memory)?;
-    if let Some(&known) = noted.iter().find(|jump| (notice..notice + 5).contains(&jump.at)) {
+    if let Some(&known) = noted.iter().find(|jump| jump.at.wrapping_sub(notice) < HOOK_BYTES as u64) {
         return Ok(Some(known));
     }
     let code: [u8; 12] = memory.array(notice)?;
     let to = engine.function(LOADER_ENTRY)?;
     Ok(room_in_empty_function(&code).and_then(|skip| {
-        let at = notice + skip;
+        let at = notice.wrapping_add(skip);
         let own = *code.get(skip as usize..)?.first_chunk()?;
-        (at / PAGE == (at + HOOK_BYTES as u64 - 1) / PAGE).then_some(Jump { at, own, jump: encode(at, to)? })
+        is_in_one_page(at).then_some(Jump { at, own, jump: encode(at, to)? })
     }))
 }
 
 /// Whether a thread that stands still does so inside the bytes of one of `jumps`.
 pub fn is_inside(thread: &Thread, jumps: &[Jump]) -> anyhow::Result<bool> {
     let at = thread.registers()?.rip;
-    Ok(jumps.iter().any(|jump| (jump.at + 1..jump.at + HOOK_BYTES as u64).contains(&at)))
+    Ok(jumps.iter().any(|jump| is_behind_first(jump.at, at)))
 }
 
 /// Writes the jumps, or the functions' own bytes, where the other is found. Threads must stand still.

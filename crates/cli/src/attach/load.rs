@@ -12,7 +12,7 @@ use relpoline_stats::options;
 use super::hijack::Call;
 use super::image::{self, Image};
 use super::loader::Loaded;
-use super::memory::{Mapping, Memory, PAGE};
+use super::memory::{Mapping, Memory, PAGE, Space as _};
 use super::remote::{Remote, error_of, field};
 use super::session::Session;
 use super::symbols::Symbols;
@@ -58,7 +58,7 @@ pub fn load(session: &mut Session, file: &[u8], library: &Library) -> anyhow::Re
     let (head, rest) = image.bytes[..image.filled].split_at(PAGE as usize);
     session.memory.write(base + PAGE, rest)?;
     session.memory.write(base, head)?;
-    Remote::at(&session.memory, &Loaded::at(&session.memory, base)?, false)
+    Remote::in_object(&session.memory, &Loaded::at(&session.memory, base)?, false)
 }
 
 /// A free range of `span` bytes, as near below `near` as can be, or above it.

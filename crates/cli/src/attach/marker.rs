@@ -8,13 +8,15 @@ use anyhow::ensure;
 use super::hijack::Call;
 use super::remote::error_of;
 use super::session::Session;
+use crate::live::process::Process;
 
-/// Lets process `pid` map the first page of `file`, readable and executable, which nobody ever executes.
+/// Lets a process map the first page of `file`, readable and executable, which nobody ever executes.
 ///
 /// # Errors
 /// When the process has no engine, may not be traced, or may not open or map the file.
-pub fn map(pid: i32, file: &Path) -> anyhow::Result<()> {
-    let mut session = Session::open(pid)?;
+pub fn map(process: &Process, file: &Path) -> anyhow::Result<()> {
+    let pid = process.pid.cast_signed();
+    let mut session = Session::open_as(pid, Some(process))?;
     let engine = super::engine_in(&session)?;
     let mut path = file.as_os_str().as_bytes().to_vec();
     path.push(0);

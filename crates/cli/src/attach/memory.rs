@@ -8,8 +8,51 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::files::open;
+
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
+/// More is not read at once, whatever the process says.
+const MOST_AT_ONCE: usize = 1 << 26;
+/// The list of what a process has mapped may have so many bytes.
+const MOST_MAPS: u64 = 1 << 26;
+
+/// Something with addresses that can be read: a process, or what a test takes for one. What is there may be anything, and
+/// may change while it is read.
+pub trait Space {
+    /// Reads all of `buffer` from `at`.
+    fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// What is mapped now.
+    fn mappings(&self) -> io::Result<Vec<Mapping>>;
+
+    /// `count` bytes from `at`.
+    fn bytes(&self, at: u64, count: usize) -> io::Result<Vec<u8>> {
+        if count > MOST_AT_ONCE {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is said to have tables larger than any"));
+        }
+        let mut buffer = vec![0; count];
+        self.read(at, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// `N` bytes from `at`.
+    fn array<const N: usize>(&self, at: u64) -> io::Result<[u8; N]> {
+        let mut buffer = [0; N];
+        self.read(at, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// The 8-byte word at `at`.
+    fn word(&self, at: u64) -> io::Result<u64> {
+        self.array(at).map(u64::from_le_bytes)
+    }
+
+    /// The 4-byte word at `at`.
+    fn half(&self, at: u64) -> io::Result<u32> {
+        self.array(at).map(u32::from_le_bytes)
+    }
+}
 
 /// The memory of a process.
 #[derive(Debug)]
@@ -25,44 +68,46 @@ impl Memory {
         Ok(Self { pid, file })
     }
 
-    /// Reads all of `buffer` from `at`.
-    pub fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, at)
-    }
-
     /// Writes `bytes` at `at`. What lies in one page is written whole, even if this process is killed.
     pub fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, at)
     }
+}
 
-    /// `count` bytes from `at`.
-    pub fn bytes(&self, at: u64, count: usize) -> io::Result<Vec<u8>> {
-        let mut buffer = vec![0; count];
-        self.read(at, &mut buffer)?;
-        Ok(buffer)
+impl Space for Memory {
+    fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, at)
     }
 
-    /// `N` bytes from `at`.
-    pub fn array<const N: usize>(&self, at: u64) -> io::Result<[u8; N]> {
-        let mut buffer = [0; N];
-        self.read(at, &mut buffer)?;
-        Ok(buffer)
+    fn mappings(&self) -> io::Result<Vec<Mapping>> {
+        let text = open::all_of(File::open(format!("/proc/{}/maps", self.pid))?, MOST_MAPS)?;
+        Ok(text
+            .split(|&byte| byte == b'\n')
+            .filter_map(|line| Mapping::parse(&String::from_utf8_lossy(line)))
+            .collect())
+    }
+}
+
+/// Some bytes at an address, and nothing else: for tests and fuzzing.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// The address.
+    pub at: u64,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+impl Space for Piece<'_> {
+    fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let from = usize::try_from(at.wrapping_sub(self.at)).ok();
+        let found = from.and_then(|from| self.bytes.get(from..from.checked_add(buffer.len())?));
+        buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
     }
 
-    /// The 8-byte word at `at`.
-    pub fn word(&self, at: u64) -> io::Result<u64> {
-        self.array(at).map(u64::from_le_bytes)
-    }
-
-    /// The 4-byte word at `at`.
-    pub fn half(&self, at: u64) -> io::Result<u32> {
-        self.array(at).map(u32::from_le_bytes)
-    }
-
-    /// What is mapped now.
-    pub fn mappings(&self) -> io::Result<Vec<Mapping>> {
-        let text = std::fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
-        Ok(text.lines().filter_map(Mapping::parse).collect())
+    fn mappings(&self) -> io::Result<Vec<Mapping>> {
+        let end = self.at.saturating_add(self.bytes.len() as u64);
+        Ok(vec![Mapping { start: self.at, end, access: "r--p".into(), inode: 1, path: String::new() }])
     }
 }
 

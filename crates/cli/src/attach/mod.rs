@@ -42,6 +42,7 @@ use clap::Args;
 use relpoline_stats::control::command;
 
 use crate::arguments::EngineArgs;
+use crate::live::patience::Patience;
 use crate::preload;
 use memory::Memory;
 use remote::{Remote, field};
@@ -210,6 +211,7 @@ fn is_on(pid: i32) -> Option<bool> {
 fn wait(engine: &Remote, memory: &Memory, longest: Duration, pid: i32, quiet: bool) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     loop {
+        let _patience = Patience::of(Duration::from_secs(60));
         let promoted = engine.header(memory).context("the process has ended")?.sites_promoted;
         if promoted > 0 {
             if !quiet {
@@ -274,6 +276,18 @@ fn leave(session: &mut Session, engine: &Remote) -> anyhow::Result<text::Edited>
     engine.ask(session, command::SLEEP)?;
     let jumps = engine.jumps(&session.memory)?;
     enter::change(session, engine, &jumps, Way::Back)
+}
+
+/// Reads what an attach reads of a process' loader and objects, of bytes that are taken for its memory from the address `at`
+/// on; `headers` are address and number of its program headers. How many symbols there are. For fuzzing.
+///
+/// # Errors
+/// What is refused.
+pub fn read_objects(at: u64, bytes: &[u8], headers: (u64, u64)) -> anyhow::Result<usize> {
+    let memory = memory::Piece { at, bytes };
+    let objects = loader::Loader::from_headers(headers, &memory)?.objects_now(&memory)?;
+    let symbols = objects.iter().filter_map(|object| symbols::Symbols::read(&memory, object).ok());
+    Ok(symbols.map(|symbols| symbols.count()).sum())
 }
 
 /// The engine in a process.

@@ -13,7 +13,7 @@ use relpoline_stats::control::{
 
 use super::hijack::Call;
 use super::loader::Loaded;
-use super::memory::{Memory, word_in};
+use super::memory::{Memory, Space as _, word_in};
 use super::session::{PATIENCE, Session};
 use super::symbols::Symbols;
 
@@ -72,19 +72,19 @@ impl Remote {
     pub fn find(memory: &Memory, objects: &[Loaded]) -> anyhow::Result<Option<Self>> {
         let is_engine = |object: &&Loaded| crate::preload::is_engine(object.name.1.as_bytes());
         if let Some(object) = objects.iter().find(is_engine) {
-            return Self::at(memory, object, true).map(Some);
+            return Self::in_object(memory, object, true).map(Some);
         }
         for mapping in memory.mappings()?.iter().filter(|m| m.is_anonymous() && m.access == "r--p") {
             let header = memory.array::<16>(mapping.start).unwrap_or_default();
             if header.starts_with(b"\x7fELF") && header.ends_with(&IMAGE_MARK) {
-                return Self::at(memory, &Loaded::at(memory, mapping.start)?, false).map(Some);
+                return Self::in_object(memory, &Loaded::at(memory, mapping.start)?, false).map(Some);
             }
         }
         Ok(None)
     }
 
     /// The engine whose image is `object`.
-    pub fn at(memory: &Memory, object: &Loaded, is_preloaded: bool) -> anyhow::Result<Self> {
+    pub fn in_object(memory: &Memory, object: &Loaded, is_preloaded: bool) -> anyhow::Result<Self> {
         let symbols = Symbols::read(memory, object)?;
         let other = "the engine in it is of another version than this command; restart the program, or use the relpoline that put it there";
         let area = symbols.get(AREA).context(other)?;
@@ -97,14 +97,19 @@ impl Remote {
         self.symbols.get(name).with_context(|| format!("the engine in it has no {name}"))
     }
 
+    /// An address in its area, which lies where the process says.
+    fn at(&self, offset: usize) -> u64 {
+        self.area.wrapping_add(offset as u64)
+    }
+
     /// Address of the scratch memory.
     pub fn scratch(&self) -> u64 {
-        self.area + offset_of!(Area, scratch) as u64
+        self.at(offset_of!(Area, scratch))
     }
 
     /// Reads a field.
     pub fn get(&self, memory: &Memory, field: Field) -> anyhow::Result<u64> {
-        let bytes = memory.bytes(self.area + field.0 as u64, field.1)?;
+        let bytes = memory.bytes(self.at(field.0), field.1)?;
         let mut word = [0; 8];
         word[..field.1].copy_from_slice(&bytes);
         Ok(u64::from_le_bytes(word))
@@ -112,7 +117,7 @@ impl Remote {
 
     /// Writes a field.
     pub fn set(&self, memory: &Memory, field: Field, value: u64) -> anyhow::Result<()> {
-        Ok(memory.write(self.area + field.0 as u64, &value.to_le_bytes()[..field.1])?)
+        Ok(memory.write(self.at(field.0), &value.to_le_bytes()[..field.1])?)
     }
 
     /// Whether the program's sites are led to it.
@@ -136,11 +141,11 @@ impl Remote {
     pub fn begin(&self, session: &mut Session, command: u32) -> anyhow::Result<()> {
         self.await_predecessor(session)?;
         let memory = &session.memory;
-        let tid = self.area + offset_of!(Control, tid) as u64;
+        let tid = self.at(offset_of!(Control, tid));
         self.set(memory, field!(phase), u64::from(phase::NONE))?;
         self.set(memory, field!(command), u64::from(command))?;
         // The thread begins by returning to what lies on top of its stack.
-        let top = (self.area + (offset_of!(Area, stack) + STACK - 64) as u64) & !15;
+        let top = self.at(offset_of!(Area, stack) + STACK - 64) & !15;
         let start = [self.function(ENTRY)?.to_le_bytes(), [0; 8]].concat();
         memory.write(top, &start)?;
         let code = session.call("starting a thread in it", &[Call::clone(top, tid)])?[0];
@@ -231,7 +236,7 @@ impl Remote {
 
     /// The jumps that were noted.
     pub fn jumps(&self, memory: &Memory) -> anyhow::Result<Vec<Jump>> {
-        let bytes = memory.bytes(self.area + offset_of!(Control, hooks) as u64, control::HOOKS * size_of::<Hook>())?;
+        let bytes = memory.bytes(self.at(offset_of!(Control, hooks)), control::HOOKS * size_of::<Hook>())?;
         let first = |word: u64| {
             let mut bytes = [0; HOOK_BYTES];
             bytes.copy_from_slice(&word.to_le_bytes()[..HOOK_BYTES]);
@@ -253,7 +258,7 @@ impl Remote {
             to[8..8 + HOOK_BYTES].copy_from_slice(&jump.own);
             to[16..16 + HOOK_BYTES].copy_from_slice(&jump.jump);
         }
-        Ok(memory.write(self.area + offset_of!(Control, hooks) as u64, &bytes)?)
+        Ok(memory.write(self.at(offset_of!(Control, hooks)), &bytes)?)
     }
 }
 

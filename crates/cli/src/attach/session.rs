@@ -1,20 +1,32 @@
 //! A process that is being worked on: one of its threads is seized for as long as that lasts, so that nobody else can
 //! trace it meanwhile, and no second `relpoline` either.
+//!
+//! It is the process that was looked at, not another one that has got its number since: that is asked once a thread is
+//! seized (by a descriptor of the process, where the kernel has those, and by its start), and from then on its number
+//! stays its own, since nobody but us can take note of that thread's end. Its memory is a descriptor, too.
 
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use rustix::process::PidfdFlags;
 
 use super::hijack::{self, Call};
 use super::loader::{Loaded, Loader};
-use super::memory::{Memory, PAGE};
+use super::memory::{Memory, PAGE, Space as _};
 use super::refusal;
 use super::tracee::{self, Others, Thread, threads_of};
+use crate::live::patience::Patience;
+use crate::live::process::Process;
 
 /// A thread that does not stand still within this time is left alone.
 const SOON: Duration = Duration::from_millis(50);
 /// After this time without success everything is given up.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Nothing takes longer altogether, whatever the process does.
+const LONGEST: Duration = Duration::from_secs(120);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -32,6 +44,44 @@ pub struct Session {
     room: (u64, Vec<u8>),
     /// How long threads of it stood still, and what for.
     pub stops: Vec<(&'static str, Duration)>,
+    deadline: Instant,
+    _patience: Patience,
+}
+
+/// A process as it was looked at.
+struct Identity {
+    process: Process,
+    /// None where the kernel has none.
+    descriptor: Option<OwnedFd>,
+}
+
+impl Identity {
+    fn of(pid: i32) -> anyhow::Result<Self> {
+        let gone = || format!("there is no process {pid}");
+        let number = rustix::process::Pid::from_raw(pid).with_context(gone)?;
+        // First of all: what is looked at by its number is then the same process, or one that came later.
+        let descriptor = rustix::process::pidfd_open(number, PidfdFlags::empty()).ok();
+        let process = Process::of(pid.unsigned_abs()).with_context(gone)?;
+        Ok(Self { process, descriptor })
+    }
+
+    /// Whether its number is still its own.
+    fn is_there(&self) -> bool {
+        let is_open = self.descriptor.as_ref().is_none_or(|descriptor| {
+            // SAFETY: signal 0 is none, and no information is passed: the kernel only looks whether the process is there.
+            let answer = unsafe {
+                libc::syscall(
+                    libc::SYS_pidfd_send_signal,
+                    descriptor.as_raw_fd(),
+                    0,
+                    std::ptr::null::<libc::siginfo_t>(),
+                    0,
+                )
+            };
+            answer == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+        });
+        is_open && self.process.is_there()
+    }
 }
 
 impl Session {
@@ -40,22 +90,43 @@ impl Session {
     /// # Errors
     /// Why that cannot or must not be.
     pub fn open(pid: i32) -> anyhow::Result<Self> {
+        Self::open_as(pid, None)
+    }
+
+    /// The same for a process that was looked at before.
+    ///
+    /// # Errors
+    /// As above, or when another one has its number now.
+    pub fn open_as(pid: i32, known: Option<&Process>) -> anyhow::Result<Self> {
+        // For what no deadline of ours ends.
+        let patience = Patience::of(LONGEST + LONGEST / 4);
         refusal::look(pid)?;
+        let identity = Identity::of(pid)?;
         tracee::be_quick();
         let thread = seize_one(pid)?;
         // Once more: it was anybody's before.
         refusal::look_closely(pid)?;
         let memory = Memory::open(pid).map_err(|error| refusal::of_tracing(pid, &error))?;
-        let loader = Loader::find(pid, &memory)?;
-        let at = room(&memory, &loader.objects(&memory)?)?;
+        let is_known = known.is_none_or(|known| known.started == identity.process.started);
+        ensure!(
+            is_known && identity.is_there(),
+            "process {pid} is another one now than it was a moment ago; try again"
+        );
+        let senseless = || format!("process {pid}: what its loader has mapped cannot be told");
+        let loader = Loader::find(pid, &memory).with_context(senseless)?;
+        let at = room(&memory, &loader.objects(&memory).with_context(senseless)?)?;
         let own = memory.bytes(at, hijack::ROOM)?;
-        let mut session = Self { pid, thread, late: Vec::new(), memory, loader, room: (at, own), stops: Vec::new() };
+        let deadline = Instant::now() + LONGEST;
+        let (late, stops) = (Vec::new(), Vec::new());
+        let mut session =
+            Self { pid, thread, late, memory, loader, room: (at, own), stops, deadline, _patience: patience };
         session.clear_room()?;
         Ok(session)
     }
 
     /// Passes signals on to threads that are seized.
     pub fn pump(&mut self) -> anyhow::Result<()> {
+        ensure!(Instant::now() < self.deadline, "it takes far too long; try again");
         self.late.retain_mut(|thread| thread.pump().is_ok());
         self.thread.pump().context("the process has ended")
     }
@@ -94,7 +165,7 @@ impl Session {
     /// Those that do not come in time stay seized, since they may come to a stop any moment now.
     fn call_on_another(&mut self, calls: &[Call]) -> Option<anyhow::Result<Vec<i64>>> {
         for tid in threads_of(self.pid).ok()? {
-            let Ok(mut thread) = Thread::seize(tid) else { continue };
+            let Ok(mut thread) = Thread::seize(self.pid, tid) else { continue };
             match thread.interrupt().map_err(Into::into).and_then(|()| thread.settle(Instant::now() + SOON)) {
                 Ok(true) => return Some(hijack::run(&mut thread, &self.memory, self.room.0, calls)),
                 Ok(false) => {}
@@ -186,23 +257,44 @@ fn room(memory: &Memory, objects: &[Loaded]) -> anyhow::Result<u64> {
     let is_of_file =
         |at: u64| mappings.iter().any(|m| m.inode != 0 && m.access == "r-xp" && (m.start..m.end).contains(&at));
     let texts = objects.iter().flat_map(|object| object.segments.iter().filter(|segment| segment.is_text()));
-    let mut ends = texts.map(|text| (text.start + text.size).next_multiple_of(16));
-    let found = ends.find(|&end| end + hijack::ROOM as u64 <= end.next_multiple_of(PAGE) && is_of_file(end));
+    let mut ends = texts.filter_map(|text| text.start.checked_add(text.size)?.checked_next_multiple_of(16));
+    let found = ends.find(|&end| end % PAGE != 0 && end % PAGE + hijack::ROOM as u64 <= PAGE && is_of_file(end));
     found.context("there is no room behind the code of any of its libraries")
 }
 
 /// Seizes the main thread, or, when that has ended before the others, another one.
 fn seize_one(pid: i32) -> anyhow::Result<Thread> {
-    let first = Thread::seize(pid);
+    let first = Thread::seize(pid, pid);
     let error = match first {
         Ok(thread) => return Ok(thread),
         Err(error) => error,
     };
     let mut others = threads_of(pid).unwrap_or_default().into_iter().filter(|&tid| tid != pid);
     if refusal::main_thread_has_ended(pid)
-        && let Some(thread) = others.find_map(|tid| Thread::seize(tid).ok())
+        && let Some(thread) = others.find_map(|tid| Thread::seize(pid, tid).ok())
     {
         return Ok(thread);
     }
     Err(refusal::of_tracing(pid, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_not_its_number() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let identity = Identity::of(child.id().cast_signed()).unwrap();
+        assert!(identity.is_there());
+        // Of the same number, but started at another time.
+        let process = Process { started: identity.process.started + 1, ..identity.process.clone() };
+        assert!(!Identity { process, descriptor: None }.is_there());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!identity.is_there());
+        // The descriptor alone tells, too.
+        let process = Process::of(std::process::id()).unwrap();
+        assert!(!Identity { process, descriptor: identity.descriptor }.is_there());
+    }
 }

@@ -2,12 +2,23 @@
 //! with or without an offset, as reports name sites.
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use object::{Object as _, ObjectSymbol as _};
 
 use super::session::Session;
+use crate::files::open;
+use crate::files::parts::Parts;
 use crate::symbols::names::is_named;
+
+/// Bytes of its files that are read, symbols of each that are looked at, and functions of one name. The files are those
+/// that the process says, and may say anything.
+const MOST_BYTES: u64 = 1 << 29;
+const MOST_SYMBOLS: usize = 1 << 21;
+const MOST_FUNCTIONS: usize = 1024;
+/// Longer names are nobody's.
+const LONGEST: usize = 1 << 12;
 
 /// The addresses meant by `names`; all when there are none.
 pub fn ranges(session: &Session, names: &[String]) -> anyhow::Result<Vec<Range<u64>>> {
@@ -44,25 +55,38 @@ fn at_offset(function: &Range<u64>, offset: u64) -> Option<Range<u64>> {
 /// Where the functions of that name lie. A part that the compiler split off (`name.cold`) belongs to it.
 fn functions(session: &Session, name: &str) -> anyhow::Result<Vec<Range<u64>>> {
     let mut found = Vec::new();
-    let root = format!("/proc/{}", session.pid);
+    let mut left = MOST_BYTES;
+    let root = PathBuf::from(format!("/proc/{}/root", session.pid));
     for (n, object) in session.loader.objects(&session.memory)?.iter().enumerate() {
         // The executable has no name in the loader's list.
-        let path = if n == 0 { format!("{root}/exe") } else { format!("{root}/root{}", object.name.1) };
-        let Ok(bytes) = std::fs::read(&path) else { continue };
-        let Ok(file) = object::File::parse(&*bytes) else { continue };
-        for symbol in file.symbols().chain(file.dynamic_symbols()) {
-            let is_part = |full: &str| full.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
-            let is_meant = symbol.name().is_ok_and(|full| is_named(full, name) || is_part(full));
-            if is_meant && symbol.is_definition() && symbol.size() != 0 {
-                let at = object.base.wrapping_add(symbol.address());
-                found.push(at..at + symbol.size());
-            }
+        let file = match n {
+            0 => open::plain(Path::new(&format!("/proc/{}/exe", session.pid))),
+            _ => open::below(&root, Path::new(&object.name.1)),
+        };
+        let Some(parts) = file.ok().and_then(|file| Parts::new(file, left).ok()) else { continue };
+        let before = parts.left();
+        if let Ok(file) = object::File::parse(&parts) {
+            add_functions(&file, object.base, name, &mut found);
         }
+        left -= before - parts.left();
     }
     found.sort_by_key(|range| range.start);
     found.dedup();
     ensure!(!found.is_empty(), "no function named {name} is in its files; give the site's address (0x…) instead");
     Ok(found)
+}
+
+/// Adds where the functions of that name in a file lie.
+fn add_functions<'a>(file: &object::File<'a, &'a Parts>, base: u64, name: &str, found: &mut Vec<Range<u64>>) {
+    let symbols = file.symbols().chain(file.dynamic_symbols()).take(MOST_SYMBOLS);
+    for symbol in symbols.filter(|symbol| symbol.is_definition() && symbol.size() != 0) {
+        let is_part = |full: &str| full.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+        let named = |full: &str| full.len() <= LONGEST && (is_named(full, name) || is_part(full));
+        if symbol.name().is_ok_and(named) && found.len() < MOST_FUNCTIONS {
+            let at = base.wrapping_add(symbol.address());
+            found.push(at..at.saturating_add(symbol.size()));
+        }
+    }
 }
 
 #[cfg(test)]

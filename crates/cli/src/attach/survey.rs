@@ -5,7 +5,7 @@
 
 use relpoline_core::arch::thunk;
 
-use super::memory::{Mapping, Memory};
+use super::memory::{Mapping, Memory, Space as _};
 
 /// Bytes read in one go.
 const CHUNK: usize = 1 << 20;

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use relpoline_stats::control::Displacement;
 
-use super::memory::{Mapping, Memory, PAGE};
+use super::memory::{Mapping, Memory, PAGE, Space as _};
 
 /// Which way displacements are changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +48,7 @@ impl Edit {
         let mut edit = Self { way, pages: BTreeMap::new(), straddling: Vec::new(), writable };
         for &displacement in displacements {
             let page = displacement.at & !(PAGE - 1);
-            if displacement.at + 4 > page + PAGE {
+            if displacement.at - page + 4 > PAGE {
                 edit.straddling.push(displacement);
             } else {
                 edit.pages.entry(page).or_default().push(displacement);

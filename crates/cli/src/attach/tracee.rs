@@ -57,10 +57,15 @@ fn ptrace(request: libc::c_uint, tid: i32, address: usize, data: usize) -> io::R
 }
 
 impl Thread {
-    /// Seizes thread `tid`.
-    pub fn seize(tid: i32) -> io::Result<Self> {
+    /// Seizes thread `tid` of process `pid`; not one of another process that has got its number since.
+    pub fn seize(pid: i32, tid: i32) -> io::Result<Self> {
         ptrace(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize)?;
-        Ok(Self { tid, stopped: false, ended: false, signal: 0 })
+        let thread = Self { tid, stopped: false, ended: false, signal: 0 };
+        // As long as it is seized it keeps its number.
+        if !std::path::Path::new(&format!("/proc/{pid}/task/{tid}")).exists() {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(thread)
     }
 
     /// What it did, if it did something.
@@ -112,7 +117,14 @@ impl Thread {
     /// Waits until it stands still after [`Self::interrupt`]. False when it has ended.
     pub fn settle(&mut self, deadline: Instant) -> anyhow::Result<bool> {
         loop {
-            match self.wait(deadline)? {
+            let event = self.wait(deadline)?;
+            let is_there = matches!(event, Event::Interrupted | Event::GroupStop(_) | Event::Ended);
+            if !is_there && Instant::now() >= deadline {
+                self.signal = if let Event::Signal(signal) = event { signal } else { 0 };
+                self.resume()?;
+                bail!("thread {} does not come to a stop for all its signals", self.tid);
+            }
+            match event {
                 Event::Interrupted | Event::GroupStop(_) => return Ok(true),
                 // Still before it: the interruption comes once the signal was taken.
                 Event::Signal(signal) => self.go_on(libc::PTRACE_CONT, signal)?,
@@ -333,6 +345,9 @@ impl Others {
             bail!("the process has ended");
         }
         while !fresh.is_empty() {
+            if Instant::now() >= deadline {
+                bail!("it makes new threads all the time");
+            }
             while let Some(mut thread) = fresh.pop() {
                 match thread.settle(deadline) {
                     Ok(true) => self.threads.push(thread),
@@ -361,7 +376,7 @@ fn seize_new(pid: i32, known: &mut HashSet<i32>) -> anyhow::Result<Vec<Thread>> 
         if !known.insert(tid) {
             continue;
         }
-        match Thread::seize(tid) {
+        match Thread::seize(pid, tid) {
             Ok(thread) => fresh.push(thread),
             Err(_) if is_dead(pid, tid) => {}
             Err(error) => return Err(error).with_context(|| format!("thread {tid} cannot be traced")),
@@ -417,7 +432,7 @@ mod tests {
     fn a_thread_that_stops_late_goes_on_in_the_end() {
         let (pid, busy) = in_vfork();
         until("it waits for its child", || refusal::state_of_thread(pid, pid) == Some('D'));
-        let thread = Thread::seize(pid).unwrap();
+        let thread = Thread::seize(pid, pid).unwrap();
         thread.interrupt().unwrap();
         drop(thread);
         let_go_of_late_ones();

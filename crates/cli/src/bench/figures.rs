@@ -166,8 +166,8 @@ fn alone_figure(alone: &Alone) -> AloneFigure {
     AloneFigure {
         name: alone.trace,
         ratio: Sample::of_ratios(&alone.relpoline, &alone.retpoline),
-        state: alone.site.state.clone(),
-        reason: alone.site.reason.clone(),
+        state: alone.site.state.to_string(),
+        reason: alone.site.reason.to_string(),
     }
 }
 
@@ -193,8 +193,8 @@ fn trace_figure(trace: &Trace, rounds: &Rounds, site: Site) -> TraceFigure {
         ratio_to_best: relpoline.median * over(best_fixed_cycles),
         changes: rounds.changes_us.len(),
         repromoted_us: (!rounds.changes_us.is_empty()).then(|| Sample::of(&rounds.changes_us)),
-        state: site.state,
-        reason: site.reason,
+        state: site.state.to_string(),
+        reason: site.reason.to_string(),
         targets: site.target_count,
         relearned: site.relearned,
     }

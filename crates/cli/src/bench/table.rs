@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::figures::{Figures, TraceFigure};
 use super::verdict::Verdict;
-use crate::report::text::cut;
+use crate::shown::cut;
 use crate::workbench::sample::Sample;
 
 pub fn render(figures: &Figures) -> String {

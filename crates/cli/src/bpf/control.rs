@@ -4,9 +4,13 @@
 //! one is `INDEX`, to empty a slot, or `INDEX FILE PROGRAM`, separated by tabs. The server loads the files
 //! itself; their maps of the same name as the running object's are those. All slots change at once for every
 //! packet. The socket is for its user alone (mode 0600).
+//!
+//! Its directory is opened once, and the socket made, looked at and removed by it. What a killed run has left is removed: a
+//! socket of this user's that nobody listens at, and nothing else.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +18,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use relpoline_bpf::{MapHandle, Object, Options, ProgArray, Program, Runtime};
+use rustix::fs::{AtFlags, FileType, Mode, Stat};
+
+use crate::files::{Directory, open};
 
 /// Most bytes of a request.
 const LONGEST: u64 = 1 << 20;
@@ -22,12 +29,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A socket's file, removed in the end.
 #[derive(Debug)]
-struct Socket(PathBuf);
+struct Socket {
+    directory: Arc<Directory>,
+    name: OsString,
+    made: Stat,
+}
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Somebody else may have removed it.
-        let _ = std::fs::remove_file(&self.0);
+        // Somebody else may have removed it, or put something else in its place.
+        let _ = self.directory.remove(&*self.name, &self.made);
     }
 }
 
@@ -80,15 +91,8 @@ struct Server {
 /// # Errors
 /// When the socket cannot be made.
 pub fn listen(path: &Path, runtime: Runtime, object: Object, options: Options) -> Result<Control> {
-    remove_stale(path);
-    // Made under another name first: under its own it appears with its mode, and accepts.
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}", std::process::id()));
-    let draft = Socket(draft.into());
-    let listener = UnixListener::bind(&draft.0).with_context(|| format!("cannot listen at {}", path.display()))?;
-    std::fs::set_permissions(&draft.0, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::hard_link(&draft.0, path).with_context(|| format!("cannot listen at {}", path.display()))?;
-    let socket = Socket(path.to_path_buf());
+    let cannot = || format!("cannot listen at {}", path.display());
+    let (listener, socket) = bind(path).with_context(cannot)?;
     let newcomers = Arc::default();
     let server = Server { runtime, object, options, newcomers: Arc::clone(&newcomers) };
     std::thread::spawn(move || {
@@ -103,12 +107,48 @@ pub fn listen(path: &Path, runtime: Runtime, object: Object, options: Options) -
     Ok(Control { _socket: socket, newcomers })
 }
 
-/// Removes what a run left behind that was killed.
-fn remove_stale(path: &Path) {
-    if UnixStream::connect(path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused) {
-        // Should it fail, listening will say why.
-        let _ = std::fs::remove_file(path);
-    }
+/// A socket at `path` that accepts connections from its first moment on.
+fn bind(path: &Path) -> Result<(UnixListener, Socket)> {
+    let path = std::path::absolute(path)?;
+    let name = path.file_name().context("it names no file")?.to_owned();
+    let directory = Arc::new(Directory::named(path.parent().context("it names no file")?)?);
+    remove_stale(&directory, &name)?;
+    // Made under another name first: under its own it appears with its mode, and accepts.
+    let draft = OsString::from(format!(".relpoline-{}.socket", std::process::id()));
+    let listener = listen_in(&directory, &draft)?;
+    let made = directory.look(&*draft)?;
+    let draft = Socket { directory: Arc::clone(&directory), name: draft, made };
+    rustix::fs::linkat(&directory, &*draft.name, &directory, &*name, AtFlags::empty())?;
+    Ok((listener, Socket { directory, name, made }))
+}
+
+/// A path by way of a descriptor.
+fn by(directory: &Directory, name: &OsStr) -> PathBuf {
+    Path::new(&format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd())).join(name)
+}
+
+/// A listening socket of mode 0600: nobody else can connect to it in between.
+fn listen_in(directory: &Directory, name: &OsStr) -> Result<UnixListener> {
+    // Before it has a name it is a file with a mode already.
+    let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(by(directory, name));
+    rustix::process::umask(umask);
+    Ok(listener?)
+}
+
+/// Removes what a run of this user's left behind that was killed.
+fn remove_stale(directory: &Directory, name: &OsStr) -> Result<()> {
+    let stat = match directory.look(name) {
+        Ok(stat) => stat,
+        Err(error) if open::is_missing(&error) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+    let is_ours = stat.st_uid == rustix::process::geteuid().as_raw();
+    ensure!(is_socket && is_ours, "something is there that is no socket of this user's");
+    let refused = UnixStream::connect(by(directory, name)).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+    ensure!(refused, "another run listens there");
+    Ok(directory.remove(name, &stat)?)
 }
 
 impl Server {
@@ -154,7 +194,7 @@ impl Server {
     }
 
     fn program(&self, file: &Path, name: &str) -> Result<Program> {
-        let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let bytes = super::read(file)?;
         let object = Object::load_sharing(&self.runtime, &bytes, self.options, self.object.maps())
             .with_context(|| file.display().to_string())?;
         let program = super::choose(&object, Some(name))?.clone();
@@ -182,8 +222,54 @@ pub fn request(path: &Path, text: &str) -> Result<String> {
     stream.write_all(text.as_bytes())?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut reply = String::new();
-    stream.read_to_string(&mut reply)?;
+    stream.take(LONGEST).read_to_string(&mut reply)?;
     let reply = reply.trim_end();
     ensure!(reply.starts_with("ok"), "{}", reply.strip_prefix("error ").unwrap_or("the run ended"));
     Ok(reply.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn only_a_dead_socket_of_ones_own_is_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        fs::write(at("file"), "precious").unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        symlink("file", at("link")).unwrap();
+        fs::create_dir(at("directory")).unwrap();
+        for name in ["file", "fifo", "link", "directory"] {
+            assert!(bind(&at(name)).is_err() && at(name).symlink_metadata().is_ok(), "{name}");
+        }
+        assert_eq!(fs::read_to_string(at("file")).unwrap(), "precious");
+        // Left by a run that was killed.
+        drop(UnixListener::bind(at("dead")).unwrap());
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(at("dead"), Some(12345), None).unwrap();
+            assert!(bind(&at("dead")).is_err() && at("dead").exists(), "another user's");
+            std::os::unix::fs::lchown(at("dead"), Some(0), None).unwrap();
+        }
+        let (listener, socket) = bind(&at("dead")).unwrap();
+        assert_eq!(fs::metadata(at("dead")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(bind(&at("dead")).is_err(), "it is in use");
+        drop((listener, socket));
+        assert!(!at("dead").exists());
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 4, "no draft is left");
+    }
+
+    #[test]
+    fn what_came_in_its_place_stays() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("socket");
+        let (_listener, socket) = bind(&path).unwrap();
+        let inode = fs::metadata(&path).unwrap().ino();
+        fs::rename(&path, base.path().join("moved")).unwrap();
+        fs::write(&path, "precious").unwrap();
+        drop(socket);
+        assert!(path.exists() && fs::metadata(base.path().join("moved")).unwrap().ino() == inode);
+    }
 }

@@ -9,6 +9,7 @@ use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use relpoline_bpf::listing::{Line, Listing};
 
 use super::{LoadArgs, choose, load};
+use crate::shown::line;
 
 /// Examples for `--help`.
 pub const AFTER_HELP: &str = "\
@@ -42,9 +43,10 @@ pub fn run(arguments: &DisArgs) -> Result<ExitCode> {
     let chosen = arguments.prog.as_deref().map(|name| choose(&object, Some(name))).transpose()?;
     for program in object.programs().iter().filter(|p| chosen.is_none_or(|c| c.name() == p.name())) {
         let listing = program.listing();
-        println!("{} ({}), {} bytes of code:", program.name(), program.section(), listing.code.len());
-        for line in &listing.lines {
-            show(&listing, line);
+        let head = format!("{} ({}), {} bytes of code:", program.name(), program.section(), listing.code.len());
+        println!("{}", line(&head));
+        for shown in &listing.lines {
+            show(&listing, shown);
         }
         println!();
     }
@@ -60,11 +62,11 @@ fn show(listing: &Listing, line: &Line) {
     }
     let mut left = format!("{:4}: {}", line.slot, line.text);
     for (address, text, mark) in &machine {
-        println!("{left:<44} {address:5x}  {text:<46}{mark}");
+        println!("{}", self::line(&format!("{left:<44} {address:5x}  {text:<46}{mark}")));
         left.clear();
     }
     if machine.is_empty() {
-        println!("{left}");
+        println!("{}", self::line(&left));
     }
 }
 

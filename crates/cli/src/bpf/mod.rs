@@ -20,6 +20,8 @@ pub mod swap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::files::open;
+use crate::shown;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use relpoline_bpf::{Checks, IndirectBranches, Object, Options, Program, Runtime};
@@ -124,13 +126,25 @@ impl LoadArgs {
             Branches::Retpoline => IndirectBranches::Retpoline,
             Branches::Plain => IndirectBranches::Plain,
         };
-        Ok(Runtime::builder().indirect_branches(branches).printk(|line| eprintln!("{}", line.trim_end())).build()?)
+        Ok(Runtime::builder()
+            .indirect_branches(branches)
+            .printk(|line| eprintln!("{}", shown::line(line.trim_end())))
+            .build()?)
     }
 }
 
 fn load(runtime: &Runtime, file: &Path, options: Options) -> Result<Object> {
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let bytes = read(file)?;
     Object::load(runtime, &bytes, options).with_context(|| file.display().to_string())
+}
+
+/// Larger files are not read.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// The content of a file, or of a pipe of this user's.
+fn read(file: &Path) -> Result<Vec<u8>> {
+    let bytes = open::named(file).and_then(|file| open::all_of(file, MOST_BYTES));
+    bytes.with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// The program called `name`, or the first.

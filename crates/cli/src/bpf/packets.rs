@@ -2,6 +2,9 @@
 
 use anyhow::{Result, bail, ensure};
 
+/// No packet is longer (MAXIMUM_SNAPLEN of libpcap), and each thread keeps room for the longest.
+const LONGEST: usize = 1 << 18;
+
 /// The packets of a file's content, as far as they were captured.
 ///
 /// # Errors
@@ -22,6 +25,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         };
         let len = [header[8], header[9], header[10], header[11]];
         let len = if big { u32::from_be_bytes(len) } else { u32::from_le_bytes(len) } as usize;
+        ensure!(len <= LONGEST, "the packet at byte {at} has {len} bytes: damaged");
         let Some(packet) = bytes[at + 16..].get(..len) else {
             bail!("the packet at byte {at} is cut off: damaged, or still being written?")
         };

@@ -139,7 +139,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn read_packets(arguments: &RunArgs) -> Result<Vec<Vec<u8>>> {
     let packets = match (&arguments.pcap, &arguments.hex) {
         (Some(path), _) => {
-            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let bytes = super::read(path)?;
             packets::parse(&bytes).with_context(|| path.display().to_string())?
         }
         (None, Some(text)) => vec![hex(text).context("--hex")?],

@@ -1,15 +1,16 @@
 //! What `bpf run --stats` says of programs: starts, and tail calls with computed indexes.
 
+use crate::shown::line;
 use relpoline_bpf::{HotTarget, Object, Reason, VariableCall};
 
 /// Prints both. `newcomers` are programs that were swapped in, and their starts.
 pub fn print(object: &Object, newcomers: &[(String, u64)]) {
     println!("\n{:>12}  program", "starts");
     for program in object.programs() {
-        println!("{:>12}  {}", program.hits().unwrap_or(0), program.name());
+        println!("{:>12}  {}", program.hits().unwrap_or(0), line(program.name()));
     }
     for (name, starts) in newcomers {
-        println!("{starts:>12}  {name}, swapped in");
+        println!("{starts:>12}  {}, swapped in", line(name));
     }
     let calls = || object.programs().iter().flat_map(|p| p.variable_calls().into_iter().map(move |call| (p, call)));
     if calls().next().is_some() {
@@ -17,7 +18,13 @@ pub fn print(object: &Object, newcomers: &[(String, u64)]) {
     }
     for (program, call) in calls() {
         let through = call.through_trees.map_or_else(|| "-".into(), |n| n.to_string());
-        println!("{through:>12}  {}:{} through {}: {}", program.name(), call.instruction, call.array, state(&call));
+        println!(
+            "{through:>12}  {}:{} through {}: {}",
+            line(program.name()),
+            call.instruction,
+            line(&call.array.to_string()),
+            line(&state(&call))
+        );
     }
 }
 

@@ -39,7 +39,7 @@ pub fn run(arguments: &SwapArgs) -> Result<ExitCode> {
         text += &line(change).with_context(|| format!("'{change}' is not SLOT=[FILE:PROG]"))?;
         text.push('\n');
     }
-    println!("{}", control::request(&arguments.socket, &text)?);
+    println!("{}", crate::shown::line(&control::request(&arguments.socket, &text)?));
     Ok(ExitCode::SUCCESS)
 }
 

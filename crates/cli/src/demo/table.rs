@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::figures::Figures;
 use crate::report::schema::{Site, Target};
-use crate::report::text::cut;
+use crate::shown::cut;
 use crate::workbench::variant::Variant;
 
 /// Sites shown.
@@ -107,7 +107,7 @@ fn target(target: &Target) -> String {
 
 fn reason(site: &Site) -> String {
     match site.target_count {
-        0 | 1 => site.reason.clone(),
+        0 | 1 => site.reason.to_string(),
         count => format!("{} ({count})", site.reason),
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Subject;
 use crate::live::memory;
+use crate::shown::Shown;
 
 /// Bytes of a cell.
 const CELL: usize = 64;
@@ -18,6 +19,8 @@ const BEHIND: usize = 2;
 const FAR: u64 = 64 * 1024;
 /// Longest instruction.
 const LONGEST: usize = 15;
+/// Larger than any tree.
+const LARGEST: usize = 1 << 16;
 /// Where the parts of a gate's cell lie (`relpoline_text::gate`).
 const GATE_WORD: usize = 8;
 const MISS: usize = 24;
@@ -28,7 +31,7 @@ const SLOW: usize = 48;
 #[derive(Debug, Serialize)]
 pub struct Part {
     /// What it is.
-    pub title: String,
+    pub title: Shown,
     /// Its instructions.
     pub lines: Vec<CodeLine>,
 }
@@ -37,14 +40,14 @@ pub struct Part {
 #[derive(Debug, Serialize)]
 pub struct CodeLine {
     /// Where it is, `0x…`.
-    pub address: String,
+    pub address: Shown,
     /// Its bytes in hexadecimal.
-    pub bytes: String,
+    pub bytes: Shown,
     /// The instruction, in the assembler's words.
-    pub text: String,
+    pub text: Shown,
     /// What its address or constant is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
+    pub note: Option<Shown>,
     /// It is the site.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_site: bool,
@@ -107,28 +110,28 @@ fn gate(subject: &Subject, record: &SiteRecord) -> io::Result<Vec<Part>> {
     let pieces =
         [(title, gate), ("miss gate", MISS..COUNTING), ("counting stub", COUNTING..SLOW), ("slow entry", SLOW..CELL)];
     let piece = |(title, range): (&str, std::ops::Range<usize>)| {
-        let at = record.gate + range.start as u64;
+        let at = record.gate.wrapping_add(range.start as u64);
         Part { title: title.into(), lines: listing(subject, &cell[range], at) }
     };
     Ok(pieces.into_iter().map(piece).collect())
 }
 
 fn part(subject: &Subject, title: &str, at: u64, length: usize) -> io::Result<Part> {
-    let mut bytes = vec![0; length];
+    let mut bytes = vec![0; length.min(LARGEST)];
     memory::read(subject.engine.process.pid, at, &mut bytes)?;
     Ok(Part { title: title.into(), lines: listing(subject, &bytes, at) })
 }
 
 /// The instructions of a piece of our code: up to the constants that lie behind it, without the `int3` that only fill.
 fn listing(subject: &Subject, bytes: &[u8], at: u64) -> Vec<CodeLine> {
-    let mut end = bytes.len() as u64 + at;
+    let mut end = at.saturating_add(bytes.len() as u64);
     let mut lines = Vec::new();
     for instruction in Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).iter() {
         if instruction.ip() >= end || instruction.is_invalid() {
             break;
         }
         if let Some(constant) =
-            constant_at(&instruction).filter(|address| (at..at + bytes.len() as u64).contains(address))
+            constant_at(&instruction).filter(|address| (at..at.saturating_add(bytes.len() as u64)).contains(address))
         {
             end = end.min(constant);
         }
@@ -146,7 +149,7 @@ fn constant_at(instruction: &Instruction) -> Option<u64> {
 }
 
 fn line(subject: &Subject, bytes: &[u8], start: u64, instruction: &Instruction) -> CodeLine {
-    let offset = usize::try_from(instruction.ip() - start).unwrap_or(usize::MAX);
+    let offset = usize::try_from(instruction.ip().wrapping_sub(start)).unwrap_or(usize::MAX);
     let own = bytes.get(offset..offset.saturating_add(instruction.len())).unwrap_or_default();
     let mut text = String::new();
     let mut formatter = GasFormatter::new();
@@ -156,16 +159,16 @@ fn line(subject: &Subject, bytes: &[u8], start: u64, instruction: &Instruction) 
     options.set_branch_leading_zeros(false);
     formatter.format(instruction, &mut text);
     CodeLine {
-        address: format!("{:#x}", instruction.ip()),
-        bytes: own.iter().map(|byte| format!("{byte:02x}")).collect(),
-        text,
+        address: format!("{:#x}", instruction.ip()).into(),
+        bytes: own.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+        text: text.into(),
         note: note(subject, instruction),
         is_site: false,
     }
 }
 
 /// What an instruction refers to: where a branch goes, what a compare compares with.
-fn note(subject: &Subject, instruction: &Instruction) -> Option<String> {
+fn note(subject: &Subject, instruction: &Instruction) -> Option<Shown> {
     if matches!(instruction.op0_kind(), OpKind::NearBranch64) {
         return subject.name(instruction.near_branch_target());
     }
@@ -181,5 +184,5 @@ fn note(subject: &Subject, instruction: &Instruction) -> Option<String> {
         }
         None => return None,
     };
-    subject.name(constant).map(|name| format!("= {name}"))
+    subject.name(constant).map(|name| format!("= {name}").into())
 }

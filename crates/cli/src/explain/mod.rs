@@ -14,7 +14,7 @@ pub mod code;
 pub mod find;
 pub mod text;
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -24,6 +24,7 @@ use serde::Serialize;
 use crate::live::{self, Engine};
 use crate::report::schema::Site;
 use crate::report::{digest, now, why};
+use crate::shown::{self, Shown};
 use crate::symbols::{Mapped, Symbols};
 use code::Part;
 
@@ -98,12 +99,13 @@ impl Subject {
     }
 
     /// The name of an address, in the process' own code or in ours.
-    fn name(&self, address: u64) -> Option<String> {
+    fn name(&self, address: u64) -> Option<Shown> {
         let in_engine = || {
             let owner = self.records.iter().find_map(|(_, record)| Some((record, find::part(record, address)?)));
             let (record, part) = owner?;
             let site = self.symbols.name(&self.mapped, record.address);
-            Some(format!("{part} of {}", site.unwrap_or_else(|| format!("{:#x}", record.address))))
+            let site = site.unwrap_or_else(|| format!("{:#x}", record.address).into());
+            Some(format!("{part} of {site}").into())
         };
         self.symbols.name(&self.mapped, address).or_else(in_engine)
     }
@@ -123,11 +125,13 @@ pub fn run(arguments: &ExplainArgs) -> anyhow::Result<ExitCode> {
         seconds: report.seconds,
         sites: report.sites.iter().map(|site| explain(&subject, site, &chosen)).collect(),
     };
+    let pid = arguments.pid;
+    anyhow::ensure!(subject.engine.process.is_there(), "process {pid} has just ended");
     let mut out = io::stdout().lock();
     if arguments.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&explanation)?)?;
+        shown::write_json(&mut out, &explanation)?;
     } else {
-        out.write_all(text::render(&explanation).as_bytes())?;
+        shown::write(&mut out, &text::render(&explanation))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::{Explained, Explanation};
 use crate::live::clock;
 use crate::report::schema::Change;
-use crate::report::text::cut;
+use crate::shown::cut;
 
 /// Columns in which names are cut.
 const WIDTH: usize = 80;
@@ -30,7 +30,7 @@ pub fn render(explanation: &Explanation) -> String {
 
 fn one(out: &mut String, explained: &Explained, now: f64) -> fmt::Result {
     let site = &explained.site;
-    let unknown = || "an unknown object".to_owned();
+    let unknown = || "an unknown object".into();
     writeln!(out, "{}", site.name())?;
     writeln!(
         out,

@@ -12,6 +12,13 @@ use relpoline_core::scan::{EhFrameHdr, Function, Region};
 type Header = elf::FileHeader64<LittleEndian>;
 type Segment = elf::ProgramHeader64<LittleEndian>;
 const LE: LittleEndian = LittleEndian;
+/// The kernel takes no more than a page of 64 KiB of program headers.
+const MOST_SEGMENTS: usize = 1170;
+/// Segments share pages at their ends.
+const MOST_OVERLAP: u64 = 1 << 20;
+/// Of strings and PLTs: more than any linker writes.
+const MOST: usize = 512;
+const LONGEST_STRING: usize = 4096;
 
 /// What kind of file it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +60,12 @@ impl<'a> Elf<'a> {
             elf::ET_CORE => bail!("is a core dump"),
             _ => bail!("is neither an executable nor a shared library"),
         };
+        // Of a file that says that it lies in memory many times over, no one copy is better than another.
+        let mapped = segments.iter().filter(|segment| segment.p_type.get(LE) == elf::PT_LOAD);
+        let mapped = mapped.fold(0_u64, |sum, segment| sum.saturating_add(segment.p_filesz.get(LE)));
+        if segments.len() > MOST_SEGMENTS || mapped > (bytes.len() as u64).saturating_add(MOST_OVERLAP) {
+            bail!("{broken}: its segments overlap");
+        }
         let dynamic = dynamic(segments, bytes);
         let mut found = Elf { bytes, file, kind: Kind::Fixed, segments, dynamic };
         found.kind = found.kind(is_executable)?;
@@ -120,7 +133,7 @@ impl<'a> Elf<'a> {
         let is_plt = |name: &str| name == ".plt" || name.starts_with(".plt.");
         let plts = self.file.sections().filter(|section| section.name().is_ok_and(is_plt));
         let end = |address: u64, size| address.checked_add(size);
-        plts.filter_map(|plt| Some(Function::new(plt.address(), end(plt.address(), plt.size())?))).collect()
+        plts.take(MOST).filter_map(|plt| Some(Function::new(plt.address(), end(plt.address(), plt.size())?))).collect()
     }
 
     /// The build-id in hexadecimal.
@@ -145,10 +158,10 @@ impl<'a> Elf<'a> {
         };
         let string = |offset: u64| {
             let bytes = table.get(usize::try_from(offset).ok()?..)?;
-            let end = bytes.iter().position(|&byte| byte == 0)?;
+            let end = bytes.iter().take(LONGEST_STRING).position(|&byte| byte == 0)?;
             Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
         };
-        self.tags(tag).filter_map(string).collect()
+        self.tags(tag).take(MOST).filter_map(string).collect()
     }
 
     /// The relocations: where, and of what type.

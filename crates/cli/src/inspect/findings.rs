@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::code::{self, Code};
 use super::elf::{Elf, Kind};
+use crate::shown::Shown;
 use crate::symbols::names::Names;
 
 /// What a jump through a thunk of its own is called.
@@ -67,20 +68,20 @@ impl Entry {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Failure {
     /// Its path.
-    pub path: String,
+    pub path: Shown,
     /// Why, with the path.
-    pub error: String,
+    pub error: Shown,
 }
 
 /// What was found in a file.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Findings {
     /// Its path.
-    pub path: String,
+    pub path: Shown,
     /// `pie`, `fixed` or `library`.
-    pub kind: String,
+    pub kind: Shown,
     /// Its build-id in hexadecimal, if it has one.
-    pub build_id: Option<String>,
+    pub build_id: Option<Shown>,
     /// Whether its full symbol table is gone.
     pub stripped: bool,
     /// Whether it has unwind tables, without which no site is trusted.
@@ -95,26 +96,26 @@ pub struct Findings {
     pub refused: Vec<Refused>,
     /// Thunks it takes from a library. Calls of them go through the PLT: no protection, and no sites.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub imported_thunks: Vec<String>,
+    pub imported_thunks: Vec<Shown>,
     /// Indirect branches through no thunk.
     pub unprotected: Unprotected,
     /// The libraries it is linked to.
     pub libraries: Vec<Library>,
     /// All in one sentence.
-    pub conclusion: String,
+    pub conclusion: Shown,
 }
 
 /// A thunk.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Thunk {
     /// Its address.
-    pub address: String,
+    pub address: Shown,
     /// Its shape: `gcc`, `gcc inline`, `gcc inline jump`, `llvm`, `other`, `lfence`, `plain jump`, `lld plt`, `return`.
-    pub shape: String,
+    pub shape: Shown,
     /// The register it jumps through.
-    pub register: String,
+    pub register: Shown,
     /// Its symbol, unless that is gone.
-    pub symbol: Option<String>,
+    pub symbol: Option<Shown>,
     /// Calls and jumps to it that can be promoted.
     pub sites: usize,
 }
@@ -123,24 +124,24 @@ pub struct Thunk {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Site {
     /// Its address.
-    pub address: String,
+    pub address: Shown,
     /// `call`, `jump` (a tail call or a computed goto) or `cond` (a conditional jump).
-    pub kind: String,
+    pub kind: Shown,
     /// The register that holds its target.
-    pub register: String,
+    pub register: Shown,
     /// The function it stands in: its name, or its address.
-    pub function: String,
+    pub function: Shown,
 }
 
 /// A branch to a thunk that is left alone.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Refused {
     /// Its address.
-    pub address: String,
+    pub address: Shown,
     /// The function it stands in, if that has a name.
-    pub function: Option<String>,
+    pub function: Option<Shown>,
     /// Why.
-    pub reason: String,
+    pub reason: Shown,
 }
 
 /// Indirect branches through no thunk.
@@ -162,27 +163,27 @@ pub struct Unprotected {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Place {
     /// Its address.
-    pub address: String,
+    pub address: Shown,
     /// The function it stands in, if that has a name.
-    pub function: Option<String>,
+    pub function: Option<Shown>,
     /// As the assembler writes it.
-    pub instruction: String,
+    pub instruction: Shown,
 }
 
 /// A library the file is linked to, directly or not.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Library {
     /// As the file names it.
-    pub name: String,
+    pub name: Shown,
     /// Where it is, if it was found.
-    pub path: Option<String>,
+    pub path: Option<Shown>,
     /// Its thunks; null when it could not be read.
     pub thunks: Option<usize>,
 }
 
 impl Findings {
     pub(super) fn new(
-        path: String,
+        path: Shown,
         elf: &Elf<'_>,
         names: &Names,
         code: &Code,
@@ -191,8 +192,8 @@ impl Findings {
     ) -> Findings {
         let mut findings = Findings {
             path,
-            kind: kind_name(elf.kind).to_owned(),
-            build_id: elf.build_id(),
+            kind: kind_name(elf.kind).into(),
+            build_id: elf.build_id().map(Shown::from),
             stripped: names.is_stripped,
             unwind_tables: code.has_unwind,
             functions: code.functions.len(),
@@ -202,9 +203,9 @@ impl Findings {
             imported_thunks: imported_thunks(elf),
             unprotected,
             libraries,
-            conclusion: String::new(),
+            conclusion: Shown::default(),
         };
-        findings.conclusion = findings.conclude();
+        findings.conclusion = findings.conclude().into();
         findings
     }
 
@@ -245,9 +246,9 @@ fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-fn imported_thunks(elf: &Elf<'_>) -> Vec<String> {
+fn imported_thunks(elf: &Elf<'_>) -> Vec<Shown> {
     let thunks = elf.imported().filter(|name| symbol_register(name).is_some());
-    thunks.map(ToOwned::to_owned).collect()
+    thunks.map(Shown::from).collect()
 }
 
 /// A number with its thousands apart.
@@ -270,10 +271,10 @@ fn thunks(code: &Code, names: &Names) -> Vec<Thunk> {
         let is_inline = code.is_inline_jump(*address, thunk, sites);
         let shape = if is_inline { INLINE_JUMP } else { thunk.shape.name() };
         Thunk {
-            address: format!("{address:#x}"),
-            shape: shape.to_owned(),
-            register: thunk.reg.name().to_owned(),
-            symbol: names.raw(*address).map(ToOwned::to_owned),
+            address: format!("{address:#x}").into(),
+            shape: shape.into(),
+            register: thunk.reg.name().into(),
+            symbol: names.raw(*address).map(Shown::from),
             sites,
         }
     };
@@ -283,12 +284,12 @@ fn thunks(code: &Code, names: &Names) -> Vec<Thunk> {
 fn sites(code: &Code, names: &Names) -> Vec<Site> {
     let function = |address, start: u64| {
         let named = names.function(address).or_else(|| names.function(start));
-        named.unwrap_or_else(|| format!("{start:#x}"))
+        named.unwrap_or_else(|| format!("{start:#x}").into())
     };
     let describe = |(site, register): &(relpoline_core::scan::Site, relpoline_core::arch::Reg)| Site {
-        address: format!("{:#x}", site.address),
-        kind: code::kind_name(site.kind).to_owned(),
-        register: register.name().to_owned(),
+        address: format!("{:#x}", site.address).into(),
+        kind: code::kind_name(site.kind).into(),
+        register: register.name().into(),
         function: function(site.address, site.function.start),
     };
     code.sites.iter().map(describe).collect()
@@ -305,7 +306,10 @@ fn refused(code: &Code, names: &Names) -> Vec<Refused> {
         inline.map(|(address, _)| (*address, "its thunk is inlined, so there is no branch to re-point".to_owned()));
     let mut all: Vec<(u64, String)> = refused.chain(inline).collect();
     all.sort();
-    let describe =
-        |(address, reason)| Refused { address: format!("{address:#x}"), function: names.function(address), reason };
+    let describe = |(address, reason): (u64, String)| Refused {
+        address: format!("{address:#x}").into(),
+        function: names.function(address),
+        reason: reason.into(),
+    };
     all.into_iter().map(describe).collect()
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use object::elf as tags;
@@ -12,6 +13,8 @@ use relpoline_core::arch::thunk;
 
 use super::elf::Elf;
 use super::findings::Library;
+use crate::files::open;
+use crate::shown::Shown;
 
 const DEFAULT: [&str; 6] =
     ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
@@ -19,11 +22,14 @@ const DEFAULT: [&str; 6] =
 const MOST_INCLUDES: usize = 8;
 /// Libraries looked at.
 const MOST_LIBRARIES: usize = 500;
+/// Bytes that are read of all of them together.
+const MOST_BYTES: u64 = 1 << 31;
 
 /// All libraries, those of libraries included; looked for in these folders of a run's first.
 pub fn examine(path: &Path, elf: &Elf<'_>, folders_of_run: &[PathBuf]) -> Vec<Library> {
     let system = system_folders();
     let mut found: Vec<Library> = Vec::new();
+    let mut left = MOST_BYTES;
     let mut seen = HashSet::new();
     let mut wanted = wanted(path, elf);
     while let Some((name, folders)) = wanted.pop() {
@@ -32,13 +38,15 @@ pub fn examine(path: &Path, elf: &Elf<'_>, folders_of_run: &[PathBuf]) -> Vec<Li
         }
         let places = folders_of_run.iter().chain(&folders).chain(&system);
         let place = places.map(|folder| folder.join(&name)).find(|place| place.is_file());
-        let bytes = place.as_ref().and_then(|place| fs::read(place).ok()).unwrap_or_default();
+        let bytes = place.as_ref().and_then(|place| open::whole(place, left).ok()).unwrap_or_default();
+        left -= bytes.len() as u64;
         let library = Elf::parse(&bytes).ok();
         if let (Some(place), Some(library)) = (&place, &library) {
             wanted.extend(self::wanted(place, library));
         }
         let thunks = library.map(|library| library.texts().map(|text| thunk::find(text.bytes).count()).sum());
-        found.push(Library { name, path: place.map(|place| place.to_string_lossy().into_owned()), thunks });
+        let path = place.map(|place| Shown::of_bytes(place.as_os_str().as_bytes()));
+        found.push(Library { name: name.into(), path, thunks });
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found

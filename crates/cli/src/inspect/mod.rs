@@ -17,19 +17,21 @@ mod libraries;
 mod text;
 mod unprotected;
 
-use std::fs;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::symbols::names::Names;
-use anyhow::{Context, bail};
+use crate::files::open;
+use crate::shown::{self, Shown};
+use crate::symbols::names::{Names, Room};
+use anyhow::Context;
 use elf::Elf;
 use findings::{Entry, Failure, Findings, Inspection};
 use relpoline_core::arch::thunk;
 
-/// Larger files are not read.
-const MOST_BYTES: u64 = 1 << 32;
+/// Larger files are not read: no more code lies within reach of a jump.
+const MOST_BYTES: u64 = 1 << 31;
 
 /// `relpoline inspect`.
 #[derive(Debug, clap::Args)]
@@ -60,42 +62,28 @@ pub fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
     let failures = files.iter().filter_map(Entry::failure);
     let mut exit = ExitCode::SUCCESS;
     for failure in failures {
-        let _ = writeln!(io::stderr(), "relpoline: {}", failure.error);
+        crate::complain(format_args!("{}", failure.error));
         exit = ExitCode::FAILURE;
     }
     let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &Inspection::new(files))?;
-        writeln!(out)?;
+        shown::write_json(&mut out, &Inspection::new(files))?;
     } else {
         let found: Vec<String> = files.iter().filter_map(Entry::findings).map(text::render).collect();
-        out.write_all(found.join("\n").as_bytes())?;
+        shown::write(&mut out, &found.join("\n"))?;
     }
     out.flush()?;
     Ok(exit)
 }
 
 fn inspect(path: &Path) -> Entry {
-    let outcome = read(path).and_then(|bytes| examine(path, &bytes));
+    let opened = open::plain(path).context("cannot be opened");
+    let read = opened.and_then(|file| open::all_of(file, MOST_BYTES).context("cannot be read"));
+    let outcome = read.and_then(|bytes| examine(path, &bytes));
     outcome.map_or_else(
-        |error| Entry::Failed(Failure { path: shown(path), error: format!("{}: {error:#}", shown(path)) }),
+        |error| Entry::Failed(Failure { path: shown(path), error: format!("{}: {error:#}", shown(path)).into() }),
         |findings| Entry::Found(Box::new(findings)),
     )
-}
-
-/// Not a fifo or something endless.
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let meta = fs::metadata(path).context("cannot be opened")?;
-    if meta.is_dir() {
-        bail!("is a directory");
-    }
-    if !meta.is_file() {
-        bail!("is not a regular file");
-    }
-    if meta.len() > MOST_BYTES {
-        bail!("is larger than 4 GiB");
-    }
-    fs::read(path).context("cannot be read")
 }
 
 /// What is found in a file of this content.
@@ -104,7 +92,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// One sentence that says why relpoline can do nothing with it.
 pub fn examine(path: &Path, bytes: &[u8]) -> anyhow::Result<Findings> {
     let elf = Elf::parse(bytes)?;
-    let names = Names::read(&elf.file);
+    let names = Names::read(&elf.file, &mut Room::default());
     let code = code::examine(&elf, &names);
     let unprotected = unprotected::examine(&elf, &code, &names);
     let libraries = libraries::examine(path, &elf, &[]);
@@ -115,7 +103,7 @@ pub fn examine(path: &Path, bytes: &[u8]) -> anyhow::Result<Findings> {
 /// those of `LD_LIBRARY_PATH`.
 #[must_use]
 pub fn has_thunks(path: &Path, folders: &[PathBuf]) -> Option<bool> {
-    let bytes = read(path).ok()?;
+    let bytes = open::whole(path, MOST_BYTES).ok()?;
     let elf = Elf::parse(&bytes).ok()?;
     if elf.texts().any(|text| thunk::find(text.bytes).next().is_some()) {
         return Some(true);
@@ -128,6 +116,6 @@ pub fn has_thunks(path: &Path, folders: &[PathBuf]) -> Option<bool> {
     libraries.iter().all(|library| library.thunks.is_some()).then_some(false)
 }
 
-fn shown(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
+fn shown(path: &Path) -> Shown {
+    Shown::of_bytes(path.as_os_str().as_bytes())
 }

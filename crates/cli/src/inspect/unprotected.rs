@@ -112,9 +112,9 @@ fn count(found: &mut Unprotected, slots: &Slots, code: &Code, names: &Names, ins
     }
     if !through_slot && found.places.len() < MOST_LISTED {
         found.places.push(Place {
-            address: format!("{address:#x}"),
+            address: format!("{address:#x}").into(),
             function: names.function(address),
-            instruction: text,
+            instruction: text.into(),
         });
     }
 }

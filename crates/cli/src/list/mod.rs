@@ -1,16 +1,18 @@
 //! `relpoline list`: the processes with an engine, one line each.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use relpoline_stats::Stats;
 use serde::Serialize;
 
+use crate::live::patience::Patience;
 use crate::live::process::user_name;
 use crate::live::{self, Engine, clock};
 use crate::report::digest::{engine_of, string};
-use crate::report::text::cut;
+use crate::shown::{self, Shown, cut};
 
 /// Version of the JSON's schema; within it fields are only added.
 pub const SCHEMA: u32 = 1;
@@ -38,18 +40,18 @@ pub struct Line {
     /// The process, as we see it.
     pub pid: u32,
     /// The user it is.
-    pub user: String,
+    pub user: Shown,
     /// Path of its executable, as it sees it.
-    pub program: String,
+    pub program: Shown,
     /// Its command line.
-    pub command: String,
+    pub command: Shown,
     /// The engine's version.
-    pub version: String,
+    pub version: Shown,
     /// Whether promotion is on.
     pub enabled: bool,
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub why_disabled: Option<String>,
+    pub why_disabled: Option<Shown>,
     /// Sites found.
     pub sites: u64,
     /// Sites promoted now.
@@ -69,12 +71,13 @@ pub struct Line {
 impl Line {
     /// Of an engine.
     pub fn of(engine: &Engine) -> Self {
+        let _patience = Patience::of(Duration::from_secs(60));
         let stats: Stats<'_> = engine.stats();
         let header = stats.header();
         let said = engine_of(header, clock::now());
         Self {
             pid: engine.process.pid,
-            user: user_name(engine.process.user),
+            user: user_name(engine.process.user).into(),
             program: string(&header.program),
             command: engine.process.command(),
             version: said.version,
@@ -115,9 +118,9 @@ pub fn run(arguments: &ListArgs) -> anyhow::Result<ExitCode> {
     let lines: Vec<Line> = found.engines.iter().map(Line::of).collect();
     let mut out = io::stdout().lock();
     if arguments.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&Listing { schema: SCHEMA, engines: lines })?)?;
+        shown::write_json(&mut out, &Listing { schema: SCHEMA, engines: lines })?;
     } else {
-        out.write_all(table(&lines).as_bytes())?;
+        shown::write(&mut out, &table(&lines))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,23 +1,33 @@
 //! Finding engines by the statistics files they keep.
+//!
+//! Who writes these files may write anything, also names, and may exchange directories while we look. So directories are
+//! opened once, and all that is in them is opened and removed by them ([`super::shelf`]); and what one user's directory
+//! costs has a bound, which hides nobody else's engines.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use relpoline_stats::file::text;
-use relpoline_stats::live::{Name, PREFIX, RUN_PREFIX, is_private};
-use relpoline_stats::{Header, Malformed, Plain, SiteRecord, Stats};
+use relpoline_stats::live::Name;
+use relpoline_stats::{Header, Layout, Malformed, Plain, SiteRecord, Stats};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::place;
+use super::patience::Patience;
 use super::process::Process;
+use super::shelf::{self, Shelf};
 use crate::symbols::Symbols;
 
 /// More than a file of the engine's can have; a hostile program might write more into its own.
-const MOST_BYTES: u64 = 1 << 28;
+const MOST_BYTES: u64 = Layout::MOST.file_size() as u64;
+/// What lists and totals need: the header and the objects.
+const HEAD_BYTES: usize = Layout::MOST.event_offset();
+/// Looking at all processes takes no longer, whatever they do.
+const LONGEST: Duration = Duration::from_secs(60);
 /// Times a record is read again that is just being written.
 const PATIENCE: u32 = 4;
 
@@ -26,7 +36,7 @@ const PATIENCE: u32 = 4;
 pub struct Engine {
     /// The process.
     pub process: Process,
-    /// Its statistics, as they were when they were read.
+    /// Its statistics, as they were when they were read: of one in a list, only what lists need.
     bytes: Vec<u8>,
     file: File,
     /// It has another root directory than we.
@@ -47,7 +57,8 @@ impl Engine {
 
     /// Reads what it says now. False, with nothing changed, when the process is gone.
     pub fn refresh(&mut self) -> bool {
-        let still = Process::of(self.process.pid).is_some_and(|now| now.user == self.process.user);
+        let still = Process::of(self.process.pid)
+            .is_some_and(|now| (now.user, now.started) == (self.process.user, self.process.started));
         let fresh = read(&self.file).filter(|bytes| still && Stats::parse(bytes).is_ok());
         let found = fresh.is_some();
         self.bytes = fresh.unwrap_or_else(|| std::mem::take(&mut self.bytes));
@@ -64,33 +75,76 @@ pub struct Found {
     pub unread: Vec<(Process, Malformed)>,
 }
 
-/// The engines of all processes that we may look at. Removes files of this user's that were left behind by processes
-/// that are gone.
+/// The engines of all processes that we may look at, with what lists need of their statistics. Removes files that were left
+/// behind by processes that are gone.
 pub fn all() -> Found {
-    let processes = Process::all();
+    let _patience = Patience::of(LONGEST);
+    let processes = Processes::all();
     let mut seen = BTreeSet::new();
     let mut found = Found::default();
-    for root in roots(&processes) {
-        for path in files(&root) {
-            let Some((file, name)) = open(&path) else { continue };
-            let Ok(meta) = file.metadata() else { continue };
+    for root in roots(&processes.all) {
+        shelf::each(&root, &mut |shelf, name| {
+            let Ok(file) = shelf.open(name) else { return };
+            let Ok(meta) = file.metadata() else { return };
             if !seen.insert((meta.dev(), meta.ino())) {
-                continue;
+                return;
             }
-            match owner(&processes, &name, &file, &meta) {
+            match processes.owner(name, &file, &meta) {
                 Some(process) => found.add(process.clone(), file),
-                None if root.as_os_str().is_empty() => forget(&path, &meta),
-                None => {}
+                None => shelf.forget(name, &file),
             }
-        }
+        });
     }
     found.engines.sort_by_key(|engine| engine.process.pid);
     found
 }
 
+/// All processes, to find those that own files among them.
+struct Processes {
+    all: Vec<Process>,
+    /// Their places in the list, by the numbers that they have for themselves.
+    by_own_pid: HashMap<u32, Vec<usize>>,
+    /// Numbers of the files that they have mapped, as far as that was asked and we may know it.
+    mapped: std::cell::RefCell<HashMap<u32, Option<BTreeSet<u64>>>>,
+}
+
+impl Processes {
+    fn all() -> Self {
+        let all = Process::all();
+        let mut by_own_pid: HashMap<u32, Vec<usize>> = HashMap::new();
+        for (at, process) in all.iter().enumerate() {
+            by_own_pid.entry(process.own_pid).or_default().push(at);
+        }
+        Self { all, by_own_pid, mapped: std::cell::RefCell::default() }
+    }
+
+    /// The process whose file it is: the one that has it mapped, or, when we may not know that, the one of that number,
+    /// start and user that bears the program's name.
+    fn owner(&self, name: &Name, file: &File, meta: &fs::Metadata) -> Option<&Process> {
+        let mut unknown = None;
+        let named = self.by_own_pid.get(&name.pid)?.iter().filter_map(|&at| self.all.get(at));
+        for process in named.filter(|process| process.may_be(name)) {
+            match self.maps(process, meta.ino()) {
+                Some(true) => return Some(process),
+                Some(false) => {}
+                None if name.started == 0 || name.started == process.started => unknown = Some(process),
+                None => {}
+            }
+        }
+        unknown.filter(|process| process.user == meta.uid() && is_named_like(process, file))
+    }
+
+    /// Whether a process has a file mapped; `None` when we may not know. Asked once of each: it may take long to tell.
+    fn maps(&self, process: &Process, inode: u64) -> Option<bool> {
+        let mut mapped = self.mapped.borrow_mut();
+        let inodes = mapped.entry(process.pid).or_insert_with(|| process.mapped_files());
+        inodes.as_ref().map(|inodes| inodes.contains(&inode))
+    }
+}
+
 impl Found {
     fn add(&mut self, process: Process, file: File) {
-        let Some(bytes) = read(&file) else { return };
+        let Some(bytes) = read_head(&file) else { return };
         match Stats::parse(&bytes) {
             Ok(_) => self.engines.push(engine(process, file, bytes)),
             // Just starting.
@@ -106,7 +160,9 @@ impl Found {
 /// A sentence that says why there is none to be seen, and what to do.
 pub fn one(pid: u32) -> anyhow::Result<Engine> {
     let found = all();
-    if let Some(engine) = found.engines.into_iter().find(|engine| engine.process.pid == pid) {
+    if let Some(mut engine) = found.engines.into_iter().find(|engine| engine.process.pid == pid) {
+        // All of it, unless it ends just now.
+        engine.refresh();
         return Ok(engine);
     }
     if let Some((process, why)) = found.unread.into_iter().find(|(process, _)| process.pid == pid) {
@@ -125,23 +181,24 @@ pub fn one(pid: u32) -> anyhow::Result<Engine> {
 }
 
 /// The statistics of the processes of a run that are not in its directory, since they have changed their user: by
-/// their files' names. They are removed: whoever asks collects them.
-pub fn strays(run: u64) -> Vec<(Name, Vec<u8>)> {
+/// their files' names, each read when it is asked for. They are removed: whoever asks collects them.
+pub fn strays(run: u64) -> impl Iterator<Item = (Name, Vec<u8>)> {
     let mut found = Vec::new();
-    for path in files(Path::new("")) {
-        if path.parent().and_then(Path::parent) != Some(Path::new("/dev/shm")) {
-            continue;
+    shelf::each(Path::new(""), &mut |shelf, name| {
+        let is_stray = |file: &File| header(file).is_some_and(|header| header.run == run);
+        if !shelf.is_of_run() && shelf.open(name).is_ok_and(|file| is_stray(&file)) {
+            found.push((shelf.clone(), *name));
         }
-        let Some((file, name)) = open(&path) else { continue };
-        // Only the header of those of others: there may be many, and large ones.
-        if header(&file).is_none_or(|header| header.run != run) {
-            continue;
-        }
-        let Some(bytes) = read(&file).filter(|bytes| Stats::parse(bytes).is_ok()) else { continue };
-        let _ = fs::remove_file(&path);
-        found.push((name, bytes));
-    }
-    found
+    });
+    found.into_iter().filter_map(|(shelf, name)| Some((name, take(&shelf, &name)?)))
+}
+
+/// Reads a file and removes it.
+fn take(shelf: &Shelf, name: &Name) -> Option<Vec<u8>> {
+    let file = shelf.open(name).ok()?;
+    let bytes = read(&file).filter(|bytes| Stats::parse(bytes).is_ok())?;
+    shelf.remove(name, &file);
+    Some(bytes)
 }
 
 /// The root directories of all mount namespaces we may look into; our own, as an empty path, first.
@@ -149,73 +206,6 @@ fn roots(processes: &[Process]) -> Vec<PathBuf> {
     let mut seen: BTreeSet<u64> = Process::of(std::process::id()).and_then(|me| me.mounts()).into_iter().collect();
     let foreign = processes.iter().filter(|process| process.mounts().is_some_and(|mounts| seen.insert(mounts)));
     std::iter::once(PathBuf::new()).chain(foreign.map(Process::root)).collect()
-}
-
-/// The statistics files below a root directory.
-fn files(root: &Path) -> Vec<PathBuf> {
-    // Not Path::join: an absolute path would replace the root.
-    let base = PathBuf::from(format!("{}{PREFIX}", root.display()));
-    let (Some(parent), Some(prefix)) = (base.parent(), base.file_name().and_then(|name| name.to_str())) else {
-        return Vec::new();
-    };
-    let users = entries(parent).filter_map(|(path, name)| Some((path, name.strip_prefix(prefix)?.parse().ok()?)));
-    users.filter(|(path, user)| belongs_to(path, *user)).flat_map(|(path, _)| files_in(&path)).collect()
-}
-
-/// The statistics files in a user's directory, those of runs included.
-fn files_in(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for (path, name) in entries(directory) {
-        if Name::parse(name.as_bytes()).is_some() {
-            found.push(path);
-        } else if name.starts_with(RUN_PREFIX) {
-            found.extend(entries(&path).map(|(path, _)| path).filter(|path| name_of(path).is_some()));
-        }
-    }
-    found
-}
-
-/// What is in a directory: paths and names.
-fn entries(directory: &Path) -> impl Iterator<Item = (PathBuf, String)> + use<> {
-    let all = fs::read_dir(directory).into_iter().flatten().flatten();
-    all.filter_map(|entry| Some((entry.path(), entry.file_name().into_string().ok()?)))
-}
-
-/// Whether a directory is that user's alone.
-fn belongs_to(path: &Path, user: u32) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| is_private(found.uid(), found.mode(), user))
-}
-
-/// Which process a file's name names, as that sees itself.
-pub fn name_of(path: &Path) -> Option<Name> {
-    Name::parse(path.file_name()?.as_encoded_bytes())
-}
-
-/// Opens a statistics file. The program could have put anything there: a link, a fifo, something endless.
-pub fn open_careful(path: &Path) -> Option<File> {
-    let careful = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(careful).open(path).ok()?;
-    file.metadata().ok().filter(fs::Metadata::is_file)?;
-    Some(file)
-}
-
-fn open(path: &Path) -> Option<(File, Name)> {
-    Some((open_careful(path)?, name_of(path)?))
-}
-
-/// The process whose file it is: the one that has it mapped, or, when we may not know that, the one of that number,
-/// start and user that bears the program's name.
-fn owner<'a>(processes: &'a [Process], name: &Name, file: &File, meta: &fs::Metadata) -> Option<&'a Process> {
-    let mut unknown = None;
-    for process in processes.iter().filter(|process| process.may_be(name)) {
-        match process.maps(meta.ino()) {
-            Some(true) => return Some(process),
-            Some(false) => {}
-            None if name.started == 0 || name.started == process.started => unknown = Some(process),
-            None => {}
-        }
-    }
-    unknown.filter(|process| process.user == meta.uid() && is_named_like(process, file))
 }
 
 /// Whether a process is called like the program in its statistics. The system keeps 15 bytes of a name.
@@ -236,23 +226,6 @@ fn is_chrooted(process: &Process) -> bool {
     fs::read_link(process.root()).is_ok_and(|root| root != Path::new("/"))
 }
 
-/// Removes what a process that is gone has left behind: its file, or the directory of its run when nobody waits for
-/// that any more. Only when we would know if it were still there.
-fn forget(path: &Path, meta: &fs::Metadata) {
-    let sees_all = super::process::sees_all();
-    let us = rustix::process::geteuid().as_raw();
-    let user = meta.uid();
-    let Some(directory) = path.parent().filter(|_| sees_all && (us == 0 || us == user)) else { return };
-    if directory == place::of_user(user) {
-        let _ = fs::remove_file(path);
-        return;
-    }
-    let keeper = directory.file_name().and_then(|name| place::keeper(name.to_str()?));
-    if directory.parent() == Some(&place::of_user(user)) && keeper.is_some_and(|pid| Process::of(pid).is_none()) {
-        let _ = fs::remove_dir_all(directory);
-    }
-}
-
 /// The bytes of a statistics file that are in use, with every site's record whole.
 pub fn read(file: &File) -> Option<Vec<u8>> {
     let header = header(file)?;
@@ -269,6 +242,12 @@ pub fn read(file: &File) -> Option<Vec<u8>> {
         }
     }
     Some(bytes)
+}
+
+/// What lists need of a statistics file.
+fn read_head(file: &File) -> Option<Vec<u8>> {
+    let length = usize::try_from(file.metadata().ok()?.len()).ok()?;
+    read_start(file, length.min(HEAD_BYTES))
 }
 
 /// What a file begins with, unchecked.
@@ -355,21 +334,5 @@ mod tests {
             assert!(read_start(&file, length).unwrap() == whole[..length], "{length}");
         }
         assert!(read_start(&file, (9 << 20) + 1).is_some_and(|bytes| bytes[..9 << 20] == whole));
-    }
-
-    #[test]
-    fn a_directory_that_others_may_enter_is_passed_over() {
-        use std::os::unix::fs::PermissionsExt;
-        let root = tempfile::tempdir().unwrap();
-        let user = rustix::process::geteuid().as_raw();
-        let directory = PathBuf::from(format!("{}{PREFIX}{user}", root.path().display()));
-        fs::create_dir_all(directory.join("run-1-x")).unwrap();
-        for name in ["7-1-2.stats", "7.stats", "other", "run-1-x/8-1-2.stats", "run-1-x/9"] {
-            fs::write(directory.join(name), b"").unwrap();
-        }
-        for (mode, found) in [(0o700, 2), (0o755, 0), (0o1777, 0)] {
-            fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(files(root.path()).len(), found, "{mode:o}");
-        }
     }
 }

@@ -4,12 +4,23 @@
 //! between two judgements.
 
 use std::io;
+use std::time::Duration;
+
+use super::patience::Patience;
+
+/// Reading takes no longer, whatever lies there.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Reads `buffer.len()` bytes at `address`.
 ///
 /// # Errors
 /// When we may not, or nothing is there: [`why`] says it in words.
 pub fn read(pid: u32, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+    let _patience = Patience::of(LONGEST);
+    read_now(pid, address, buffer)
+}
+
+fn read_now(pid: u32, address: u64, buffer: &mut [u8]) -> io::Result<()> {
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: buffer.len() };
     // SAFETY: `local` is a live buffer; the kernel checks the other process' address.
@@ -26,13 +37,14 @@ pub fn read(pid: u32, address: u64, buffer: &mut [u8]) -> io::Result<()> {
 /// # Errors
 /// When nothing at all can be read.
 pub fn read_all<const N: usize>(pid: u32, addresses: &[u64]) -> io::Result<Vec<Option<[u8; N]>>> {
+    let _patience = Patience::of(LONGEST);
     let mut found = Vec::with_capacity(addresses.len());
     if let Some(&first) = addresses.first() {
         read(pid, first, &mut [0; N])?;
     }
     for address in addresses {
         let mut bytes = [0; N];
-        found.push(read(pid, *address, &mut bytes).is_ok().then_some(bytes));
+        found.push(read_now(pid, *address, &mut bytes).is_ok().then_some(bytes));
     }
     Ok(found)
 }

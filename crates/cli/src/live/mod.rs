@@ -12,6 +12,8 @@
 //! |---|---|
 //! | [`place`] | the directories |
 //! | [`find`] | all engines, one engine, files that were left behind |
+//! | [`shelf`] | directories of files, held open |
+//! | [`patience`] | an end to waiting |
 //! | [`process`] | what /proc says of a process |
 //! | [`memory`] | a process' memory, read without stopping it |
 //! | [`clock`] | ticks of the time-stamp counter as time |
@@ -19,7 +21,9 @@
 pub mod clock;
 pub mod find;
 pub mod memory;
+pub mod patience;
 pub mod place;
 pub mod process;
+pub mod shelf;
 
 pub use find::{Engine, all, one};

@@ -9,6 +9,8 @@ use anyhow::Context;
 use relpoline_stats::live::{PREFIX, RUN_PREFIX, is_private};
 use tempfile::TempDir;
 
+use crate::files::Directory;
+
 /// The directory of a user.
 pub fn of_user(user: u32) -> PathBuf {
     PathBuf::from(format!("{PREFIX}{user}"))
@@ -28,7 +30,7 @@ pub fn run_directory() -> anyhow::Result<TempDir> {
     own()
         .inspect(|base| forget_dead_runs(base))
         .and_then(|base| make(&base).ok())
-        .or_else(|| make(private?.as_ref()).ok())
+        .or_else(|| make(private.map(PathBuf::from).filter(|path| Directory::own(path, false).is_ok())?.as_ref()).ok())
         .map_or_else(|| make(Path::new("/tmp")), Ok)
         .context("no directory for the statistics can be made in /dev/shm, XDG_RUNTIME_DIR or /tmp")
 }
@@ -54,7 +56,8 @@ fn run_prefix() -> String {
 
 /// The process that removes the run directory of this name.
 pub fn keeper(name: &str) -> Option<u32> {
-    name.strip_prefix(RUN_PREFIX)?.split('-').next()?.parse().ok()
+    let digits = name.strip_prefix(RUN_PREFIX)?.split('-').next()?;
+    digits.parse().ok().filter(|pid: &u32| pid.to_string() == digits)
 }
 
 /// This user's directory, made if need be; `None` when it is not private.

@@ -1,10 +1,14 @@
 //! What /proc says of processes. All of it is read anew each time, and may be gone the moment after.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use relpoline_stats::live::{Name, started};
+
+use crate::shown::Shown;
 
 /// The first pid namespace: whoever is in it sees every process there is (`PROC_PID_INIT_INO`).
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -32,7 +36,8 @@ pub struct Process {
 impl Process {
     /// Looks at a process; `None` when there is none of that number.
     pub fn of(pid: u32) -> Option<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        // What a process calls itself need not be text.
+        let status = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/status")).ok()?).into_owned();
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         Some(Self {
             pid,
@@ -72,19 +77,36 @@ impl Process {
         PathBuf::from(format!("/proc/{}/root", self.pid))
     }
 
-    /// Whether it has a file mapped, by the file's number; `None` when we may not know.
-    pub fn maps(&self, inode: u64) -> Option<bool> {
-        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid)).ok()?;
-        let inode = inode.to_string();
-        Some(maps.lines().any(|line| line.split_whitespace().nth(4) == Some(&inode)))
+    /// The numbers of the files that it has mapped; `None` when we may not know, or when there are far too many.
+    pub fn mapped_files(&self) -> Option<BTreeSet<u64>> {
+        const MOST: u64 = 1 << 25;
+        let maps = BufReader::new(fs::File::open(format!("/proc/{}/maps", self.pid)).ok()?.take(MOST));
+        let mut files = BTreeSet::new();
+        let mut read = 0;
+        for line in maps.split(b'\n') {
+            let line = line.ok()?;
+            read += line.len() as u64 + 1;
+            // Behind the number is the path, which may be anything.
+            let number = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).nth(4);
+            files.extend(number.and_then(|number| std::str::from_utf8(number).ok()?.parse::<u64>().ok()));
+        }
+        (read < MOST).then_some(files)
+    }
+
+    /// Whether it is still there: another one may have its number by now.
+    pub fn is_there(&self) -> bool {
+        Self::of(self.pid).is_some_and(|now| now.started == self.started)
     }
 
     /// Its command line, in one line; empty when we may not know.
-    pub fn command(&self) -> String {
-        let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+    pub fn command(&self) -> Shown {
+        const MOST: u64 = 4096;
+        let mut bytes = Vec::new();
+        let file = fs::File::open(format!("/proc/{}/cmdline", self.pid));
+        // What was read until it went wrong is a command line, too.
+        let _ = file.and_then(|file| file.take(MOST).read_to_end(&mut bytes));
         let words = bytes.split(|&byte| byte == 0).filter(|word| !word.is_empty());
-        let line = words.map(String::from_utf8_lossy).collect::<Vec<_>>().join(" ");
-        line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+        Shown::of_bytes(&words.collect::<Vec<_>>().join(&b' '))
     }
 }
 
@@ -114,6 +136,10 @@ mod tests {
         assert!(me.started > 0 && me.may_be(&name) && me.may_be(&Name { namespace: 0, ..name }));
         assert!(!me.may_be(&Name { namespace: namespace + 1, ..name }) && !me.may_be(&Name { pid: 1 << 30, ..name }));
         assert!(me.command().contains("relpoline") && me.mounts().is_some());
-        assert_eq!((me.maps(u64::MAX), Process::of(u32::MAX)), (Some(false), None));
+        assert!(me.is_there() && !Process { started: me.started + 1, ..me.clone() }.is_there());
+        assert_eq!(
+            (me.mapped_files().map(|files| files.contains(&u64::MAX)), Process::of(u32::MAX)),
+            (Some(false), None)
+        );
     }
 }

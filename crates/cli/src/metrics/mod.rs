@@ -1,44 +1,37 @@
 //! `relpoline metrics`: the figures of all engines in Prometheus' text format.
 //!
-//! Once to stdout, into a file again and again (for the textfile collector of Prometheus' node exporter), or by
-//! HTTP. Each look reads the statistics files anew; the processes notice nothing.
-//!
-//! | module | what it does |
-//! |---|---|
-//! | `text` | the format |
-//! | `http` | a server for one thing |
+//! Once to stdout, or into a file again and again, for the textfile collector of Prometheus' node exporter. Each look reads
+//! the statistics files anew; the processes notice nothing. There is no server here: root's would tell everybody who can
+//! reach it whose programs run, and wait for whoever talks to it; a file has an owner and a mode.
 
-mod http;
 pub mod text;
 
-use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 
+use crate::files::Written;
+use crate::files::written::PUBLIC;
 use crate::live;
+use crate::shown;
 
 /// Examples shown with `--help`.
 pub const AFTER_HELP: &str = "\
 Examples:
   relpoline metrics                          once, to stdout
-  relpoline metrics --listen 127.0.0.1:9101  at http://127.0.0.1:9101/metrics
   relpoline metrics --textfile /srv/node-exporter/relpoline.prom --every 15
 
 Metrics hold process numbers, users and paths of programs, no addresses. They are those of all engines \
-that you may look at: root sees everybody's. What is asked for by HTTP is answered to everybody who can \
-reach the address; it should be a loopback address.";
+that you may look at: root sees everybody's. The file can be read by everybody who can enter its directory: \
+an exporter runs as another user.";
 
 /// `relpoline metrics`.
 #[derive(Debug, Args)]
 pub struct MetricsArgs {
-    /// Serve them by HTTP at this address; port 0 takes a free one, which is printed.
-    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "textfile")]
-    pub listen: Option<SocketAddr>,
     /// Write them to FILE, which is replaced as a whole.
     #[arg(long, value_name = "FILE")]
     pub textfile: Option<PathBuf>,
@@ -50,34 +43,22 @@ pub struct MetricsArgs {
 /// Does what the command line asks.
 ///
 /// # Errors
-/// When the address cannot be used, or the file cannot be written.
+/// When the file cannot be written.
 pub fn run(arguments: &MetricsArgs) -> anyhow::Result<ExitCode> {
-    if let Some(address) = arguments.listen {
-        http::serve(address, &now)?;
-    } else if let Some(file) = &arguments.textfile {
-        loop {
-            replace(file, &now()).with_context(|| format!("the metrics cannot be written to {}", file.display()))?;
-            let Some(seconds) = arguments.every else { break };
-            std::thread::sleep(Duration::from_secs(seconds));
-        }
-    } else {
-        io::stdout().write_all(now().as_bytes())?;
+    let Some(file) = &arguments.textfile else {
+        shown::write(&mut io::stdout(), &now())?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let cannot = || format!("the metrics cannot be written to {}", file.display());
+    loop {
+        // Looked at anew each time: the directory may have been made anew since.
+        Written::new(file).and_then(|place| place.write(now().as_bytes(), PUBLIC)).with_context(cannot)?;
+        let Some(seconds) = arguments.every else { return Ok(ExitCode::SUCCESS) };
+        std::thread::sleep(Duration::from_secs(seconds));
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The metrics as they are.
 fn now() -> String {
     text::render(&live::all().engines)
-}
-
-/// Replaces a file as a whole; others may read it, since an exporter runs as another user.
-fn replace(file: &Path, content: &str) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let directory = file.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut fresh = tempfile::NamedTempFile::new_in(directory)?;
-    fresh.write_all(content.as_bytes())?;
-    fresh.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    fresh.persist(file)?;
-    Ok(())
 }

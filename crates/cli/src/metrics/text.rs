@@ -7,6 +7,7 @@ use relpoline_stats::Header;
 use crate::live::process::user_name;
 use crate::live::{Engine, clock};
 use crate::report::digest::string;
+use crate::shown::label;
 
 /// One metric: name, type, help, value of a process.
 struct Metric {
@@ -138,25 +139,15 @@ fn labels(engine: &Engine, header: &Header) -> String {
     format!(
         "{{pid=\"{}\",user=\"{}\",name=\"{}\",program=\"{}\"}}",
         process.pid,
-        escape(&user_name(process.user)),
-        escape(&process.name),
-        escape(&string(&header.program))
+        label(&user_name(process.user)),
+        label(&process.name),
+        label(&string(&header.program))
     )
-}
-
-/// A label's value: backslash, quote and line feed are escaped.
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn labels_are_escaped() {
-        assert_eq!(escape("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
-    }
 
     #[test]
     fn every_metric_has_help_and_type_and_names_follow_the_rules() {

@@ -6,9 +6,11 @@
 
 mod jitdump;
 
-use std::fs::{self, OpenOptions};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,14 +18,19 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Args;
 use relpoline_stats::ObjectRecord;
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use crate::attach;
+use crate::files::{Directory, open};
 use crate::live::{self, Engine, clock, memory};
 use crate::report::{digest, now};
+use crate::shown::Shown;
 use jitdump::Code;
 
 /// Bytes of a cell (`relpoline_text::cells`).
 const CELL: u64 = 64;
+/// Larger than any tree.
+const LARGEST: usize = 1 << 16;
 /// What is mapped while the engine starts must be older than what is said of it: ticks are not that exact a clock.
 const MARGIN: f64 = 0.02;
 const DRIFT: f64 = 1e-3;
@@ -61,60 +68,89 @@ pub fn run(arguments: &PerfArgs) -> anyhow::Result<ExitCode> {
     let pid = arguments.pid;
     let engine = live::one(pid)?;
     let codes = codes(&engine).map_err(|error| anyhow::anyhow!("process {pid}: {}", memory::why(&error)))?;
+    ensure!(engine.process.is_there(), "process {pid} has just ended");
     let content = jitdump::file(pid, &codes);
     let path = match mapped(pid) {
-        Some(path) => {
-            rewrite(&path, &content).with_context(|| format!("{} cannot be written", path.display()))?;
-            path
+        Some(place) => {
+            rewrite(&place, &content, engine.process.user)
+                .with_context(|| format!("{} cannot be written", place.path.display()))?;
+            place.path
         }
-        None => {
-            let path = std::path::absolute(&arguments.dir)?.join(format!("jit-{pid}.dump"));
-            create(&path, &content, engine.process.user)
-                .with_context(|| format!("{} cannot be made", path.display()))?;
-            if let Err(error) = attach::marker::map(pid.cast_signed(), &path) {
-                // Of no use without.
-                let _ = fs::remove_file(&path);
-                return Err(error);
-            }
-            path
-        }
+        None => make(arguments, &engine, &content)?,
     };
-    println!("process {pid}: {} pieces of code named in {}", codes.len(), path.display());
+    println!("process {pid}: {} pieces of code named in {}", codes.len(), Shown::of_bytes(path.as_os_str().as_bytes()));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The file that an earlier call has made, if the process has it mapped.
-fn mapped(pid: u32) -> Option<PathBuf> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
-    let name = format!("/jit-{pid}.dump");
-    let line = maps.lines().find(|line| line.ends_with(&name))?;
-    Some(PathBuf::from(line.get(line.find('/')?..)?))
+/// Makes the file, and lets the process map it.
+fn make(arguments: &PerfArgs, engine: &Engine, content: &[u8]) -> anyhow::Result<PathBuf> {
+    let pid = arguments.pid;
+    let name = format!("jit-{pid}.dump");
+    let path = std::path::absolute(&arguments.dir)?.join(&name);
+    let cannot = || format!("{} cannot be made", path.display());
+    let directory = Directory::named(&arguments.dir).with_context(cannot)?;
+    let made = create(&directory, &name, content, engine.process.user).with_context(cannot)?;
+    if let Err(error) = attach::marker::map(&engine.process, &path) {
+        // Of no use without.
+        let _ = directory.remove(&*name, &made);
+        return Err(error);
+    }
+    Ok(path)
 }
 
-/// Writes it anew. The process says where it is, and may lie: only such a file is written to, and no link followed.
-fn rewrite(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let mut file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
+/// A file that the process has mapped.
+struct Mapped {
+    path: PathBuf,
+    inode: u64,
+}
+
+/// The file that an earlier call has made, if the process has it mapped.
+fn mapped(pid: u32) -> Option<Mapped> {
+    const MOST: u64 = 1 << 26;
+    let name = format!("/jit-{pid}.dump");
+    let maps = BufReader::new(File::open(format!("/proc/{pid}/maps")).ok()?.take(MOST));
+    let mut lines = maps.split(b'\n').map_while(Result::ok);
+    let line = lines.find(|line| line.ends_with(name.as_bytes()))?;
+    let path = line.get(line.iter().position(|&byte| byte == b'/')?..)?;
+    let inode = std::str::from_utf8(line.get(..line.len() - path.len())?).ok()?.split_whitespace().nth(4)?;
+    Some(Mapped { path: OsStr::from_bytes(path).into(), inode: inode.parse().ok()? })
+}
+
+/// Writes it anew. The process says where it is, and may lie: only the very file that it has mapped, which it owns and
+/// which has no other name, is written to.
+fn rewrite(place: &Mapped, content: &[u8], user: u32) -> anyhow::Result<()> {
+    let mut file = open_mapped(&place.path)?;
+    let meta = file.metadata()?;
+    let is_it = meta.ino() == place.inode && meta.uid() == user && meta.nlink() == 1;
     let mut start = [0; 4];
     file.read_exact(&mut start)?;
-    ensure!(file.metadata()?.is_file() && jitdump::is_start(start), "it is no jitdump file");
+    ensure!(is_it && jitdump::is_start(start), "it is no jitdump file of that process");
     file.set_len(0)?;
     file.rewind()?;
     Ok(file.write_all(content)?)
 }
 
+fn open_mapped(path: &Path) -> io::Result<File> {
+    // Looked at before it is opened for writing: opening a device or a FIFO may do something.
+    open::plain(path)?;
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
+}
+
 /// Makes the file, for its owner's eyes: addresses are in it. The process must be able to open it.
-fn create(path: &Path, content: &[u8], user: u32) -> anyhow::Result<()> {
+fn create(directory: &Directory, name: &str, content: &[u8], user: u32) -> anyhow::Result<Stat> {
     // A process that had this number before has left it.
-    if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file()) {
-        fs::remove_file(path)?;
+    let left = directory.look(name).ok().filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    if let Some(left) = left.filter(|stat| stat.st_uid == user || stat.st_uid == rustix::process::geteuid().as_raw()) {
+        directory.remove(name, &left)?;
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file: File = rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?.into();
     file.write_all(content)?;
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::fchown(&file, Some(user), None)?;
     }
-    Ok(())
+    Ok(rustix::fs::fstat(&file)?)
 }
 
 /// What is known of a process' gates and trees.
@@ -125,7 +161,7 @@ fn codes(engine: &Engine) -> std::io::Result<Vec<Code>> {
     let pid = engine.process.pid;
     let mut codes = Vec::new();
     for (_, record) in now::sites(engine) {
-        let site = symbols.name(&mapped, record.address).unwrap_or_else(|| format!("{:#x}", record.address));
+        let site = symbols.name(&mapped, record.address).unwrap_or_else(|| format!("{:#x}", record.address).into());
         let parts = [
             ("gate", record.gate, CELL),
             ("tree", record.tree, CELL),
@@ -133,7 +169,8 @@ fn codes(engine: &Engine) -> std::io::Result<Vec<Code>> {
             ("recording stub", record.recording, CELL),
         ];
         for (what, address, size) in parts.into_iter().filter(|(_, address, size)| *address != 0 && *size != 0) {
-            let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
+            let size = usize::try_from(size).unwrap_or(LARGEST).min(LARGEST);
+            let mut bytes = vec![0; size];
             memory::read(pid, address, &mut bytes)?;
             codes.push(Code { name: format!("{what} of {site}"), address, bytes, since: since(engine) });
         }
@@ -154,19 +191,28 @@ fn since(engine: &Engine) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
-    fn only_a_jitdump_file_is_written_anew() {
-        let directory = tempfile::tempdir().unwrap();
-        let at = |name: &str| directory.path().join(name);
+    fn only_a_jitdump_file_that_is_the_process_own_is_written_anew() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        let directory = Directory::named(base.path()).unwrap();
+        let user = rustix::process::geteuid().as_raw();
         let content = jitdump::file(1, &[]);
-        create(&at("a"), &content, rustix::process::geteuid().as_raw()).unwrap();
-        rewrite(&at("a"), &content).unwrap();
+        create(&directory, "a", &content, user).unwrap();
+        let mapped = |name: &str| Mapped { path: at(name), inode: fs::metadata(at(name)).map_or(0, |meta| meta.ino()) };
+        rewrite(&mapped("a"), &content, user).unwrap();
         assert_eq!(fs::read(at("a")).unwrap(), content);
+        assert!(rewrite(&mapped("a"), &content, user + 1).is_err(), "another user's");
+        assert!(rewrite(&Mapped { inode: 1, ..mapped("a") }, &content, user).is_err(), "another file of that name");
         fs::write(at("other"), "precious").unwrap();
-        assert!(rewrite(&at("other"), &content).is_err());
+        assert!(rewrite(&mapped("other"), &content, user).is_err());
         std::os::unix::fs::symlink(at("a"), at("link")).unwrap();
-        assert!(rewrite(&at("link"), &content).is_err() && create(&at("link"), &content, 0).is_err());
+        assert!(rewrite(&mapped("link"), &content, user).is_err());
+        assert!(create(&directory, "link", &content, user).is_err());
+        fs::hard_link(at("a"), at("second")).unwrap();
+        assert!(rewrite(&mapped("second"), &content, user).is_err(), "it has another name");
         assert_eq!(fs::read_to_string(at("other")).unwrap(), "precious");
     }
 }

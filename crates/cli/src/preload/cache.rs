@@ -1,17 +1,22 @@
-//! The built-in engine as a file in the user's cache.
+//! The built-in engine as a file in a cache.
 //!
-//! Whoever can change that file owns every program that is started with it. So it lies in a directory only
-//! its owner can write to, it must belong to us (or root) and be writable by nobody else, and its *content*
-//! is compared with the built-in engine before each use; the hash in the name only keeps builds apart. It is
-//! written to a temporary file and renamed, so that two commands starting at once both find a whole one.
+//! Whoever can exchange that file owns every program that is started with it: at once, or later, for its path stays in
+//! `LD_PRELOAD`. So it lies in a directory that nobody but this user and root can change, and neither any directory on the
+//! way to it ([`Directory::own`]); and its *content* is compared with the built-in engine before each use. The hash in the
+//! name only keeps builds apart. It appears whole, so that two commands starting at once both find a whole one.
+//!
+//! `/tmp` is no place for it, although what is ours there is safe: it is cleaned up from time to time, and then anybody can
+//! make the directory whose path other processes still have in their environment.
+//!
 //! Others may read it: a program that changes its user may be started again under the new one.
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+
+use crate::files::Directory;
+use crate::files::written::PUBLIC;
 
 /// Start of the names of our files.
 pub const PREFIX: &str = "engine-";
@@ -21,63 +26,55 @@ pub fn path_of(content: &[u8], hash: &str) -> anyhow::Result<PathBuf> {
     super::first_that_serves(directories(), |directory| place(directory, content, hash))
 }
 
-/// Where the file may lie, best place first.
+/// Where the file may lie, best place first. For root there are places that are nobody's home: with another user's `HOME`
+/// (`sudo -E`, `su` without `-`) his own is none.
 fn directories() -> impl Iterator<Item = PathBuf> {
     let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let user = rustix::process::getuid().as_raw();
+    let user = rustix::process::geteuid();
     let cache = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")));
-    let private = [from("XDG_RUNTIME_DIR"), Some(std::env::temp_dir())];
-    let private = private.into_iter().flatten().map(move |base| base.join(format!("relpoline-{user}")));
-    cache.map(|base| base.join("relpoline")).into_iter().chain(private)
+    let system = ["/var/cache/relpoline", "/run/relpoline"].map(PathBuf::from);
+    let system = system.into_iter().filter(move |_| user.is_root());
+    let runtime = from("XDG_RUNTIME_DIR").map(|base| base.join(format!("relpoline-{}", user.as_raw())));
+    cache.map(|base| base.join("relpoline")).into_iter().chain(system).chain(runtime)
 }
 
 /// Makes sure that `directory` has the file.
 fn place(directory: &Path, content: &[u8], hash: &str) -> anyhow::Result<PathBuf> {
-    DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-    ensure!(is_ours(directory)?, "belongs to somebody else or can be written to by others");
-    let path = directory.join(format!("{PREFIX}{hash}.so"));
-    if !holds(&path, content) {
-        write(directory, &path, content).context("cannot be written to")?;
+    let held = Directory::own(directory, true)?;
+    let name = format!("{PREFIX}{hash}.so");
+    let name = OsStr::new(&name);
+    if !held.holds(name, content) {
+        held.put(name, content, PUBLIC).context("cannot be written to")?;
     }
-    Ok(path)
+    Ok(directory.join(name))
 }
 
-/// Whether the file is one we may trust and has this content.
-fn holds(path: &Path, content: &[u8]) -> bool {
-    is_ours(path).unwrap_or(false) && fs::read(path).is_ok_and(|bytes| bytes == content)
-}
-
-/// Whether nobody but us and root can change what is at `path`; a symbolic link is not ours.
-fn is_ours(path: &Path) -> io::Result<bool> {
-    let meta = fs::symlink_metadata(path)?;
-    let owner = [0, rustix::process::getuid().as_raw()].contains(&meta.uid());
-    Ok(owner && meta.mode() & 0o022 == 0 && !meta.is_symlink())
-}
-
-/// Writes a whole file and renames it into place.
-fn write(directory: &Path, path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    file.write_all(content)?;
-    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-    file.persist(path)?;
-    Ok(())
+/// Whether the file at `path` has this content, and nobody else can exchange it.
+pub fn is_safe(path: &Path, content: &[u8]) -> bool {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return false };
+    Directory::own(parent, false).is_ok_and(|directory| directory.holds(name, content))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_tampered_copy_is_replaced_and_an_open_directory_refused() {
         let base = tempfile::tempdir().unwrap();
-        let directory = base.path().join("relpoline");
+        let directory = base.path().join("cache/relpoline");
         let path = place(&directory, b"engine", "1").unwrap();
+        assert!(is_safe(&path, b"engine"));
         fs::write(&path, b"evil").unwrap();
+        assert!(!is_safe(&path, b"engine"));
         assert_eq!(fs::read(place(&directory, b"engine", "1").unwrap()).unwrap(), b"engine");
-        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
-        place(&directory, b"engine", "1").unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
-        fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
-        assert!(place(&directory, b"engine", "1").is_err());
+        for open in [&directory, &base.path().join("cache")] {
+            fs::set_permissions(open, Permissions::from_mode(0o777)).unwrap();
+            assert!(place(&directory, b"engine", "1").is_err() && !is_safe(&path, b"engine"));
+            fs::set_permissions(open, Permissions::from_mode(0o755)).unwrap();
+        }
+        assert!(is_safe(&path, b"engine"));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! The loader wants a path, so there has to be a file. In order: the one named by `RELPOLINE_ENGINE`; one
 //! beside this command, in its `deps/` or in `../lib/relpoline/`, if it is *the same* as the engine this
-//! command was built with; else a copy of the built-in engine in the user's cache (`cache`), which makes
-//! `cargo install`, which installs nothing but the binary, work.
+//! command was built with and nobody else can exchange it; else a copy of the built-in engine in a cache (`cache`), which
+//! makes `cargo install`, which installs nothing but the binary, work.
 //!
 //! A place only serves if the loader can use it there: `LD_PRELOAD` separates by blanks and colons and
 //! expands `$`, and a file system mounted noexec cannot be mapped executable (`is_usable`). Otherwise the
@@ -43,11 +43,14 @@ pub fn locate() -> anyhow::Result<Engine> {
     }
     let mut stale = None;
     for path in neighbours() {
-        match std::fs::read(&path) {
-            Ok(bytes) if bytes == embedded::ENGINE && is_usable(&path) => {
-                return Ok(Engine { path, stale });
-            }
+        if cache::is_safe(&path, embedded::ENGINE) && is_usable(&path) {
+            return Ok(Engine { path, stale });
+        }
+        let most = 4 * embedded::ENGINE.len() as u64;
+        let is_other = |error: &std::io::Error| error.kind() == std::io::ErrorKind::FileTooLarge;
+        match crate::files::open::whole(&path, most) {
             Ok(bytes) if bytes != embedded::ENGINE => stale = stale.or(Some(path)),
+            Err(error) if is_other(&error) => stale = stale.or(Some(path)),
             _ => {}
         }
     }

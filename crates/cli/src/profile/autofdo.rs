@@ -22,6 +22,10 @@ use object::{Object as _, ObjectSection as _};
 
 use super::model::Profile;
 use super::show::known;
+use crate::files::open;
+
+/// Larger objects are not read.
+const MOST_BYTES: u64 = 1 << 32;
 
 /// What is known of a function, or of one that was inlined at a line of another.
 #[derive(Default)]
@@ -113,7 +117,7 @@ fn slot<'a>(
 
 /// The lines in which functions are declared, by their linkage names.
 fn declared_lines(path: &Path) -> anyhow::Result<HashMap<String, u64>> {
-    let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let bytes = open::whole(path, MOST_BYTES).with_context(|| format!("{} cannot be read", path.display()))?;
     let file = object::File::parse(&*bytes)?;
     let section = |id: gimli::SectionId| -> Result<Cow<'_, [u8]>, object::Error> {
         let data = file.section_by_name(id.name()).map(|section| section.uncompressed_data()).transpose()?;

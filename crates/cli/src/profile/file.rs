@@ -1,19 +1,19 @@
 //! Profiles as files; the layout is [`relpoline_stats::profile`].
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use relpoline_stats::Plain;
 use relpoline_stats::file::{set_text, text};
 use relpoline_stats::profile::{
-    Head, MAGIC, MOST_BYTES, Profile as Stored, ProfiledObject, ProfiledSite, ProfiledTarget, VERSION,
+    Head, MAGIC, MOST_BYTES, OBJECTS, Profile as Stored, ProfiledObject, ProfiledSite, ProfiledTarget, VERSION,
 };
 use relpoline_stats::record::SHARE_ONE;
 
 use super::model::{BuildId, Place, Profile, Site};
+use crate::files::open;
+use crate::files::written::{PRIVATE, Written};
 
 /// Reads a profile.
 ///
@@ -21,28 +21,42 @@ use super::model::{BuildId, Place, Profile, Site};
 /// When it cannot be read, or is none.
 pub fn read(path: &Path) -> anyhow::Result<Profile> {
     let name = || format!("the profile {} cannot be read", path.display());
-    let meta = fs::metadata(path).with_context(name)?;
-    ensure!(meta.is_file() && meta.len() <= MOST_BYTES as u64, "{}: it is no file, or too large", name());
-    decode(&fs::read(path).with_context(name)?).with_context(name)
+    decode(&open::all_of(open::named(path).with_context(name)?, MOST_BYTES as u64).with_context(name)?)
+        .with_context(name)
 }
 
-/// Writes a profile; the file appears whole, and holds nothing secret.
+/// Where a profile is written.
+///
+/// # Errors
+/// When none can be written there.
+pub fn place(path: &Path) -> anyhow::Result<Written> {
+    Written::new(path).with_context(|| format!("the profile cannot be written to {}", path.display()))
+}
+
+/// Reads what is there; an empty profile when there is nothing.
+///
+/// # Errors
+/// When it cannot be read, or is none.
+pub fn read_at(place: &Written) -> anyhow::Result<Profile> {
+    let name = || format!("the profile {} cannot be read", place.path().display());
+    let bytes = place.content(MOST_BYTES as u64).with_context(name)?;
+    bytes.map_or_else(|| Ok(Profile::default()), |bytes| decode(&bytes).with_context(name))
+}
+
+/// Writes a profile; the file appears whole.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write(path: &Path, profile: &Profile) -> anyhow::Result<()> {
-    let name = || format!("the profile cannot be written to {}", path.display());
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut fresh = tempfile::NamedTempFile::new_in(directory).with_context(name)?;
-    fresh.write_all(&encode(profile)?).with_context(name)?;
-    fresh.persist(path).with_context(name)?;
-    Ok(())
+pub fn write(place: &Written, profile: &Profile) -> anyhow::Result<()> {
+    let name = || format!("the profile cannot be written to {}", place.path().display());
+    place.write(&encode(profile)?, PRIVATE).with_context(name)
 }
 
 fn decode(bytes: &[u8]) -> Result<Profile, relpoline_stats::profile::Unusable> {
     let stored = Stored::parse(bytes)?;
     let objects: Vec<(BuildId, String)> = stored
         .objects()
+        .take(OBJECTS)
         .map(|object| {
             let length = (object.build_id_len as usize).min(object.build_id.len());
             (object.build_id[..length].to_vec(), String::from_utf8_lossy(text(&object.path)).into_owned())
@@ -50,9 +64,14 @@ fn decode(bytes: &[u8]) -> Result<Profile, relpoline_stats::profile::Unusable> {
         .collect();
     let place = |object: u32, offset| Some((objects.get(object as usize)?.0.clone(), offset));
     let mut sites = BTreeMap::new();
+    // Sites that share their targets, as no profile of ours has them, would grow without bound.
+    let mut left = stored.target_count();
     for site in stored.sites() {
+        let own = (site.targets as usize).min(left);
+        left -= own;
         let targets: Vec<(Place, f64)> = stored
             .targets(&site)
+            .take(own)
             .filter_map(|target| {
                 let share = f64::from(target.share.min(SHARE_ONE)) / f64::from(SHARE_ONE);
                 Some((place(target.object, target.offset)?, share))

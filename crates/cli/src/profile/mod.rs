@@ -20,11 +20,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use relpoline_stats::Stats;
 
+use crate::files::Written;
+use crate::files::written::PUBLIC;
 use crate::live;
+use crate::shown;
 use crate::symbols::Symbols;
 use model::Profile;
 
@@ -127,8 +130,12 @@ pub fn run(arguments: &ProfileArgs) -> anyhow::Result<ExitCode> {
     match &arguments.verb {
         Verb::Show { file, json } => {
             let profile = file::read(file)?;
-            let text = if *json { show::json(&profile)? } else { show::text(&profile) };
-            io::stdout().write_all(text.as_bytes())?;
+            let mut out = io::stdout();
+            if *json {
+                show::json(&mut out, &profile)?;
+            } else {
+                shown::write(&mut out, &show::text(&profile))?;
+            }
         }
         Verb::Merge { output, inputs } => merge(output, inputs)?,
         Verb::Export { format, object, output, file } => {
@@ -147,15 +154,16 @@ fn merge(output: &Path, inputs: &[PathBuf]) -> anyhow::Result<()> {
             crate::complain(format_args!("{dropped} sites of other builds were dropped for {}", input.display()));
         }
     }
-    file::write(output, &all)
+    file::write(&file::place(output)?, &all)
 }
 
 fn save(output: &Path, pid: u32) -> anyhow::Result<()> {
     let engine = live::one(pid)?;
     let fresh = Profile::of(&engine.stats(), &mut engine.symbols());
-    let mut kept = if output.exists() { file::read(output)? } else { Profile::default() };
+    let place = file::place(output)?;
+    let mut kept = file::read_at(&place)?;
     kept.replace(&fresh);
-    file::write(output, &kept)
+    file::write(&place, &kept)
 }
 
 fn export(profile: &Profile, format: Format, object: Option<&Path>, output: Option<&Path>) -> anyhow::Result<()> {
@@ -171,14 +179,19 @@ fn export(profile: &Profile, format: Format, object: Option<&Path>, output: Opti
         ));
     }
     match output {
-        Some(path) => std::fs::write(path, bytes).with_context(|| format!("{} cannot be written", path.display())),
+        Some(path) => {
+            let place = Written::new(path);
+            place
+                .and_then(|place| place.write(&bytes, PUBLIC))
+                .with_context(|| format!("{} cannot be written", path.display()))
+        }
         None => Ok(io::stdout().write_all(&bytes)?),
     }
 }
 
 /// The profile of `run --profile`.
 pub struct Kept {
-    path: PathBuf,
+    place: Written,
     before: Profile,
     fresh: Profile,
     /// Sites that started warm, and that were in the profile in vain.
@@ -193,26 +206,23 @@ impl Kept {
     /// # Errors
     /// When there is something else, or it could not be written later.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let path = std::path::absolute(path)?;
-        let before = if path.exists() { file::read(&path)? } else { Profile::default() };
-        let directory = path.parent().unwrap_or(&path);
-        let writable = rustix::fs::access(directory, rustix::fs::Access::WRITE_OK);
-        ensure!(writable.is_ok(), "the profile cannot be written to {}", path.display());
+        let place = file::place(path)?;
+        let before = file::read_at(&place)?;
         let (fresh, symbols) = (Profile::default(), Symbols::default());
-        Ok(Self { path, before, fresh, warm: 0, stale: 0, symbols })
+        Ok(Self { place, before, fresh, warm: 0, stale: 0, symbols })
     }
 
     /// Its absolute path.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.place.path()
     }
 
     /// Takes in what a process of the run has learned.
     pub fn add(&mut self, stats: &Stats<'_>) {
         // A forked child has its parent's figures.
         if stats.header().forked_from == 0 {
-            self.warm += stats.header().sites_warm;
-            self.stale += stats.header().profile_stale;
+            self.warm = self.warm.saturating_add(stats.header().sites_warm);
+            self.stale = self.stale.saturating_add(stats.header().profile_stale);
         }
         self.fresh.merge(&Profile::of(stats, &mut self.symbols));
     }
@@ -223,10 +233,10 @@ impl Kept {
     /// When it cannot be written.
     pub fn save(mut self) -> anyhow::Result<String> {
         let dropped = self.before.replace(&self.fresh);
-        file::write(&self.path, &self.before)?;
+        file::write(&self.place, &self.before)?;
         Ok(format!(
             "profile {}: {} sites started warm, {} stale ones dropped, {} saved",
-            self.path.display(),
+            self.place.path().display(),
             self.warm,
             u64::from(self.stale) + dropped as u64,
             self.before.sites.len()

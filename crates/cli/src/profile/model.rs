@@ -1,6 +1,6 @@
 //! A profile in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use relpoline_stats::file::text;
@@ -100,10 +100,9 @@ impl Profile {
 
     /// Drops what belongs to another build of a path that `newer` has.
     fn drop_other_builds(&mut self, newer: &Self) -> usize {
-        let is_old = |build_id: &BuildId, path: &String| {
-            !newer.objects.contains_key(build_id) && newer.objects.values().any(|newer| newer == path)
-        };
-        let old: Vec<BuildId> =
+        let paths: HashSet<&String> = newer.objects.values().collect();
+        let is_old = |build_id: &BuildId, path: &String| !newer.objects.contains_key(build_id) && paths.contains(path);
+        let old: HashSet<BuildId> =
             self.objects.iter().filter(|(id, path)| is_old(id, path)).map(|(id, _)| id.clone()).collect();
         let before = self.sites.len();
         self.sites.retain(|(build_id, _), site| {

@@ -11,6 +11,8 @@ use flate2::write::GzEncoder;
 
 use super::model::{BuildId, Place, Profile};
 use super::show::known;
+use crate::report::digest::hexadecimal;
+use crate::shown::Shown;
 use crate::symbols::Known;
 
 /// Address space that is given to each object.
@@ -132,13 +134,12 @@ impl Writer<'_> {
 
     fn mapping(&mut self, build_id: &BuildId, path: &str) -> Message {
         let id = self.ids.get(build_id).copied().unwrap_or(0);
-        let hex: String = build_id.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut mapping = Message::default();
         mapping.number(1, id);
         mapping.number(2, id << OBJECT_BITS);
         mapping.number(3, (id + 1) << OBJECT_BITS);
-        mapping.number(5, self.string(path));
-        mapping.number(6, self.string(&hex));
+        mapping.number(5, self.string(&Shown::from(path)));
+        mapping.number(6, self.string(&hexadecimal(build_id)));
         mapping.number(7, 1);
         mapping
     }
@@ -151,8 +152,8 @@ impl Writer<'_> {
         let (build_id, offset) = place;
         let id = self.locations.len() as u64 + 1;
         let object = self.ids.get(build_id).copied().unwrap_or(0);
-        let name = self.known.function(build_id, *offset).unwrap_or_else(|| format!("{offset:#x}"));
-        let raw = self.known.raw(build_id, *offset).map_or_else(|| name.clone(), |(raw, _)| raw);
+        let name = self.known.function(build_id, *offset).unwrap_or_else(|| format!("{offset:#x}").into());
+        let raw = self.known.raw(build_id, *offset).map_or_else(|| name.clone(), |(raw, _)| raw.into());
         let function = self.string(&format!("{object}:{raw}"));
         let (name, raw) = (self.string(&name), self.string(&raw));
         let mut message = Message::default();
@@ -165,7 +166,7 @@ impl Writer<'_> {
         let mut location = Message::default();
         location.number(1, id);
         location.number(2, object);
-        location.number(3, (object << OBJECT_BITS) + offset);
+        location.number(3, (object << OBJECT_BITS).wrapping_add(*offset));
         location.bytes(4, &line.0);
         self.written.bytes(field::LOCATION, &location.0);
         self.locations.insert(place.clone(), id);

@@ -1,11 +1,14 @@
 //! A profile for people, and as JSON.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io;
 
 use serde::Serialize;
 
 use super::model::{Place, Profile, Site};
-use crate::report::text::{cut, grouped};
+use crate::report::digest::hexadecimal;
+use crate::report::text::grouped;
+use crate::shown::{self, Shown, cut};
 use crate::symbols::Known;
 
 /// Version of the JSON's schema; within it fields are only added.
@@ -14,7 +17,7 @@ const SCHEMA: u32 = 1;
 const TARGETS: usize = 3;
 
 #[derive(Serialize)]
-struct Shown {
+struct Listed {
     schema: u32,
     objects: Vec<ShownObject>,
     sites: Vec<ShownSite>,
@@ -22,17 +25,17 @@ struct Shown {
 
 #[derive(Serialize)]
 struct ShownObject {
-    path: String,
-    build_id: String,
+    path: Shown,
+    build_id: Shown,
     /// Whether the file of that build is there, so that names are known.
     found: bool,
 }
 
 #[derive(Serialize)]
 struct ShownSite {
-    object: String,
-    offset: String,
-    symbol: Option<String>,
+    object: Shown,
+    offset: Shown,
+    symbol: Option<Shown>,
     calls: u64,
     chain: u32,
     targets: Vec<ShownTarget>,
@@ -40,9 +43,9 @@ struct ShownSite {
 
 #[derive(Serialize)]
 struct ShownTarget {
-    object: String,
-    offset: String,
-    symbol: Option<String>,
+    object: Shown,
+    offset: Shown,
+    symbol: Option<Shown>,
     share: f64,
 }
 
@@ -51,12 +54,12 @@ pub(super) fn known(profile: &Profile) -> Known {
     Known::read(profile.objects.iter().map(|(id, path)| (id.as_slice(), path.as_str())))
 }
 
-fn shown(profile: &Profile) -> Shown {
+fn listed(profile: &Profile) -> Listed {
     let known = known(profile);
-    let path = |place: &Place| profile.objects.get(&place.0).cloned().unwrap_or_default();
+    let path = |place: &Place| profile.objects.get(&place.0).map(Shown::from).unwrap_or_default();
     let site = |(place, site): (&Place, &Site)| ShownSite {
         object: path(place),
-        offset: format!("{:#x}", place.1),
+        offset: format!("{:#x}", place.1).into(),
         symbol: known.place(&place.0, place.1),
         calls: site.calls,
         chain: site.chain,
@@ -65,7 +68,7 @@ fn shown(profile: &Profile) -> Shown {
             .iter()
             .map(|(place, share)| ShownTarget {
                 object: path(place),
-                offset: format!("{:#x}", place.1),
+                offset: format!("{:#x}", place.1).into(),
                 symbol: known.place(&place.0, place.1),
                 share: *share,
             })
@@ -74,21 +77,21 @@ fn shown(profile: &Profile) -> Shown {
     let mut sites: Vec<ShownSite> = profile.sites.iter().map(site).collect();
     sites.sort_by_key(|site| std::cmp::Reverse(site.calls));
     let objects = profile.objects.iter().map(|(id, path)| ShownObject {
-        path: path.clone(),
-        build_id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        path: path.into(),
+        build_id: hexadecimal(id),
         found: known.has(id),
     });
-    Shown { schema: SCHEMA, objects: objects.collect(), sites }
+    Listed { schema: SCHEMA, objects: objects.collect(), sites }
 }
 
 /// As JSON.
-pub fn json(profile: &Profile) -> serde_json::Result<String> {
-    Ok(serde_json::to_string_pretty(&shown(profile))? + "\n")
+pub fn json(out: impl io::Write, profile: &Profile) -> io::Result<()> {
+    shown::write_json(out, &listed(profile))
 }
 
 /// For people.
 pub fn text(profile: &Profile) -> String {
-    let shown = shown(profile);
+    let shown = listed(profile);
     let mut out = String::new();
     // Writing to a string does not fail.
     let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
@@ -101,10 +104,10 @@ pub fn text(profile: &Profile) -> String {
         let _ = writeln!(out, "\n{:>15}  site, targets", "calls");
     }
     for site in &shown.sites {
-        let name = site.symbol.clone().unwrap_or_else(|| format!("{}+{}", site.object, site.offset));
+        let name = site.symbol.clone().unwrap_or_else(|| format!("{}+{}", site.object, site.offset).into());
         let _ = writeln!(out, "{:>15}  {}", grouped(site.calls), cut(&name, 60));
         for target in site.targets.iter().take(TARGETS) {
-            let name = target.symbol.clone().unwrap_or_else(|| format!("{}+{}", target.object, target.offset));
+            let name = target.symbol.clone().unwrap_or_else(|| format!("{}+{}", target.object, target.offset).into());
             let _ = writeln!(out, "{:17}{:>5.1} % {}", "", target.share * 100.0, cut(&name, 52));
         }
         let more = site.targets.len().saturating_sub(TARGETS);

@@ -1,7 +1,6 @@
 //! `relpoline report`: the report on a living process, a report written earlier, or the statistics of a process that
 //! was killed, in any format.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,12 +12,13 @@ use relpoline_stats::record::MAGIC;
 
 use super::{Destination, Report, digest, now};
 use crate::arguments::ReportFormat;
+use crate::files::open;
 use crate::live;
 use crate::live::find;
 use crate::symbols::Symbols;
 
 /// A report may be as large as this; more is something else.
-const MOST_BYTES: u64 = 1 << 28;
+const MOST_BYTES: u64 = 1 << 27;
 
 /// Examples shown with `--help`.
 pub const AFTER_HELP: &str = "\
@@ -72,20 +72,32 @@ pub fn of(subject: &Path) -> anyhow::Result<Report> {
 
 fn in_file(path: &Path) -> anyhow::Result<Report> {
     let name = path.display();
-    let file = File::open(path).with_context(|| format!("{name} cannot be read"))?;
+    let mut file = open::named(path).with_context(|| format!("{name} cannot be read"))?;
     let mut head = [0; 8];
-    let length = file.try_clone()?.read(&mut head).with_context(|| format!("{name} cannot be read"))?;
+    let length = start(&mut file, &mut head).with_context(|| format!("{name} cannot be read"))?;
     if length == head.len() && u64::from_le_bytes(head) == MAGIC {
         let bytes = find::read(&file).with_context(|| format!("{name} is cut off"))?;
         let stats = Stats::parse(&bytes).with_context(|| format!("{name} cannot be understood"))?;
         return Ok(digest::report(&stats, &mut Symbols::default()));
     }
     let mut text = head[..length].to_vec();
-    file.take(MOST_BYTES).read_to_end(&mut text).with_context(|| format!("{name} cannot be read"))?;
+    text.extend(open::all_of(file, MOST_BYTES).with_context(|| format!("{name} cannot be read"))?);
     let report: Report = serde_json::from_slice(&text)
         .with_context(|| format!("{name} is neither a report in JSON nor a statistics file"))?;
     if report.schema != super::schema::SCHEMA {
         bail!("{name} has schema {}, this tool reads {}", report.schema, super::schema::SCHEMA);
     }
     Ok(report)
+}
+
+/// What a file or a pipe begins with.
+fn start(file: &mut impl Read, head: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while let Some(rest) = head.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest)? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    Ok(length)
 }

@@ -13,6 +13,7 @@ use relpoline_stats::{
 use super::counted;
 use super::schema::{Change, Costs, Engine, Figures, Moment, NotFollowed, Object, Report, Site, Target};
 use crate::live::clock;
+use crate::shown::Shown;
 use crate::symbols::{Mapped, Symbols};
 
 /// The report on one process, as its file has it.
@@ -175,12 +176,12 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    fn of(&self, address: u64) -> Option<String> {
+    fn of(&self, address: u64) -> Option<Shown> {
         self.symbols.name(self.mapped, address)
     }
 
-    fn of_or_address(&self, address: u64) -> String {
-        self.of(address).unwrap_or_else(|| format!("{address:#x}"))
+    fn of_or_address(&self, address: u64) -> Shown {
+        self.of(address).unwrap_or_else(|| format!("{address:#x}").into())
     }
 }
 
@@ -189,12 +190,12 @@ fn share(fixed: u32) -> f64 {
     f64::from(fixed.min(record::SHARE_ONE)) / f64::from(record::SHARE_ONE)
 }
 
-fn state(number: u8) -> String {
-    State::from_number(number).map_or_else(|| unknown(number.into()), |state| state.to_string())
+fn state(number: u8) -> Shown {
+    State::from_number(number).map_or_else(|| unknown(number.into()), |state| state.text().into())
 }
 
-fn unknown(number: u32) -> String {
-    format!("unknown ({number})")
+fn unknown(number: u32) -> Shown {
+    format!("unknown ({number})").into()
 }
 
 fn not_followed(record: &relpoline_stats::RefusalRecord) -> NotFollowed {
@@ -205,7 +206,7 @@ fn object(record: &ObjectRecord) -> Object {
     let build_id = record.build_id.get(..usize::from(record.build_id_len)).unwrap_or_default();
     Object {
         path: string(&record.path),
-        build_id: (!build_id.is_empty()).then(|| build_id.iter().map(|byte| format!("{byte:02x}")).collect()),
+        build_id: (!build_id.is_empty()).then(|| hexadecimal(build_id)),
         thunks: record.thunks,
         sites: record.sites,
         promoted: 0,
@@ -215,12 +216,12 @@ fn object(record: &ObjectRecord) -> Object {
 }
 
 fn site(record: &SiteRecord, objects: &[Object], names: &Names<'_>) -> Site {
-    let address = |address: u64| (address != 0).then(|| format!("{address:#x}"));
+    let address = |address: u64| (address != 0).then(|| Shown::from(format!("{address:#x}")));
     Site {
-        address: format!("{:#x}", record.address),
+        address: format!("{:#x}", record.address).into(),
         symbol: names.of(record.address),
         object: objects.get(usize::from(record.object)).map(|object| object.path.clone()),
-        kind: Kind::from_number(record.kind).map_or_else(|| unknown(record.kind.into()), |kind| kind.to_string()),
+        kind: Kind::from_number(record.kind).map_or_else(|| unknown(record.kind.into()), |kind| kind.text().into()),
         state: state(record.state),
         reason: reason(record.reason),
         target_count: record.target_count.into(),
@@ -231,7 +232,7 @@ fn site(record: &SiteRecord, objects: &[Object], names: &Names<'_>) -> Site {
         calls_at_least: false,
         calls_per_s: None,
         relearned: record.relearned,
-        register: Reg::new(record.reg).map(|reg| reg.name().to_owned()),
+        register: Reg::new(record.reg).map(|reg| reg.name().into()),
         patches: record.patches,
         chain: record.chain.into(),
         gate: address(record.gate),
@@ -245,7 +246,7 @@ fn targets(record: &SiteRecord, names: &Names<'_>) -> Vec<Target> {
     let used = record.targets.iter().take_while(|target| target.address != 0);
     used.map(|target| Target {
         symbol: names.of(target.address),
-        address: format!("{:#x}", target.address),
+        address: format!("{:#x}", target.address).into(),
         share: share(target.share),
     })
     .collect()
@@ -261,12 +262,12 @@ fn coverage(header: &Header, sites: &[Site]) -> Option<f64> {
     (header.flags & flag::COUNT != 0 && calls > 0).then(|| hits as f64 / calls as f64)
 }
 
-fn reason(number: u8) -> String {
-    Reason::from_number(number).map_or_else(|| unknown(number.into()), |reason| reason.to_string())
+fn reason(number: u8) -> Shown {
+    Reason::from_number(number).map_or_else(|| unknown(number.into()), |reason| reason.text().into())
 }
 
 /// Why promotion is off.
-fn why_off(header: &Header) -> String {
+fn why_off(header: &Header) -> Shown {
     match header.refusal {
         // Nothing refused to be promoted: somebody has switched it off.
         0 if header.flags & flag::ASLEEP != 0 => "detached".into(),
@@ -275,14 +276,19 @@ fn why_off(header: &Header) -> String {
     }
 }
 
-fn refusal(number: u32) -> String {
+fn refusal(number: u32) -> Shown {
     let known = u8::try_from(number).ok().and_then(Refusal::from_number);
-    known.map_or_else(|| unknown(number), |refusal| refusal.to_string())
+    known.map_or_else(|| unknown(number), |refusal| refusal.text().into())
 }
 
 /// A zero-padded field as text.
-pub fn string(field: &[u8]) -> String {
-    String::from_utf8_lossy(text(field)).into_owned()
+pub fn string(field: &[u8]) -> Shown {
+    Shown::of_bytes(text(field))
+}
+
+/// Bytes as digits.
+pub fn hexadecimal(bytes: &[u8]) -> Shown {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use super::Report;
 use super::schema::Site;
-use super::text::cut;
+use crate::shown::{cut, markup};
 
 const WIDTH: f64 = 1200.0;
 const ROW: f64 = 18.0;
@@ -68,7 +68,7 @@ pub fn render(report: &Report) -> String {
         (false, _) => "calls that were counted while sites learned (--count counts all)",
     };
     let _ = writeln!(out, "<rect width=\"100%\" height=\"100%\" fill=\"#fffdf8\"/>");
-    let heading = escape(&format!("{} (pid {}): {counted}", report.program, report.pid));
+    let heading = markup(&format!("{} (pid {}): {counted}", report.program, report.pid));
     let _ = writeln!(out, "<text x=\"8\" y=\"16\" font-size=\"14\">{heading}</text>");
     let _ = writeln!(
         out,
@@ -109,12 +109,12 @@ fn draw(out: &mut String, name: &str, frame: &Frame, x: f64, width: f64, y: f64,
     let share = frame.calls * 100.0 / total;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "letters that fit")]
     let letters = ((width - 6.0) / LETTER).max(0.0) as usize;
-    let label = if letters < 3 { String::new() } else { escape(&cut(name, letters)) };
+    let label = if letters < 3 { String::new() } else { markup(&cut(name, letters)) };
     let _ = writeln!(
         out,
         "<g><title>{}: {:.0} calls, {share:.2} %</title><rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
          height=\"{:.1}\" fill=\"{}\" stroke=\"#fffdf8\"/><text x=\"{:.1}\" y=\"{:.1}\">{label}</text></g>",
-        escape(name),
+        markup(name),
         frame.calls,
         ROW - 1.0,
         frame.colour,
@@ -129,11 +129,6 @@ fn draw(out: &mut String, name: &str, frame: &Frame, x: f64, width: f64, y: f64,
         draw(out, name, inner, at, part, y + ROW, total);
         at += part;
     }
-}
-
-fn escape(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().map(plain).collect::<String>().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

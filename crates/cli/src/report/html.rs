@@ -4,6 +4,7 @@
 //! from the report reaches the page as text, never as markup, and the page's own policy forbids it to load anything.
 
 use super::Report;
+use crate::shown::script;
 
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
@@ -14,8 +15,7 @@ const SCRIPT: &str = include_str!("page/page.js");
 /// # Errors
 /// None that a report of ours could cause.
 pub fn render(report: &Report) -> serde_json::Result<String> {
-    // In a string of JSON, `<` may be written as an escape; then nothing in it can end the script element.
-    let data = serde_json::to_string(report)?.replace('<', "\\u003c");
+    let data = script(&serde_json::to_string(report)?);
     Ok(PAGE.replace("/*STYLE*/", STYLE).replace("/*SCRIPT*/", SCRIPT).replace("\"DATA\"", &data))
 }
 

@@ -17,18 +17,17 @@ pub mod schema;
 pub mod text;
 pub mod why;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::Write;
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use relpoline_stats::live::{Name, run_id};
 use relpoline_stats::{Refusal, Stats};
 
-use crate::live::find;
 use crate::live::process::Process;
+use crate::live::{find, shelf};
+use crate::shown::{self, Shown};
 use crate::symbols::Symbols;
 pub use place::Destination;
 pub use schema::Report;
@@ -84,7 +83,7 @@ impl<'a> Collector<'a> {
             Some(to) => self.outcome.and(to.write(&main_report, None)),
             None => {
                 // A closed stderr is no failure of the report.
-                let _ = std::io::stderr().write_all(text::render(&main_report).as_bytes());
+                let _ = shown::write(&mut std::io::stderr(), &text::render(&main_report));
                 self.outcome
             }
         }
@@ -97,13 +96,9 @@ impl<'a> Collector<'a> {
 /// # Errors
 /// When the directory cannot be read.
 pub fn statistics(directory: &Path) -> anyhow::Result<impl Iterator<Item = (Name, Vec<u8>)> + use<>> {
-    let entries = fs::read_dir(directory).context("the statistics cannot be read")?;
-    let named = entries.flatten().filter_map(|entry| {
-        let path = entry.path();
-        Some((find::name_of(&path)?, path))
-    });
-    let in_directory: BTreeMap<Name, PathBuf> = named.collect();
-    let read = |(name, path): (Name, PathBuf)| Some((name, find::read(&find::open_careful(&path)?)?));
+    let shelf = shelf::of_run(directory).context("the statistics cannot be read")?;
+    let in_directory: BTreeSet<Name> = shelf.names().collect();
+    let read = move |name: Name| Some((name, find::read(&shelf.open(&name).ok()?)?));
     let run = run_id(directory.as_os_str().as_bytes().iter().copied());
     Ok(in_directory.into_iter().filter_map(read).chain(find::strays(run)))
 }
@@ -121,7 +116,7 @@ impl Report {
     }
 
     fn of_idle(program: &Path, pid: u32, why: &str) -> Self {
-        let mut report = Self { pid, program: program.display().to_string(), ..Self::default() };
+        let mut report = Self { pid, program: Shown::of_bytes(program.as_os_str().as_bytes()), ..Self::default() };
         report.engine.version = env!("CARGO_PKG_VERSION").into();
         report.engine.why_disabled = Some(why.into());
         report

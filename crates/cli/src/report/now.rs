@@ -22,8 +22,10 @@ pub fn report(engine: &Engine, symbols: &mut Symbols) -> Report {
 pub fn sites(engine: &Engine) -> Vec<(u32, SiteRecord)> {
     let stats = engine.stats();
     let mut sites: Vec<(u32, SiteRecord)> = stats.numbered_sites().collect();
+    let written = sites.clone();
     update(engine.process.pid, stats.header(), &mut sites);
-    sites
+    // Or it was another process' memory.
+    if engine.process.is_there() { sites } else { written }
 }
 
 /// The report on a living process with these records of sites.

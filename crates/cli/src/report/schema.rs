@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::shown::Shown;
+
 /// Version of the schema.
 pub const SCHEMA: u32 = 1;
 
@@ -18,7 +20,7 @@ pub struct Report {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forked_from: Option<u32>,
     /// Path of its executable.
-    pub program: String,
+    pub program: Shown,
     /// The engine and what it cost.
     pub engine: Engine,
     /// What branches cost on this CPU.
@@ -64,7 +66,7 @@ impl Default for Report {
             schema: SCHEMA,
             pid: 0,
             forked_from: None,
-            program: String::new(),
+            program: Shown::default(),
             engine: Engine::default(),
             costs: Costs::default(),
             objects: Vec::new(),
@@ -86,12 +88,12 @@ impl Default for Report {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Engine {
     /// Its version.
-    pub version: String,
+    pub version: Shown,
     /// Whether promotion is on.
     pub enabled: bool,
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why_disabled: Option<String>,
+    pub why_disabled: Option<Shown>,
     /// Whether the process ended in an orderly way; else the figures are as of the last judgement.
     #[serde(default)]
     pub ended: bool,
@@ -147,9 +149,9 @@ pub struct Costs {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Object {
     /// Its file.
-    pub path: String,
+    pub path: Shown,
     /// Its build-id in hexadecimal, if it has one.
-    pub build_id: Option<String>,
+    pub build_id: Option<Shown>,
     /// Thunks found.
     pub thunks: u32,
     /// Sites found.
@@ -161,24 +163,24 @@ pub struct Object {
     pub refused: u32,
     /// Why all of it was left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub reason: Option<Shown>,
 }
 
 /// A call or jump site.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Site {
     /// Address in memory, `0x…`.
-    pub address: String,
+    pub address: Shown,
     /// `function+0xoffset`, when known.
-    pub symbol: Option<String>,
+    pub symbol: Option<Shown>,
     /// Path of its object, when known.
-    pub object: Option<String>,
+    pub object: Option<Shown>,
     /// `call`, `jump` or `cond`.
-    pub kind: String,
+    pub kind: Shown,
     /// `promoted`, `linked`, `retpolined`, …
-    pub state: String,
+    pub state: Shown,
     /// Why it is in this state.
-    pub reason: String,
+    pub reason: Shown,
     /// Targets in its tree; `targets` has the hottest of them.
     #[serde(default)]
     pub target_count: u32,
@@ -202,7 +204,7 @@ pub struct Site {
     pub relearned: u32,
     /// Register that holds the target, when known.
     #[serde(default)]
-    pub register: Option<String>,
+    pub register: Option<Shown>,
     /// Times its gate was re-pointed.
     #[serde(default)]
     pub patches: u32,
@@ -211,10 +213,10 @@ pub struct Site {
     pub chain: u32,
     /// Address of its gate, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gate: Option<String>,
+    pub gate: Option<Shown>,
     /// Address of its tree, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tree: Option<String>,
+    pub tree: Option<Shown>,
     /// Second, since the engine's start, in which it got into its state.
     #[serde(default)]
     pub since: f64,
@@ -255,16 +257,16 @@ pub struct Change {
     /// Seconds since the engine's start.
     pub at: f64,
     /// The state from then on.
-    pub state: String,
+    pub state: Shown,
     /// Why.
-    pub reason: String,
+    pub reason: Shown,
     /// Targets in the tree.
     pub target_count: u32,
     /// How many of them are compared with first, one after the other.
     pub chain: u32,
     /// The hottest target: its name or its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<String>,
+    pub target: Option<Shown>,
     /// Calls that had taken the retpoline by then, as far as they were counted.
     pub retpolined: u64,
     /// What spoke for the tree, when one was built.
@@ -319,9 +321,9 @@ pub struct Moment {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Target {
     /// Its name, when known.
-    pub symbol: Option<String>,
+    pub symbol: Option<Shown>,
     /// Address in memory, `0x…`.
-    pub address: String,
+    pub address: Shown,
     /// Its share of the site's calls when it was last judged, 0 to 1.
     pub share: f64,
 }
@@ -330,7 +332,7 @@ pub struct Target {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct NotFollowed {
     /// Its path.
-    pub program: String,
+    pub program: Shown,
     /// Why.
-    pub reason: String,
+    pub reason: Shown,
 }

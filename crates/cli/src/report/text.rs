@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 
 use super::counted;
 use super::schema::{Report, Site, Target};
+use crate::shown::cut;
 
 /// Sites shown.
 const HOTTEST: usize = 20;
@@ -139,17 +140,6 @@ fn reason_line(site: &Site) -> String {
     }
 }
 
-/// At most `width` characters: the middle of a long name makes way.
-pub fn cut(name: &str, width: usize) -> String {
-    let length = name.chars().count();
-    if length <= width {
-        return name.to_owned();
-    }
-    let tail = width / 3;
-    let head = width.saturating_sub(tail + 1);
-    name.chars().take(head).chain(['…']).chain(name.chars().skip(length - tail)).collect()
-}
-
 /// With commas between thousands.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -200,10 +190,10 @@ mod tests {
 
     #[test]
     fn no_line_is_wider_than_the_page() {
-        let target = Target { symbol: Some("t".repeat(200)), ..Target::default() };
+        let target = Target { symbol: Some("t".repeat(200).into()), ..Target::default() };
         let site = Site {
-            symbol: Some("s".repeat(200)),
-            reason: "r".repeat(200),
+            symbol: Some("s".repeat(200).into()),
+            reason: "r".repeat(200).into(),
             targets: vec![target; 5],
             ..Site::default()
         };

@@ -4,7 +4,7 @@
 //! program it lives in calls exec. A script is judged by its interpreter, since that is what gets loaded.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use relpoline_stats::program::{Program, examine, tunables_enable_shadow_stack};
 
 use super::environment::Environment;
 use super::kernel;
+use crate::files::open;
 
 /// Interpreters of interpreters that Linux follows (`bprm` recursion limit).
 const SCRIPTS_DEEP: u32 = 5;
@@ -50,7 +51,7 @@ fn loaded(path: &Path) -> (PathBuf, Program) {
 
 /// The file's own bytes.
 fn look(path: &Path) -> Program {
-    match File::open(path) {
+    match open::executable(path) {
         Ok(file) => examine(&mut |offset, buffer| file.read_at(buffer, offset).unwrap_or(0)),
         Err(_) => Program::Unfit(Refusal::Unreadable),
     }

@@ -7,9 +7,10 @@
 
 pub mod names;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -17,10 +18,27 @@ use object::{Object as _, ObjectSegment as _};
 use relpoline_stats::ObjectRecord;
 use relpoline_stats::file::text;
 
-use names::Names;
+use crate::files::open;
+use crate::files::parts::Parts;
+use crate::shown::{self, Shown};
+use names::{Names, Room};
 
-/// Larger files are not read.
-const MOST_BYTES: u64 = 1 << 32;
+/// Bytes that are read of all files of a process together.
+const MOST_BYTES: u64 = 1 << 29;
+/// Segments of a file that are looked at.
+const MOST_SEGMENTS: usize = 1024;
+
+/// What may still be read and kept.
+struct Budget {
+    bytes: u64,
+    room: Room,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { bytes: MOST_BYTES, room: Room::default() }
+    }
+}
 
 /// The files read so far.
 #[derive(Default)]
@@ -28,6 +46,9 @@ pub struct Symbols {
     /// What comes before the paths.
     root: PathBuf,
     files: HashMap<PathBuf, Table>,
+    budget: Budget,
+    /// Names that were asked for, by address: thousands of sites have the same targets.
+    asked: RefCell<HashMap<u64, Option<Shown>>>,
 }
 
 /// Where a file was mapped.
@@ -48,7 +69,7 @@ struct Table {
 impl Symbols {
     /// For a process whose paths begin at `root`.
     pub fn below(root: PathBuf) -> Self {
-        Self { root, files: HashMap::new() }
+        Self { root, ..Self::default() }
     }
 
     /// Reads an object's file, unless it has been read.
@@ -56,19 +77,24 @@ impl Symbols {
         let path = PathBuf::from(OsStr::from_bytes(text(&record.path)));
         let build_id = record.build_id.get(..usize::from(record.build_id_len)).unwrap_or_default();
         if !self.files.contains_key(&path) {
-            let table = Table::read(&below(&self.root, &path), build_id).unwrap_or_default();
+            let file = open::below(&self.root, &path).ok();
+            let table = file.and_then(|file| Table::read(file, build_id, &mut self.budget)).unwrap_or_default();
             self.files.insert(path.clone(), table);
+            self.asked.get_mut().clear();
         }
         Mapped { path, base: record.base }
     }
 
     /// `function` or `function+0xoffset` for an address in memory.
-    pub fn name(&self, mapped: &[Mapped], address: u64) -> Option<String> {
-        mapped.iter().find_map(|object| {
-            let table = self.files.get(&object.path)?;
-            let offset = address.checked_sub(object.base).filter(|offset| *offset < table.end)?;
-            table.names.place(offset)
-        })
+    pub fn name(&self, mapped: &[Mapped], address: u64) -> Option<Shown> {
+        let find = || {
+            mapped.iter().find_map(|object| {
+                let table = self.files.get(&object.path)?;
+                let offset = address.checked_sub(object.base).filter(|offset| *offset < table.end)?;
+                table.names.place(offset)
+            })
+        };
+        self.asked.borrow_mut().entry(address).or_insert_with(find).clone()
     }
 
     /// The object around an address in memory, by its place in `mapped`, and the address' offset in it.
@@ -107,8 +133,11 @@ pub struct Known(HashMap<Vec<u8>, Table>);
 impl Known {
     /// Reads those files, given by build-id and path, that are still of that build.
     pub fn read<'a>(files: impl Iterator<Item = (&'a [u8], &'a str)>) -> Self {
-        let table = |(id, path): (&[u8], &str)| Some((id.to_vec(), Table::read(Path::new(path), id)?));
-        Self(files.filter_map(table).collect())
+        let mut budget = Budget::default();
+        let mut table = |(id, path): (&[u8], &str)| {
+            Some((id.to_vec(), Table::read(open::plain(Path::new(path)).ok()?, id, &mut budget)?))
+        };
+        Self(files.filter_map(&mut table).collect())
     }
 
     /// Whether the file of a build is there.
@@ -117,18 +146,20 @@ impl Known {
     }
 
     /// `function` or `function+0xoffset` for an offset in a file.
-    pub fn place(&self, build_id: &[u8], offset: u64) -> Option<String> {
+    pub fn place(&self, build_id: &[u8], offset: u64) -> Option<Shown> {
         self.0.get(build_id)?.names.place(offset)
     }
 
     /// The function around an offset in a file.
-    pub fn function(&self, build_id: &[u8], offset: u64) -> Option<String> {
+    pub fn function(&self, build_id: &[u8], offset: u64) -> Option<Shown> {
         self.0.get(build_id)?.names.function(offset)
     }
 
-    /// The same as it stands in the file, and how far into it the offset is.
+    /// The same as it stands in the file, and how far into it the offset is. Names that would not be one word of another
+    /// tool's file are left out.
     pub fn raw(&self, build_id: &[u8], offset: u64) -> Option<(String, u64)> {
-        self.0.get(build_id)?.names.raw_around(offset)
+        let is_word = |name: &str| !name.contains(char::is_whitespace) && shown::line(name) == name;
+        self.0.get(build_id)?.names.raw_around(offset).filter(|(name, _)| is_word(name))
     }
 }
 
@@ -138,33 +169,36 @@ impl Known {
 /// When the file cannot be read or has none.
 pub fn build_id_of(path: &Path) -> anyhow::Result<Vec<u8>> {
     use anyhow::Context;
-    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let file = object::File::parse(&*bytes).with_context(|| format!("{} is no ELF file", path.display()))?;
+    let cannot = || format!("{} cannot be read", path.display());
+    let parts = Parts::new(open::plain(path).with_context(cannot)?, MOST_BYTES).with_context(cannot)?;
+    let file = object::File::parse(&parts).with_context(|| format!("{} is no ELF file", path.display()))?;
     let id = file.build_id().ok().flatten().with_context(|| format!("{} has no build-id", path.display()))?;
     Ok(id.iter().copied().take(20).collect())
 }
 
-/// A path as seen from `root`.
-fn below(root: &Path, path: &Path) -> PathBuf {
-    if root.as_os_str().is_empty() { path.to_owned() } else { root.join(path.strip_prefix("/").unwrap_or(path)) }
-}
-
 impl Table {
-    fn read(path: &Path, build_id: &[u8]) -> Option<Self> {
-        // Not a fifo or something endless (/proc/kcore), which the path in a hostile record might name.
-        fs::metadata(path).ok().filter(|meta| meta.is_file() && meta.len() <= MOST_BYTES)?;
-        let bytes = fs::read(path).ok()?;
-        let file = object::File::parse(&*bytes).ok()?;
+    fn read(file: File, build_id: &[u8], budget: &mut Budget) -> Option<Self> {
+        let parts = Parts::new(file, budget.bytes).ok()?;
+        let before = parts.left();
+        let table = Self::parse(&parts, build_id, budget);
+        budget.bytes = budget.bytes.saturating_sub(before - parts.left());
+        table
+    }
+
+    fn parse(parts: &Parts, build_id: &[u8], budget: &mut Budget) -> Option<Self> {
+        let file = object::File::parse(parts).ok()?;
         // Without one in memory there is nothing to compare.
         if !build_id.is_empty() && file.build_id().ok()?.unwrap_or_default() != build_id {
             return None;
         }
-        let end = file.segments().map(|segment| segment.address().saturating_add(segment.size())).max()?;
-        let mut names = Names::read(&file);
+        let segments = file.segments().take(MOST_SEGMENTS);
+        let end = segments.map(|segment| segment.address().saturating_add(segment.size())).max()?;
+        let mut names = Names::read(&file, &mut budget.room);
         if names.is_stripped {
-            let bytes = debug_file(build_id).unwrap_or_default();
-            if let Ok(debug) = object::File::parse(&*bytes) {
-                names.add(&debug);
+            let debug = debug_file(build_id).and_then(|file| Parts::new(file, budget.bytes).ok());
+            let debug = debug.as_ref().and_then(|parts| object::File::parse(parts).ok());
+            if let Some(debug) = debug.filter(|debug| debug.build_id().ok().flatten() == Some(build_id)) {
+                names.add(&debug, &mut budget.room);
             }
         }
         Some(Self { end, names })
@@ -172,19 +206,8 @@ impl Table {
 }
 
 /// The separate debug file of a build-id, where distributions put it.
-fn debug_file(build_id: &[u8]) -> Option<Vec<u8>> {
+fn debug_file(build_id: &[u8]) -> Option<File> {
     let (first, rest) = build_id.split_first()?;
     let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
-    fs::read(format!("/usr/lib/debug/.build-id/{first:02x}/{rest}.debug")).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_in_a_container_lie_below_its_root() {
-        assert_eq!(below(Path::new(""), Path::new("/bin/a")), Path::new("/bin/a"));
-        assert_eq!(below(Path::new("/proc/7/root"), Path::new("/bin/a")), Path::new("/proc/7/root/bin/a"));
-    }
+    open::plain(Path::new(&format!("/usr/lib/debug/.build-id/{first:02x}/{rest}.debug"))).ok()
 }

@@ -10,8 +10,8 @@ use ratatui::widgets::{Paragraph, Row as TableRow, Sparkline, StatefulWidget, Ta
 use super::rows::{Row, short};
 use super::screen::{Screen, View};
 use crate::live::clock;
-use crate::report::text::cut;
 use crate::report::why;
+use crate::shown::cut;
 
 /// Columns of the text form.
 const WIDTH: u16 = 80;
@@ -197,7 +197,7 @@ fn sites(area: Rect, buffer: &mut Buffer, screen: &Screen, selected: Option<usiz
             right(&hits, 6),
             right(&retpolined(row), 6),
             right(&share, 5),
-            row.site.state.clone(),
+            row.site.state.to_string(),
             right(&row.site.target_count.to_string(), 3),
             cut(row.site.name(), name),
             row.verdict(),
@@ -236,7 +236,7 @@ fn detail(area: Rect, buffer: &mut Buffer, screen: &Screen) {
 fn detail_lines(row: &Row, now: f64) -> Vec<Text<'static>> {
     let site = &row.site;
     let bold = Style::new().add_modifier(Modifier::BOLD);
-    let unknown = || "?".to_owned();
+    let unknown = || "?".into();
     let mut lines = vec![
         Text::styled(format!(" {}", site.name()), bold),
         format!(
@@ -357,8 +357,8 @@ mod tests {
         let mut many = report(1);
         let site = many.sites[1].clone();
         many.sites.extend((0..100).map(|n| crate::report::schema::Site {
-            symbol: Some(format!("site_number_{n}_with_a_very_long_name_that_does_not_fit")),
-            address: format!("{n}"),
+            symbol: Some(format!("site_number_{n}_with_a_very_long_name_that_does_not_fit").into()),
+            address: format!("{n}").into(),
             ..site.clone()
         }));
         let mut screen = Screen::new(Order::Name, "");

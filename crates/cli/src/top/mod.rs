@@ -12,7 +12,7 @@ mod draw;
 pub mod rows;
 mod screen;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use serde::Serialize;
 use crate::list::Line;
 use crate::live::{self, Engine};
 use crate::report::{Report, now};
+use crate::shown;
 use rows::{Order, Rows};
 use screen::{Next, Screen};
 
@@ -102,7 +103,7 @@ fn once(arguments: &TopArgs) -> anyhow::Result<()> {
             let engine = live::one(pid)?;
             let report = now::report(&engine, &mut engine.symbols());
             if arguments.json {
-                return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?);
+                return Ok(shown::write_json(&mut out, &report)?);
             }
             screen.show_sites(Rows::of(&report, None));
         }
@@ -110,12 +111,12 @@ fn once(arguments: &TopArgs) -> anyhow::Result<()> {
             let engines: Vec<Line> = live::all().engines.iter().map(Line::of).collect();
             if arguments.json {
                 let all = Engines { schema: crate::list::SCHEMA, engines };
-                return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?);
+                return Ok(shown::write_json(&mut out, &all)?);
             }
             screen.show_engines(engines);
         }
     }
-    Ok(out.write_all(draw::to_text(&screen).as_bytes())?)
+    Ok(shown::write(&mut out, &draw::to_text(&screen))?)
 }
 
 /// What is being looked at.

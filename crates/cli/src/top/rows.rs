@@ -146,7 +146,7 @@ impl Row {
     pub fn verdict(&self) -> String {
         let site = &self.site;
         if !site.is_promoted() {
-            return site.reason.clone();
+            return site.reason.to_string();
         }
         let target = |target: &crate::report::schema::Target| {
             format!("{:.0} % {}", target.share * 100.0, target.symbol.as_ref().unwrap_or(&target.address))
@@ -185,7 +185,7 @@ pub(super) mod tests {
     /// A report with a promoted site, one that is left alone, and a cold one.
     pub fn report(retpolined: u64) -> Report {
         let site = |name: &str, state: &str, reason: &str, seen: u64| Site {
-            address: format!("0x{}", name.len()),
+            address: format!("0x{}", name.len()).into(),
             symbol: Some(name.into()),
             object: Some("/usr/lib/libx.so".into()),
             kind: "call".into(),

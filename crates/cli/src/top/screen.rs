@@ -4,6 +4,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::rows::{Order, Row, Rows};
 use crate::list::Line;
+use crate::shown::Shown;
 
 /// Rates of the past that are kept for the curve.
 const PAST: usize = 240;
@@ -65,11 +66,11 @@ pub struct Screen {
     /// The chosen line.
     pub selected: usize,
     /// The site that is shown in detail, by its address.
-    chosen: Option<String>,
+    chosen: Option<Shown>,
     /// First line of the detail that is shown.
     pub scrolled: u16,
     /// Something to tell.
-    pub message: Option<String>,
+    pub message: Option<Shown>,
 }
 
 impl Screen {
@@ -121,7 +122,7 @@ impl Screen {
 
     /// Tells something, until the next key.
     pub fn say(&mut self, message: String) {
-        self.message = Some(message);
+        self.message = Some(message.into());
     }
 
     /// The rows that are shown.

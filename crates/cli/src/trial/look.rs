@@ -53,11 +53,11 @@ impl Look {
         }
         let first = reports.first();
         Self {
-            program: first.map(|report| PathBuf::from(&report.program)).unwrap_or_default(),
+            program: first.map(|report| PathBuf::from(&*report.program)).unwrap_or_default(),
             sites: files.values().map(|&sites| u64::from(sites)).sum(),
             files: files.into_keys().map(PathBuf::from).collect(),
             promoted: reports.iter().map(|report| report.sites_promoted).max().unwrap_or_default(),
-            refusal: first.and_then(|report| report.engine.why_disabled.clone()),
+            refusal: first.and_then(|report| report.engine.why_disabled.as_ref().map(ToString::to_string)),
             processes: reports.iter().filter(|report| report.engine.why_disabled.is_none()).count(),
         }
     }

@@ -21,7 +21,6 @@ mod twin;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::Permissions;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -131,7 +130,7 @@ fn program(arguments: &TryArgs) -> anyhow::Result<ExitCode> {
         let measured = rounds::measure(arguments, twin.as_ref().ok())?;
         Figures::new(arguments, &look, &measured, twin.as_ref())
     };
-    let shown = if arguments.json { serde_json::to_string_pretty(&figures)? + "\n" } else { text::render(&figures) };
-    std::io::stdout().write_all(shown.as_bytes()).context("the figures cannot be written")?;
+    let text = if arguments.json { serde_json::to_string_pretty(&figures)? + "\n" } else { text::render(&figures) };
+    crate::shown::write(&mut std::io::stdout(), &text).context("the figures cannot be written")?;
     Ok(ExitCode::from(figures.outcome.exit_status()))
 }

@@ -1,8 +1,7 @@
 //! What can be seen of processes that run: list, top, report, explain, metrics, profiles, against a real program.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -209,7 +208,8 @@ fn who_has_no_engine_is_told_so() {
         assert_eq!(said.status.code(), Some(1));
     }
     assert!(stderr(&mut relpoline(&["report", "4294967295"])).contains("there is no process"));
-    assert!(stderr(&mut relpoline(&["report", "/dev/null"])).contains("neither a report in JSON nor"));
+    assert!(stderr(&mut relpoline(&["report", "/etc/passwd"])).contains("neither a report in JSON nor"));
+    assert!(stderr(&mut relpoline(&["report", "/dev/null"])).contains("it is not a regular file"));
     assert!(stderr(&mut relpoline(&["top"])).contains("needs a terminal"));
 }
 
@@ -222,18 +222,6 @@ fn metrics_by_every_way() {
     let file = running.program.directory().join("r.prom");
     stdout(relpoline(&["metrics", "--textfile"]).arg(&file));
     assert!(fs::read_to_string(&file).unwrap().contains(&line));
-
-    let mut server = relpoline(&["metrics", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
-    let address = said.trim().strip_prefix("listening at http://").unwrap().strip_suffix("/metrics").unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    server.kill().unwrap();
-    server.wait().unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains(&line), "{answer}");
     if let Ok(mut checker) = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn() {
         checker.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         assert!(checker.wait().unwrap().success(), "promtool objects");

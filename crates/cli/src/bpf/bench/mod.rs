@@ -29,6 +29,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
+use crate::files::Written;
+use crate::files::written::PUBLIC;
 use crate::workbench::machine::{self, Machine};
 use crate::workbench::sample::Sample;
 use contender::{Contender, Ours, Round};
@@ -125,7 +127,9 @@ pub fn run(arguments: &BenchArgs) -> Result<ExitCode> {
     let figures = Figures { machine, rounds: arguments.rounds, hops, updates, missing };
     let json = serde_json::to_string_pretty(&figures)?;
     if let Some(file) = &arguments.save {
-        std::fs::write(file, &json).with_context(|| format!("cannot write {}", file.display()))?;
+        let place = Written::new(file);
+        let written = place.and_then(|place| place.write(json.as_bytes(), PUBLIC));
+        written.with_context(|| format!("cannot write {}", file.display()))?;
     }
     if arguments.json {
         println!("{json}");

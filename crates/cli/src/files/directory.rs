@@ -1,0 +1,384 @@
+//! Directories that were looked at, component by component, and are held open.
+//!
+//! [`Directory::own`] is for what is executed later by its path (the engine's file) or must stay what it is: on the whole
+//! way there is no directory and no link that anybody but this user and root owns, or that others may write to. Directories
+//! like /tmp, where others may put something but not exchange what is ours (the sticky bit), may lie on the way.
+//!
+//! [`Directory::named`] is for where the user wants something to be written: as the kernel would find it, but links that
+//! others have made in a directory like /tmp are not followed, also where the kernel would (`fs.protected_symlinks`).
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::open;
+
+/// Links that are followed, as by the kernel.
+const MOST_LINKS: usize = 40;
+const LOOKING: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Directory {
+    fd: OwnedFd,
+}
+
+/// Who may own what lies on a way that nobody else may change.
+struct Trusted {
+    us: u32,
+    /// Who owns the root directory: root, also where a namespace gives him another number.
+    root: u32,
+}
+
+impl Trusted {
+    fn now() -> Self {
+        let root = rustix::fs::statat(CWD, "/", AtFlags::empty()).map_or(0, |stat| stat.st_uid);
+        Self { us: rustix::process::geteuid().as_raw(), root }
+    }
+
+    fn owns(&self, stat: &Stat) -> bool {
+        stat.st_uid == self.us || stat.st_uid == self.root || stat.st_uid == 0
+    }
+}
+
+/// Whether others may put something into a directory.
+fn is_open_to_others(stat: &Stat) -> bool {
+    stat.st_mode & GROUP_OR_OTHERS_WRITE != 0
+}
+
+/// Whether others may exchange what is in a directory and not theirs.
+fn others_may_exchange(stat: &Stat) -> bool {
+    is_open_to_others(stat) && stat.st_mode & STICKY == 0
+}
+
+/// What a way is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Own,
+    Named,
+}
+
+impl Directory {
+    /// A directory that nobody but this user and root can change, nor anything on the way to it. It is made, with all that
+    /// is missing on the way, if `make` says so.
+    ///
+    /// # Errors
+    /// When there is none, or somebody else could change something.
+    pub fn own(path: &Path, make: bool) -> anyhow::Result<Self> {
+        let fd = walk(path, Way::Own, make)?;
+        let stat = rustix::fs::fstat(&fd)?;
+        // On the way it may be: what lies in it is looked at. In it, everybody may put something.
+        ensure!(!is_open_to_others(&stat), "others may write to it");
+        Ok(Self { fd })
+    }
+
+    /// The directory that the user has named.
+    ///
+    /// # Errors
+    /// When there is none, or only by a link of somebody else's.
+    pub fn named(path: &Path) -> anyhow::Result<Self> {
+        Ok(Self { fd: walk(path, Way::Named, false)? })
+    }
+
+    /// The directory of a file that the user has named, and the file's name in it, with links followed; the last one too,
+    /// unless that is one of the kernel's to an open file (`/proc/self/fd/1`).
+    pub(super) fn of_file(path: &Path) -> anyhow::Result<(Self, OsString)> {
+        let mut path = std::path::absolute(path)?;
+        for _ in 0..MOST_LINKS {
+            let name = path.file_name().context("it names no file")?.to_owned();
+            let parent = path.parent().context("it names no file")?;
+            let directory = Self::named(parent)?;
+            match directory.look(&name) {
+                Ok(stat) if is_link(&stat) && !directory.is_made_up() => {
+                    path = parent.join(follow(directory.fd.as_fd(), &name, Way::Named)?);
+                }
+                Ok(_) => return Ok((directory, name)),
+                Err(error) if open::is_missing(&error) => return Ok((directory, name)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bail!("there are too many links on the way")
+    }
+
+    /// What lies in it, without following a link.
+    ///
+    /// # Errors
+    /// When there is nothing, or it may not be looked at.
+    pub fn look(&self, name: impl rustix::path::Arg) -> io::Result<Stat> {
+        Ok(rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Whether somebody else may have put there what lies in it with these attributes.
+    pub fn may_be_planted(&self, stat: &Stat) -> bool {
+        let is_open = rustix::fs::fstat(&self.fd).is_ok_and(|own| is_open_to_others(&own));
+        is_open && !Trusted::now().owns(stat)
+    }
+
+    /// Whether it is a directory of `/proc`.
+    pub(super) fn is_made_up(&self) -> bool {
+        const PROC: u32 = 0x9fa0;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a number of 32 bits in a longer field"
+        )]
+        rustix::fs::fstatfs(&self.fd).is_ok_and(|found| found.f_type as u32 == PROC)
+    }
+
+    /// Whether a file in it has this content, and only this user or root may write to it.
+    pub fn holds(&self, name: &OsStr, content: &[u8]) -> bool {
+        let Ok(file) = open::in_directory(&self.fd, name) else { return false };
+        let is_ours =
+            rustix::fs::fstat(&file).is_ok_and(|stat| Trusted::now().owns(&stat) && !is_open_to_others(&stat));
+        is_ours && has(file, content)
+    }
+
+    /// Puts a file into it: whole, in place of one that is there. `mode` is its mode, whatever the umask says.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&self, name: &OsStr, content: &[u8], mode: u32) -> io::Result<()> {
+        let mut draft = Draft::new(&self.fd)?;
+        io::Write::write_all(&mut draft.file, content)?;
+        rustix::fs::fchmod(&draft.file, Mode::from_raw_mode(mode))?;
+        draft.become_file(name)
+    }
+
+    /// Removes what has this name and these attributes: another file that has come in its place stays.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(&self, name: impl rustix::path::Arg + Copy, seen: &Stat) -> io::Result<()> {
+        let now = self.look(name)?;
+        if (now.st_dev, now.st_ino) != (seen.st_dev, seen.st_ino) {
+            return Err(Errno::STALE.into());
+        }
+        Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
+    }
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn has(mut file: File, content: &[u8]) -> bool {
+    let is_as_long = file.metadata().is_ok_and(|meta| meta.len() == content.len() as u64);
+    let mut found = Vec::new();
+    is_as_long
+        && Read::by_ref(&mut file).take(content.len() as u64 + 1).read_to_end(&mut found).is_ok()
+        && found == content
+}
+
+fn is_link(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
+}
+
+/// A file that has not got its name yet. It goes when it does not get one.
+struct Draft<'a> {
+    directory: &'a OwnedFd,
+    name: String,
+    file: File,
+    is_done: bool,
+}
+
+impl<'a> Draft<'a> {
+    fn new(directory: &'a OwnedFd) -> io::Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut number = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());
+        loop {
+            let name = format!(".relpoline-{}-{number}", std::process::id());
+            match rustix::fs::openat(directory, &*name, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(file) => return Ok(Self { directory, name, file: file.into(), is_done: false }),
+                Err(Errno::EXIST) => number = number.wrapping_add(1),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn become_file(&mut self, name: &OsStr) -> io::Result<()> {
+        rustix::fs::renameat(self.directory, &*self.name, self.directory, name)?;
+        self.is_done = true;
+        Ok(())
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            // Nobody else knows of it.
+            let _ = rustix::fs::unlinkat(self.directory, &*self.name, AtFlags::empty());
+        }
+    }
+}
+
+/// Opens a directory for looking, by way of directories that are looked at.
+fn walk(path: &Path, way: Way, make: bool) -> anyhow::Result<OwnedFd> {
+    let trusted = Trusted::now();
+    let root = || rustix::fs::open("/", OFlags::DIRECTORY | LOOKING, Mode::empty());
+    let mut at = root()?;
+    let mut rest: VecDeque<OsString> = components(&std::path::absolute(path)?);
+    let mut links = 0;
+    while let Some(name) = rest.pop_front() {
+        let next = match rustix::fs::openat(&at, &name, LOOKING, Mode::empty()) {
+            Err(Errno::NOENT) if make => {
+                // Somebody else may make it at the same time: what counts is what is found.
+                let _ = rustix::fs::mkdirat(&at, &name, Mode::from_raw_mode(0o755));
+                rustix::fs::openat(&at, &name, LOOKING, Mode::empty())?
+            }
+            found => found.with_context(|| format!("{}", name.display()))?,
+        };
+        let stat = rustix::fs::fstat(&next)?;
+        if is_link(&stat) {
+            links += 1;
+            ensure!(links <= MOST_LINKS, "there are too many links on the way");
+            let target = follow(at.as_fd(), &name, way)?;
+            if target.is_absolute() {
+                at = root()?;
+            }
+            for part in components(&target).into_iter().rev() {
+                rest.push_front(part);
+            }
+            continue;
+        }
+        ensure!(FileType::from_raw_mode(stat.st_mode) == FileType::Directory, "{} is not a directory", name.display());
+        if way == Way::Own {
+            ensure!(trusted.owns(&stat), "{} on the way belongs to somebody else", name.display());
+            ensure!(!others_may_exchange(&stat), "others may write to {} on the way", name.display());
+        }
+        at = next;
+    }
+    Ok(at)
+}
+
+/// The parts of a path that are walked.
+fn components(path: &Path) -> VecDeque<OsString> {
+    let walked = |part: Component<'_>| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    };
+    path.components().filter_map(walked).collect()
+}
+
+/// Where a link leads, if it is to be followed.
+fn follow(directory: BorrowedFd<'_>, name: &OsStr, way: Way) -> anyhow::Result<PathBuf> {
+    let trusted = Trusted::now();
+    let link = rustix::fs::openat(directory, name, LOOKING, Mode::empty())?;
+    let stat = rustix::fs::fstat(&link)?;
+    let around = rustix::fs::fstat(directory)?;
+    // As the kernel does it where fs.protected_symlinks is 1: who owns the directory may make links there, too.
+    let is_theirs = !trusted.owns(&stat) && (way == Way::Own || stat.st_uid != around.st_uid);
+    if is_theirs && (way == Way::Own || is_open_to_others(&around)) {
+        bail!("{} is a link that somebody else has made", name.display());
+    }
+    let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
+    Ok(OsString::from_vec(target.into_bytes()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+
+    fn is_root() -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn every_directory_on_the_way_counts() {
+        let base = tempfile::tempdir().unwrap();
+        let way = base.path().join("a/b/c");
+        Directory::own(&way, true).unwrap();
+        let middle = base.path().join("a");
+        for (bits, is_fine) in [(0o755, true), (0o777, false), (0o775, false), (0o1777, true), (0o700, true)] {
+            mode(&middle, bits);
+            assert_eq!(Directory::own(&way, true).is_ok(), is_fine, "{bits:o}");
+        }
+        // It itself must be closed: whoever may write to it may put something there.
+        mode(&way, 0o1777);
+        assert!(Directory::own(&way, true).is_err());
+        mode(&way, 0o755);
+        if is_root() {
+            for (place, other) in [(&middle, "a directory on the way"), (&way, "itself")] {
+                lchown(place, Some(12345), None).unwrap();
+                assert!(Directory::own(&way, true).is_err(), "{other}");
+                lchown(place, Some(0), None).unwrap();
+            }
+        } else {
+            println!("skipped in part: only root can give directories away");
+        }
+        assert!(Directory::own(&base.path().join("missing"), false).is_err());
+        fs::write(base.path().join("file"), "").unwrap();
+        assert!(Directory::own(&base.path().join("file/x"), true).is_err());
+    }
+
+    #[test]
+    fn links_are_followed_when_nobody_else_made_them() {
+        let base = tempfile::tempdir().unwrap();
+        fs::create_dir_all(base.path().join("real/deep")).unwrap();
+        let link = base.path().join("link");
+        symlink("real/../real/deep", &link).unwrap();
+        assert!(Directory::own(&link, false).is_ok() && Directory::named(&link).is_ok());
+        symlink("loop", base.path().join("loop")).unwrap();
+        assert!(Directory::named(&base.path().join("loop")).is_err());
+        if !is_root() {
+            return println!("skipped in part: only root can give links away");
+        }
+        lchown(&link, Some(12345), None).unwrap();
+        assert!(Directory::own(&link, false).is_err() && Directory::named(&link).is_ok());
+        mode(base.path(), 0o1777);
+        assert!(Directory::named(&link).is_err(), "a link of another user's where everybody may make some");
+    }
+
+    #[test]
+    fn a_file_is_put_whole_and_a_tampered_one_replaced() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::own(base.path(), false).unwrap();
+        let (name, path) = (OsStr::new("engine"), base.path().join("engine"));
+        directory.put(name, b"engine", 0o644).unwrap();
+        assert!(directory.holds(name, b"engine") && !directory.holds(name, b"engines"));
+        fs::write(&path, b"evil!!").unwrap();
+        assert!(!directory.holds(name, b"engine"));
+        directory.put(name, b"engine", 0o644).unwrap();
+        for bits in [0o666, 0o664] {
+            mode(&path, bits);
+            assert!(!directory.holds(name, b"engine"));
+        }
+        directory.put(name, b"engine", 0o644).unwrap();
+        fs::rename(&path, base.path().join("other")).unwrap();
+        symlink("other", &path).unwrap();
+        assert!(!directory.holds(name, b"engine"), "a link is not it");
+        directory.put(name, b"engine", 0o644).unwrap();
+        assert!(directory.holds(name, b"engine"));
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 2, "no draft is left");
+    }
+
+    #[test]
+    fn only_what_was_seen_is_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::own(base.path(), false).unwrap();
+        fs::write(base.path().join("a"), "").unwrap();
+        let seen = directory.look("a").unwrap();
+        fs::rename(base.path().join("a"), base.path().join("b")).unwrap();
+        fs::write(base.path().join("a"), "another").unwrap();
+        assert!(directory.remove("a", &seen).is_err() && base.path().join("a").exists());
+        directory.remove("b", &seen).unwrap();
+    }
+}

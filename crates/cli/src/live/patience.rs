@@ -1,0 +1,69 @@
+//! An end to waiting for what only the kernel could end.
+//!
+//! What is read of another process is answered by its memory, and a page of that may be a file of a file system that
+//! another process answers for (FUSE): such a read waits for as long as that likes, in the kernel, and so does `ps`. Nothing
+//! of ours is left half-done when this command is killed, at whatever moment. So it lets the kernel kill it.
+
+use std::time::Duration;
+
+/// While it lives, this process has so much time left.
+#[derive(Debug)]
+pub struct Patience {
+    /// What was left before.
+    before: u32,
+}
+
+impl Patience {
+    /// At most so long; less, if less was left already.
+    #[must_use]
+    pub fn of(longest: Duration) -> Self {
+        let seconds = u32::try_from(longest.as_secs()).unwrap_or(u32::MAX);
+        // SAFETY: the default action of a signal that nothing here handles, and a set that is live.
+        let before = unsafe {
+            libc::signal(libc::SIGALRM, libc::SIG_DFL);
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGALRM);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+            libc::alarm(seconds)
+        };
+        if before != 0 && before < seconds {
+            // SAFETY: it sets a timer.
+            unsafe { libc::alarm(before) };
+        }
+        Self { before }
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        // SAFETY: it sets a timer; 0 is none.
+        unsafe { libc::alarm(self.before) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shorter_time_counts() {
+        // SAFETY: it asks for what is left, and sets that again.
+        let left = || unsafe {
+            let left = libc::alarm(0);
+            libc::alarm(left);
+            left
+        };
+        let outer = Patience::of(Duration::from_secs(1000));
+        assert!((990..=1000).contains(&left()));
+        let inner = Patience::of(Duration::from_secs(5000));
+        assert!((990..=1000).contains(&left()));
+        drop(inner);
+        let inner = Patience::of(Duration::from_secs(500));
+        assert!((490..=500).contains(&left()));
+        drop(inner);
+        assert!((990..=1000).contains(&left()));
+        drop(outer);
+        assert_eq!(left(), 0);
+    }
+}
