@@ -1,7 +1,7 @@
 //! Random C programs, for the promise that a program prints the same with the engine as without.
 //!
 //! A program is three layers of functions. Those of a layer are called through pointers by the layer above: in loops, in
-//! tail position, from the operations of interpreters with computed gotos, from switches, through structures of pointers,
+//! tail position, from the operations of interpreters with computed gotos of several kinds, from switches, through structures of pointers,
 //! with doubles and structures as arguments, recursively, and from libc (`qsort`). Which ones are called depends on a
 //! number that changes from phase to phase, in each thread in another way, so promoted sites have to learn anew. Everything
 //! ends up in sums that are printed. All arithmetic is unsigned: there is no undefined behaviour.
@@ -153,23 +153,44 @@ impl Generator {
         ));
     }
 
+    /// Labels come from a table, as distances from one of them, or encoded; and where operations ask before the goto what
+    /// they ask again behind it, the compiler may carry flags over.
     fn interpreter(&mut self, name: &str, below: &Layer) {
         let (operations, length) = (2 + self.below(10), 8 + self.below(40));
         let code: String = (0..length).map(|_| format!("{}, ", self.below(operations))).collect();
-        let labels: String = (0..operations).map(|n| format!("&&operation_{n}, ")).collect();
+        let base = format!("&&operation_{}", self.below(operations));
+        let (element, from, address) = match self.below(4) {
+            0 => ("const int", format!(" - {base}"), format!("(void *)((const char *){base} + labels[*at++])")),
+            1 => ("const short", format!(" - {base}"), format!("(void *)((const char *){base} + labels[*at++])")),
+            2 => ("word", String::new(), "(void *)(*(volatile word *)&coded[*at++] ^ 0x5a5a5a5a5a5aul)".to_owned()),
+            _ => ("const void *const", String::new(), "labels[*at++]".to_owned()),
+        };
+        let next = match self.below(2) {
+            0 => format!("goto *{address};"),
+            _ => format!("z += x < y; goto *{address};"),
+        };
+        let again = if next.starts_with('z') { "if (x < y) z ^= x;" } else { "" };
+        let names = (0..operations).map(|n| format!("operation_{n}")).chain(["end".to_owned()]);
         self.line(&format!("{name} {{"));
-        self.line(&format!("  static const void *const labels[] = {{ {labels}&&end }};"));
+        if element == "word" {
+            let stores: String =
+                names.enumerate().map(|(n, l)| format!("coded[{n}] = (word)&&{l} ^ 0x5a5a5a5a5a5aul; ")).collect();
+            self.line(&format!("  word coded[{}]; {stores}", operations + 1));
+        } else {
+            let labels: String = names.map(|label| format!("&&{label}{from}, ")).collect();
+            self.line(&format!("  static {element} labels[] = {{ {labels}}};"));
+        }
         self.line(&format!("  static const unsigned char code[] = {{ {code}{operations} }};"));
-        self.line("  const unsigned char *at = code; word y = x;\n  goto *labels[*at++];");
+        self.line(&format!("  const unsigned char *at = code; word y = x, z = 0;\n  {next}"));
         for n in 0..operations {
             let body = match self.below(4) {
                 0 => format!("x += {};", self.call(below, "x")),
                 1 => "y ^= x; if (y & 1) x += 3;".to_owned(),
                 _ => self.arithmetic("x", 2),
             };
-            self.line(&format!("  operation_{n}: {body} goto *labels[*at++];"));
+            self.line(&format!("  operation_{n}: {again} {body} {next}"));
         }
-        self.line("  end: return x ^ y;\n}");
+        self.line("  end: return x ^ y ^ z;\n}");
     }
 
     fn switch(&mut self, name: &str, below: &Layer) {

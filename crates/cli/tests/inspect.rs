@@ -35,10 +35,14 @@ struct Program {
 
 impl Program {
     fn new(flags: &[&str]) -> Program {
+        Program::of(PROGRAM, flags)
+    }
+
+    fn of(text: &str, flags: &[&str]) -> Program {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("program.c");
         let path = folder.path().join("program");
-        fs::write(&source, PROGRAM).unwrap();
+        fs::write(&source, text).unwrap();
         let mut cc = Command::new("cc");
         let output = cc.arg("-o").arg(&path).arg(&source).args(flags).output();
         let output = output.expect("these tests need a C compiler called cc");
@@ -109,6 +113,26 @@ fn inline_jumps_are_listed() {
     assert!(found.thunks.iter().any(|thunk| thunk.shape == "gcc inline" && thunk.sites == 1));
     assert!(found.thunks.iter().any(|thunk| thunk.shape == "gcc inline jump"));
     assert!(found.refused.iter().any(|refused| refused.reason.contains("inlined")));
+}
+
+/// Jumps need the word below the stack that a retpoline overwrites; calls do not.
+#[test]
+fn jumps_to_thunks_that_begin_with_no_call_are_left_alone() {
+    let thunk = |name: &str| {
+        format!(
+            "__asm__(\".globl __x86_indirect_thunk_{name}\\n.type __x86_indirect_thunk_{name}, @function\\n\"\n\
+             \"__x86_indirect_thunk_{name}: lfence\\n jmp *%{name}\\n\");\n"
+        )
+    };
+    let registers = ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11"];
+    let source: String = [PROGRAM.to_owned()].into_iter().chain(registers.map(thunk)).collect();
+    let flags = ["-O2", "-fcf-protection=none", "-mindirect-branch=thunk-extern", "-mindirect-branch-register"];
+    let found = Program::of(&source, &flags).findings();
+    assert!(found.thunks.iter().any(|thunk| thunk.shape == "lfence"), "{found:?}");
+    assert!(count(&found, "call") >= 1 && count(&found, "jump") == 0, "{found:?}");
+    let is_refused = |name: &str| found.refused.iter().any(|refused| refused.function.as_deref() == Some(name));
+    assert!(is_refused("tail"), "{:?}", found.refused);
+    assert!(found.refused.iter().all(|refused| refused.reason.contains("begins with no call")), "{:?}", found.refused);
 }
 
 #[test]

@@ -44,15 +44,18 @@ struct registers {
 #define THUNK_OF(name, n) THUNK(name)
 #define CALLER_BY(name, n) CALLER(name)
 
-/* The flags are set, and read again behind the label. */
-#define FLAG_LABEL(n) "flag_label_" #n ": pushfq\n pop %rax\n mov $" #n ", %edx\n ret\n"
+/* The flags are set, and read again behind the label. So is a word deep in the red zone: rdx holds the same, and
+ * what they differ in gets into the number. */
+#define FLAG_LABEL(n) "flag_label_" #n ": mov -72(%rsp), %rcx\n pushfq\n pop %rax\n xor %rcx, %rdx\n shl $8, %rdx\n" \
+    " or $" #n ", %rdx\n ret\n"
 #define FLAG_ENTRY(n) " .quad flag_label_" #n "\n"
 
 __asm__(".pushsection .text\n" FOR_TARGETS(THUNK_OF) FOR_TARGETS(CALLER_BY)
         WITNESS(0) WITNESS(1) WITNESS(2) WITNESS(3) WITNESS(4)
         ".type goto_with_flags, @function\n.globl goto_with_flags\ngoto_with_flags: .cfi_startproc\n"
-        " lea flag_labels(%rip), %rax\n mov (%rax,%rsi,8), %rax\n push %rdi\n .cfi_adjust_cfa_offset 8\n popfq\n"
-        " .cfi_adjust_cfa_offset -8\n jmp thunk_rax\n"
+        " lea flag_labels(%rip), %rax\n mov (%rax,%rsi,8), %rcx\n mov %rdi, %rdx\n mov %rdi, -72(%rsp)\n"
+        " push %rdi\n .cfi_adjust_cfa_offset 8\n popfq\n"
+        " .cfi_adjust_cfa_offset -8\n jmp thunk_rcx\n"
         FLAG_LABEL(0) FLAG_LABEL(1) FLAG_LABEL(2) FLAG_LABEL(3)
         " .cfi_endproc\n .size goto_with_flags, . - goto_with_flags\n.popsection\n"
         ".pushsection .data.rel.ro, \"aw\"\n .p2align 3\nflag_labels:\n"
@@ -112,7 +115,7 @@ word compare_flags(const unsigned char *pattern, word base, word calls) {
     for (word i = 0; i < calls; i++) {
         word number = (pattern[i % PATTERN] + base) % 4, flags = (i * 0x9e3779b97f4a7c15 >> 20) & STATUS;
         struct flags_and_number got = goto_with_flags(flags | 0x202, number);
-        if (UNLIKELY(got.number != number)) wrong("goto with flags: %lu for %lu", got.number, number);
+        if (UNLIKELY(got.number != number)) wrong("goto with flags: label and red zone are %lx for %lx", got.number, number);
         if (UNLIKELY((got.flags & STATUS) != flags)) wrong("a goto changed the flags from %lx to %lx", flags, got.flags & STATUS);
     }
     return calls;
