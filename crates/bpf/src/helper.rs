@@ -4,7 +4,7 @@
 //! arguments as plain numbers and checks every address it is given: [`HelperCall::read`] and
 //! [`HelperCall::write`] refuse, as a trap, what the program itself could not touch.
 
-use crate::map::{MapBody, Mode};
+use crate::map::{MapBody, MapError, Mode};
 use crate::run::Run;
 use crate::trap::TrapKind;
 use std::collections::HashMap;
@@ -183,7 +183,10 @@ const AGAIN: u64 = (-11i64).cast_unsigned();
 fn map_lookup(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let map = c.map(c.args[0])?;
     let key = c.key(map)?;
-    Ok(map.lookup(&key).unwrap_or(0))
+    match map.lookup(&key) {
+        Err(MapError::NoSlot) => Err(TrapKind::NoSlot),
+        found => Ok(found.unwrap_or(0)),
+    }
 }
 
 fn map_update(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
@@ -222,7 +225,7 @@ fn random(_: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
 }
 
 fn cpu(_: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    Ok(crate::map::values::this_cpu() as u64)
+    crate::slot::mine().map(|slot| slot as u64).ok_or(TrapKind::NoSlot)
 }
 
 /// `(ctx, offset, to, len)`: copies out of the packet.

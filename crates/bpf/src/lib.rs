@@ -80,11 +80,11 @@
 //! | `learn`, `promotion` | computed tail calls: learning, promoting, telling why |
 //! | `run`, `region`, `stack` | the memory of a run, and bounds checks |
 //! | `program`, `code`, `invocation`, `trap`, `hits` | loading, what a program consists of, running, how runs end |
-//! | `packet` | contexts as the kernel's programs expect them |
+//! | `packet`, `section` | contexts as the kernel's programs expect them, and which one a program expects |
 //! | `array` | program arrays: updates, swaps, patch sites |
 //! | `elf` | object files |
 //! | [`listing`] | instructions as text, beside the machine code they became |
-//! | `map`, `helper`, `printk` | maps and helpers |
+//! | `map`, `slot`, `helper`, `printk` | maps, whose values per CPU are whose, and helpers |
 //! | `reclaim`, `space`, `inherited` | grace periods; code memory; forked children |
 
 mod array;
@@ -113,7 +113,9 @@ mod reclaim;
 mod region;
 mod run;
 mod runtime;
+mod section;
 pub mod semantics;
+mod slot;
 mod space;
 mod stack;
 mod trap;
@@ -130,4 +132,6 @@ pub use program::{Checks, LoadError, LoadErrorKind, MapHandle, Options, Program,
 pub use promotion::{HotTarget, VariableCall};
 pub use relpoline_core::policy::Reason;
 pub use runtime::{Runtime, RuntimeBuilder, RuntimeError};
+pub use section::{Expects, expects};
+pub use slot::count as slots;
 pub use trap::{Trap, TrapKind};

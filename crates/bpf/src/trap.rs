@@ -39,6 +39,9 @@ pub enum TrapKind {
     /// There is no memory for what a helper copies.
     #[error("there is no memory for what a helper copies")]
     NoMemory,
+    /// More threads use per-CPU maps than there are slots: see [`crate::slots`].
+    #[error("more threads use per-CPU maps than there are slots")]
+    NoSlot,
     /// A helper ran a program whose helper ran a program, and so on, for ever perhaps.
     #[error("runs are nested deeper than {limit}", limit = crate::stack::NESTED)]
     TooDeep,

@@ -245,7 +245,8 @@ fn helpers_and_updates_do_not_wait_for_each_other() {
                 array.swap([(0, Some(&leaf))]).unwrap();
             }
         });
-        for _ in 0..100 {
+        // Until runs were under way for long, which takes a while to begin.
+        while runs.load(Ordering::Relaxed) < 50 {
             array.update(1, Some(&leaf)).unwrap();
             array.update(1, None).unwrap();
         }

@@ -61,11 +61,21 @@ fn a_run_is_changed_while_it_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("control");
     let (file, socket) = (object("direct.o"), socket.to_str().unwrap());
-    let run = relpoline(&["run", file.to_str().unwrap(), "--prog", "chained", "--seconds", "2", "--stats"])
-        .args(["--control", socket])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let run = relpoline(&[
+        "run",
+        file.to_str().unwrap(),
+        "--context",
+        "raw",
+        "--prog",
+        "chained",
+        "--seconds",
+        "2",
+        "--stats",
+    ])
+    .args(["--control", socket])
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
     for _ in 0..200 {
         if Path::new(socket).exists() {
             break;
@@ -103,7 +113,8 @@ fn pcap(count: usize) -> tempfile::NamedTempFile {
 fn statistics_say_what_was_promoted_and_why_not() {
     let (file, packets) = (object("dispatch.o"), pcap(8000));
     let run = |more: &[&str]| {
-        let mut command = relpoline(&["run", file.to_str().unwrap(), "--prog", "classify", "--stats", "--pcap"]);
+        let mut command =
+            relpoline(&["run", file.to_str().unwrap(), "--context", "raw", "--prog", "classify", "--stats", "--pcap"]);
         text(&command.arg(packets.path()).args(more).output().unwrap())
     };
     let promoted = run(&[]);

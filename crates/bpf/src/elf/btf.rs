@@ -89,7 +89,13 @@ impl<'a> Btf<'a> {
         self.types.get(id as usize).copied()
     }
 
-    fn string(&self, offset: u32) -> Option<&'a str> {
+    /// The name of type `id`, through typedefs and qualifiers.
+    pub fn name_of(&self, id: u32) -> Option<&'a str> {
+        self.string(self.strip(id)?.name)
+    }
+
+    /// The string at `offset`.
+    pub fn string(&self, offset: u32) -> Option<&'a str> {
         let rest = self.strings.get(offset as usize..)?;
         let end = rest.iter().position(|b| *b == 0)?;
         std::str::from_utf8(&rest[..end]).ok()

@@ -1,6 +1,7 @@
 //! Programs of an object file, made self-contained: functions they call are appended, calls adjusted, and
 //! references to maps and data resolved.
 
+use super::core;
 use super::maps::Definition;
 use super::{File, ObjectError};
 use crate::insn::{BYTES, CALL, Insn, LD_IMM64, call, imm64, parse};
@@ -25,10 +26,12 @@ struct Function {
 }
 
 /// A reference from an instruction to a symbol.
-#[derive(Clone, Copy, Debug)]
-struct Reference {
-    section: Option<SectionIndex>,
-    address: u64,
+#[derive(Clone, Debug)]
+enum Reference {
+    /// What it is to.
+    To { section: Option<SectionIndex>, address: u64 },
+    /// Why it leads nowhere.
+    Nowhere(String),
 }
 
 /// An executable section.
@@ -54,6 +57,9 @@ pub struct Linked {
     pub maps: Vec<usize>,
 }
 
+/// A program of a file: its name, and its code or why there is none.
+pub type Found = (String, Result<Linked, ObjectError>);
+
 /// All code of a file.
 pub struct Code<'a> {
     texts: HashMap<SectionIndex, Text>,
@@ -71,27 +77,31 @@ impl<'a> Code<'a> {
                 texts.insert(section.index(), read_text(file, &section)?);
             }
         }
+        for (section, slot, why) in core::unresolved(file)? {
+            if let Some(text) = texts.values_mut().find(|text| text.name == section) {
+                text.references.insert(slot, Reference::Nowhere(why));
+            }
+        }
         let functions = read_functions(file, &texts)?;
         Ok(Code { texts, functions, definitions })
     }
 
     /// The programs: functions of all sections but `.text`, or of `.text` if there is nothing else.
-    pub fn programs(&self) -> Result<Vec<Linked>, ObjectError> {
+    pub fn programs(&self) -> Result<Vec<Found>, ObjectError> {
         let only_text = self.texts.values().all(|text| text.name == ".text");
         let is_program = |f: &&(String, Function)| only_text || self.texts[&f.1.section].name != ".text";
         let mut left = MOST_OF_ALL;
         let programs = self.functions.iter().filter(is_program);
         programs
             .map(|(name, function)| {
-                let linked = self.link(name, function)?;
+                let linked = self.link(name, function);
+                let own = function.end - function.start;
                 // Functions may overlap, so that a small file has many instructions.
-                left = left.checked_sub(linked.insns.len()).ok_or_else(|| {
-                    ObjectError::section(
-                        &linked.section,
-                        &format!("more than {MOST_OF_ALL} instructions in all programs"),
-                    )
+                left = left.checked_sub(linked.as_ref().map_or(own, |linked| linked.insns.len())).ok_or_else(|| {
+                    let section = &self.texts[&function.section].name;
+                    ObjectError::section(section, &format!("more than {MOST_OF_ALL} instructions in all programs"))
                 })?;
-                Ok(linked)
+                Ok((name.clone(), linked))
             })
             .collect()
     }
@@ -124,11 +134,15 @@ fn read_text(
             RelocationTarget::Symbol(index) => file.symbol_by_index(index).map_err(ObjectError::elf)?,
             _ => return Err(ObjectError::reference(&name, slot, "a relocation without a symbol")),
         };
-        if slot >= insns.len() || symbol.is_undefined() {
-            let what = format!("'{}' is not defined in the file", symbol.name().unwrap_or("?"));
-            return Err(ObjectError::reference(&name, slot, &what));
+        if slot >= insns.len() {
+            return Err(ObjectError::reference(&name, slot, "a relocation outside of the section"));
         }
-        references.insert(slot, Reference { section: symbol.section_index(), address: symbol.address() });
+        let reference = if symbol.is_undefined() {
+            Reference::Nowhere(format!("'{}' is not defined in the file", symbol.name().unwrap_or("?")))
+        } else {
+            Reference::To { section: symbol.section_index(), address: symbol.address() }
+        };
+        references.insert(slot, reference);
     }
     Ok(Text { name, insns, references })
 }
@@ -193,11 +207,12 @@ impl Linker<'_> {
 
     fn connect_one(&mut self, function: &Function, slot: usize, at: usize) -> Result<(), ObjectError> {
         let text = &self.code.texts[&function.section];
-        let (insn, reference) = (text.insns[slot], text.references.get(&slot).copied());
+        let (insn, reference) = (text.insns[slot], text.references.get(&slot).cloned());
         match (insn.opcode, reference) {
+            (_, Some(Reference::Nowhere(why))) => Err(self.refuse(text, slot, &why)),
             (CALL, reference) if insn.src == call::LOCAL => {
                 let (section, base) = match reference {
-                    Some(Reference { section: Some(section), address }) => (section, address as i64 / BYTES as i64),
+                    Some(Reference::To { section: Some(section), address }) => (section, address as i64 / BYTES as i64),
                     _ => (function.section, slot as i64),
                 };
                 // A relocated call counts from its symbol, another from itself.
@@ -207,7 +222,9 @@ impl Linker<'_> {
                 self.insns[at].imm = (to as i64 - at as i64 - 1) as i32;
                 Ok(())
             }
-            (LD_IMM64, Some(reference)) => self.connect_imm64(text, slot, at, reference),
+            (LD_IMM64, Some(Reference::To { section: Some(section), address })) => {
+                self.connect_imm64(text, slot, at, (section, address))
+            }
             (_, Some(_)) => Err(self.refuse(text, slot, "a relocation of an instruction that cannot have one")),
             _ => Ok(()),
         }
@@ -223,21 +240,31 @@ impl Linker<'_> {
         found.ok_or_else(|| self.refuse(text, from, "a call to where no function begins"))
     }
 
-    fn connect_imm64(&mut self, text: &Text, slot: usize, at: usize, to: Reference) -> Result<(), ObjectError> {
+    fn connect_imm64(
+        &mut self,
+        text: &Text,
+        slot: usize,
+        at: usize,
+        to: (SectionIndex, u64),
+    ) -> Result<(), ObjectError> {
+        let (section, address) = to;
         let definitions = self.code.definitions;
         let addend = u64::from(text.insns[slot].imm.cast_unsigned());
         let is_data = |d: &Definition| d.spec.name.starts_with('.');
-        let found = definitions.iter().position(|d| {
-            Some(d.section) == to.section && (is_data(d) || d.range.contains(&(to.address.wrapping_add(addend))))
-        });
+        let found = definitions
+            .iter()
+            .position(|d| d.section == section && (is_data(d) || d.range.contains(&(address.wrapping_add(addend)))));
         let Some(found) = found else {
             return Err(self.refuse(text, slot, "a reference to something that is neither a map nor data"));
         };
+        if let Some(why) = &definitions[found].refused {
+            return Err(self.refuse(text, slot, &why.to_string()));
+        }
         let number = self.maps.iter().position(|m| *m == found).unwrap_or_else(|| {
             self.maps.push(found);
             self.maps.len() - 1
         });
-        let offset = to.address.wrapping_add(addend);
+        let offset = address.wrapping_add(addend);
         let data = is_data(&definitions[found]);
         let second = self
             .insns

@@ -19,6 +19,23 @@ pub struct Definition {
     pub content: Option<Vec<u8>>,
     /// Where the pointers to initial programs begin in the section.
     pub programs_at: Option<u64>,
+    /// Why there is no such map: programs that refer to it cannot be loaded.
+    pub refused: Option<ObjectError>,
+}
+
+impl Definition {
+    /// A map called `name` that cannot be made.
+    fn refused(section: SectionIndex, range: std::ops::Range<u64>, name: &str, why: ObjectError) -> Definition {
+        let spec = MapSpec {
+            name: name.into(),
+            kind: MapKind::Array,
+            key_size: 4,
+            value_size: 0,
+            max_entries: 0,
+            read_only: false,
+        };
+        Definition { section, range, spec, content: None, programs_at: None, refused: Some(why) }
+    }
 }
 
 /// `BPF_F_RDONLY_PROG` of a map's flags.
@@ -30,11 +47,55 @@ fn kind(number: u32) -> Option<MapKind> {
         1 => MapKind::Hash,
         2 => MapKind::Array,
         3 => MapKind::ProgArray,
+        5 => MapKind::PerCpuHash,
         6 => MapKind::PerCpuArray,
         9 => MapKind::LruHash,
+        10 => MapKind::LruPerCpuHash,
         27 => MapKind::RingBuf,
         _ => return None,
     })
+}
+
+/// A kind of map that there is in the kernel, and not here.
+fn unsupported(map: &str, number: u32) -> ObjectError {
+    const NAMES: [&str; 34] = [
+        "unspec",
+        "hash",
+        "array",
+        "prog_array",
+        "perf_event_array",
+        "percpu_hash",
+        "percpu_array",
+        "stack_trace",
+        "cgroup_array",
+        "lru_hash",
+        "lru_percpu_hash",
+        "lpm_trie",
+        "array_of_maps",
+        "hash_of_maps",
+        "devmap",
+        "sockmap",
+        "cpumap",
+        "xskmap",
+        "sockhash",
+        "cgroup_storage",
+        "reuseport_sockarray",
+        "percpu_cgroup_storage",
+        "queue",
+        "stack",
+        "sk_storage",
+        "devmap_hash",
+        "struct_ops",
+        "ringbuf",
+        "inode_storage",
+        "task_storage",
+        "bloom_filter",
+        "user_ringbuf",
+        "cgrp_storage",
+        "arena",
+    ];
+    let name = NAMES.get(number as usize).map_or_else(|| number.to_string(), |name| (*name).to_string());
+    ObjectError::map(map, &format!("maps of kind {name} are not supported"))
 }
 
 /// All maps of `file`.
@@ -45,7 +106,10 @@ pub fn definitions(file: &File<'_>) -> Result<Vec<Definition>, ObjectError> {
         match name {
             ".maps" => btf_maps(file, &section, &mut all)?,
             "maps" => legacy_maps(file, &section, &mut all)?,
-            _ if is_data(name) && section.size() > 0 => all.push(data_map(name, &section)?),
+            _ if is_data(name) && section.size() > 0 => all.push(
+                data_map(name, &section)
+                    .unwrap_or_else(|why| Definition::refused(section.index(), 0..section.size(), name, why)),
+            ),
             _ => {}
         }
     }
@@ -82,6 +146,7 @@ fn data_map(name: &str, section: &Section<'_, '_>) -> Result<Definition, ObjectE
         },
         content: (!content.is_empty()).then_some(content),
         programs_at: None,
+        refused: None,
     })
 }
 
@@ -94,14 +159,21 @@ fn legacy_maps(file: &File<'_>, section: &Section<'_, '_>, all: &mut Vec<Definit
         let bytes = usize::try_from(at).ok().and_then(|at| data.get(at..)?.get(..16));
         let bytes = bytes.ok_or_else(|| ObjectError::map(name, "its definition is cut off"))?;
         let word = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
-        let kind = kind(word(0)).ok_or_else(|| ObjectError::map(name, "its kind is not supported"))?;
+        let range = at..at.saturating_add(16);
+        let kind = match kind(word(0)) {
+            Some(kind) => kind,
+            None => {
+                all.push(Definition::refused(section.index(), range, name, unsupported(name, word(0))));
+                continue;
+            }
+        };
         let (key_size, value_size, max_entries) = (word(4), word(8), word(12));
         // Older definitions end before the flags.
         let long = if symbol.size() >= 20 { data.get(at as usize + 16..at as usize + 20) } else { None };
         let flags = long.and_then(|flags| flags.try_into().ok()).map_or(0, u32::from_le_bytes);
         let read_only = flags & RDONLY_PROG != 0;
         let spec = MapSpec { name: name.into(), kind, key_size, value_size, max_entries, read_only };
-        all.push(Definition { section: section.index(), range: at..at + 16, spec, content: None, programs_at: None });
+        all.push(Definition { section: section.index(), range, spec, content: None, programs_at: None, refused: None });
     }
     Ok(())
 }
@@ -116,10 +188,21 @@ fn btf_maps(file: &File<'_>, section: &Section<'_, '_>, all: &mut Vec<Definition
         let symbol = file.symbols().find(|s| s.section_index() == Some(section.index()) && s.name() == Ok(name));
         let symbol = symbol.ok_or_else(|| ObjectError::map(name, "it has no symbol"))?;
         let (at, size) = (symbol.address(), symbol.size());
-        let (spec, programs) = btf_spec(&btf, name, kind)?;
-        let programs_at = programs.map(|offset| at.saturating_add(offset.into()));
         let range = at..at.saturating_add(size);
-        all.push(Definition { section: section.index(), range, spec, content: None, programs_at });
+        match btf_spec(&btf, name, kind) {
+            Ok((spec, programs)) => {
+                let programs_at = programs.map(|offset| at.saturating_add(offset.into()));
+                all.push(Definition {
+                    section: section.index(),
+                    range,
+                    spec,
+                    content: None,
+                    programs_at,
+                    refused: None,
+                });
+            }
+            Err(why) => all.push(Definition::refused(section.index(), range, name, why)),
+        }
     }
     Ok(())
 }
@@ -150,6 +233,7 @@ fn btf_spec(btf: &Btf<'_>, name: &str, id: u32) -> Result<(MapSpec, Option<u32>)
             _ => {}
         }
     }
-    spec.kind = found.and_then(kind).ok_or_else(|| ObjectError::map(name, "its kind is not supported"))?;
+    let found = found.ok_or_else(|| ObjectError::map(name, "its definition names no kind"))?;
+    spec.kind = kind(found).ok_or_else(|| unsupported(name, found))?;
     Ok((spec, programs))
 }

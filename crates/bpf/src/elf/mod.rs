@@ -4,22 +4,24 @@
 //! |---|---|
 //! | map definitions | [`maps`] |
 //! | type information | [`btf`] |
+//! | relocations against types of the kernel | [`core`] |
 //! | programs, calls, references | [`link`] |
 //!
 //! A file is loaded as a whole: maps first, then programs, then what program arrays hold initially. Nothing in
 //! it is trusted; whatever is malformed is an [`ObjectError`] that names the place.
 
 mod btf;
+mod core;
 mod link;
 mod maps;
 
 use crate::array::{ProgArray, UpdateError};
-use crate::map::{Map, MapError, MapKind, Mode};
+use crate::map::{Map, MapError, MapKind, MapSpec, Mode};
 use crate::program::{LoadError, MapHandle, Options, Program, Source};
 use crate::runtime::Runtime;
 use link::{Code, Linked};
 use maps::Definition;
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionIndex};
 use std::sync::Arc;
 
 type File<'a> = object::read::elf::ElfFile64<'a, object::Endianness>;
@@ -73,6 +75,16 @@ pub enum ObjectError {
     /// A program was refused.
     #[error(transparent)]
     Program(#[from] LoadError),
+    /// A map that is to be shared is not what the file says it is.
+    #[error("map {map} is to be shared, but is {there}, and not {here}")]
+    Shared {
+        /// Its name.
+        map: String,
+        /// What there is.
+        there: String,
+        /// What the file says.
+        here: String,
+    },
     /// An initial program of an array was refused.
     #[error("map {map}: {error}")]
     Initial {
@@ -106,22 +118,25 @@ impl ObjectError {
 pub struct Object {
     programs: Vec<Program>,
     maps: Vec<(String, MapHandle)>,
+    refused: Vec<(String, ObjectError)>,
 }
 
 impl Object {
-    /// Loads the object file `bytes` into a runtime.
+    /// Loads the object file `bytes` into a runtime: all programs that can be loaded, and the maps that can be made.
+    /// [`Object::refused`] has the others, with their reasons.
     ///
     /// # Errors
-    /// What is wrong with it, and where.
+    /// What is wrong with the file; or with its first program, when none can be loaded.
     pub fn load(runtime: &Runtime, bytes: &[u8], options: Options) -> Result<Object, ObjectError> {
         Object::load_sharing(runtime, bytes, options, &[])
     }
 
     /// As [`Object::load`], but maps called like one of `shared` are that map instead of a new one. Arrays among
-    /// them keep the programs they have.
+    /// them keep the programs they have. When one is not what the file says it is (kind, sizes, entries), nothing is loaded:
+    /// a program would take its neighbours' values for its own.
     ///
     /// # Errors
-    /// What is wrong with it, and where.
+    /// As for [`Object::load`]; [`ObjectError::Shared`].
     pub fn load_sharing(
         runtime: &Runtime,
         bytes: &[u8],
@@ -131,18 +146,40 @@ impl Object {
         let file = parse(bytes)?;
         let definitions = maps::definitions(&file)?;
         let code = Code::read(&file, &definitions)?;
-        let linked = code.programs()?;
-        let maps = make_maps(runtime, &definitions, shared)?;
+        let found = code.programs()?;
+        let made = make_maps(runtime, &definitions, shared)?;
+        let is_made = |(name, map): &(String, Result<MapHandle, ObjectError>)| Some((name.clone(), map.clone().ok()?));
+        let maps: Vec<(String, MapHandle)> = made.iter().filter_map(is_made).collect();
         let keep = Arc::new(maps.iter().map(|(_, map)| map.clone()).collect::<Vec<_>>());
         let load = |one: &Linked| {
-            let maps: Vec<MapHandle> = one.maps.iter().map(|m| maps[*m].1.clone()).collect();
+            let maps = one.maps.iter().map(|m| made[*m].1.clone()).collect::<Result<Vec<MapHandle>, _>>()?;
             let source = Source { name: &one.name, section: &one.section, insns: &one.insns, maps: &maps };
-            Program::load_keeping(runtime, source, options, keep.clone())
+            Program::load_keeping(runtime, source, options, keep.clone()).map_err(ObjectError::from)
         };
-        let programs = linked.iter().map(load).collect::<Result<Vec<_>, _>>()?;
-        let object = Object { programs, maps };
-        object.fill_arrays(&file, &definitions, &linked, shared)?;
+        let (mut programs, mut places, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, linked) in found {
+            match linked.and_then(|one| Ok((load(&one)?, one.at))) {
+                Ok((program, at)) => {
+                    programs.push(program);
+                    places.push(at);
+                }
+                Err(why) => refused.push((name, why)),
+            }
+        }
+        if programs.is_empty() && !refused.is_empty() {
+            return Err(refused.swap_remove(0).1);
+        }
+        refused.extend(made.into_iter().filter_map(|(name, map)| Some((name, map.err()?))));
+        let mut object = Object { programs, maps, refused };
+        object.fill_arrays(&file, &definitions, &places, shared)?;
         Ok(object)
+    }
+
+    /// Programs that could not be loaded, and maps that could not be made: name and reason. Slots of program arrays that were
+    /// to hold such a program are empty.
+    #[must_use]
+    pub fn refused(&self) -> &[(String, ObjectError)] {
+        &self.refused
     }
 
     /// All programs, in the order of the file.
@@ -183,10 +220,10 @@ impl Object {
 
     /// Puts in place what `__array(values, …)` says program arrays hold.
     fn fill_arrays(
-        &self,
+        &mut self,
         file: &File<'_>,
         definitions: &[Definition],
-        linked: &[Linked],
+        places: &[Place],
         shared: &[(String, MapHandle)],
     ) -> Result<(), ObjectError> {
         let Some(section) = file.section_by_name(".maps") else { return Ok(()) };
@@ -198,8 +235,15 @@ impl Object {
             if shared.iter().any(|(n, _)| n == name) {
                 continue;
             }
-            let program = initial(file, &relocation, linked).and_then(|at| self.programs.get(at));
-            let program = program.ok_or_else(|| ObjectError::map(name, "an initial value is not a program"))?;
+            let found = initial(file, &relocation);
+            let program = found.as_ref().and_then(|(_, at)| self.programs.get(places.iter().position(|p| p == at)?));
+            let Some(program) = program else {
+                let is_refused = found.is_some_and(|(called, _)| self.refused.iter().any(|(name, _)| *name == called));
+                if is_refused {
+                    continue;
+                }
+                return Err(ObjectError::map(name, "an initial value is not a program"));
+            };
             let index = offset.checked_sub(first).map_or(u64::MAX, |bytes| bytes / 8);
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             array.update(index, Some(program)).map_err(|error| ObjectError::Initial { map: name.clone(), error })?;
@@ -208,12 +252,14 @@ impl Object {
     }
 }
 
-/// The program that an initial value's relocation names.
-fn initial(file: &File<'_>, relocation: &object::Relocation, linked: &[Linked]) -> Option<usize> {
+/// Section and first instruction of a program.
+type Place = (SectionIndex, u64);
+
+/// The program that an initial value's relocation names: its name, and where it is.
+fn initial(file: &File<'_>, relocation: &object::Relocation) -> Option<(String, Place)> {
     let RelocationTarget::Symbol(index) = relocation.target() else { return None };
     let symbol = file.symbol_by_index(index).ok()?;
-    let at = (symbol.section_index()?, symbol.address());
-    linked.iter().position(|program| program.at == at)
+    Some((symbol.name().ok()?.into(), (symbol.section_index()?, symbol.address())))
 }
 
 fn parse(bytes: &[u8]) -> Result<File<'_>, ObjectError> {
@@ -227,30 +273,59 @@ fn parse(bytes: &[u8]) -> Result<File<'_>, ObjectError> {
     Ok(file)
 }
 
+/// Maps of a file by name, or why one could not be made.
+type Made = Vec<(String, Result<MapHandle, ObjectError>)>;
+
 fn make_maps(
     runtime: &Runtime,
     definitions: &[Definition],
     shared: &[(String, MapHandle)],
-) -> Result<Vec<(String, MapHandle)>, ObjectError> {
+) -> Result<Made, ObjectError> {
     let make = |definition: &Definition| {
         let spec = &definition.spec;
-        let fail = |error| ObjectError::Map { map: spec.name.clone(), error };
-        if let Some((name, map)) = shared.iter().find(|(name, _)| *name == spec.name && !name.starts_with('.')) {
-            return Ok((name.clone(), map.clone()));
+        let name = spec.name.clone();
+        if let Some(why) = &definition.refused {
+            return Ok((name, Err(why.clone())));
         }
-        let map = if spec.kind == MapKind::ProgArray {
-            MapHandle::Array(ProgArray::from_spec(runtime, spec).map_err(fail)?)
-        } else {
-            let map = Map::new(runtime, spec).map_err(fail)?;
-            if let Some(content) = &definition.content {
-                map.set(&[0; 4], content, Mode::Any).map_err(fail)?;
-            }
-            if spec.read_only && spec.name.starts_with('.') {
-                map.freeze();
-            }
-            MapHandle::Map(map)
-        };
-        Ok((spec.name.clone(), map))
+        match shared.iter().find(|(other, _)| *other == name && !other.starts_with('.')) {
+            Some((_, map)) => same(spec, map).map(|()| (name, Ok(map.clone()))),
+            None => Ok((name, make_one(runtime, definition))),
+        }
     };
     definitions.iter().map(make).collect()
+}
+
+fn make_one(runtime: &Runtime, definition: &Definition) -> Result<MapHandle, ObjectError> {
+    let spec = &definition.spec;
+    let fail = |error| ObjectError::Map { map: spec.name.clone(), error };
+    if spec.kind == MapKind::ProgArray {
+        return Ok(MapHandle::Array(ProgArray::from_spec(runtime, spec).map_err(fail)?));
+    }
+    let map = Map::new(runtime, spec).map_err(fail)?;
+    if let Some(content) = &definition.content {
+        map.set(&[0; 4], content, Mode::Any).map_err(fail)?;
+    }
+    if spec.read_only && spec.name.starts_with('.') {
+        map.freeze();
+    }
+    Ok(MapHandle::Map(map))
+}
+
+/// Whether `map` is what the file says of a map of that name.
+fn same(spec: &MapSpec, map: &MapHandle) -> Result<(), ObjectError> {
+    let text = |spec: &MapSpec| {
+        let MapSpec { kind, key_size, value_size, max_entries, read_only, .. } = spec;
+        let access = if *read_only { ", read-only" } else { "" };
+        format!("{kind:?} of {max_entries} entries with keys of {key_size} and values of {value_size} bytes{access}")
+    };
+    let there = match map {
+        MapHandle::Map(map) => map.spec().clone(),
+        // Keys and values of program arrays are numbers, however the file says so.
+        MapHandle::Array(array) => MapSpec { kind: MapKind::ProgArray, max_entries: array.entries(), ..spec.clone() },
+    };
+    let differs = MapSpec { name: spec.name.clone(), ..there.clone() } != *spec;
+    if differs && !cfg!(relpoline_broken = "shares-anything") {
+        return Err(ObjectError::Shared { map: spec.name.clone(), there: text(&there), here: text(spec) });
+    }
+    Ok(())
 }

@@ -66,14 +66,15 @@ impl Hash {
         Some(index)
     }
 
-    /// Finds or makes the entry of `key` and has `store` fill the value before others can find it.
-    pub fn insert(&self, key: &[u8], mode: Mode, store: impl FnOnce(usize)) -> Result<(), MapError> {
+    /// Finds or makes the entry of `key` and has `store` fill the value, of a new entry or an old one, before
+    /// others can find it.
+    pub fn insert(&self, key: &[u8], mode: Mode, store: impl FnOnce(usize, bool)) -> Result<(), MapError> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         match (entries.by_key.get(key).copied(), mode) {
             (Some(_), Mode::Create) => Err(MapError::Exists),
             (None, Mode::Replace) => Err(MapError::NotFound),
             (Some(index), _) => {
-                store(index as usize);
+                store(index as usize, false);
                 Ok(())
             }
             (None, _) => {
@@ -90,7 +91,7 @@ impl Hash {
                     None if self.evicts() => self.evict(entries),
                     None => return Err(MapError::Full),
                 };
-                store(index as usize);
+                store(index as usize, true);
                 own.extend_from_slice(key);
                 found.extend_from_slice(key);
                 entries.keys[index as usize] = Some(own.into());

@@ -9,7 +9,7 @@
 //! | kind | module | |
 //! |---|---|---|
 //! | array, per-CPU array | [`values`] | values by index |
-//! | hash, LRU hash | `hash` | an index of keys to preallocated values |
+//! | hash, LRU hash, each also per CPU | `hash` | an index of keys to preallocated values |
 //! | ring buffer | `ring` | records from programs to the host |
 //! | program array | [`crate::array`] | tail calls |
 
@@ -19,6 +19,7 @@ pub mod values;
 
 use crate::region::Region;
 use crate::runtime::Shared;
+use crate::slot;
 use hash::Hash;
 use ring::Ring;
 use std::sync::Arc;
@@ -30,12 +31,16 @@ use values::Values;
 pub enum MapKind {
     /// Values by 32-bit index; all exist from the start, as zeros.
     Array,
-    /// An array with one value per index and CPU.
+    /// An array with one value per index and slot: see [`crate::slots`].
     PerCpuArray,
     /// Values by key.
     Hash,
     /// A hash that drops entries not used for long instead of refusing new ones.
     LruHash,
+    /// A hash with one value per key and slot: see [`crate::slots`].
+    PerCpuHash,
+    /// As `PerCpuHash`, with the rule of `LruHash`.
+    LruPerCpuHash,
     /// Programs by index, for tail calls.
     ProgArray,
     /// Records from programs to the host.
@@ -83,6 +88,9 @@ pub enum MapError {
     /// Programs may only read it, or nobody may write it any more.
     #[error("the map is read-only")]
     ReadOnly,
+    /// More threads use per-CPU maps than there are slots.
+    #[error("more threads use per-CPU maps than there are slots ({})", crate::slot::count())]
+    NoSlot,
     /// All entries are taken.
     #[error("the map is full")]
     Full,
@@ -99,7 +107,7 @@ impl MapError {
             MapError::ReadOnly => 1,
             MapError::NotFound => 2,
             MapError::NoMemory => 12,
-            MapError::Full | MapError::TooMany => 7,
+            MapError::Full | MapError::TooMany | MapError::NoSlot => 7,
             MapError::Exists => 17,
             MapError::WrongSize | MapError::BadSize | MapError::Unsupported => 22,
         };
@@ -133,7 +141,6 @@ impl Mode {
 
 enum Kind {
     Array,
-    PerCpu,
     Hash(Hash),
     Ring(Ring),
 }
@@ -151,18 +158,26 @@ const MOST_KEY: u32 = 512;
 /// Most entries of a hash.
 const MOST_KEYS: u32 = 1 << 24;
 
+fn is_per_cpu(kind: MapKind) -> bool {
+    matches!(kind, MapKind::PerCpuArray | MapKind::PerCpuHash | MapKind::LruPerCpuHash)
+}
+
 impl MapBody {
     fn new(spec: &MapSpec) -> Result<MapBody, MapError> {
         let (kind, copies, count) = match spec.kind {
             MapKind::Array if spec.key_size == 4 => (Kind::Array, 1, spec.max_entries),
-            MapKind::PerCpuArray if spec.key_size == 4 => (Kind::PerCpu, values::cpus(), spec.max_entries),
+            MapKind::PerCpuArray if spec.key_size == 4 => (Kind::Array, slot::count(), spec.max_entries),
             // Checked before the index is made, which takes memory for each entry.
-            MapKind::Hash | MapKind::LruHash if spec.key_size > 0 && (1..=MOST_KEYS).contains(&spec.max_entries) => {
+            MapKind::Hash | MapKind::LruHash | MapKind::PerCpuHash | MapKind::LruPerCpuHash
+                if spec.key_size > 0 && (1..=MOST_KEYS).contains(&spec.max_entries) =>
+            {
                 if spec.key_size > MOST_KEY {
                     return Err(MapError::BadSize);
                 }
-                let index = Hash::new(spec.max_entries, spec.kind == MapKind::LruHash).ok_or(MapError::NoMemory)?;
-                (Kind::Hash(index), 1, spec.max_entries)
+                let evicts = matches!(spec.kind, MapKind::LruHash | MapKind::LruPerCpuHash);
+                let index = Hash::new(spec.max_entries, evicts).ok_or(MapError::NoMemory)?;
+                let copies = if is_per_cpu(spec.kind) { slot::count() } else { 1 };
+                (Kind::Hash(index), copies, spec.max_entries)
             }
             MapKind::RingBuf if spec.max_entries.is_power_of_two() && spec.max_entries >= 64 => {
                 (Kind::Ring(Ring::new(spec.max_entries)), 1, 1)
@@ -182,7 +197,7 @@ impl MapBody {
             return Err(MapError::WrongSize);
         }
         match &self.kind {
-            Kind::Array | Kind::PerCpu => {
+            Kind::Array => {
                 let index = u32::from_le_bytes(key.try_into().map_err(|_| MapError::WrongSize)?);
                 if index < self.spec.max_entries { Ok(index as usize) } else { Err(MapError::NotFound) }
             }
@@ -191,27 +206,36 @@ impl MapBody {
         }
     }
 
-    /// Address of the value of `key`, for the CPU the caller runs on.
-    pub(crate) fn lookup(&self, key: &[u8]) -> Result<u64, MapError> {
-        let index = self.index(key)?;
-        let cpu = if matches!(self.kind, Kind::PerCpu) { values::this_cpu() } else { 0 };
-        Ok(self.values.address(index, cpu))
+    /// Which copy of the values is the calling thread's.
+    fn copy(&self) -> Result<usize, MapError> {
+        if is_per_cpu(self.spec.kind) { slot::mine().ok_or(MapError::NoSlot) } else { Ok(0) }
     }
 
-    /// Sets the value of `key`, for the CPU the caller runs on.
+    /// Address of the value of `key`, in the calling thread's slot.
+    pub(crate) fn lookup(&self, key: &[u8]) -> Result<u64, MapError> {
+        let index = self.index(key)?;
+        Ok(self.values.address(index, self.copy()?))
+    }
+
+    /// Sets the value of `key`, in the calling thread's slot; in the others a new entry is zero.
     pub(crate) fn update(&self, key: &[u8], value: &[u8], mode: Mode) -> Result<(), MapError> {
         if value.len() != self.spec.value_size as usize {
             return Err(MapError::WrongSize);
         }
         match &self.kind {
             Kind::Hash(hash) if key.len() == self.spec.key_size as usize => {
-                hash.insert(key, mode, |index| self.values.store(index, 0, value))
+                let copy = self.copy()?;
+                hash.insert(key, mode, |index, fresh| {
+                    if fresh && is_per_cpu(self.spec.kind) {
+                        self.values.clear(index);
+                    }
+                    self.values.store(index, copy, value);
+                })
             }
-            Kind::Array | Kind::PerCpu if mode == Mode::Create => Err(MapError::Exists),
+            Kind::Array if mode == Mode::Create => Err(MapError::Exists),
             _ => {
                 let index = self.index(key)?;
-                let cpu = if matches!(self.kind, Kind::PerCpu) { values::this_cpu() } else { 0 };
-                self.values.store(index, cpu, value);
+                self.values.store(index, self.copy()?, value);
                 Ok(())
             }
         }
@@ -304,7 +328,7 @@ impl Map {
         &self.0.body().spec
     }
 
-    /// The value of `key`; of a per-CPU array, those of all CPUs one after the other.
+    /// The value of `key`; of a per-CPU map, those of all [slots](crate::slots) one after the other.
     ///
     /// # Errors
     /// [`MapError::NotFound`] or [`MapError::WrongSize`].
@@ -314,7 +338,7 @@ impl Map {
         Ok(body.values.load(index))
     }
 
-    /// Sets the value of `key`; of a per-CPU array, that of the CPU the caller runs on.
+    /// Sets the value of `key`; of a per-CPU map, that of the calling thread's [slot](crate::slots).
     ///
     /// # Errors
     /// Any [`MapError`] but `BadSize` and `TooMany`.

@@ -8,6 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most bytes of one map.
 const MOST: usize = 1 << 30;
+/// Most bytes of all copies of one map: address space, of which pages are populated as they are used.
+const MOST_OF_COPIES: usize = 8 << 30;
+/// Words of a cache line, and of the one that is fetched with it.
+const LINE: usize = 16;
 
 /// Values of one size, in one block, 8-byte aligned.
 #[derive(Debug)]
@@ -18,16 +22,8 @@ pub struct Values {
     stride: usize,
     count: usize,
     copies: usize,
-}
-
-/// CPUs the machine may have.
-pub fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// The CPU the caller runs on, below [`cpus`].
-pub fn this_cpu() -> usize {
-    rustix::thread::sched_getcpu() % cpus().max(1)
+    /// Words from one copy to the next.
+    apart: usize,
 }
 
 /// `count` zeroes, on pages that stay untouched; `None` when there is no memory for them.
@@ -44,15 +40,18 @@ impl Values {
     /// `count` zeroed values of `size` bytes in each of `copies`; `None` when that is too much.
     pub fn new(size: usize, count: usize, copies: usize) -> Option<Values> {
         let stride = size.div_ceil(8);
-        let words = stride.checked_mul(count)?.checked_mul(copies)?;
-        if words > MOST / 8 {
+        let one = stride.checked_mul(count)?;
+        // Copies of several threads share no cache line.
+        let apart = if copies > 1 { one.checked_next_multiple_of(LINE)? } else { one };
+        let words = apart.checked_mul(copies)?;
+        if one > MOST / 8 || words > MOST_OF_COPIES / 8 {
             return None;
         }
-        Some(Values { words: zeroed(words)?, size, stride, count, copies })
+        Some(Values { words: zeroed(words)?, size, stride, count, copies, apart })
     }
 
     fn at(&self, index: usize, copy: usize) -> usize {
-        (copy % self.copies * self.count + index % self.count) * self.stride
+        copy % self.copies * self.apart + index % self.count * self.stride
     }
 
     /// Address of a value.
@@ -72,6 +71,14 @@ impl Values {
             let mut whole = [0; 8];
             whole[..chunk.len()].copy_from_slice(chunk);
             word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
+        }
+    }
+
+    /// Zeroes a value in all copies.
+    pub fn clear(&self, index: usize) {
+        for copy in 0..self.copies {
+            let at = self.at(index, copy);
+            self.words[at..at + self.stride].iter().for_each(|word| word.store(0, Ordering::Relaxed));
         }
     }
 

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use crate::files::open;
 use crate::shown;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use relpoline_bpf::{Checks, IndirectBranches, Object, Options, Program, Runtime};
 
@@ -149,6 +149,9 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 
 /// The program called `name`, or the first.
 fn choose<'a>(object: &'a Object, name: Option<&str>) -> Result<&'a Program> {
+    if let Some((name, why)) = name.and_then(|name| object.refused().iter().find(|(n, _)| n == name)) {
+        bail!("program {name} cannot be loaded: {why}");
+    }
     let names = || object.programs().iter().map(Program::name).collect::<Vec<_>>().join(", ");
     match name {
         None => object.programs().first().context("the file has no programs"),

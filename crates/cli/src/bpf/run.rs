@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use relpoline_bpf::{ContextKind, Engine, Invocation, Object, PacketBuffer, Program, Trap, TrapKind};
+use relpoline_bpf::{ContextKind, Engine, Expects, Invocation, Object, PacketBuffer, Program, Trap, TrapKind};
 
 use super::control::{self, Control};
 use super::{LoadArgs, choose, hex, load, packets, stats};
@@ -22,8 +22,9 @@ Examples:
   relpoline bpf run pipeline.o --pcap in.pcap --seconds 60 --threads 4 --control /tmp/pipeline
                                                             over and over, changed by bpf swap
 
-The program gets the packet's address in r1 and its length in r2, or, with --context, the
-kernel's xdp_md or __sk_buff in r1. Program arrays begin with what the file says they hold.
+The program gets the kernel's xdp_md or __sk_buff in r1, by its section's name (xdp, tc,
+classifier, socket, cgroup_skb, ...) or --context; or, where neither says so, the packet's
+address in r1 and its length in r2. Program arrays begin with what the file says they hold.
 
 Exit status: 0 when every run ended, 1 when one was trapped or nothing could be run.";
 
@@ -41,9 +42,9 @@ pub struct RunArgs {
     /// The program to begin with, instead of the file's first.
     #[arg(long, value_name = "NAME")]
     prog: Option<String>,
-    /// What r1 points to.
-    #[arg(long, value_enum, default_value_t = Target::Raw)]
-    context: Target,
+    /// What r1 points to, instead of what the section's name says.
+    #[arg(long, value_enum)]
+    context: Option<Target>,
     /// Threads, each over all packets.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
@@ -123,9 +124,25 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
         Some(path) => Some(control::listen(path, runtime.clone(), object.clone(), options)?),
         None => None,
     };
-    let tally = over_packets(arguments, program, &packets)?;
+    let target = target(arguments, program)?;
+    let tally = over_packets(arguments, program, target, &packets)?;
     print(arguments, &object, control.as_ref(), &tally);
     Ok(if tally.traps == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What r1 is to point to.
+fn target(arguments: &RunArgs, program: &Program) -> Result<Target> {
+    match (arguments.context, program.expects()) {
+        (Some(target), _) => Ok(target),
+        (None, Expects::Context(ContextKind::Xdp)) => Ok(Target::Xdp),
+        (None, Expects::Context(ContextKind::Skb)) => Ok(Target::Skb),
+        (None, Expects::Anything) => Ok(Target::Raw),
+        (None, Expects::Elsewhere(what)) => bail!(
+            "program {} is for {what} (section {}), not for packets; --context makes it run all the same",
+            program.name(),
+            program.section()
+        ),
+    }
 }
 
 /// A time from the command line.
@@ -149,7 +166,7 @@ fn read_packets(arguments: &RunArgs) -> Result<Vec<Vec<u8>>> {
     Ok(packets)
 }
 
-fn over_packets(arguments: &RunArgs, program: &Program, packets: &[Vec<u8>]) -> Result<Tally> {
+fn over_packets(arguments: &RunArgs, program: &Program, target: Target, packets: &[Vec<u8>]) -> Result<Tally> {
     let stop = AtomicBool::new(false);
     let longest = packets.iter().map(Vec::len).max().unwrap_or(0);
     let buffers = (0..arguments.threads).map(|_| PacketBuffer::new(longest)).collect::<Result<Vec<_>, _>>()?;
@@ -159,7 +176,7 @@ fn over_packets(arguments: &RunArgs, program: &Program, packets: &[Vec<u8>]) -> 
             .into_iter()
             .map(|buffer| {
                 let stop = &stop;
-                scope.spawn(move || one_thread(arguments, program, packets, buffer, stop))
+                scope.spawn(move || one_thread(arguments, (program, target), packets, buffer, stop))
             })
             .collect();
         if let Some(seconds) = arguments.seconds {
@@ -176,7 +193,7 @@ fn over_packets(arguments: &RunArgs, program: &Program, packets: &[Vec<u8>]) -> 
 
 fn one_thread(
     arguments: &RunArgs,
-    program: &Program,
+    (program, target): (&Program, Target),
     packets: &[Vec<u8>],
     mut buffer: PacketBuffer,
     stop: &AtomicBool,
@@ -187,14 +204,14 @@ fn one_thread(
     let begin = Instant::now();
     loop {
         for packet in packets {
-            let invocation = match arguments.context {
+            let invocation = match target {
                 Target::Raw => {
                     copy.clear();
                     copy.extend_from_slice(packet);
                     Invocation::new(&mut copy)
                 }
                 Target::Xdp | Target::Skb => {
-                    let xdp = arguments.context == Target::Xdp;
+                    let xdp = target == Target::Xdp;
                     buffer.put(packet, if xdp { ContextKind::Xdp } else { ContextKind::Skb });
                     buffer.invocation()
                 }
@@ -222,6 +239,9 @@ fn print(arguments: &RunArgs, object: &Object, control: Option<&Control>, tally:
     if let Some(trap) = &tally.first_trap {
         let hint = if trap.kind == TrapKind::Budget { "; does it loop for ever? see --budget" } else { "" };
         eprintln!("relpoline: {} of {} runs trapped; the first: {trap}{hint}", tally.traps, tally.packets);
+    }
+    for (name, why) in object.refused() {
+        eprintln!("relpoline: {name} was left out: {why}");
     }
     if arguments.stats {
         stats::print(object, &control.map(Control::starts).unwrap_or_default());

@@ -1,0 +1,65 @@
+//! Slots of per-CPU maps: one for each thread that runs programs.
+//!
+//! In the kernel nobody else touches a CPU's values while a program runs there. Here a thread may be put off at any
+//! instruction and go on elsewhere, so a slot belongs to a thread, from its first use until it ends, whatever CPUs, quotas
+//! and affinities there are. Finding it costs a load. What a program learns as its CPU's number is its slot.
+//!
+//! There are as many slots as the machine may ever have CPUs, and 64 at least; a thread beyond that has none, and
+//! programs that want one are trapped there.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Slots there are at least.
+const LEAST: usize = 64;
+/// Slots there are at most.
+const MOST: usize = 1024;
+
+/// A bit for each slot that is taken.
+static TAKEN: [AtomicU64; MOST / 64] = [const { AtomicU64::new(0) }; MOST / 64];
+
+/// This thread's slot, given back when it ends.
+struct Mine(Option<usize>);
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0 {
+            TAKEN[slot / 64].fetch_and(!(1 << (slot % 64)), Ordering::Release);
+        }
+    }
+}
+
+thread_local!(static MINE: Mine = Mine(take()));
+
+fn take() -> Option<usize> {
+    (0..count()).find(|slot| {
+        let bit = 1 << (slot % 64);
+        TAKEN[slot / 64].fetch_or(bit, Ordering::Acquire) & bit == 0
+    })
+}
+
+/// How many slots there are: as many values has each key of a per-CPU map.
+#[must_use]
+pub fn count() -> usize {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| possible_cpus().clamp(LEAST, MOST))
+}
+
+/// CPUs that the machine may ever have.
+fn possible_cpus() -> usize {
+    let last = std::fs::read_to_string("/sys/devices/system/cpu/possible").ok().and_then(|text| {
+        // Ranges like 0-3,8-11.
+        text.trim().rsplit([',', '-']).next()?.parse::<usize>().ok()
+    });
+    last.map_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get), |last| last + 1)
+}
+
+/// The calling thread's slot, if it has one.
+#[inline]
+pub fn mine() -> Option<usize> {
+    // The broken variant that the tests must catch: threads share the slots of the CPUs that they run on.
+    if cfg!(relpoline_broken = "slots-are-shared") {
+        return Some(0);
+    }
+    MINE.try_with(|mine| mine.0).ok().flatten()
+}

@@ -1,0 +1,3 @@
+/* The later version of counts.c. */
+#define WIDE
+#include "counts.c"
