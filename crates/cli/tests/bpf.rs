@@ -39,11 +39,31 @@ fn a_program_over_one_packet() {
     let run = |arguments: &[&str]| relpoline(&["run", file.to_str().unwrap()]).args(arguments).output().unwrap();
     let output = run(&["--prog", "reflect", "--context", "xdp", "--hex", "00112233445566778899aabb0800"]);
     assert_eq!((output.status.code(), text(&output).as_str()), (Some(0), "0x3\n"));
+    // The section says so, too.
+    let output = run(&["--prog", "reflect", "--hex", "00112233445566778899aabb0800"]);
+    assert_eq!((output.status.code(), text(&output).as_str()), (Some(0), "0x3\n"));
     let output = run(&["--prog", "careless", "--context", "xdp", "--hex", "00"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("program careless, instruction"), "{}", text(&output));
     let output = run(&["--prog", "nobody"]);
     assert!(text(&output).contains("no program 'nobody'; there are reflect"), "{}", text(&output));
+}
+
+/// Programs that can run here do, the others are named; what is not for packets is not given any.
+#[test]
+fn what_cannot_run_is_named() {
+    let file = object("mixed.o");
+    let run = |arguments: &[&str]| relpoline(&["run", file.to_str().unwrap()]).args(arguments).output().unwrap();
+    let output = run(&["--prog", "fine"]);
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(0), "0x2\n"));
+    assert!(text(&output).contains("needs_helper was left out: ") && text(&output).contains("devices was left out: "));
+    let output = run(&["--prog", "needs_type"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("program needs_type cannot be loaded: "), "{}", text(&output));
+    let output = run(&["--prog", "traces"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("program traces is for tracing (section kprobe/do_exit)"), "{}", text(&output));
+    assert_eq!(run(&["--prog", "traces", "--context", "raw"]).status.code(), Some(0));
 }
 
 #[test]
