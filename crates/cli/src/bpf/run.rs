@@ -238,10 +238,12 @@ fn print(arguments: &RunArgs, object: &Object, control: Option<&Control>, tally:
     }
     if let Some(trap) = &tally.first_trap {
         let hint = if trap.kind == TrapKind::Budget { "; does it loop for ever? see --budget" } else { "" };
+        let trap = trap.to_string();
+        let trap = crate::shown::line(&trap);
         eprintln!("relpoline: {} of {} runs trapped; the first: {trap}{hint}", tally.traps, tally.packets);
     }
     for (name, why) in object.refused() {
-        eprintln!("relpoline: {name} was left out: {why}");
+        eprintln!("relpoline: {}", crate::shown::line(&format!("{name} was left out: {why}")));
     }
     if arguments.stats {
         stats::print(object, &control.map(Control::starts).unwrap_or_default());
