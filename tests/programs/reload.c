@@ -1,11 +1,13 @@
 /* Libraries are loaded and unloaded without end.
  *   again LIBRARY TIMES THREADS   the same one, by several threads at once; then once more, to stay
+ *   elsewhere LIBRARY TIMES       the same one, at another place each time; then once more, to stay
  *   many LIBRARY TIMES            as many copies of it that differ, all loaded at once, then each by itself
  */
 #include "check.h"
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/mman.h>
 
 static char **arguments;
 static int times;
@@ -31,6 +33,31 @@ static void from_threads(int threads) {
     pthread_t all[16];
     for (int n = 0; n < threads; n++) pthread_create(&all[n], NULL, again, NULL);
     for (int n = 0; n < threads; n++) pthread_join(all[n], NULL);
+}
+
+/* The library is the first build of exchanged.S. */
+static void *choose(word calls) {
+    void *library = dlopen(arguments[2], RTLD_NOW);
+    CHECK(library, "%s", dlerror());
+    /* Functions near enough for a direct jump; the first one gives back what it is given. */
+    callee_t *same = (callee_t *)dlsym(RTLD_DEFAULT, "labs"), *other = (callee_t *)dlsym(RTLD_DEFAULT, "getpid");
+    word (*choose)(callee_t *, callee_t *) = (word (*)(callee_t *, callee_t *))dlsym(library, "choose");
+    CHECK(choose, "%s", dlerror());
+    for (word i = 0; i < calls; i++) CHECK(choose(same, other) == (word)same, "it chose the other one");
+    return library;
+}
+
+static void elsewhere(void) {
+    for (int n = 0; n < times; n++) {
+        void *library = choose(50);
+        Dl_info info;
+        CHECK(dladdr(dlsym(library, "choose"), &info), "where is it?");
+        dlclose(library);
+        /* Nothing comes to lie there again. */
+        void *taken = mmap(info.dli_fbase, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+        CHECK(taken == info.dli_fbase, "its place cannot be taken");
+    }
+    choose(400000);
 }
 
 static char *bytes;
@@ -90,6 +117,8 @@ int main(int argc, char **argv) {
     times = atoi(argv[3]);
     if (strcmp(argv[1], "many") == 0) {
         many();
+    } else if (strcmp(argv[1], "elsewhere") == 0) {
+        elsewhere();
     } else {
         from_threads(atoi(argv[4]));
         use(dlopen(argv[2], RTLD_NOW), 400000);

@@ -250,6 +250,16 @@ fn a_library_that_is_loaded_again_and_again_by_threads() {
     reloaded("again", 1000, &["4"]);
 }
 
+/// At places where it never was before: it gets the gates that it had elsewhere. Without that five thousand take 320 KB.
+#[test]
+fn a_library_that_is_loaded_again_and_again_elsewhere() {
+    let run = Run::new(Program::retpolined("reload.c").build()).arg("elsewhere").arg(build(true)).args(&["5000"]);
+    let outcome = run.same();
+    let report = outcome.report();
+    report.assert_promoted(&["choose"]);
+    assert!(report.engine.arena_bytes < 150_000, "{} bytes", report.engine.arena_bytes);
+}
+
 /// Each of them lies elsewhere, then all at the same place.
 #[test]
 fn three_thousand_libraries() {

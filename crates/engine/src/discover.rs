@@ -27,6 +27,7 @@ use relpoline_core::scan::{self, EhFrameHdr, Function, Refusal, Region, SiteKind
 use relpoline_stats::record::NO_REG;
 use relpoline_stats::{Kind, State};
 use relpoline_text::arena::Arena;
+use relpoline_text::cells::End;
 use relpoline_text::gate::{Gate, GateSpec};
 use relpoline_text::poke::Repoint;
 
@@ -316,20 +317,27 @@ fn give_gates(engine: &mut Engine, place: Place, object: &Object<'_>, text: &Seg
     let lies_in_text = |site: &scan::Site| text.contains(site.address, 1);
     let begun = engine.found.as_slice().iter().take_while(|site| !lies_in_text(site)).count();
     let count = engine.found.as_slice()[begun..].iter().take_while(|site| lies_in_text(site)).count();
-    let first = engine.objects.as_slice().get(place.index).map_or(0, |known| known.first_site) + begun as u32;
+    let known = engine.objects.as_slice().get(place.index).copied();
+    let nth = |engine: &Engine, first: u32| (0..begun).fold(first, |id, _| engine.next_site(id));
     if count == 0 {
-        return Ok((first, 0));
+        return Ok((NONE, 0));
     }
     if place.is_back {
-        (first..first + count as u32).for_each(|id| engine.revive(id, place.index));
+        let first = nth(engine, known.map_or(NONE, |known| known.first_site));
+        let mut id = first;
+        for _ in 0..count {
+            engine.revive(id, place.index);
+            id = engine.next_site(id);
+        }
         return Ok((first, count as u32));
     }
     let group = group_for(engine, object)?;
     for n in begun..begun + count {
         let Some(&site) = engine.found.as_slice().get(n) else { break };
-        add_site_at(engine, place.index, group, &site, first + (n - begun) as u32)?;
+        add_site(engine, place.index, group, &site)?;
     }
-    Ok((first, count as u32))
+    let first = engine.objects.as_slice().get(place.index).map_or(NONE, |known| known.first_site);
+    Ok((nth(engine, first), count as u32))
 }
 
 /// Notes of every found site why it is left alone.
@@ -394,44 +402,87 @@ fn group_for(engine: &mut Engine, object: &Object<'_>) -> Result<usize, Reason> 
     Ok(free)
 }
 
-/// Builds the gate of a site, which leads to its counting stub; nothing leads to the gate yet.
+/// Gives a site a gate that leads to its counting stub; nothing leads to the gate yet. One that is not used any more is
+/// taken if there is one.
 ///
 /// # Errors
 /// Why it cannot have one.
 pub fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &scan::Site) -> Result<(), Reason> {
-    let id = engine.sites.len() as u32;
-    add_site_at(engine, index, group_index, found, id)
-}
-
-/// Likewise, for site number `id`: the next one, or one whose object is gone.
-fn add_site_at(
-    engine: &mut Engine,
-    index: usize,
-    group_index: usize,
-    found: &scan::Site,
-    id: u32,
-) -> Result<(), Reason> {
     let cold = engine.policy.config.cold_calls;
     let thunk = *engine.thunks.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
     let thunk_at = *engine.thunk_addresses.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
-    let group = engine.groups.get_mut(group_index).and_then(Option::as_mut).ok_or(Reason::NoArena)?;
-    let keeps_flags = kind(found.kind).keeps_flags();
-    let slow_at = group.slow_path(thunk, keeps_flags).ok_or(Reason::ArenaFull)?;
-    let arena = &mut group.arena;
-    let (_, end) = arena.link_banks(found.field + 4);
-    let cell = arena.take_gate(end).ok_or(Reason::ArenaFull)?;
-    // Who counts late counts for another site: a judgement that comes too early or too late.
-    let old = engine.sites.as_slice().get(id as usize).filter(|old| usize::from(old.arena) == group_index);
-    let counters = old.map(|old| old.counters).or_else(|| arena.take_counters()).ok_or(Reason::ArenaFull)?;
-    let counting = if keeps_flags { Some(arena.take_run(1).ok_or(Reason::ArenaFull)?) } else { None };
     let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
-    let spec = GateSpec { site: id, counters, thunk: &body, thunk_at, slow_at, counting };
-    let gate = Gate::build(arena, cell, &spec).map_err(|_| Reason::NoArena)?;
+    let kind = kind(found.kind);
+    let group = engine.groups.get(group_index).and_then(Option::as_ref).ok_or(Reason::NoArena)?;
+    let (_, end) = group.arena.link_banks(found.field + 4);
+    let spare = engine.take_spare(group_index, thunk.reg, &body, kind, end);
+    let old = spare.and_then(|id| engine.sites.as_slice().get(id as usize).copied());
+    let made = match old {
+        Some(old) => old,
+        None => make_site(engine, group_index, thunk, kind, end)?,
+    };
     let site = Site {
         address: found.address,
         field: found.field,
         thunk_at,
+        next: NONE,
+        state: SiteState::new(),
+        tree: NONE,
+        record: NONE,
+        window: 0,
+        misses: cold,
+        exits: 0,
+        object: index as u16,
+        ring: NO_RING,
+        kind,
+        stuck: false,
+        linked: false,
+        gone: false,
+        ..made
+    };
+    site.counters().misses.store(cold, Ordering::Relaxed);
+    site.counters().cursor.store(engine.rings.nobodys(), Ordering::Relaxed);
+    if let Some(id) = spare {
+        if let Some(slot) = engine.sites.get_mut(id as usize) {
+            *slot = site;
+        }
+        engine.free_misses(&site);
+        engine.publish_counting(id);
+        engine.append_site(index, id);
+        return Ok(());
+    }
+    let id = engine.sites.push(site).ok_or(Reason::ArenaFull)?;
+    engine.append_site(index, id as u32);
+    Ok(())
+}
+
+/// Builds a gate for the next site.
+fn make_site(
+    engine: &mut Engine,
+    group_index: usize,
+    thunk: thunk::Thunk,
+    kind: Kind,
+    end: End,
+) -> Result<Site, Reason> {
+    let id = engine.sites.len() as u32;
+    let group = engine.groups.get_mut(group_index).and_then(Option::as_mut).ok_or(Reason::NoArena)?;
+    let keeps_flags = kind.keeps_flags();
+    let slow_at = group.slow_path(thunk, keeps_flags).ok_or(Reason::ArenaFull)?;
+    let way = group.copy_of(thunk).ok_or(Reason::ArenaFull)?;
+    let arena = &mut group.arena;
+    let cell = arena.take_gate(end).ok_or(Reason::ArenaFull)?;
+    let counters = arena.take_counters().ok_or(Reason::ArenaFull)?;
+    let counting = if keeps_flags { Some(arena.take_run(1).ok_or(Reason::ArenaFull)?) } else { None };
+    let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
+    let spec = GateSpec { site: id, counters, thunk: &body, thunk_at: way, slow_at, counting };
+    let gate = Gate::build(arena, cell, &spec).map_err(|_| Reason::NoArena)?;
+    Ok(Site {
+        address: 0,
+        field: 0,
+        thunk_at: 0,
         thunk: *body.first_chunk().ok_or(Reason::NoArena)?,
+        way,
+        next: NONE,
         counters,
         gate,
         state: SiteState::new(),
@@ -442,42 +493,49 @@ fn add_site_at(
         recording: NONE,
         record: NONE,
         window: 0,
-        misses: cold,
+        misses: 0,
         exits: 0,
         relearned: 0,
         patches: 0,
         calls_seen: 0,
         missed: 0,
-        object: index as u16,
+        object: 0,
         ring: NO_RING,
         arena: group_index as u8,
         reg: thunk.reg,
-        kind: kind(found.kind),
+        kind,
         stuck: false,
         linked: false,
-        gone: false,
-    };
-    site.counters().misses.store(cold, Ordering::Relaxed);
-    site.counters().cursor.store(engine.rings.nobodys(), Ordering::Relaxed);
-    match engine.sites.get_mut(id as usize) {
-        Some(old) => *old = site,
-        None => _ = engine.sites.push(site).ok_or(Reason::ArenaFull)?,
-    }
-    if let Some(known) = engine.objects.get_mut(index) {
-        known.sites = (id + 1).saturating_sub(known.first_site).max(known.sites);
-        known.room = known.room.max(known.sites);
-    }
-    Ok(())
+        gone: true,
+    })
 }
 
-/// Points `count` sites from number `first` on, all in `text`, at their gates.
+impl Engine {
+    /// Site number `id` is the last one of its object's.
+    fn append_site(&mut self, index: usize, id: u32) {
+        let Some(known) = self.objects.get_mut(index) else { return };
+        let last = core::mem::replace(&mut known.last_site, id);
+        if known.sites == 0 {
+            known.first_site = id;
+        }
+        known.sites += 1;
+        if let Some(last) = self.sites.get_mut(last as usize) {
+            last.next = id;
+        }
+    }
+}
+
+/// Points `count` sites of a chain from number `first` on, all in `text`, at their gates.
 fn repoint(engine: &Engine, first: u32, count: u32, text: &Segment) -> Result<(), relpoline_text::poke::PokeError> {
     let start = text.start & !(PAGE - 1);
     let len = (text.start + text.len).next_multiple_of(PAGE) - start;
     // SAFETY: the object is new: the process has one thread, or is inside dlopen before the object's
     // constructors, on the thread that holds the loader's lock.
     let mut writer = unsafe { Repoint::begin(start, len as usize, text.writable) }?;
-    for site in engine.sites.as_slice().iter().skip(first as usize).take(count as usize) {
+    let mut id = first;
+    for _ in 0..count {
+        let Some(site) = engine.sites.as_slice().get(id as usize) else { break };
+        id = site.next;
         let gate = engine.arena(site).map(|arena| site.gate.address(arena));
         if let Some(rel) = gate.and_then(|gate| rel32(site.field + 4, gate)) {
             writer.set(site.field, rel)?;

@@ -397,7 +397,7 @@ impl Engine {
         let to = Recording {
             reg: site.reg,
             counters: site.counters,
-            thunk_at: site.thunk_at,
+            thunk_at: site.way,
             slow_at: site.gate.slow(arena),
             keeps_flags,
         };
@@ -546,7 +546,7 @@ impl Engine {
     pub fn publish_thunk(&mut self, id: u32) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         if site.stuck {
-            self.publish(id, site.thunk_at);
+            self.publish(id, site.way);
             return;
         }
         let Some(arena) = self.arena(&site) else { return };

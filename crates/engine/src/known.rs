@@ -8,21 +8,35 @@
 //!
 //! An engine that slept believes nothing: to it everything is gone, and comes again ([`Engine::doubt`]).
 //!
-//! Of the objects that are gone for the longest time, places and records are used again; the calls that they counted are
-//! added up. A site's *number* may be used again at once: whoever still stands in code of the old site tells the slow path
-//! about the new one, which looks, and finds nothing ended. (Cells may not; see [`relpoline_text::cells`].)
+//! Objects that went long ago are forgotten: the calls that they counted are added up, their places and records are used
+//! again, and so are their *gates*, with all that belongs to one: number, counters, stubs, trees. Nothing is written over for that
+//! but the gate's two words, by which every gate changes its mind: what a gate's code does depends on the register and the
+//! thunk's bytes alone, since it leads to its arena's copy of the thunk. So it does not matter who still stands in it: he goes
+//! where he wanted to, by a thunk as good as his own, and what he counts is counted for another site, whose judgement
+//! comes a little early, looks, and finds nothing ended.
 
 use crate::object::Object;
 use crate::report;
 use crate::site::{NONE, Site};
-use crate::state::Engine;
+use crate::state::{Engine, SPARE};
 use core::sync::atomic::Ordering;
-use relpoline_core::arch::thunk;
+use relpoline_core::arch::{Reg, thunk};
 use relpoline_core::scan;
+use relpoline_stats::Kind;
 use relpoline_text::broken;
+use relpoline_text::cells::{BANKS, End};
 
-/// Objects that are gone and still remembered, before their places are used again.
+/// Objects that are gone and still remembered, before their places are used again; and their sites.
 const REMEMBERED: usize = 256;
+const REMEMBERED_SITES: usize = 1 << 14;
+/// Sites that can be used again that are looked at for one that fits.
+const LOOKED_AT: usize = 64;
+
+/// Which of the engine's chains of spare sites holds those with such gates.
+fn spare_kind(reg: Reg, kind: Kind, end: End) -> usize {
+    let flags = usize::from(kind.keeps_flags()) * 16;
+    (usize::from(reg.number()) + flags + usize::from(end == End::High) * 32) % SPARE
+}
 
 /// What an object is, wherever it lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -58,12 +72,12 @@ pub struct Known {
     pub end: u64,
     /// What it is.
     pub identity: Identity,
-    /// Its sites: the first of them and how many.
+    /// Its sites: the first and the last of a chain, and how many.
     pub first_site: u32,
     /// See `first_site`.
+    pub last_site: u32,
+    /// See `first_site`.
     pub sites: u32,
-    /// Numbers from `first_site` on that are its own.
-    pub room: u32,
     /// The first of the records of sites that are left alone, a chain, or [`NONE`].
     pub refused: u32,
     /// When it went: the number of the look at the list.
@@ -74,6 +88,8 @@ pub struct Known {
     pub seen: bool,
     /// It was there when the engine fell asleep.
     pub doubted: bool,
+    /// Nothing is remembered of what was here.
+    pub is_forgotten: bool,
 }
 
 impl Known {
@@ -87,21 +103,16 @@ impl Known {
             start: span.start,
             end: span.end,
             identity,
-            first_site: 0,
+            first_site: NONE,
+            last_site: NONE,
             sites: 0,
-            room: 0,
             refused: NONE,
             went: 0,
             loaded: true,
             seen: true,
             doubted: false,
+            is_forgotten: false,
         }
-    }
-
-    /// The numbers of its sites.
-    #[must_use]
-    pub fn site_numbers(&self) -> core::ops::Range<u32> {
-        self.first_site..self.first_site + self.sites
     }
 }
 
@@ -142,8 +153,7 @@ impl Engine {
             let Some(known) = self.objects.get_mut(index).filter(|known| known.loaded) else { continue };
             known.loaded = false;
             known.doubted = true;
-            let numbers = known.site_numbers();
-            self.let_go(numbers);
+            self.let_go(index);
         }
     }
 
@@ -155,26 +165,41 @@ impl Engine {
         known.loaded = false;
         known.doubted = false;
         known.went = looks;
-        let numbers = known.site_numbers();
-        self.let_go(numbers.clone());
-        for id in numbers {
-            if self.sites.as_slice().get(id as usize).is_some_and(|site| site.record != NONE) {
-                report::site(self, id);
+        self.let_go(index);
+        self.each_site(index, |engine, id| {
+            if engine.sites.as_slice().get(id as usize).is_some_and(|site| site.record != NONE) {
+                report::site(engine, id);
             }
-        }
+        });
         if let Some(record) = self.share.object(index) {
             record.loaded = 0;
         }
     }
 
-    /// Nothing is recorded for these sites any more, and nothing is done about them.
-    fn let_go(&mut self, numbers: core::ops::Range<u32>) {
-        for id in numbers {
-            self.stop_recording(id);
-            if let Some(site) = self.sites.get_mut(id as usize) {
+    /// Does something to each site of an object, in the order of their addresses.
+    pub fn each_site(&mut self, index: usize, mut visit: impl FnMut(&mut Engine, u32)) {
+        let Some(&Known { first_site, sites, .. }) = self.objects.as_slice().get(index) else { return };
+        let mut id = first_site;
+        for _ in 0..sites {
+            let next = self.next_site(id);
+            visit(self, id);
+            id = next;
+        }
+    }
+
+    /// The next one of its chain.
+    pub fn next_site(&self, id: u32) -> u32 {
+        self.sites.as_slice().get(id as usize).map_or(NONE, |site| site.next)
+    }
+
+    /// Nothing is recorded for its sites any more, and nothing is done about them.
+    fn let_go(&mut self, index: usize) {
+        self.each_site(index, |engine, id| {
+            engine.stop_recording(id);
+            if let Some(site) = engine.sites.get_mut(id as usize) {
                 site.gone = true;
             }
-        }
+        });
     }
 
     /// A place for an object at `known`'s, whose sites are those that were found. `None` when there is no more room.
@@ -187,9 +212,9 @@ impl Engine {
         if place.is_back && old.identity != known.identity {
             self.fold(place.index);
         }
-        let (first_site, room, refused) = (old.first_site, old.room, old.refused);
-        let sites = if place.is_back { old.sites } else { 0 };
-        *self.objects.get_mut(place.index)? = Known { first_site, room, refused, sites, ..*known };
+        // Those of an object that is forgotten were taken from it.
+        let Known { first_site, last_site, sites, refused, .. } = old;
+        *self.objects.get_mut(place.index)? = Known { first_site, last_site, sites, refused, ..*known };
         Some(place)
     }
 
@@ -197,7 +222,7 @@ impl Engine {
     fn same(&self, known: &Known) -> Option<usize> {
         let count = self.found.len();
         let is_same = |old: &Known| {
-            let is_there = !old.loaded && old.base == known.base && old.sites as usize == count;
+            let is_there = !old.loaded && !old.is_forgotten && old.base == known.base && old.sites as usize == count;
             is_there
                 && if count == 0 {
                     old.dynamic == known.dynamic && old.identity == known.identity
@@ -210,10 +235,12 @@ impl Engine {
 
     /// Whether the sites that were found are those of `old`, to the byte.
     fn has_found_sites(&self, old: &Known) -> bool {
-        let numbers = old.site_numbers();
-        let sites = self.sites.as_slice().get(numbers.start as usize..numbers.end as usize).unwrap_or_default();
-        sites.len() == self.found.len()
-            && sites.iter().zip(self.found.as_slice()).all(|(site, found)| self.is_same_site(site, found))
+        let mut id = old.first_site;
+        self.found.as_slice().iter().all(|found| {
+            let site = self.sites.as_slice().get(id as usize);
+            id = self.next_site(id);
+            site.is_some_and(|site| self.is_same_site(site, found))
+        })
     }
 
     /// Whether a gate that was made for `site` does what one made for `found` would.
@@ -235,41 +262,78 @@ impl Engine {
 
     /// A place that was never used, or that of an object that went long ago.
     fn free_place(&mut self) -> Option<usize> {
-        let wanted = self.found.len();
-        let gone = self.objects.as_slice().iter().filter(|known| !known.loaded && !known.doubted).count();
-        let is_full =
-            self.sites.len() + wanted > self.sites.capacity() || self.objects.len() == self.objects.capacity();
-        if (gone >= REMEMBERED || is_full)
-            && let Some(index) = self.oldest(wanted)
-        {
-            self.fold(index);
-            self.warm.forget(index);
-            return Some(index);
+        let gone = |known: &&Known| !known.loaded && !known.doubted && !known.is_forgotten;
+        let (mut count, mut sites) = (0, 0);
+        for known in self.objects.as_slice().iter().filter(gone) {
+            count += 1;
+            sites += known.sites as usize;
         }
-        let first_site = self.sites.len() as u32;
-        let fresh = Known { first_site, ..Known::NOTHING };
-        self.objects.push(fresh)
+        let mut free = None;
+        let is_full = self.objects.len() == self.objects.capacity();
+        while count >= REMEMBERED || sites > REMEMBERED_SITES || is_full && free.is_none() {
+            let all = self.objects.as_slice().iter().enumerate().filter(|(_, known)| gone(known));
+            let Some((index, known)) = all.min_by_key(|(_, known)| known.went) else { break };
+            (count, sites) = (count - 1, sites - known.sites as usize);
+            self.forget_for_good(index);
+            free = Some(index);
+        }
+        let forgotten = self.objects.as_slice().iter().position(|known| known.is_forgotten);
+        let Some(index) = forgotten else { return self.objects.push(Known::NOTHING) };
+        self.objects.get_mut(index)?.is_forgotten = false;
+        Some(index)
     }
 
-    /// The object that went first among those that have room for `wanted` sites, and not far too much.
-    fn oldest(&self, wanted: usize) -> Option<usize> {
-        let fits = |known: &Known| wanted <= known.room as usize && known.room as usize <= 2 * wanted + 8;
-        let all = self.objects.as_slice().iter().enumerate();
-        let free =
-            all.filter(|(_, known)| !known.loaded && !known.doubted && fits(known) && (wanted > 0 || known.room == 0));
-        free.min_by_key(|(_, known)| (known.went, known.room)).map(|(index, _)| index)
+    /// Takes everything from an object that went long ago. Its gates will be others'.
+    fn forget_for_good(&mut self, index: usize) {
+        self.fold(index);
+        self.warm.forget(index);
+        self.each_site(index, Engine::spare_site);
+        if let Some(known) = self.objects.get_mut(index) {
+            (known.first_site, known.last_site, known.sites) = (NONE, NONE, 0);
+            known.is_forgotten = true;
+        }
+    }
+
+    /// The gate of a site that is forgotten can be used again: for a site with the same register and thunk, anywhere.
+    fn spare_site(&mut self, id: u32) {
+        let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
+        let end = if site.gate.cell.bank() < BANKS as u32 / 2 { End::Low } else { End::High };
+        let first = &mut self.spare[spare_kind(site.reg, site.kind, end)];
+        let next = core::mem::replace(first, id);
+        if let Some(site) = self.sites.get_mut(id as usize) {
+            site.next = next;
+        }
+    }
+
+    /// A site that is forgotten whose gate, in arena `arena`, does what one for `thunk`, which is copied as `body`, would.
+    pub fn take_spare(&mut self, arena: usize, reg: Reg, body: &[u8], kind: Kind, end: End) -> Option<u32> {
+        let chain = spare_kind(reg, kind, end);
+        let (mut before, mut id) = (NONE, self.spare[chain]);
+        for _ in 0..LOOKED_AT {
+            let site = self.sites.as_slice().get(id as usize)?;
+            let next = site.next;
+            if usize::from(site.arena) == arena && body.starts_with(&site.thunk) {
+                match self.sites.get_mut(before as usize) {
+                    Some(before) => before.next = next,
+                    None => self.spare[chain] = next,
+                }
+                return Some(id);
+            }
+            (before, id) = (id, next);
+        }
+        None
     }
 
     /// Adds what an object's sites have counted to the totals of those that have no record any more, and takes their records.
     fn fold(&mut self, index: usize) {
         let Some(&known) = self.objects.as_slice().get(index) else { return };
-        for id in known.site_numbers() {
-            report::fold(self, id);
-            if let Some(site) = self.sites.get_mut(id as usize) {
+        self.each_site(index, |engine, id| {
+            report::fold(engine, id);
+            if let Some(site) = engine.sites.get_mut(id as usize) {
                 (site.missed, site.calls_seen, site.patches, site.relearned) = (0, 0, 0, 0);
                 site.counters().calls.store(0, Ordering::Relaxed);
             }
-        }
+        });
         self.share.release_chain(known.refused);
         if let Some(known) = self.objects.get_mut(index) {
             known.refused = NONE;
@@ -321,13 +385,14 @@ impl Known {
         start: 0,
         end: 0,
         identity: Identity { file: (0, 0), build_id: ([0; 20], 0) },
-        first_site: 0,
+        first_site: NONE,
+        last_site: NONE,
         sites: 0,
-        room: 0,
         refused: NONE,
         went: 0,
         loaded: false,
         seen: false,
         doubted: false,
+        is_forgotten: false,
     };
 }

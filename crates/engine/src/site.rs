@@ -22,6 +22,11 @@ pub struct Site {
     /// What the gate begins with when it is the thunk: the first bytes of the copy in its cell. The program's own
     /// thunk may be shaped otherwise, or be unmapped.
     pub thunk: [u8; 8],
+    /// The copy of that thunk in its arena, to which its gate and its recording stub lead: the program's own goes with its
+    /// library, but a gate may be another site's one day.
+    pub way: u64,
+    /// The next site of its object; or, when that is forgotten, the next one whose gate can be used again.
+    pub next: u32,
     /// Address of its [`Counters`].
     pub counters: u64,
     /// Its gate.

@@ -6,7 +6,7 @@ use crate::known::Known;
 use crate::maps::Mapping;
 use crate::rings::Rings;
 use crate::share::Share;
-use crate::site::{Site, Tree};
+use crate::site::{NONE, Site, Tree};
 use crate::table::Table;
 use crate::unwind;
 use crate::warm::Warm;
@@ -20,7 +20,8 @@ use relpoline_core::tree::Target;
 use relpoline_stats::control::Displacement;
 use relpoline_stats::options::Options;
 use relpoline_text::arena::Arena;
-use relpoline_text::cells::Cell;
+use relpoline_text::cells::{Cell, End};
+use relpoline_text::gate::{Gate, GateSpec};
 use relpoline_text::lock::TryLock;
 use relpoline_text::stub::{self, SLOW_CELLS};
 
@@ -37,14 +38,22 @@ const FUNCTIONS: usize = 1 << 19;
 const MAPPINGS: usize = 1 << 16;
 const REFUSALS: usize = 1 << 16;
 
+/// Kinds of gates: by register, by whether flags are kept, by the end of the arena.
+pub const SPARE: usize = 64;
+
 /// An arena and the code in it that sites share.
 pub struct Group {
     /// The arena.
     pub arena: Arena,
+    /// Copies of thunks, by register number, each in both lengths; 0 for none.
+    copies: [u64; REGISTERS * 2],
     /// The first cell of the slow paths: one after the other, by register number, for calls and then for jumps.
     slow: Cell,
     built: u32,
 }
+
+/// Bytes of the shorter of the two thunks that are copied.
+const SHORT: usize = 17;
 
 /// Registers that can hold a target.
 const REGISTERS: usize = 16;
@@ -57,7 +66,25 @@ impl Group {
         let cells = 2 * REGISTERS * SLOW_CELLS;
         let slow = arena.take_run(cells as u32)?;
         unwind::announce(&arena, (slow, cells));
-        Some(Group { arena, slow, built: 0 })
+        Some(Group { arena, copies: [0; REGISTERS * 2], slow, built: 0 })
+    }
+
+    /// The copy of `thunk`, made at its first use: a gate that stays a thunk. It does what the program's own does, and stays
+    /// when that is unmapped.
+    pub fn copy_of(&mut self, thunk: Thunk) -> Option<u64> {
+        let body = thunk::body(thunk)?;
+        let n = usize::from(thunk.reg.number()) * 2 + usize::from(body.len() > SHORT);
+        if *self.copies.get(n)? == 0 {
+            let (cell, counters) = (self.arena.take_gate(End::Low)?, self.arena.take_counters()?);
+            let slow_at = self.slow_path(thunk, false)?;
+            // Nobody counts here: the gate never leads to its stub.
+            let thunk_at = self.arena.address(cell);
+            let spec = GateSpec { site: NONE, counters, thunk: &body, thunk_at, slow_at, counting: None };
+            let gate = Gate::build(&self.arena, cell, &spec).ok()?;
+            gate.point_to_thunk(&self.arena, &body);
+            self.copies[n] = gate.address(&self.arena);
+        }
+        self.copies.get(n).copied()
     }
 
     /// The slow path for sites that use `thunk`'s register, built at its first use.
@@ -127,6 +154,8 @@ pub struct Engine {
     pub is_mapped: bool,
     /// Looks at the list of objects.
     pub looks: u32,
+    /// Sites whose gates can be used again: chains by [`Site::next`], by what the gates are for.
+    pub spare: [u32; SPARE],
     /// Sites.
     pub sites: Table<Site>,
     /// Trees.
@@ -183,6 +212,7 @@ impl Engine {
             mappings: Table::none(),
             is_mapped: false,
             looks: 0,
+            spare: [NONE; SPARE],
             sites: Table::none(),
             trees: Table::none(),
             targets: Table::none(),

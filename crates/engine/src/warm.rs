@@ -106,10 +106,11 @@ fn find_objects(engine: &mut Engine, profile: Profile<'static>) {
 
 fn count_stale(engine: &mut Engine, profile: Profile<'static>, object: u32, index: usize) {
     let Some(&here) = engine.objects.as_slice().get(index) else { return };
-    let sites = engine.sites.as_slice().get(here.first_site as usize..).unwrap_or_default();
-    let sites = sites.get(..here.sites as usize).unwrap_or_default();
-    let found = sites.iter().filter(|site| profile.site(object, site.address.wrapping_sub(here.base)).is_some());
-    let found = found.count();
+    let mut found = 0;
+    engine.each_site(index, |engine, id| {
+        let site = engine.sites.as_slice().get(id as usize);
+        found += usize::from(site.is_some_and(|s| profile.site(object, s.address.wrapping_sub(here.base)).is_some()));
+    });
     let known = profile.sites().filter(|site| site.object == object).count();
     engine.share.header().profile_stale += known.saturating_sub(found) as u32;
 }
