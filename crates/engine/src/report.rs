@@ -127,7 +127,7 @@ fn describe(engine: &Engine, site: &Site) -> SiteRecord {
         tree_body,
         recording: if site.recording == NONE { 0 } else { at(Cell(site.recording)) },
         counters: site.counters,
-        thunk: site.thunk_at,
+        thunk: site.way,
         tree_body_bytes,
         stuck: u32::from(site.stuck),
         targets: targets(engine, tree.as_ref()),

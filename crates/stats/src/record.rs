@@ -237,7 +237,7 @@ record! {
         pub recording: u64,
         /// Address of what its code counts: a cursor (8 bytes), hits (8 bytes), the countdown of misses.
         pub counters: u64,
-        /// Address of the program's thunk.
+        /// Address of the engine's copy of the program's thunk.
         pub thunk: u64,
         /// Bytes of `tree_body`, 0 when the head holds everything.
         pub tree_body_bytes: u32,

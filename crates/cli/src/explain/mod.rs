@@ -100,6 +100,9 @@ impl Subject {
 
     /// The name of an address, in the process' own code or in ours.
     fn name(&self, address: u64) -> Option<Shown> {
+        if address != 0 && self.records.iter().any(|(_, record)| record.thunk == address) {
+            return Some(String::from("our copy of the thunk").into());
+        }
         let in_engine = || {
             let owner = self.records.iter().find_map(|(_, record)| Some((record, find::part(record, address)?)));
             let (record, part) = owner?;

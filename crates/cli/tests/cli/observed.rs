@@ -184,7 +184,7 @@ fn top_once_shows_where_sites_go_and_why_not() {
 fn explain_shows_decisions_and_the_code_as_it_is() {
     let running = Running::new(&[]);
     let text = stdout(&mut relpoline(&["explain", &running.pid(), "steady"]));
-    for part in ["promoted", "history", "= add", "  >", "miss gate", "__x86_indirect_thunk"] {
+    for part in ["promoted", "history", "= add", "  >", "miss gate", "our copy of the thunk"] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
     // The site is found by its own address, and by that of its gate.
