@@ -274,7 +274,7 @@ impl Engine {
         let site = self.sites.as_slice().get(id as usize)?;
         let form = [u64::from(site.reg.number()), u64::from(site.arena), u64::from(site.kind.keeps_flags())];
         let form = form.iter().fold(0, |form, part| form << 8 | part);
-        let wanted = Wanted { target, thunk: site.thunk_at, form };
+        let wanted = Wanted { target, thunk: site.way, form };
         let number = wanted.number();
         for place in 0..PLACES {
             let leaf = self.leaves.at(number as usize % LEAVES + place);
@@ -312,7 +312,7 @@ impl Engine {
             // The broken variant that the tests must catch: a leaf takes the board's word for it.
             targets: if broken!("leaf-believes") { &[] } else { &targets },
             chain: 1,
-            miss: if broken!("leaf-believes") { target } else { site.thunk_at },
+            miss: if broken!("leaf-believes") { target } else { site.way },
             hits_counter: None,
             exits: None,
             keeps_flags: site.kind.keeps_flags(),
@@ -333,7 +333,7 @@ fn take_words(arena: &Arena, site: &Site) -> Result<Cell, Reason> {
     let cell = arena.take_gate(End::Low).or_else(|| arena.take_gate(End::High)).ok_or(Reason::ArenaFull)?;
     for index in 0..WORDS {
         let at = arena.address(cell) + index as u64 * 8;
-        let word = gate_word(at, site.thunk_at).ok_or(Reason::OutOfRange)?;
+        let word = gate_word(at, site.way).ok_or(Reason::OutOfRange)?;
         arena.word(cell, index).store(word, Ordering::Relaxed);
     }
     Ok(cell)
