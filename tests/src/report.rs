@@ -43,8 +43,6 @@ pub struct Engine {
     pub judgements: u64,
     /// Sites linked by one byte.
     pub links: u64,
-    /// Bytes of code of its own.
-    pub arena_bytes: u64,
 }
 
 /// An executable or a library.
