@@ -55,8 +55,8 @@ fn build_engine(manifest: &Path, target: &Path) -> PathBuf {
         .arg("--target-dir")
         .arg(target)
         // `initfirst`: its constructor runs before every other one, while the process has a single thread.
-        // `nostartfiles`: it is loaded by the dynamic loader and needs nothing of the C start-up files.
-        .args(["--", "-Clink-arg=-nostartfiles"])
+        // `nostdlib`: any loader can load it, so it needs neither start-up files nor a library.
+        .args(["--", "-Clink-arg=-nostdlib"])
         .arg("-Clink-arg=-Wl,-z,initfirst,-z,now,-z,relro,-soname,librelpoline_engine.so")
         // Flags meant for the command (coverage, sanitizers, another CPU) would break or unportably change a
         // library that lives in other people's processes. Set to nothing, it also overrides config files.

@@ -1,7 +1,7 @@
 /* Children of every kind. Each one checks its own calls; the parent checks that nothing of it was changed. */
 #include "arena.h"
-#include <glob.h>
 #include <dlfcn.h>
+#include <glob.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>

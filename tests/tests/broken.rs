@@ -102,6 +102,16 @@ fn a_system_call_under_a_filter() {
 }
 
 #[test]
+fn an_environment_that_is_read_unasked() {
+    is_caught("reads-unasked");
+}
+
+#[test]
+fn memory_that_a_child_took_and_nobody_takes_back() {
+    is_caught("memory-stays-lent");
+}
+
+#[test]
 fn vector_registers_that_are_not_given_back() {
     is_caught("vectors-clobbered");
 }

@@ -24,28 +24,28 @@ use crate::sandbox;
 use crate::state::{Engine, LOCK};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU32, Ordering};
 use relpoline_core::policy::{Reason, SiteState};
 use relpoline_stats::codes;
-use relpoline_stats::control::{Area, Control, HOOK_BYTES, STACK, command, flag, outcome, phase};
+use relpoline_stats::control::{Area, Control, HOOK_BYTES, Hook, STACK, command, flag, outcome, phase};
 use rustix::thread::{NanosleepRelativeResult, Timespec};
 
 /// Steps of 100 µs, and what it takes to sleep, in which the tool has to say go.
 const PATIENCE: u32 = 8000;
 
 /// The area, which the tool writes to.
-struct Shared(UnsafeCell<Area>);
+pub struct Shared(UnsafeCell<Area>);
 
 // SAFETY: the control is all atomics; the lists are read by the serving thread alone, and the stack is its own.
 unsafe impl Sync for Shared {}
 
+/// The area, at the symbol [`relpoline_stats::control::AREA`].
 #[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_control_1"))]
-static SHARED: Shared = Shared(UnsafeCell::new(Area::new()));
+pub static SHARED: Shared = Shared(UnsafeCell::new(Area::new()));
 
 /// The process that is preparing an attach, or 0. A child that is forked meanwhile has no thread that goes on.
 static PREPARING: AtomicU32 = AtomicU32::new(0);
-/// The engine was put into a process that ran.
-static ATTACHED: AtomicBool = AtomicBool::new(false);
 
 fn control() -> &'static Control {
     // SAFETY: atomics, which anybody may refer to.
@@ -61,11 +61,6 @@ pub fn name_on_stack(address: u64) -> Option<u64> {
 
 fn pid() -> u32 {
     rustix::process::getpid().as_raw_nonzero().get().cast_unsigned()
-}
-
-/// Whether the engine was put into a process that ran.
-pub fn is_attached() -> bool {
-    ATTACHED.load(Ordering::Acquire)
 }
 
 /// Notes that the engine was preloaded, and serves this program.
@@ -92,10 +87,15 @@ pub fn objects_changed() {
     control().generation.fetch_add(1, Ordering::AcqRel);
 }
 
-/// Notes that the function with the first bytes `own` at `at` jumps to the engine.
-pub fn note_hook(at: u64, own: [u8; HOOK_BYTES], jump: [u8; HOOK_BYTES]) {
+/// Offset in [`SHARED`] of where the function with hook number `n` is led to the engine.
+pub const fn address_of_hook(n: usize) -> usize {
+    offset_of!(Area, control) + offset_of!(Control, hooks) + n * size_of::<Hook>() + offset_of!(Hook, at)
+}
+
+/// Notes that the function with hook number `n`, with the first bytes `own` at `at`, jumps to the engine, or is about to.
+pub fn note_hook(n: usize, at: u64, own: [u8; HOOK_BYTES], jump: [u8; HOOK_BYTES]) {
     let word = |bytes: [u8; HOOK_BYTES]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-    let hook = &control().hooks[0];
+    let Some(hook) = control().hooks.get(n) else { return };
     hook.own.store(word(own), Ordering::Relaxed);
     hook.jump.store(word(jump), Ordering::Relaxed);
     hook.at.store(at, Ordering::Release);
@@ -316,7 +316,6 @@ fn start(control: &Control, objects: &Listed<'_>) -> u32 {
         let path = CStr::from_ptr(path).to_bytes();
         engine::start_attached(environment, path, flags & flag::FOLLOW != 0, objects)
     };
-    ATTACHED.store(true, Ordering::Release);
     if flags & flag::SEALED != 0 {
         sandbox::seal();
     }

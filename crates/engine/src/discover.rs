@@ -9,6 +9,7 @@
 //! object as it was, with a reason in its record.
 
 use crate::control;
+use crate::dormant;
 use crate::functions::{self, Sources};
 use crate::known::{Identity, Known, Place};
 use crate::loader;
@@ -139,7 +140,7 @@ fn record(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &Outc
 }
 
 /// Whether an object is none of our business: the engine itself, and the kernel's.
-fn is_special(object: &Object<'_>) -> bool {
+pub fn is_special(object: &Object<'_>) -> bool {
     object.span().contains(&(is_special as *const () as u64)) || object.name.starts_with(b"linux-vdso")
 }
 
@@ -149,7 +150,8 @@ fn look_at(engine: &mut Engine, object: &Object<'_>) -> Outcome {
     engine.found.clear();
     engine.refusals.clear();
     engine.thunks.clear();
-    if is_special(object) {
+    // SAFETY: called by the constructor or under the loader's lock, or when nothing was found clean.
+    if is_special(object) || unsafe { dormant::is_clean(object) } {
         return outcome;
     }
     gather_thunks(engine, object);

@@ -5,6 +5,8 @@ use crate::calibrate;
 use crate::config;
 use crate::control;
 use crate::discover;
+use crate::dormant;
+use crate::entries::Entries;
 use crate::exec;
 use crate::fork;
 use crate::hold;
@@ -13,8 +15,8 @@ use crate::object::{self, Listed};
 use crate::report;
 use crate::sandbox;
 use crate::share::Share;
-use crate::state::{Engine, Frozen, engine};
-use core::ffi::{c_char, c_ulong};
+use crate::state::{Engine, Frozen, LOCK, engine};
+use core::ffi::c_char;
 use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use relpoline_core::policy::{Config, SiteState};
 use relpoline_stats::Refusal;
@@ -42,25 +44,104 @@ pub unsafe fn start(envp: *const *const c_char) {
     let engine = unsafe { engine() };
     engine.options = Some(options);
     // SAFETY: passed on.
-    unsafe { exec::remember(own_path(&mut [0; 4096]), envp, !options.no_follow) };
-    if options.hidden {
+    let of_libc = unsafe { look_around(envp, !options.no_follow) };
+    if options.hidden || options.no_follow {
         // SAFETY: passed on.
         unsafe { exec::hide(envp) };
     }
-    exec::prepare();
-    let _ = begin(engine, |engine| {
-        if threads() != Some(1) {
-            return Err(Refusal::Threads);
+    if threads() != Some(1) {
+        if options.stats.is_some() {
+            let _ = begin(engine, |_| Err(Refusal::Threads));
         }
-        prepare(engine)?;
-        discover::sweep(engine);
-        if !engine.options().dry_run {
-            // Without the hook, libraries that are loaded later stay as they are.
-            let _ = loader::listen();
+        return;
+    }
+    let hears_of_sandboxes = of_libc.entries.is_some_and(|entries| entries.lead());
+    if !options.dry_run {
+        // Without the hook, libraries that are loaded later stay as they are.
+        let _ = loader::listen();
+    }
+    // SAFETY: says the caller.
+    if options.stats.is_some() || unsafe { dormant::finds_thunks() } {
+        let _ = begin(engine, promote_all);
+        // SAFETY: the only thread.
+        unsafe { dormant::wake() };
+    } else {
+        dormant::fall_asleep();
+    }
+    if !hears_of_sandboxes {
+        sandbox::seal();
+    }
+    if let Some(register) = of_libc.register_atfork {
+        fork::watch(register);
+    }
+}
+
+/// What is used of the C library.
+#[derive(Default)]
+struct OfLibc {
+    entries: Option<Entries>,
+    /// Address of `__register_atfork`.
+    register_atfork: Option<u64>,
+}
+
+/// Looks at the C library and at this object; notes where this one lies.
+///
+/// # Safety
+/// As for [`start`].
+unsafe fn look_around(envp: *const *const c_char, follow: bool) -> OfLibc {
+    let here = look_around as *const () as u64;
+    let mut found = OfLibc::default();
+    object::each(&mut |object| {
+        if object.span().contains(&here) {
+            // SAFETY: says the caller.
+            unsafe {
+                exec::remember(object.name, envp, follow);
+                dormant::note_clean(object.base, object.dynamic());
+            }
+        } else if object.name.ends_with(b"/libc.so.6") && found.entries.is_none() {
+            let register = object.function(b"__register_atfork").map(|(at, _)| at);
+            found = OfLibc { entries: Entries::of(object), register_atfork: register };
         }
-        control::preloaded();
-        Ok(())
     });
+    found
+}
+
+/// Gives every site of every object a gate.
+fn promote_all(engine: &mut Engine) -> Result<(), Refusal> {
+    prepare(engine)?;
+    discover::sweep(engine);
+    control::preloaded();
+    Ok(())
+}
+
+/// Starts the engine in a process in which there was nothing to promote so far, if there is now. The thread holds the
+/// loader's lock.
+fn start_late() {
+    // SAFETY: the loader's lock is held.
+    if !dormant::is_asleep() || !sandbox::may_call() || !unsafe { dormant::finds_thunks() } {
+        return;
+    }
+    dormant::starting(pid());
+    // Whoever asks for a filter says so before he looks whether the engine is being started.
+    if sandbox::may_call() {
+        // Nobody uses an engine that was never started; a parent's thread may have been starting it at a fork.
+        sync::know_processor(object::processor());
+        LOCK.reset();
+        LOCK.settle();
+        hold::undisturbed(None, |engine| {
+            let options = engine.options;
+            *engine = Engine::new();
+            engine.options = options;
+            let _ = begin(engine, promote_all);
+        });
+        // SAFETY: the loader's lock is held.
+        unsafe { dormant::wake() };
+    }
+    dormant::starting(0);
+}
+
+fn pid() -> u32 {
+    rustix::process::getpid().as_raw_nonzero().get().cast_unsigned()
 }
 
 /// Starts the engine in a process whose threads run and go on running: every site gets its gate, but nothing of
@@ -107,15 +188,9 @@ fn begin(engine: &mut Engine, all: impl FnOnce(&mut Engine) -> Result<(), Refusa
     outcome
 }
 
-unsafe extern "C" {
-    fn getauxval(kind: c_ulong) -> c_ulong;
-}
-
 /// Makes what must be there before anything is touched.
 fn prepare(engine: &mut Engine) -> Result<(), Refusal> {
-    const AT_HWCAP2: c_ulong = 26;
-    // SAFETY: libc's copy of what the kernel told the process at its start.
-    sync::know_processor(unsafe { getauxval(AT_HWCAP2) });
+    sync::know_processor(object::processor());
     fork::prepare().ok_or(Refusal::Kernel)?;
     control::keep_out_of_cores();
     engine.reserve().ok_or(Refusal::NoArena)?;
@@ -153,21 +228,6 @@ fn describe(engine: &mut Engine) {
     }
     let flags = [(options.count, flag::COUNT), (options.dry_run, flag::DRY_RUN), (options.no_link, flag::NO_LINK)];
     header.flags = flags.iter().filter(|f| f.0).fold(0, |all, f| all | f.1);
-}
-
-/// Path of the object that this code lies in.
-fn own_path(buffer: &mut [u8; 4096]) -> &[u8] {
-    let here = own_path as *const () as u64;
-    let mut len = 0;
-    object::each(&mut |object| {
-        if object.span().contains(&here)
-            && let Some(room) = buffer.get_mut(..object.name.len())
-        {
-            room.copy_from_slice(object.name);
-            len = object.name.len();
-        }
-    });
-    &buffer[..len]
 }
 
 /// Whether the engine was started and can still read the clock, without which it does nothing.
@@ -208,6 +268,10 @@ pub fn loader_changed(change: Change) {
     if REMOVING.load(Ordering::Acquire) == 0 {
         control::wait_for_preparation();
     }
+    if change == Change::Done && !is_running() {
+        start_late();
+        return;
+    }
     if !is_running() || !fork::settle_epoch() {
         return;
     }
@@ -237,6 +301,9 @@ pub fn loader_changed(change: Change) {
 pub fn entering_sandbox(without_clock: bool, latch: impl FnOnce()) {
     if !is_running() || !fork::settle_epoch() {
         latch();
+        while dormant::is_starting(pid) {
+            control::rest();
+        }
         return;
     }
     hold::undisturbed(None, |engine| {
@@ -255,7 +322,7 @@ pub fn entering_sandbox(without_clock: bool, latch: impl FnOnce()) {
 /// A program that was started by exec goes without the engine.
 pub fn child_refused(refusal: Refusal, program: &[u8]) {
     // It is not for a child that may share its parent's memory to notice that its parent is a new process.
-    if !is_running() || refusal == Refusal::Off || !fork::is_settled() {
+    if !is_running() || !fork::is_settled() {
         return;
     }
     let Some(_hold) = hold::try_take() else { return };

@@ -1,43 +1,65 @@
 //! Going along over exec, or staying behind quietly.
 //!
-//! A preload that cannot be loaded kills a program (musl) or litters its stderr (another ELF class). So the
-//! functions that start programs are interposed: before the call, the program's file is looked at, and the
-//! preload is taken out of the environment, left in, or put back if the caller made a new environment.
-//! Everything else about the call is libc's own. What was put into an environment that the caller made is taken out
-//! again by the engine that it starts, before its program looks.
+//! The engine is in the environment of what a program starts, as any preload is, and that is all it needs. Three things it
+//! has to see to. A program goes without that a preload would harm (AddressSanitizer's), or make write complaints (one of
+//! another class or machine; one that cannot see the engine's file), or that may start others in ways nobody sees (a static
+//! one: an emulator, valgrind). So does what a sandboxed program starts. And to an environment that the caller made anew the
+//! engine is added, to be taken out again by the engine that it starts, before its program looks.
 //!
-//! These functions run in vfork children too: what they need lies on the stack.
+//! All of libc's functions that start programs come to its `execve` in the end, in the new program's process, with its
+//! directory and root, and with the path as the kernel will get it. So that is where the engine looks ([`crate::entries`]),
+//! and nothing is interposed: whoever else has an `execve` of his own, before us or behind us, is called as without us.
+//!
+//! What is called here runs in children that share their parent's memory, on stacks of a few kilobytes, with whatever
+//! pointers the program passes. So little stack is needed, whatever the environment; memory comes from the kernel
+//! ([`crate::block`]); the path is read by the kernel alone; and no page of the environment is read before the kernel has
+//! said that it can be. A file is opened only when it is a regular one.
 
+use crate::block;
 use crate::config;
 use crate::control;
-use crate::sandbox::{as_libc, fail, may_call, raw};
+use crate::sandbox::{may_call, raw};
 use core::cell::UnsafeCell;
-use core::ffi::{CStr, c_char, c_int, c_long, c_ulong, c_void};
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::ffi::{CStr, c_char, c_int, c_long, c_ulong};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use relpoline_stats::Refusal;
+use relpoline_stats::control::hook;
 use relpoline_stats::options;
 use relpoline_stats::program::{self, Program, SCRIPT_LINE};
-use rustix::fs::{Access, Mode, OFlags};
+use relpoline_text::broken;
 
+const SYS_STAT: c_long = 4;
+const SYS_OPEN: c_long = 2;
+const SYS_CLOSE: c_long = 3;
+const SYS_RT_SIGPROCMASK: c_long = 14;
+const SYS_PREAD64: c_long = 17;
+const SYS_ACCESS: c_long = 21;
 const SYS_EXECVE: c_long = 59;
-const SYS_EXECVEAT: c_long = 322;
+/// `O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC`.
+const QUIETLY: c_ulong = 0o2_004_400;
+const READABLE: c_ulong = 4;
+const KIND: u32 = 0o170_000;
+const REGULAR: u32 = 0o100_000;
+const SET_ID: u32 = 0o6_000;
+const PAGE: usize = relpoline_text::cells::PAGE;
+
 const PATH_MAX: usize = 4096;
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
-/// Longest `LD_PRELOAD=…` that is put together.
-const ENTRY_MAX: usize = 2 * PATH_MAX;
 /// Longest `RELPOLINE_OPTS=…,hidden`.
 const OPTIONS_MAX: usize = PATH_MAX + 32;
+/// Interpreters of interpreters that Linux follows.
+const SCRIPTS_DEEP: usize = 5;
 
 type Strings = *const *const c_char;
 
 /// What the engine needs to know to go along, set once by the constructor.
 struct Companion {
-    /// Path of the engine, zero-terminated.
+    /// Path of the engine, zero-terminated, and its length.
     path: UnsafeCell<[u8; PATH_MAX]>,
+    length: AtomicUsize,
     /// `RELPOLINE_OPTS=…,hidden`, zero-terminated.
     options: UnsafeCell<[u8; OPTIONS_MAX]>,
     known: AtomicBool,
-    follow: AtomicBool,
 }
 
 // SAFETY: written by the constructor before `known` is set; only read afterwards.
@@ -45,12 +67,12 @@ unsafe impl Sync for Companion {}
 
 static COMPANION: Companion = Companion {
     path: UnsafeCell::new([0; PATH_MAX]),
+    length: AtomicUsize::new(0),
     options: UnsafeCell::new([0; OPTIONS_MAX]),
     known: AtomicBool::new(false),
-    follow: AtomicBool::new(true),
 };
 
-/// Notes where the engine lies and with which options, so that children can get it.
+/// Notes where the engine lies and with which options, so that children can get it; if they are to.
 ///
 /// # Safety
 /// To be called once, by the constructor. `envp` must be the process' environment.
@@ -59,58 +81,27 @@ pub unsafe fn remember(path: &[u8], envp: Strings, follow: bool) {
     let (own_path, own_options) = unsafe { (&mut *COMPANION.path.get(), &mut *COMPANION.options.get()) };
     let Some(room) = own_path[..PATH_MAX - 1].get_mut(..path.len()) else { return };
     room.copy_from_slice(path);
+    COMPANION.length.store(path.len(), Ordering::Relaxed);
     // SAFETY: passed on.
     let value = unsafe { config::lookup(envp, options::VARIABLE.as_bytes()) }.unwrap_or_default();
-    let mut entry = Concat::new(&mut own_options[..]);
-    entry.push(options::VARIABLE.as_bytes());
-    entry.push(b"=");
-    entry.push(value);
-    if !options::parse(value).hidden {
-        entry.push(b",");
-        entry.push(options::key::HIDDEN.as_bytes());
-    }
-    if entry.finish().is_none() {
+    let hidden = if options::parse(value).hidden { &[][..] } else { options::key::HIDDEN.as_bytes() };
+    let parts = [options::VARIABLE.as_bytes(), b"=", value, if hidden.is_empty() { b"" } else { b"," }, hidden, b"\0"];
+    let mut length = 0;
+    let fits = parts.iter().all(|part| {
+        let room = own_options.get_mut(length..length + part.len());
+        length += part.len();
+        room.map(|room| room.copy_from_slice(part)).is_some()
+    });
+    if !fits {
         own_options[0] = 0;
     }
-    COMPANION.follow.store(follow, Ordering::Release);
-    COMPANION.known.store(!path.is_empty(), Ordering::Release);
+    COMPANION.known.store(follow && !path.is_empty(), Ordering::Release);
 }
 
+/// The engine's path, without the zero that ends it.
 fn engine_path() -> &'static [u8] {
-    // SAFETY: written before `known` was set, which the callers checked.
-    until_zero(unsafe { &*COMPANION.path.get() })
-}
-
-fn until_zero(bytes: &[u8]) -> &[u8] {
-    bytes.split(|&b| b == 0).next().unwrap_or_default()
-}
-
-/// Puts strings together in a buffer that ends up zero-terminated.
-struct Concat<'a> {
-    buffer: &'a mut [u8],
-    len: usize,
-    fits: bool,
-}
-
-impl<'a> Concat<'a> {
-    fn new(buffer: &'a mut [u8]) -> Concat<'a> {
-        Concat { buffer, len: 0, fits: true }
-    }
-
-    fn push(&mut self, part: &[u8]) {
-        match self.buffer.get_mut(self.len..self.len + part.len()) {
-            Some(room) => {
-                room.copy_from_slice(part);
-                self.len += part.len();
-            }
-            None => self.fits = false,
-        }
-    }
-
-    fn finish(mut self) -> Option<&'a [u8]> {
-        self.push(b"\0");
-        self.fits.then_some(&self.buffer[..])
-    }
+    // SAFETY: written before `known` was set, or by the thread that asks.
+    unsafe { &(&*COMPANION.path.get())[..COMPANION.length.load(Ordering::Relaxed)] }
 }
 
 /// What to do with the environment of a new program.
@@ -121,87 +112,350 @@ enum Verdict {
     /// The engine goes along: see to it that it is named.
     Include,
     /// The engine must stay behind.
-    Exclude(Refusal),
+    Exclude,
 }
 
-/// Looks at the program at `path`.
-fn judge(path: &CStr) -> Verdict {
-    if !COMPANION.known.load(Ordering::Acquire) {
-        return Verdict::Leave;
-    }
+/// Looks at the program at `path`, which may be any pointer.
+#[inline(never)]
+fn judge(path: *const c_char) -> Verdict {
     if !may_call() {
-        return Verdict::Exclude(Refusal::Sandbox);
+        crate::engine::child_refused(Refusal::Sandbox, b"(started in a sandbox)");
+        return Verdict::Exclude;
     }
-    if !COMPANION.follow.load(Ordering::Acquire) {
-        return Verdict::Exclude(Refusal::Off);
+    let refusal = match look(path) {
+        None => return Verdict::Leave,
+        Some(Program::Fit | Program::Script) if is_reachable() => return Verdict::Include,
+        Some(Program::Fit | Program::Script) => Refusal::Unreachable,
+        Some(Program::Unfit(refusal)) => refusal,
+    };
+    // SAFETY: the kernel has read it.
+    crate::engine::child_refused(refusal, unsafe { CStr::from_ptr(path) }.to_bytes());
+    match refusal {
+        // What else may be there: a program of another C library, one that the kernel has somebody else run.
+        Refusal::OtherLoader | Refusal::NotElf | Refusal::SetId => Verdict::Leave,
+        _ => Verdict::Exclude,
     }
-    let mut line;
-    let mut at = path;
-    // A script's interpreter may be a script; Linux follows four of them.
-    for _ in 0..5 {
-        match examine(at) {
-            None => return Verdict::Leave,
-            Some(Program::Script(interpreter, len)) => {
-                line = [0; SCRIPT_LINE + 1];
-                line[..len].copy_from_slice(&interpreter[..len]);
-                match CStr::from_bytes_until_nul(&line) {
-                    Ok(next) => at = next,
-                    Err(_) => return Verdict::Leave,
-                }
-            }
-            Some(Program::Fit { .. }) => return reachable(),
-            Some(Program::Unfit(refusal)) => return Verdict::Exclude(refusal),
+}
+
+/// What the program at `path` is; of a script, what its interpreter is. `None` when nobody can tell: it is not there, may
+/// not be read, or is no regular file.
+#[inline(never)]
+fn look(path: *const c_char) -> Option<Program> {
+    let (file, mode) = File::open(path)?;
+    let found = program::examine(&mut file.reader());
+    match found {
+        Program::Script => look_at_interpreter(file),
+        Program::Fit if mode & SET_ID != 0 => Some(Program::Unfit(Refusal::SetId)),
+        other => Some(other),
+    }
+}
+
+/// What the interpreter of a script is.
+#[inline(never)]
+fn look_at_interpreter(script: File) -> Option<Program> {
+    let room = block::take(SCRIPT_LINE + 1)?;
+    // SAFETY: as much room as was asked for, of bytes that may be anything.
+    let line = unsafe { &mut *room.cast::<[u8; SCRIPT_LINE + 1]>() };
+    let mut file = script;
+    let mut found = None;
+    for _ in 0..SCRIPTS_DEEP {
+        let Some(path) = program::interpreter(&mut file.reader(), line) else { break };
+        let Some((next, _)) = File::open(path.as_ptr()) else { break };
+        file = next;
+        found = Some(program::examine(&mut file.reader()));
+        if found != Some(Program::Script) {
+            break;
         }
     }
-    Verdict::Leave
+    // SAFETY: `line` is not used any more.
+    unsafe { block::give_back(room) };
+    found.filter(|found| *found != Program::Script)
 }
 
-fn examine(path: &CStr) -> Option<Program> {
-    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    Some(program::examine(&mut |offset, buffer| rustix::io::pread(&fd, buffer, offset).unwrap_or(0)))
+/// A regular file, open for reading.
+struct File(c_long);
+
+impl File {
+    /// Opens the file at `path`, which may be any pointer, and tells its mode. What is not a regular file is not opened.
+    #[inline(never)]
+    fn open(path: *const c_char) -> Option<(File, u32)> {
+        /// `struct stat`, of which the mode is the seventh word.
+        const WORDS: usize = 36;
+        const MODE: usize = 6;
+        let mut stat = [0u32; WORDS];
+        // SAFETY: the kernel checks the path, and fills the structure.
+        unsafe {
+            if raw(SYS_STAT, [path as c_ulong, stat.as_mut_ptr() as c_ulong, 0, 0, 0, 0]) != 0 {
+                return None;
+            }
+            let fd =
+                if stat[MODE] & KIND == REGULAR { raw(SYS_OPEN, [path as c_ulong, QUIETLY, 0, 0, 0, 0]) } else { -1 };
+            (fd >= 0).then_some((File(fd), stat[MODE]))
+        }
+    }
+
+    fn reader(&self) -> impl FnMut(u64, &mut [u8]) -> usize {
+        |offset, buffer| {
+            let (start, length) = (buffer.as_mut_ptr() as c_ulong, buffer.len() as c_ulong);
+            // SAFETY: the kernel writes into the buffer.
+            let got = unsafe { raw(SYS_PREAD64, [self.0 as c_ulong, start, length, offset, 0, 0]) };
+            usize::try_from(got).unwrap_or(0)
+        }
+    }
 }
 
-/// Whether the engine's file can be read here: after chroot, or as another user, it may not be.
-fn reachable() -> Verdict {
-    // SAFETY: written before `known` was set.
-    let path = CStr::from_bytes_until_nul(unsafe { &*COMPANION.path.get() });
-    let readable = path.is_ok_and(|path| rustix::fs::access(path, Access::READ_OK).is_ok());
-    if readable { Verdict::Include } else { Verdict::Exclude(Refusal::Unreachable) }
+impl Drop for File {
+    fn drop(&mut self) {
+        // SAFETY: a descriptor of our own.
+        unsafe { raw(SYS_CLOSE, [self.0 as c_ulong, 0, 0, 0, 0, 0]) };
+    }
 }
 
-/// Runs `go` with `envp` as the verdict wants it.
+/// Whether the engine's file can be read here: in another root or mount namespace, or as another user, it may not be.
+fn is_reachable() -> bool {
+    // SAFETY: a path of our own.
+    unsafe { raw(SYS_ACCESS, [engine_path().as_ptr() as c_ulong, READABLE, 0, 0, 0, 0]) == 0 }
+}
+
+/// Reads memory of the program's that may not be there.
+struct Reader {
+    /// The last page of which the kernel has said that it can be read.
+    page: usize,
+}
+
+impl Reader {
+    const fn new() -> Reader {
+        Reader { page: 1 }
+    }
+
+    /// Whether the byte at `at` can be read.
+    fn may(&mut self, at: usize) -> bool {
+        const NO_SUCH_WAY: c_ulong = 99;
+        const EFAULT: c_long = -14;
+        // The broken variant that the tests must catch: the kernel is not asked.
+        if broken!("reads-unasked") {
+            return true;
+        }
+        let page = at & !(PAGE - 1);
+        if page == 0 {
+            return false;
+        }
+        if page != self.page && may_call() {
+            // It reads the mask before it looks what it is for, and changes nothing. Under a filter nobody is asked.
+            // SAFETY: the kernel reads eight bytes, or cannot.
+            let answer = unsafe { raw(SYS_RT_SIGPROCMASK, [NO_SUCH_WAY, page as c_ulong, 0, 8, 0, 0]) };
+            if answer == EFAULT {
+                return false;
+            }
+        }
+        self.page = page;
+        true
+    }
+
+    /// Whether the string at `text` begins with `start`; `None` when it cannot be read so far.
+    fn begins(&mut self, text: *const c_char, start: &[u8]) -> Option<bool> {
+        for (n, byte) in start.iter().enumerate() {
+            let at = text as usize + n;
+            if !self.may(at) {
+                return None;
+            }
+            // SAFETY: it can be read.
+            if unsafe { *(at as *const u8) } != *byte {
+                return Some(false);
+            }
+        }
+        Some(true)
+    }
+
+    /// The bytes of the string at `text`.
+    fn string(&mut self, text: *const c_char) -> Option<&'static [u8]> {
+        let mut end = text as usize;
+        // SAFETY: what is read can be read.
+        unsafe {
+            while self.may(end) && *(end as *const u8) != 0 {
+                end += 1;
+            }
+            let length = end - text as usize;
+            self.may(end).then(|| core::slice::from_raw_parts(text.cast(), length))
+        }
+    }
+}
+
+/// What an environment says.
+struct Seen {
+    entries: usize,
+    /// Bytes of all its `LD_PRELOAD=…`.
+    preload: usize,
+    /// The engine is in the last of them, which counts, …
+    named: bool,
+    /// … or in any.
+    named_anywhere: bool,
+    has_options: bool,
+    /// Promotion is switched off.
+    off: bool,
+}
+
+/// Reads an environment, which may be any pointer. `None` when it cannot be read: the kernel will say so.
+#[inline(never)]
+fn read(envp: Strings) -> Option<Seen> {
+    let (mut list, mut text) = (Reader::new(), Reader::new());
+    let mut seen = Seen { entries: 0, preload: 0, named: false, named_anywhere: false, has_options: false, off: false };
+    // The kernel takes none for an empty one.
+    while !envp.is_null() {
+        let at = envp.wrapping_add(seen.entries);
+        if !list.may(at as usize) || !list.may(at as usize + size_of::<usize>() - 1) {
+            return None;
+        }
+        // SAFETY: it can be read.
+        let entry = unsafe { at.read_unaligned() };
+        if entry.is_null() {
+            break;
+        }
+        seen.entries += 1;
+        if text.begins(entry, PRELOAD)? {
+            let bytes = text.string(entry)?;
+            seen.preload += bytes.len() + 1;
+            seen.named = place(&bytes[PRELOAD.len()..]).is_some();
+            seen.named_anywhere |= seen.named;
+        }
+        seen.has_options |= text.begins(entry, options::VARIABLE.as_bytes())? && is_options(text.string(entry)?);
+        seen.off |= text.begins(entry, options::SWITCH.as_bytes())? && is_off(text.string(entry)?);
+    }
+    Some(seen)
+}
+
+/// Whether an entry of an environment is the engine's options.
+fn is_options(entry: &[u8]) -> bool {
+    entry.strip_prefix(options::VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+}
+
+fn is_off(entry: &[u8]) -> bool {
+    let value = entry.strip_prefix(options::SWITCH.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+    value == Some(options::OFF.as_bytes())
+}
+
+/// Where in an `LD_PRELOAD` value the engine is named, with the separator behind it, or else that before it.
+fn place(value: &[u8]) -> Option<core::ops::Range<usize>> {
+    let separates = |byte: &u8| matches!(byte, b':' | b' ');
+    let mut start = 0;
+    for item in value.split(separates) {
+        let end = start + item.len();
+        if item == engine_path() {
+            return Some(if end < value.len() { start..end + 1 } else { start.saturating_sub(1)..end });
+        }
+        start = end + 1;
+    }
+    None
+}
+
+/// What is called when a program is about to be started: the environment that it is to get.
 ///
 /// # Safety
-/// `envp` must be a null-terminated array of C strings, or null.
-unsafe fn with_environment(
-    verdict: Verdict,
-    path: &[u8],
-    envp: Strings,
-    go: &mut dyn FnMut(Strings) -> c_long,
-) -> c_long {
-    if let Verdict::Exclude(refusal) = verdict {
-        crate::engine::child_refused(refusal, path);
+/// `path` and `envp` are the program's, and may be anything.
+unsafe extern "C" fn before(path: *const c_char, envp: Strings) -> Strings {
+    if !COMPANION.known.load(Ordering::Acquire) {
+        return envp;
     }
-    // SAFETY: passed on.
-    if unsafe { is_as_wanted(verdict, envp) } {
-        return go(envp);
+    let verdict = judge(path);
+    if verdict == Verdict::Leave {
+        return envp;
     }
-    // SAFETY: passed on.
-    let count = unsafe { config::entries(envp) }.count();
+    let Some(seen) = read(envp) else { return envp };
+    let is_as_wanted = match verdict {
+        Verdict::Exclude => !seen.named_anywhere,
+        _ => seen.named || seen.off,
+    };
+    if is_as_wanted { envp } else { rebuild(verdict, envp, &seen).unwrap_or(envp) }
+}
+
+/// An environment like `envp`, with the engine or without it.
+#[inline(never)]
+fn rebuild(verdict: Verdict, envp: Strings, seen: &Seen) -> Option<Strings> {
+    let path = engine_path();
     // Two entries may be added, and the end.
-    // SAFETY: passed on; each buffer is large enough.
+    let list_bytes = (seen.entries + 3) * size_of::<usize>();
+    let block = block::take(list_bytes + seen.preload + PRELOAD.len() + path.len() + 2)?;
+    let mut new = New { list: block.cast(), text: block.wrapping_add(list_bytes) };
+    let mut text = Reader::new();
+    let mut is_in = verdict == Verdict::Exclude;
+    // SAFETY: there is room for as much as was counted: every entry, every preload once more, and what is added.
     unsafe {
-        match count + 3 {
-            0..=128 => rebuilt::<128>(verdict, envp, go),
-            129..=1024 => rebuilt::<1024>(verdict, envp, go),
-            // Led here from libc's own execve, it runs in children of posix_spawn, on 32 KiB of stack.
-            1025..=8192 if !control::is_attached() => rebuilt::<8192>(verdict, envp, go),
-            _ => go(envp),
+        for n in 0..seen.entries {
+            // Of other strings, more than their beginning may be nowhere.
+            let entry = envp.add(n).read_unaligned();
+            if text.begins(entry, PRELOAD) != Some(true) {
+                new.push(entry);
+                continue;
+            }
+            let value = text.string(entry).and_then(|entry| entry.get(PRELOAD.len()..)).unwrap_or_default();
+            if verdict == Verdict::Exclude {
+                match place(value) {
+                    None => new.push(entry),
+                    Some(place) if place.len() < value.len() => {
+                        new.write(&[PRELOAD, &value[..place.start], &value[place.end..]]);
+                    }
+                    Some(_) => {}
+                }
+            } else {
+                new.write(&[PRELOAD, path, b":", value]);
+                is_in = true;
+            }
+        }
+        if !is_in {
+            new.write(&[PRELOAD, path]);
+        }
+        let own_options = COMPANION.options.get().cast::<c_char>();
+        if verdict == Verdict::Include && !seen.has_options && *own_options != 0 {
+            new.push(own_options);
+        }
+        new.push(core::ptr::null());
+    }
+    Some(block.cast())
+}
+
+/// An environment that is being put together.
+struct New {
+    list: *mut *const c_char,
+    text: *mut u8,
+}
+
+impl New {
+    /// # Safety
+    /// There must be room.
+    unsafe fn push(&mut self, entry: *const c_char) {
+        // SAFETY: says the caller.
+        unsafe {
+            self.list.write(entry);
+            self.list = self.list.add(1);
+        }
+    }
+
+    /// Adds an entry made of `parts`.
+    ///
+    /// # Safety
+    /// There must be room.
+    unsafe fn write(&mut self, parts: &[&[u8]]) {
+        // SAFETY: says the caller.
+        unsafe {
+            self.push(self.text.cast());
+            for part in parts.iter().chain([&&b"\0"[..]]) {
+                core::ptr::copy_nonoverlapping(part.as_ptr(), self.text, part.len());
+                self.text = self.text.add(part.len());
+            }
         }
     }
 }
 
-/// Takes out of a program's environment what another engine put there.
+/// What is called when a program that was to get the environment `new` could not be started.
+///
+/// # Safety
+/// It must be one that [`before`] has made.
+unsafe extern "C" fn after(new: *mut u8) {
+    // SAFETY: says the caller.
+    unsafe { block::give_back(new) };
+}
+
+/// Takes out of this program's environment what an engine put there.
 ///
 /// # Safety
 /// To be called by the constructor, with the process' environment, whose strings are its own to change.
@@ -231,355 +485,101 @@ unsafe fn is_for_program(entry: *const c_char) -> bool {
         return false;
     }
     let Some(value) = bytes.strip_prefix(PRELOAD) else { return true };
-    let mut buffer = [0; ENTRY_MAX];
-    let Some(kept) = preload_entry(Verdict::Exclude(Refusal::Off), value, &mut buffer) else { return false };
-    let length = until_zero(kept).len() + 1;
-    // SAFETY: no longer than what was there, its terminator included.
-    unsafe { core::ptr::copy_nonoverlapping(kept.as_ptr(), entry.cast_mut().cast(), length) };
-    true
-}
-
-/// Whether an entry of an environment is the engine's options.
-fn is_options(entry: &[u8]) -> bool {
-    entry.strip_prefix(options::VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
-}
-
-/// Whether an `LD_PRELOAD` value names the engine.
-fn names_engine(value: &[u8]) -> bool {
-    value.split(|&b| b == b':' || b == b' ').any(|item| item == engine_path())
-}
-
-/// # Safety
-/// As for [`with_environment`].
-unsafe fn is_as_wanted(verdict: Verdict, envp: Strings) -> bool {
-    // SAFETY: passed on.
-    let (preload, switch) =
-        unsafe { (config::lookup(envp, b"LD_PRELOAD"), config::lookup(envp, options::SWITCH.as_bytes())) };
-    let named = preload.is_some_and(names_engine);
-    match verdict {
-        Verdict::Leave => true,
-        Verdict::Include => named || switch == Some(options::OFF.as_bytes()),
-        Verdict::Exclude(_) => !named,
+    let Some(place) = place(value) else { return true };
+    let rest = value.len() - place.end;
+    let left = place.start + rest;
+    // SAFETY: what stands behind the place moves there, its terminator included.
+    unsafe {
+        let value = entry.cast_mut().cast::<u8>().add(PRELOAD.len());
+        core::ptr::copy(value.add(place.end), value.add(place.start), rest + 1);
     }
+    left > 0
 }
 
-/// # Safety
-/// As for [`with_environment`]; `N` must be at least three more than there are entries.
-#[inline(never)]
-unsafe fn rebuilt<const N: usize>(verdict: Verdict, envp: Strings, go: &mut dyn FnMut(Strings) -> c_long) -> c_long {
-    let mut list = [core::ptr::null::<c_char>(); N];
-    let mut preload = [0u8; ENTRY_MAX];
-    let mut len = 0;
-    let mut others: &[u8] = &[];
-    let mut has_options = false;
-    // SAFETY: passed on.
-    for entry in unsafe { config::entries(envp) } {
-        if let Some(value) = entry.strip_prefix(PRELOAD) {
-            others = value;
-            continue;
-        }
-        has_options |= is_options(entry);
-        list[len] = entry.as_ptr().cast();
-        len += 1;
-    }
-    if let Some(entry) = preload_entry(verdict, others, &mut preload) {
-        list[len] = entry.as_ptr().cast();
-        len += 1;
-    }
-    // SAFETY: written before `known` was set.
-    let own_options = unsafe { &*COMPANION.options.get() };
-    if verdict == Verdict::Include && !has_options && own_options[0] != 0 {
-        list[len] = own_options.as_ptr().cast();
-    }
-    go(list.as_ptr())
-}
-
-/// The new `LD_PRELOAD=…`, or `None` when nothing is left to preload.
-fn preload_entry<'a>(verdict: Verdict, others: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    let mut entry = Concat::new(buffer);
-    entry.push(PRELOAD);
-    let mut any = false;
-    let engine = (verdict == Verdict::Include).then(engine_path);
-    let kept = others.split(|&b| b == b':' || b == b' ').filter(|item| !item.is_empty() && *item != engine_path());
-    for item in engine.into_iter().chain(kept) {
-        if any {
-            entry.push(b":");
-        }
-        entry.push(item);
-        any = true;
-    }
-    if any { entry.finish() } else { None }
-}
-
-/// # Safety
-/// `path` must be a C string or null.
-unsafe fn verdict_for<'a>(path: *const c_char) -> (Verdict, &'a [u8]) {
-    if path.is_null() {
-        return (Verdict::Leave, &[]);
-    }
-    // SAFETY: the caller's C string.
-    let path = unsafe { CStr::from_ptr(path) };
-    (judge(path), path.to_bytes())
-}
-
-/// Finds `file` as execvp(3) does, to look at it; the search itself is left to libc.
+/// What the `mov $59, %eax` of libc's `execve` is led to: with the arguments in their registers, and nothing else of the
+/// function done.
 ///
 /// # Safety
-/// `file` must be a C string or null.
-unsafe fn verdict_on_path<'a>(file: *const c_char) -> (Verdict, &'a [u8]) {
-    // SAFETY: passed on.
-    let name = if file.is_null() { &[][..] } else { unsafe { CStr::from_ptr(file) }.to_bytes() };
-    if name.is_empty() || name.contains(&b'/') || !may_call() {
-        // SAFETY: passed on.
-        return unsafe { verdict_for(file) };
-    }
-    // SAFETY: libc's environment.
-    let path = unsafe { config::lookup(environ, b"PATH") }.unwrap_or(b"/bin:/usr/bin");
-    for directory in path.split(|&b| b == b':') {
-        let mut buffer = [0u8; PATH_MAX];
-        let mut candidate = Concat::new(&mut buffer);
-        candidate.push(if directory.is_empty() { b"." } else { directory });
-        candidate.push(b"/");
-        candidate.push(name);
-        let Some(bytes) = candidate.finish() else { continue };
-        let Ok(candidate) = CStr::from_bytes_until_nul(bytes) else { continue };
-        if rustix::fs::access(candidate, Access::EXEC_OK).is_ok() {
-            return (judge(candidate), name);
+/// To be jumped to from there alone.
+#[unsafe(naked)]
+#[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_execve"))]
+pub unsafe extern "C" fn execve() -> c_int {
+    core::arch::naked_asm!(
+        "push rdi", "push rsi", "push rdx",
+        "mov rsi, rdx",
+        "call {before}",
+        "mov r11, rax",
+        "pop rdx", "pop rsi", "pop rdi",
+        "cmp r11, rdx", "jne 2f",
+        // What a system call destroys may be destroyed before it.
+        "mov rcx, [rip + {control}@GOTPCREL]", "mov rcx, [rcx + {hook}]", "add rcx, 5",
+        "mov eax, {number}",
+        "jmp rcx",
+        "2:",
+        "push r11",
+        "mov rdx, r11", "mov eax, {number}",
+        "syscall",
+        "pop rdi",
+        "push rax",
+        "call {after}",
+        "pop rax",
+        // Behind libc's own: it sets errno.
+        "mov rcx, [rip + {control}@GOTPCREL]", "mov rcx, [rcx + {hook}]", "add rcx, 7",
+        "jmp rcx",
+        before = sym before, after = sym after, control = sym control::SHARED,
+        hook = const control::address_of_hook(hook::EXECVE), number = const SYS_EXECVE,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CString;
+    use std::string::String;
+    use std::vec::Vec;
+
+    /// What becomes of an environment.
+    fn rebuilt(verdict: Verdict, entries: &[&str]) -> Vec<String> {
+        let strings: Vec<CString> = entries.iter().map(|entry| CString::new(*entry).unwrap()).collect();
+        let mut list: Vec<*const c_char> = strings.iter().map(|string| string.as_ptr()).collect();
+        list.push(core::ptr::null());
+        let seen = read(list.as_ptr()).unwrap();
+        assert_eq!(seen.entries, entries.len());
+        let new = rebuild(verdict, list.as_ptr(), &seen).unwrap();
+        // SAFETY: an environment, and given back after it was copied.
+        unsafe {
+            let text = |entry: &[u8]| String::from_utf8(entry.to_vec()).unwrap();
+            let copy = config::entries(new).map(text).collect();
+            after(new.cast_mut().cast());
+            copy
         }
     }
-    (Verdict::Leave, name)
-}
 
-unsafe extern "C" {
-    static environ: Strings;
-    fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
-}
-
-/// The next definition of a function behind ours, found once.
-struct Next {
-    name: &'static CStr,
-    found: AtomicPtr<c_void>,
-}
-
-impl Next {
-    const fn new(name: &'static CStr) -> Next {
-        Next { name, found: AtomicPtr::new(core::ptr::null_mut()) }
+    #[test]
+    fn an_environment_keeps_its_order_and_everything_that_is_not_the_engine() {
+        let environment: Strings = [core::ptr::null()].as_ptr();
+        // SAFETY: the only test that uses it.
+        unsafe { remember(b"/e.so", environment, true) };
+        let own = "RELPOLINE_OPTS=,hidden";
+        assert_eq!(rebuilt(Verdict::Include, &["A=1"]), ["A=1", "LD_PRELOAD=/e.so", own]);
+        assert_eq!(
+            rebuilt(Verdict::Include, &["LD_PRELOAD=a.so  b.so:", "RELPOLINE_OPTS=x", "Z"]),
+            ["LD_PRELOAD=/e.so:a.so  b.so:", "RELPOLINE_OPTS=x", "Z"]
+        );
+        let without = |value: &str| rebuilt(Verdict::Exclude, &["A=1", &std::format!("LD_PRELOAD={value}"), "B"]);
+        assert_eq!(without("/e.so"), ["A=1", "B"]);
+        assert_eq!(without("/e.so:a.so  b.so:"), ["A=1", "LD_PRELOAD=a.so  b.so:", "B"]);
+        assert_eq!(without("a.so:/e.so"), ["A=1", "LD_PRELOAD=a.so", "B"]);
+        assert_eq!(without("a.so /e.so b.so"), ["A=1", "LD_PRELOAD=a.so b.so", "B"]);
+        assert_eq!(without("/e.so2:x/e.so"), ["A=1", "LD_PRELOAD=/e.so2:x/e.so", "B"]);
     }
 
-    fn address(&self) -> *mut c_void {
-        const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
-        let known = self.found.load(Ordering::Acquire);
-        if !known.is_null() {
-            return known;
-        }
-        // SAFETY: a name of ours; the loader's lock is taken, which a vfork child shares with its waiting
-        // parent: the constructor has therefore asked for every name already.
-        let found = unsafe { dlsym(RTLD_NEXT, self.name.as_ptr()) };
-        self.found.store(found, Ordering::Release);
-        found
-    }
-}
-
-static EXECVPE: Next = Next::new(c"execvpe");
-static POSIX_SPAWN: Next = Next::new(c"posix_spawn");
-static POSIX_SPAWNP: Next = Next::new(c"posix_spawnp");
-
-/// Finds libc's own functions while that is certainly safe.
-pub fn prepare() {
-    for next in [&EXECVPE, &POSIX_SPAWN, &POSIX_SPAWNP] {
-        next.address();
-    }
-}
-
-/// execve(2).
-///
-/// # Safety
-/// As for the call.
-#[cfg_attr(feature = "preload", unsafe(no_mangle))]
-pub unsafe extern "C" fn execve(path: *const c_char, argv: Strings, envp: Strings) -> c_int {
-    // SAFETY: passed on.
-    unsafe {
-        let (verdict, name) = verdict_for(path);
-        let answer = with_environment(verdict, name, envp, &mut |envp| {
-            raw(SYS_EXECVE, [path as c_ulong, argv as c_ulong, envp as c_ulong, 0, 0, 0])
-        });
-        as_libc(answer) as c_int
-    }
-}
-
-/// execv(3).
-///
-/// # Safety
-/// As for the call.
-#[cfg_attr(feature = "preload", unsafe(no_mangle))]
-pub unsafe extern "C" fn execv(path: *const c_char, argv: Strings) -> c_int {
-    // SAFETY: passed on.
-    unsafe { execve(path, argv, environ) }
-}
-
-/// execvpe(3).
-///
-/// # Safety
-/// As for the call.
-#[cfg_attr(feature = "preload", unsafe(no_mangle))]
-pub unsafe extern "C" fn execvpe(file: *const c_char, argv: Strings, envp: Strings) -> c_int {
-    type Function = unsafe extern "C" fn(*const c_char, Strings, Strings) -> c_int;
-    // SAFETY: passed on; the function found is libc's of that name.
-    unsafe {
-        let (verdict, name) = verdict_on_path(file);
-        let real = core::mem::transmute::<*mut c_void, Function>(EXECVPE.address());
-        with_environment(verdict, name, envp, &mut |envp| c_long::from(real(file, argv, envp))) as c_int
-    }
-}
-
-/// execvp(3).
-///
-/// # Safety
-/// As for the call.
-#[cfg_attr(feature = "preload", unsafe(no_mangle))]
-pub unsafe extern "C" fn execvp(file: *const c_char, argv: Strings) -> c_int {
-    // SAFETY: passed on.
-    unsafe { execvpe(file, argv, environ) }
-}
-
-/// fexecve(3).
-///
-/// # Safety
-/// As for the call.
-#[cfg_attr(feature = "preload", unsafe(no_mangle))]
-pub unsafe extern "C" fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_int {
-    const AT_EMPTY_PATH: c_ulong = 0x1000;
-    const EINVAL: c_long = 22;
-    if fd < 0 || argv.is_null() || envp.is_null() {
-        // As libc has it.
-        return fail(-EINVAL) as c_int;
-    }
-    // SAFETY: passed on.
-    unsafe {
-        let path = c"".as_ptr();
-        let verdict = judge_descriptor(fd);
-        let answer = with_environment(verdict, b"(descriptor)", envp, &mut |envp| {
-            raw(SYS_EXECVEAT, [fd as c_ulong, path as c_ulong, argv as c_ulong, envp as c_ulong, AT_EMPTY_PATH, 0])
-        });
-        as_libc(answer) as c_int
-    }
-}
-
-/// Looks at the program behind a descriptor. Scripts are left as they are.
-fn judge_descriptor(fd: c_int) -> Verdict {
-    if !COMPANION.known.load(Ordering::Acquire) || fd < 0 {
-        return Verdict::Leave;
-    }
-    if !may_call() {
-        return Verdict::Exclude(Refusal::Sandbox);
-    }
-    if !COMPANION.follow.load(Ordering::Acquire) {
-        return Verdict::Exclude(Refusal::Off);
-    }
-    // SAFETY: the caller's descriptor, borrowed for this look.
-    let fd = unsafe { rustix::fd::BorrowedFd::borrow_raw(fd) };
-    match program::examine(&mut |offset, buffer| rustix::io::pread(fd, buffer, offset).unwrap_or(0)) {
-        Program::Script(..) => Verdict::Leave,
-        Program::Fit { .. } => reachable(),
-        Program::Unfit(refusal) => Verdict::Exclude(refusal),
-    }
-}
-
-type Spawn = unsafe extern "C" fn(*mut c_int, *const c_char, *const c_void, *const c_void, Strings, Strings) -> c_int;
-
-/// posix_spawn(3).
-///
-/// # Safety
-/// As for the call.
-#[cfg_attr(feature = "preload", unsafe(no_mangle))]
-pub unsafe extern "C" fn posix_spawn(
-    pid: *mut c_int,
-    path: *const c_char,
-    actions: *const c_void,
-    attributes: *const c_void,
-    argv: Strings,
-    envp: Strings,
-) -> c_int {
-    // SAFETY: passed on; the function found is libc's of that name.
-    unsafe {
-        let (verdict, name) = verdict_for(path);
-        let real = core::mem::transmute::<*mut c_void, Spawn>(POSIX_SPAWN.address());
-        let mut go = |envp| c_long::from(real(pid, path, actions, attributes, argv, envp));
-        with_environment(verdict, name, envp, &mut go) as c_int
-    }
-}
-
-/// posix_spawnp(3).
-///
-/// # Safety
-/// As for the call.
-#[cfg_attr(feature = "preload", unsafe(no_mangle))]
-pub unsafe extern "C" fn posix_spawnp(
-    pid: *mut c_int,
-    file: *const c_char,
-    actions: *const c_void,
-    attributes: *const c_void,
-    argv: Strings,
-    envp: Strings,
-) -> c_int {
-    // SAFETY: as above.
-    unsafe {
-        let (verdict, name) = verdict_on_path(file);
-        let real = core::mem::transmute::<*mut c_void, Spawn>(POSIX_SPAWNP.address());
-        let mut go = |envp| c_long::from(real(pid, file, actions, attributes, argv, envp));
-        with_environment(verdict, name, envp, &mut go) as c_int
-    }
-}
-
-/// Calls `execv` or `execvp` on behalf of a variadic caller, whose arguments lie in a row from the second on.
-/// The return address is taken off the stack, the four or five argument registers are put in front of the
-/// arguments that lie there already, and on failure (the only way back) everything is put back.
-macro_rules! variadic {
-    ($(#[$doc:meta])* $name:ident => $to:ident) => {
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// As for the call.
-        #[unsafe(naked)]
-        #[cfg_attr(feature = "preload", unsafe(no_mangle))]
-        pub unsafe extern "C" fn $name() -> c_int {
-            core::arch::naked_asm!(
-                "pop rax",
-                "push r9", "push r8", "push rcx", "push rdx", "push rsi",
-                "mov rsi, rsp",
-                "push rax", "push rbp", "mov rbp, rsp",
-                "and rsp, -16",
-                "call {to}",
-                "mov rsp, rbp", "pop rbp",
-                "pop rcx", "add rsp, 40", "push rcx",
-                "ret",
-                to = sym $to,
-            )
-        }
-    };
-}
-
-variadic! {
-    /// execl(3).
-    execl => execv
-}
-variadic! {
-    /// execlp(3).
-    execlp => execvp
-}
-variadic! {
-    /// execle(3).
-    execle => execle_array
-}
-
-/// The environment of execle(3) stands behind the null that ends its arguments.
-unsafe extern "C" fn execle_array(path: *const c_char, argv: Strings) -> c_int {
-    // SAFETY: the caller's argument list, as execle wants it.
-    unsafe {
-        let mut end = argv;
-        while !(*end).is_null() {
-            end = end.add(1);
-        }
-        execve(path, argv, *end.add(1).cast::<Strings>())
+    #[test]
+    fn what_cannot_be_read_is_left_to_the_kernel() {
+        assert!(read(8 as Strings).is_none());
+        assert!(read([8 as *const c_char, core::ptr::null()].as_ptr()).is_none());
+        assert_eq!(read(core::ptr::null()).map(|seen| seen.entries), Some(0));
+        assert!(look(8 as *const c_char).is_none());
+        assert!(look(c"/dev/zero".as_ptr()).is_none());
     }
 }

@@ -76,28 +76,25 @@ static FORKER: AtomicU64 = AtomicU64::new(0);
 /// … and how many more times it does, in handlers that interrupted it. Means something to that thread only.
 static NESTED: AtomicU32 = AtomicU32::new(0);
 
-unsafe extern "C" {
-    /// What pthread_atfork(3) calls, which itself lies in no shared library.
-    fn __register_atfork(
-        prepare: Option<extern "C" fn()>,
-        parent: Option<extern "C" fn()>,
-        child: Option<extern "C" fn()>,
-        object: *mut c_void,
-    ) -> core::ffi::c_int;
-}
+type Handler = Option<extern "C" fn()>;
+/// What pthread_atfork(3) calls, which itself lies in no shared library: `__register_atfork`.
+type Register = unsafe extern "C" fn(Handler, Handler, Handler, *mut c_void) -> core::ffi::c_int;
 
 /// Lets fork wait for the lock, and children of judgements throw away what they write. Not seen: `_Fork` and raw clone.
-pub fn watch() {
+/// `register` is the address of glibc's function for that.
+pub fn watch(register: u64) {
     // The broken variant that the tests must catch: fork does not wait.
     if cfg!(relpoline_broken = "fork-does-not-wait") {
         return;
     }
     // The broken variant that the tests must catch: children go back into judgements without an alias.
-    let in_child: Option<extern "C" fn()> =
-        if cfg!(relpoline_broken = "child-inside-judgement") { None } else { Some(in_child) };
-    // SAFETY: handlers that stay for good, in a library that is never unloaded. A child's first slow path resets the
-    // lock. Should libc have no room for them, fork goes on without.
-    unsafe { __register_atfork(Some(before_fork), Some(after_fork), in_child, core::ptr::null_mut()) };
+    let in_child: Handler = if cfg!(relpoline_broken = "child-inside-judgement") { None } else { Some(in_child) };
+    // SAFETY: glibc's function of that name. The handlers stay for good, in a library that is never unloaded. A child's
+    // first slow path resets the lock. Should libc have no room for them, fork goes on without.
+    unsafe {
+        let register = core::mem::transmute::<u64, Register>(register);
+        register(Some(before_fork), Some(after_fork), in_child, core::ptr::null_mut());
+    }
 }
 
 extern "C" fn before_fork() {

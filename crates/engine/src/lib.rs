@@ -2,8 +2,8 @@
 //! patches compare-and-jump trees for the hot targets into the live text.
 //!
 //! It is preloaded into other people's programs, so it has no heap, no threads, no signal handlers and no
-//! locks that anybody waits for; it makes its system calls itself and depends on nothing but libc.so.6, of
-//! which it uses `dlsym` and `errno`.
+//! locks that anybody waits for; it makes its system calls itself and needs no library and no symbol: what it uses of
+//! glibc's it finds in memory.
 //!
 //! | module | what it is for |
 //! |---|---|
@@ -19,6 +19,8 @@
 //! | [`calibrate`] | what calls cost here |
 //! | [`control`] | what the tool asks for from outside |
 //! | [`fork`], [`loader`], [`exec`], [`sandbox`] | children, libraries, new programs, seccomp |
+//! | [`entries`], `block` | how it hears of the last two; memory for environments |
+//! | [`dormant`], `clean` | programs without retpolines, and files that are known to have none |
 //! | `bytes` | `memcpy` and its like, which must leave vector registers alone |
 //! | [`share`], [`report`], `leftovers` | the statistics, and the files of the dead |
 //! | [`warm`] | trees from an earlier run's profile |
@@ -29,14 +31,18 @@
 #[cfg(test)]
 extern crate std;
 
+mod block;
 pub mod board;
 #[cfg(any(test, feature = "preload"))]
 mod bytes;
 pub mod calibrate;
+mod clean;
 pub mod config;
 pub mod control;
 pub mod discover;
+pub mod dormant;
 pub mod engine;
+pub mod entries;
 pub mod exec;
 pub mod fork;
 pub mod functions;

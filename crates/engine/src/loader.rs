@@ -15,7 +15,7 @@ use crate::control;
 use crate::object::{self, Link};
 use core::sync::atomic::{AtomicU64, Ordering};
 use relpoline_core::arch::encode::rel32;
-use relpoline_stats::control::{HOOK_BYTES, room_in_empty_function};
+use relpoline_stats::control::{HOOK_BYTES, hook, room_in_empty_function};
 use relpoline_text::poke::{self, PokeError};
 
 /// What is going on, from `r_state`.
@@ -90,7 +90,7 @@ pub fn listen() -> Result<(), HookError> {
     poke::poke_idle(at, &jump).map_err(HookError::Poke)?;
     let mut own = [0; HOOK_BYTES];
     own.copy_from_slice(&code[(at - brk) as usize..][..HOOK_BYTES]);
-    control::note_hook(at, own, jump);
+    control::note_hook(hook::NOTICE, at, own, jump);
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use core::ffi::{CStr, c_char};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use relpoline_core::scan::Region;
+use rustix::fs::{Mode, OFlags};
 
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
@@ -27,11 +28,14 @@ const PF_R: u32 = 4;
 const NT_GNU_BUILD_ID: u32 = 3;
 const DT_DEBUG: u64 = 21;
 const DT_HASH: u64 = 4;
+const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
+const DT_VERSYM: u64 = 0x6fff_fff0;
 const AT_NULL: u64 = 0;
 const AT_PHDR: u64 = 3;
 const AT_PHNUM: u64 = 5;
+const AT_HWCAP2: u64 = 26;
 
 /// Segments of an object that are looked at; real ones have four or five.
 const SEGMENTS: usize = 16;
@@ -64,6 +68,27 @@ const HEADERS: usize = 64;
 /// Address and number of the executable's program headers, as the kernel has told.
 static EXECUTABLE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
+/// What the kernel lets programs do with the processor, as it has told; `u64::MAX` while that is not known.
+static PROCESSOR: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// What the kernel lets programs do with the processor (`AT_HWCAP2` of getauxval(3)): as it told the constructor, or, in a
+/// process that the engine was attached to, as its file says.
+#[must_use]
+pub fn processor() -> u64 {
+    let told = PROCESSOR.load(Ordering::Relaxed);
+    if told != u64::MAX {
+        return told;
+    }
+    let mut words = [0; 1024];
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(c"/proc/self/auxv", flags, Mode::empty());
+    let length = file.ok().and_then(|file| rustix::io::pread(file, &mut words, 0).ok()).unwrap_or(0);
+    let pairs = words[..length].chunks_exact(16).map(|pair| (word(pair, 0), word(pair, 8)));
+    let found = pairs.into_iter().find(|pair| pair.0 == AT_HWCAP2).map_or(0, |pair| pair.1);
+    PROCESSOR.store(found, Ordering::Relaxed);
+    found
+}
+
 /// Notes where the executable's program headers are: behind the environment the kernel has put what it tells the loader.
 ///
 /// # Safety
@@ -80,6 +105,7 @@ pub unsafe fn remember_executable(envp: *const *const c_char) {
             match pair.read() {
                 AT_PHDR => EXECUTABLE[0].store(pair.add(1).read(), Ordering::Relaxed),
                 AT_PHNUM => EXECUTABLE[1].store(pair.add(1).read(), Ordering::Relaxed),
+                AT_HWCAP2 => PROCESSOR.store(pair.add(1).read(), Ordering::Relaxed),
                 _ => {}
             }
             pair = pair.add(2);
@@ -426,6 +452,51 @@ impl<'a> Object<'a> {
             .find(|e| e.0 == tag)
             .map(|e| e.1)
     }
+
+    /// The address that an entry of the dynamic section names. Loaders store it relocated or not.
+    fn dynamic_address(&self, tag: u64) -> Option<u64> {
+        let at = self.dynamic_value(tag)?;
+        let is_inside = |at: &u64| self.bytes(*at, 1).is_some();
+        Some(at).filter(is_inside).or_else(|| Some(self.base.wrapping_add(at)).filter(is_inside))
+    }
+
+    /// From `address` to the end of the segment that holds it.
+    fn rest(&self, address: u64) -> Option<&'a [u8]> {
+        let segment = self.segments().iter().find(|segment| segment.contains(address, 1))?;
+        self.bytes(address, segment.start + segment.len - address)
+    }
+
+    /// Address and size of the function called `name` that this object offers to others.
+    #[must_use]
+    pub fn function(&self, name: &[u8]) -> Option<(u64, u64)> {
+        const SYMBOL: u64 = 24;
+        const OLD: u16 = 0x8000;
+        let hash = self.rest(self.dynamic_address(DT_GNU_HASH)?)?;
+        let (names, symbols) = (self.dynamic_address(DT_STRTAB)?, self.dynamic_address(DT_SYMTAB)?);
+        let versions = self.dynamic_address(DT_VERSYM);
+        let (buckets, first, blooms) = (four(hash, 0)?, four(hash, 4)?, four(hash, 8)? as usize);
+        let wanted = name.iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)));
+        let table = 16 + blooms * 8;
+        let mut number = four(hash, table + 4 * wanted.checked_rem(buckets)? as usize)?;
+        loop {
+            let chain = table + 4 * (buckets + number.checked_sub(first)?) as usize;
+            let found = four(hash, chain)?;
+            if found | 1 == wanted | 1 {
+                let symbol = self.bytes(symbols + u64::from(number) * SYMBOL, SYMBOL)?;
+                let text = self.rest(names + u64::from(four(symbol, 0)?))?;
+                let version = versions.and_then(|at| self.bytes(at + u64::from(number) * 2, 2));
+                let is_old = version.is_some_and(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]) & OLD != 0);
+                let is_defined = four(symbol, 4)? >> 16 != 0;
+                if is_defined && !is_old && text.strip_prefix(name).is_some_and(|rest| rest.first() == Some(&0)) {
+                    return Some((self.base.wrapping_add(word(symbol, 8)), word(symbol, 16)));
+                }
+            }
+            if found & 1 != 0 {
+                return None;
+            }
+            number += 1;
+        }
+    }
 }
 
 /// Two little-endian bytes of `bytes` at `at`.
@@ -438,6 +509,11 @@ pub fn half(bytes: &[u8], at: usize) -> Option<u16> {
 #[must_use]
 pub fn word(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
+}
+
+/// Four little-endian bytes of `bytes` at `at`.
+fn four(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 /// The build-id among notes.
@@ -547,6 +623,22 @@ pub(crate) mod tests {
         assert!(object.segments().is_empty());
         // SAFETY: no name.
         assert_eq!(unsafe { Object::of(&link, &Reader::open()) }.dynamic(), link.dynamic);
+    }
+
+    #[test]
+    fn functions_of_the_c_library_are_found_by_name() {
+        unsafe extern "C" {
+            fn execve();
+        }
+        find_list();
+        let mut found = None;
+        each(&mut |object| {
+            if object.name.ends_with(b"/libc.so.6") {
+                found = object.function(b"execve");
+                assert!(object.function(b"execv").is_some() && object.function(b"execvee").is_none());
+            }
+        });
+        assert_eq!(found.map(|(at, _)| at), Some(execve as *const () as u64));
     }
 
     #[test]

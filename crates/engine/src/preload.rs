@@ -1,16 +1,39 @@
 //! The engine as a preloadable object: its constructor and destructor, the functions that programs may call,
 //! and what to do about a panic.
+//!
+//! Its name is in the environment of programs that it is not made for: of another C library, of an older glibc. So the
+//! object needs no library and no symbol, and any loader for x86-64 can load it. What it uses of glibc it finds in memory.
+//! Whether there is a glibc says a symbol that only glibc's loader has, which need not be there. If it is not, nothing is
+//! done, and nothing was passed to the constructor either.
 
 use crate::engine;
-use crate::fork;
 use core::ffi::{c_char, c_int};
+
+core::arch::global_asm!(
+    ".pushsection .data.rel.ro.relpoline_glibc, \"aw\", @progbits",
+    ".weak _rtld_global_ro",
+    ".globl relpoline_glibc",
+    ".hidden relpoline_glibc",
+    ".balign 8",
+    "relpoline_glibc: .quad _rtld_global_ro",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    /// Address of something in glibc's loader; 0 where there is none.
+    static relpoline_glibc: usize;
+}
 
 type Constructor = unsafe extern "C" fn(c_int, *const *const c_char, *const *const c_char);
 
 unsafe extern "C" fn constructor(_argc: c_int, _argv: *const *const c_char, envp: *const *const c_char) {
-    // SAFETY: the loader calls this once, with the process' environment, before any other constructor.
-    unsafe { engine::start(envp) };
-    fork::watch();
+    // SAFETY: a word of this object's. glibc's loader calls this once, with the process' environment, before any other
+    // constructor.
+    unsafe {
+        if (&raw const relpoline_glibc).read_volatile() != 0 {
+            engine::start(envp);
+        }
+    }
 }
 
 extern "C" fn destructor() {
@@ -46,6 +69,3 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: ud2 raises SIGILL, nothing else.
     unsafe { core::arch::asm!("ud2", options(noreturn)) }
 }
-
-#[link(name = "c")]
-unsafe extern "C" {}

@@ -1,18 +1,22 @@
 //! Knowing when system calls become dangerous.
 //!
-//! Once a seccomp filter is in place, a system call that the program never makes may kill it. `prctl`,
-//! `seccomp` (which libc does not wrap: it goes through `syscall`) and `syscall` are therefore interposed.
+//! Once a seccomp filter is in place, a system call that the program never makes may kill it. Programs ask for one by
+//! libc's `prctl` or `syscall` (there is no function for `seccomp`), which are led here by their first instructions
+//! ([`crate::entries`]) and go on as if nothing had been.
 //! From the moment a filter is asked for, the engine makes no system call any more: learning and promoting by
 //! gates goes on, links stay as they are, libraries that are loaded later stay as they are, and programs that are
-//! started by exec go without the engine, whose own start the filter may not allow.
+//! started by exec go without the engine, whose own start the filter may not allow. (Where the environment names the
+//! engine, it is left out of a copy: for that memory is mapped, as the new program itself does first of all.)
 //!
 //! Strict mode (and `PR_SET_TSC`) also forbids reading the time-stamp counter. Promotion is switched off
 //! before that: every site goes back to its retpoline.
 //!
 //! A filter installed by an inline system call is not seen: a documented limit.
 
+use crate::control;
 use core::ffi::{c_int, c_long, c_ulong};
 use core::sync::atomic::{AtomicBool, Ordering};
+use relpoline_stats::control::hook;
 use relpoline_text::mask;
 
 const PR_SET_SECCOMP: c_long = 22;
@@ -95,17 +99,6 @@ extern "C" fn before(number: c_long, first: c_long, second: c_long) {
     });
 }
 
-unsafe extern "C" {
-    fn __errno_location() -> *mut c_int;
-}
-
-/// Sets errno and returns what a wrapper returns on failure.
-pub(crate) extern "C" fn fail(negative_errno: c_long) -> c_long {
-    // SAFETY: libc's errno of this thread.
-    unsafe { *__errno_location() = (-negative_errno) as c_int };
-    -1
-}
-
 /// Makes a system call with up to six arguments; the kernel's answer, errors negative.
 ///
 /// # Safety
@@ -125,29 +118,12 @@ pub(crate) unsafe fn raw(number: c_long, args: [c_ulong; 6]) -> c_long {
     answer
 }
 
-/// As libc's wrappers answer: -1 and errno for an error.
-pub(crate) fn as_libc(answer: c_long) -> c_long {
-    if (-4095..0).contains(&answer) { fail(answer) } else { answer }
-}
-
-/// prctl(2).
+/// What the first instructions of libc's `syscall` (`mov %rdi, %rax; mov %rsi, %rdi`) are led to.
 ///
 /// # Safety
-/// As for the call.
-#[cfg_attr(feature = "preload", unsafe(no_mangle))]
-pub unsafe extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
-    before(SYS_PRCTL, c_long::from(option), a as c_long);
-    // SAFETY: passed on.
-    as_libc(unsafe { raw(SYS_PRCTL, [option as c_ulong, a, b, c, d, 0]) }) as c_int
-}
-
-/// syscall(2). Its seventh argument lies on the stack, so it is written in assembly: note, then do as libc
-/// does.
-///
-/// # Safety
-/// As for the call.
+/// To be jumped to from there alone.
 #[unsafe(naked)]
-#[cfg_attr(feature = "preload", unsafe(no_mangle))]
+#[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_syscall"))]
 pub unsafe extern "C" fn syscall() -> c_long {
     core::arch::naked_asm!(
         "cmp rdi, {seccomp}", "je 2f",
@@ -157,13 +133,32 @@ pub unsafe extern "C" fn syscall() -> c_long {
         "call {before}",
         "add rsp, 8", "pop r9", "pop r8", "pop rcx", "pop rdx", "pop rsi", "pop rdi",
         "3:",
-        "mov rax, rdi", "mov rdi, rsi", "mov rsi, rdx", "mov rdx, rcx", "mov r10, r8", "mov r8, r9",
-        "mov r9, [rsp + 8]",
-        "syscall",
-        "cmp rax, -4095", "jae 4f",
-        "ret",
-        "4:", "mov rdi, rax", "jmp {fail}",
-        seccomp = const SYS_SECCOMP, prctl = const SYS_PRCTL, before = sym before, fail = sym fail,
+        "mov rax, rdi", "mov rdi, rsi",
+        "mov r11, [rip + {control}@GOTPCREL]", "mov r11, [r11 + {hook}]", "add r11, 6",
+        "jmp r11",
+        seccomp = const SYS_SECCOMP, prctl = const SYS_PRCTL, before = sym before,
+        control = sym control::SHARED, hook = const control::address_of_hook(hook::SYSCALL),
+    )
+}
+
+/// What libc's `prctl` is led to. It goes on in `syscall`, behind the moves of its first two arguments, with the others one
+/// place further on.
+///
+/// # Safety
+/// To be jumped to from there alone.
+#[unsafe(naked)]
+#[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_prctl"))]
+pub unsafe extern "C" fn prctl() -> c_int {
+    core::arch::naked_asm!(
+        "push rdi", "push rsi", "push rdx", "push rcx", "push r8",
+        "mov rdx, rsi", "mov rsi, rdi", "mov edi, {prctl}",
+        "call {before}",
+        "pop r9", "pop r8", "pop rcx", "pop rdx", "pop rdi",
+        "mov eax, {prctl}",
+        "mov r11, [rip + {control}@GOTPCREL]", "mov r11, [r11 + {hook}]", "add r11, 6",
+        "jmp r11",
+        prctl = const SYS_PRCTL, before = sym before,
+        control = sym control::SHARED, hook = const control::address_of_hook(hook::SYSCALL),
     )
 }
 

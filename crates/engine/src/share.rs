@@ -186,11 +186,11 @@ fn pid() -> u32 {
 }
 
 /// Bytes of the longest path of a user's directory.
-const LIVE_PATH: usize = live::PREFIX.len() + 16;
+pub const LIVE_PATH: usize = live::PREFIX.len() + 16;
 
 /// Opens a directory that is this user's alone. All that is done in it is done by the descriptor: whatever takes its place
 /// by then is not touched. In the broken variant that the tests must catch nobody looks whose it is, and links are followed.
-fn open_private(path: &CStr) -> Option<OwnedFd> {
+pub fn open_private(path: &CStr) -> Option<OwnedFd> {
     let is_broken = cfg!(relpoline_broken = "trusts-directories");
     let follow = if is_broken { OFlags::empty() } else { OFlags::NOFOLLOW };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | follow;
@@ -201,7 +201,7 @@ fn open_private(path: &CStr) -> Option<OwnedFd> {
 }
 
 /// The directory for the files of this user's living processes.
-fn live_directory(buffer: &mut [u8; LIVE_PATH]) -> Option<&CStr> {
+pub fn live_directory(buffer: &mut [u8; LIVE_PATH]) -> Option<&CStr> {
     numbered(buffer, live::PREFIX.as_bytes(), rustix::process::geteuid().as_raw(), b"")
 }
 

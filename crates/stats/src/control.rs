@@ -24,6 +24,21 @@ pub const STACK: usize = 256 * 1024;
 pub const HOOKS: usize = 4;
 /// Symbol of what the loader's notice is led to.
 pub const LOADER_ENTRY: &str = "relpoline_loader_entry";
+/// The C library's functions that are led to the engine, and the symbols of what they are led to.
+pub const ENTRIES: [(&str, &str); 3] =
+    [("prctl", "relpoline_prctl"), ("syscall", "relpoline_syscall"), ("execve", "relpoline_execve")];
+
+/// Numbers of the hooks. Those of the C library are there all three, or none, in the order of [`ENTRIES`].
+pub mod hook {
+    /// The loader's notice.
+    pub const NOTICE: usize = 0;
+    /// `prctl`.
+    pub const PRCTL: usize = 1;
+    /// `syscall`.
+    pub const SYSCALL: usize = 2;
+    /// `execve`.
+    pub const EXECVE: usize = 3;
+}
 
 /// What is wanted.
 pub mod command {
@@ -231,6 +246,51 @@ pub fn room_in_empty_function(code: &[u8; 12]) -> Option<u64> {
     is_empty.then_some(skip as u64)
 }
 
+/// Where in the C library's function number `hook`, whose bytes are `code`, a jump to the engine can be put: behind an
+/// `endbr64`, if there is one. `None` when the function does not look as it does in every glibc so far.
+///
+/// The engine goes on behind the jump in `syscall` and `execve`, and never goes on in `prctl`; no branch of that one may
+/// lead into the jump.
+#[must_use]
+pub fn room_in_entry(hook: usize, code: &[u8]) -> Option<u64> {
+    const EXECVE: [u8; 7] = [0xb8, 59, 0, 0, 0, 0x0f, 0x05];
+    const PRCTL: [u8; 7] = [0xb8, 157, 0, 0, 0, 0x0f, 0x05];
+    const SYSCALL: [u8; 6] = [0x48, 0x89, 0xf8, 0x48, 0x89, 0xf7];
+    let skip = if code.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 };
+    let body = code.get(skip..)?;
+    let is_known = match hook {
+        hook::EXECVE => body.starts_with(&EXECVE),
+        hook::SYSCALL => body.starts_with(&SYSCALL),
+        // Neither somebody else's jump, nor a breakpoint.
+        hook::PRCTL => {
+            !matches!(body.first()?, 0xe8 | 0xe9 | 0xeb | 0xcc | 0xff)
+                && body.windows(PRCTL.len()).any(|bytes| bytes == PRCTL)
+                && !branches_into(code, skip + 1..skip + HOOK_BYTES)
+        }
+        _ => false,
+    };
+    is_known.then_some(skip as u64)
+}
+
+/// Whether anything in `code` that might be a branch leads to an offset in `taken`.
+fn branches_into(code: &[u8], taken: core::ops::Range<usize>) -> bool {
+    let leads =
+        |end: usize, distance: i64| usize::try_from(end as i64 + distance).is_ok_and(|target| taken.contains(&target));
+    code.iter().enumerate().any(|(at, byte)| {
+        let near = || code.get(at + 1).is_some_and(|rel| leads(at + 2, i64::from(rel.cast_signed())));
+        let far = || {
+            let rel = code.get(at + 1..).and_then(|rest| rest.first_chunk());
+            rel.is_some_and(|rel| leads(at + HOOK_BYTES, i64::from(i32::from_le_bytes(*rel))))
+        };
+        match byte {
+            0x70..=0x7f | 0xe0..=0xe3 | 0xeb => near(),
+            // The second byte of a far conditional jump among them.
+            0x80..=0x8f | 0xe8 | 0xe9 => far(),
+            _ => false,
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,5 +302,21 @@ mod tests {
         assert_eq!(room_in_empty_function(&[0xf3, 0x0f, 0x1e, 0xfa, 0xc3, 0x0f, 0x1f, 0, 0, 0, 0, 0]), Some(4));
         assert_eq!(room_in_empty_function(&[0xc3, 0x48, 0x8d, 0x05, 0, 0, 0, 0, 0, 0, 0, 0]), None);
         assert_eq!(room_in_empty_function(&[0xcc, 0x66, 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0]), None);
+    }
+
+    #[test]
+    fn entries_are_known_by_their_bytes() {
+        let execve = [0xb8, 59, 0, 0, 0, 0x0f, 0x05, 0xc3];
+        let with_mark = [&[0xf3, 0x0f, 0x1e, 0xfa][..], &execve].concat();
+        assert_eq!(room_in_entry(hook::EXECVE, &execve), Some(0));
+        assert_eq!(room_in_entry(hook::EXECVE, &with_mark), Some(4));
+        assert_eq!(room_in_entry(hook::EXECVE, &[0xcc, 59, 0, 0, 0, 0x0f, 0x05]), None);
+        assert_eq!(room_in_entry(hook::SYSCALL, &execve), None);
+        // glibc 2.31: mov %rcx, %r10; mov $157, %eax; syscall; cmp; jae; ret
+        let mut prctl = [0x49, 0x89, 0xca, 0xb8, 157, 0, 0, 0, 0x0f, 0x05, 0x73, 1, 0xc3].to_vec();
+        assert_eq!(room_in_entry(hook::PRCTL, &prctl), Some(0));
+        // A loop into the jump.
+        prctl[10..12].copy_from_slice(&[0x73, 0xf7]);
+        assert_eq!(room_in_entry(hook::PRCTL, &prctl), None);
     }
 }

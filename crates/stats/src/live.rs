@@ -12,6 +12,11 @@
 //! were killed are removed by the tools that find them, and by engines that make files of their own: a process holds a
 //! shared lock (`flock`) on its file, which lasts as long as its mapping, so a file without one is nobody's.
 //!
+//! Beside them lies a list of files without retpolines ([`CLEAN`]), so that libc is not looked through by every program that
+//! starts. `relpoline run` makes it, and engines add to it. It consists of 64-bit words that stand for a file as it was: its
+//! device, inode, size and times. A word has its row by its lowest bits; the oldest in a row goes when another one comes.
+//! Who can write to it can keep other programs of the same user from being promoted, as he can in other ways; that is all.
+//!
 //! Containers may share one `/dev/shm`, and in each of them a process has the number 1. So a file is named by all that
 //! tells a process from others, as the process itself sees it ([`Name`]).
 
@@ -21,6 +26,15 @@ pub const PREFIX: &str = "/dev/shm/relpoline-";
 pub const RUN_PREFIX: &str = "run-";
 /// End of the names of statistics files.
 pub const SUFFIX: &str = ".stats";
+
+/// Name of the list of files that were found to have no retpolines, in a user's directory.
+pub const CLEAN: &str = "clean";
+/// Its length: [`CLEAN_ROWS`] rows.
+pub const CLEAN_BYTES: u64 = (CLEAN_ROWS * CLEAN_ROW * 8) as u64;
+/// Rows of the list.
+pub const CLEAN_ROWS: usize = 512;
+/// Words in a row.
+pub const CLEAN_ROW: usize = 8;
 
 /// The name of a process' statistics file: `PID-NAMESPACE-STARTED.stats`, in decimal, without leading zeros.
 ///

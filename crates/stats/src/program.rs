@@ -1,10 +1,14 @@
 //! Whether a program can take the preload, judged from its file's bytes alone.
 //!
-//! A preload that the program's loader cannot digest is worse than none: musl's loader ends the program,
-//! glibc's writes a complaint to its stderr. So both the tool (before it starts a program) and the engine
-//! (when the program it lives in calls exec) look first. The file is read through a closure, a few dozen
-//! bytes at a time, which works with `pread` on a descriptor, with a mapping and with a test's array; nothing
-//! is allocated. Questions that need the file system (set-id bits, capabilities) are the caller's.
+//! Most programs do not mind: musl's loader, say, finds nothing in the engine that it would have to do. But a loader of another class or machine writes a complaint to stderr, and AddressSanitizer ends a program in
+//! which something comes before it. And an environment that a program made for another one is only added to when that
+//! one will take it out again. So both the tool (before it starts a program) and the engine (when the program it lives
+//! in calls exec) look first. The file is read through a closure, a few dozen bytes at a time, which works with `pread`
+//! on a descriptor, with a mapping and with a test's array. Nothing is allocated, and [`examine`] needs few bytes of
+//! stack: the engine calls it on stacks that others have measured out. Questions that need the file system (set-id bits,
+//! capabilities) are the caller's.
+
+use core::ffi::CStr;
 
 use crate::Plain;
 use crate::codes::Refusal;
@@ -36,84 +40,78 @@ const FEATURE_SHADOW_STACK: u32 = 2;
 
 /// What a file is to exec.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is no heap to put the path on")]
 pub enum Program {
-    /// A script: its interpreter is the program that counts. The first `usize` bytes are its path.
-    Script([u8; SCRIPT_LINE], usize),
-    /// An ELF program that a glibc loads; whether it is marked for shadow stacks.
-    Fit {
-        /// The program says it can run with a shadow stack (it does if the system switches one on).
-        shadow_stack: bool,
-    },
+    /// A script: its [`interpreter`] is the program that counts.
+    Script,
+    /// An ELF program that a glibc loads.
+    Fit,
     /// It cannot take the preload.
     Unfit(Refusal),
 }
 
-/// Looks at a program. `read_at(offset, buffer)` fills the buffer as far as the file reaches and returns how
-/// many bytes it got.
-pub fn examine(read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> Program {
-    let mut head = [0; SCRIPT_LINE];
-    let length = read_at(0, &mut head).min(SCRIPT_LINE);
+/// Reads from a file: `read_at(offset, buffer)` fills the buffer as far as the file reaches and returns how many bytes it
+/// got.
+pub type ReadAt<'a> = dyn FnMut(u64, &mut [u8]) -> usize + 'a;
+
+/// Looks at a program.
+pub fn examine(read_at: &mut ReadAt<'_>) -> Program {
+    let mut head = [0; HEADER_SIZE];
+    let length = read_at(0, &mut head).min(HEADER_SIZE);
     match &head[..length] {
-        [b'#', b'!', line @ ..] => script(line),
-        [0x7f, b'E', b'L', b'F', ..] if length >= HEADER_SIZE => elf(&head, read_at).unwrap_or_else(Program::Unfit),
+        [b'#', b'!', ..] => Program::Script,
+        [0x7f, b'E', b'L', b'F', ..] if length == HEADER_SIZE => match elf(&head, read_at) {
+            Ok(()) => Program::Fit,
+            Err(refusal) => Program::Unfit(refusal),
+        },
         _ => Program::Unfit(Refusal::NotElf),
     }
 }
 
-/// The interpreter named in a script's first line (after the `#!`).
-fn script(line: &[u8]) -> Program {
+/// The path of the interpreter that a script names; `None` when it names none.
+pub fn interpreter<'a>(read_at: &mut ReadAt<'_>, line: &'a mut [u8; SCRIPT_LINE + 1]) -> Option<&'a CStr> {
+    let length = read_at(0, &mut line[..SCRIPT_LINE]).min(SCRIPT_LINE);
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let line = line.split(|&byte| byte == b'\n' || byte == 0).next().unwrap_or_default();
-    let start = line.iter().position(|byte| !blank(byte)).unwrap_or(line.len());
-    let path = line[start..].split(blank).next().unwrap_or_default();
-    if path.is_empty() {
-        return Program::Unfit(Refusal::NotElf);
-    }
-    let mut copy = [0; SCRIPT_LINE];
-    copy[..path.len()].copy_from_slice(path);
-    Program::Script(copy, path.len())
+    let end = line[..length].iter().position(|byte| matches!(byte, b'\n' | 0)).unwrap_or(length);
+    let start = 2 + line.get(2..end)?.iter().position(|byte| !blank(byte))?;
+    let end = line[start..end].iter().position(blank).map_or(end, |blank| start + blank);
+    line[end] = 0;
+    CStr::from_bytes_with_nul(line.get(start..=end)?).ok()
 }
 
-/// Looks at an ELF file whose first bytes are `head`.
-fn elf(head: &[u8; SCRIPT_LINE], read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> Result<Program, Refusal> {
+/// Whether a program says that it can run with a shadow stack; it does if the system switches one on.
+pub fn is_marked_for_shadow_stacks(read_at: &mut ReadAt<'_>) -> bool {
+    let mut head = [0; HEADER_SIZE];
+    if read_at(0, &mut head) < HEADER_SIZE {
+        return false;
+    }
+    let property = Segments::of(&head).find(read_at, |kind, _| kind == SEGMENT_PROPERTY);
+    property.is_some_and(|(offset, _, size)| wants_shadow_stack(offset, size, read_at))
+}
+
+/// Looks at an ELF file with the header `head`.
+fn elf(head: &[u8; HEADER_SIZE], read_at: &mut ReadAt<'_>) -> Result<(), Refusal> {
     if head[4] != CLASS_64 {
         return Err(Refusal::OtherClass);
     }
     if head[5] != LITTLE_ENDIAN || field::<u16>(head, 18) != MACHINE_X86_64 {
         return Err(Refusal::OtherMachine);
     }
-    let table = field::<u64>(head, 32);
-    let entry_size = u64::from(field::<u16>(head, 54));
-    let count = field::<u16>(head, 56).min(MOST_SEGMENTS);
-    let (mut loader, mut shadow_stack) = (None, false);
-    for index in 0..u64::from(count) {
-        let mut segment = [0; SEGMENT_SIZE];
-        if read_at(table.wrapping_add(index * entry_size), &mut segment) < SEGMENT_SIZE {
-            break;
-        }
-        let (offset, size) = (field::<u64>(&segment, 8), field::<u64>(&segment, 32));
-        match field::<u32>(&segment, 0) {
-            SEGMENT_INTERPRETER => loader = Some(is_glibc(offset, size, read_at)),
-            SEGMENT_PROPERTY => shadow_stack = wants_shadow_stack(offset, size, read_at),
-            _ => {}
-        }
+    let segments = Segments::of(head);
+    let Some((offset, _, size)) = segments.find(read_at, |kind, _| kind == SEGMENT_INTERPRETER) else {
+        return Err(Refusal::Static);
+    };
+    if !is_glibc(offset, size, read_at) {
+        return Err(Refusal::OtherLoader);
     }
-    match loader {
-        None => Err(Refusal::Static),
-        Some(false) => Err(Refusal::OtherLoader),
-        Some(true) if needs_sanitizer(table, entry_size, count, read_at) => Err(Refusal::AddressSanitizer),
-        Some(true) => Ok(Program::Fit { shadow_stack }),
-    }
+    if needs_sanitizer(&segments, read_at) { Err(Refusal::AddressSanitizer) } else { Ok(()) }
 }
 
 /// Whether the program is linked with AddressSanitizer's library. That ends the program when it does not come first
 /// among the libraries, as it does not behind a preload.
-fn needs_sanitizer(table: u64, entry_size: u64, count: u16, read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> bool {
-    let segments = Segments { table, entry_size, count };
+fn needs_sanitizer(segments: &Segments, read_at: &mut ReadAt<'_>) -> bool {
     let Some((dynamic, _, size)) = segments.find(read_at, |kind, _| kind == SEGMENT_DYNAMIC) else { return false };
     let entries = MOST_DYNAMIC.min(size / DYNAMIC_SIZE as u64);
-    let entry = |index: u64, read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize| {
+    let entry = |index: u64, read_at: &mut ReadAt<'_>| {
         let mut entry = [0; DYNAMIC_SIZE];
         let whole = read_at(dynamic.wrapping_add(index * DYNAMIC_SIZE as u64), &mut entry) == DYNAMIC_SIZE;
         whole.then(|| (field::<u64>(&entry, 0), field::<u64>(&entry, 8)))
@@ -139,12 +137,13 @@ struct Segments {
 }
 
 impl Segments {
+    fn of(head: &[u8; HEADER_SIZE]) -> Self {
+        let count = field::<u16>(head, 56).min(MOST_SEGMENTS);
+        Self { table: field(head, 32), entry_size: u64::from(field::<u16>(head, 54)), count }
+    }
+
     /// Offset, address and size in the file of the first segment that is wanted, by its kind and those.
-    fn find(
-        &self,
-        read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize,
-        wanted: impl Fn(u32, (u64, u64, u64)) -> bool,
-    ) -> Option<(u64, u64, u64)> {
+    fn find(&self, read_at: &mut ReadAt<'_>, wanted: impl Fn(u32, (u64, u64, u64)) -> bool) -> Option<(u64, u64, u64)> {
         (0..u64::from(self.count)).find_map(|index| {
             let mut segment = [0; SEGMENT_SIZE];
             let whole = read_at(self.table.wrapping_add(index * self.entry_size), &mut segment) == SEGMENT_SIZE;
@@ -154,19 +153,20 @@ impl Segments {
     }
 }
 
-/// Whether the loader's path at `offset` is that of glibc, by its file name.
-fn is_glibc(offset: u64, size: u64, read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> bool {
-    // Loaders deep in a store (Nix, Guix) have long paths; none comes near this.
-    let mut path = [0; 512];
-    let wanted = path.len().min(usize::try_from(size).unwrap_or(usize::MAX));
-    let length = read_at(offset, &mut path[..wanted]).min(wanted);
-    let path = path[..length].split(|&byte| byte == 0).next().unwrap_or_default();
+/// Whether the loader's path at `offset` is that of glibc, by its file name. Loaders deep in a store (Nix, Guix) have long
+/// paths: the end of it is enough.
+fn is_glibc(offset: u64, size: u64, read_at: &mut ReadAt<'_>) -> bool {
+    let mut tail = [0; 32];
+    let wanted = tail.len().min(usize::try_from(size).unwrap_or(usize::MAX));
+    let length = read_at(offset.wrapping_add(size - wanted as u64), &mut tail[..wanted]).min(wanted);
+    let path = tail[..length].split(|&byte| byte == 0).next().unwrap_or_default();
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    name == b"ld-linux-x86-64.so.2" || name.starts_with(b"ld-lsb-x86-64.so.")
+    let is_whole = name.len() < path.len() || size as usize <= tail.len();
+    is_whole && (name == b"ld-linux-x86-64.so.2" || name.starts_with(b"ld-lsb-x86-64.so."))
 }
 
 /// Whether the property note at `offset` marks the program for shadow stacks.
-fn wants_shadow_stack(offset: u64, size: u64, read_at: &mut dyn FnMut(u64, &mut [u8]) -> usize) -> bool {
+fn wants_shadow_stack(offset: u64, size: u64, read_at: &mut ReadAt<'_>) -> bool {
     let mut note = [0; 256];
     let wanted = note.len().min(usize::try_from(size).unwrap_or(usize::MAX));
     let length = read_at(offset, &mut note[..wanted]).min(wanted);

@@ -2,15 +2,21 @@
 
 use proptest::prelude::*;
 use relpoline_stats::Refusal;
-use relpoline_stats::program::{Program, examine, tunables_enable_shadow_stack};
+use relpoline_stats::program::{
+    Program, SCRIPT_LINE, examine, interpreter, is_marked_for_shadow_stacks, tunables_enable_shadow_stack,
+};
 
-fn look(file: &[u8]) -> Program {
-    examine(&mut |offset, buffer| {
+fn reader(file: &[u8]) -> impl FnMut(u64, &mut [u8]) -> usize {
+    |offset, buffer| {
         let rest = usize::try_from(offset).ok().and_then(|at| file.get(at..)).unwrap_or_default();
         let length = rest.len().min(buffer.len());
         buffer[..length].copy_from_slice(&rest[..length]);
         length
-    })
+    }
+}
+
+fn look(file: &[u8]) -> Program {
+    examine(&mut reader(file))
 }
 
 /// A 64-bit ELF file whose one segment has this type and this content at its very end, as patchelf leaves it.
@@ -31,9 +37,9 @@ fn elf(segment: u32, content: &[u8]) -> Vec<u8> {
 #[test]
 fn loaders_are_told_apart() {
     let glibc = elf(3, b"/lib64/ld-linux-x86-64.so.2\0");
-    assert_eq!(look(&glibc), Program::Fit { shadow_stack: false });
+    assert_eq!(look(&glibc), Program::Fit);
     let nix = elf(3, b"/nix/store/0123456789-glibc-2.40/lib/ld-linux-x86-64.so.2\0");
-    assert_eq!(look(&nix), Program::Fit { shadow_stack: false });
+    assert_eq!(look(&nix), Program::Fit);
     assert_eq!(look(&elf(3, b"/lib/ld-musl-x86_64.so.1\0")), Program::Unfit(Refusal::OtherLoader));
     assert_eq!(look(&elf(1, b"")), Program::Unfit(Refusal::Static));
 }
@@ -62,7 +68,8 @@ fn a_shadow_stack_mark_is_seen() {
     file[second + 8..second + 16].copy_from_slice(&4096_u64.to_le_bytes());
     file[second + 32] = 32;
     file[4096..4096 + note.len()].copy_from_slice(&note);
-    assert_eq!(look(&file), Program::Fit { shadow_stack: true });
+    assert!(is_marked_for_shadow_stacks(&mut reader(&file)));
+    assert!(!is_marked_for_shadow_stacks(&mut reader(&elf(3, b"/lib64/ld-linux-x86-64.so.2\0"))));
     assert!(tunables_enable_shadow_stack(b"glibc.malloc.check=1:glibc.cpu.x86_shstk=on"));
     assert!(!tunables_enable_shadow_stack(b"glibc.cpu.x86_shstk=off"));
 }
@@ -70,16 +77,23 @@ fn a_shadow_stack_mark_is_seen() {
 #[test]
 fn a_script_names_its_interpreter() {
     for line in [&b"#!/bin/sh"[..], b"#! \t/bin/sh -e\necho", b"#!/bin/sh\0x"] {
-        let Program::Script(path, length) = look(line) else { panic!("{line:?}") };
-        assert_eq!(&path[..length], b"/bin/sh");
+        assert_eq!(look(line), Program::Script);
+        assert_eq!(interpreter(&mut reader(line), &mut [0; SCRIPT_LINE + 1]), Some(c"/bin/sh"));
     }
-    assert_eq!(look(b"#!\n"), Program::Unfit(Refusal::NotElf));
+    let long = [b"#!".as_slice(), &[b'x'; 400]].concat();
+    let path = vec![b'x'; SCRIPT_LINE - 2];
+    assert_eq!(interpreter(&mut reader(&long), &mut [0; SCRIPT_LINE + 1]).map(|p| p.to_bytes()), Some(&path[..]));
+    for line in [&b"#!\n"[..], b"#! ", b"#!", b"#"] {
+        assert_eq!(interpreter(&mut reader(line), &mut [0; SCRIPT_LINE + 1]), None);
+    }
 }
 
 proptest! {
     #[test]
     fn noise_never_panics(noise in prop::collection::vec(any::<u8>(), 0..512)) {
         let _ = look(&noise);
+        let _ = is_marked_for_shadow_stacks(&mut reader(&noise));
+        let _ = interpreter(&mut reader(&noise), &mut [0; SCRIPT_LINE + 1]);
     }
 
     #[test]
@@ -89,5 +103,6 @@ proptest! {
             file[at] = value;
         }
         let _ = look(&file);
+        let _ = is_marked_for_shadow_stacks(&mut reader(&file));
     }
 }

@@ -139,6 +139,30 @@ pub fn poke_idle(at: u64, bytes: &[u8]) -> Result<(), PokeError> {
     write_all(&open_mem()?, at, bytes)
 }
 
+/// Puts jumps to other code at several places of text that no thread is executing, each inside one page, all or none.
+///
+/// # Errors
+/// Nothing is changed then, unless the kernel stops accepting writes half-way.
+///
+/// # Safety
+/// No thread may execute those pages, nor write to them, meanwhile.
+pub unsafe fn lead_idle(jumps: &[(u64, [u8; 5])]) -> Result<(), PokeError> {
+    let mem = open_mem().ok().filter(|mem| jumps.first().is_some_and(|jump| Repoint::may_write(mem, jump.0)));
+    for (at, jump) in jumps {
+        match &mem {
+            Some(mem) => write_all(mem, *at, jump)?,
+            // SAFETY: says the caller; the bytes lie in that page, which is writable then.
+            None => unsafe {
+                let page = at & !(PAGE as u64 - 1);
+                let _way = unprotect(page, PAGE, false)?;
+                core::ptr::copy_nonoverlapping(jump.as_ptr(), *at as *mut u8, jump.len());
+                protect(page, PAGE, MprotectFlags::READ | MprotectFlags::EXEC)?;
+            },
+        }
+    }
+    Ok(())
+}
+
 /// How the displacements of an idle object are written.
 enum Way {
     Mem(OwnedFd),

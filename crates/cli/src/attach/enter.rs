@@ -16,9 +16,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use relpoline_stats::control::{Displacement, command, flag, phase};
+use relpoline_stats::control::{self, Displacement, command, flag, hook, phase};
 
-use super::hooks::{self, Hooks};
+use super::hooks;
 use super::load::{self, Library, Lists};
 use super::loader::Loaded;
 use super::memory::{Memory, Space as _};
@@ -50,30 +50,26 @@ pub fn enter(session: &mut Session, file: &Path, options: &OsStr) -> anyhow::Res
         Some(engine) => engine,
         None => load::load(session, &std::fs::read(file)?, &library)?,
     };
-    // Preloaded, the engine has the functions that the loader gave it.
-    let hooks = if engine.is_preloaded {
-        Hooks::default()
-    } else {
-        Hooks::plan(&session.memory, &library.symbols, &engine.symbols)
-    };
-    let noted = known(&engine, &session.memory, &hooks)?;
-    let is_sealed = !engine.is_preloaded && noted.sandbox.is_empty();
-    let follows = !noted.exec.is_empty();
-    let flags = if follows { flag::FOLLOW } else { 0 } | if is_sealed { flag::SEALED } else { 0 };
+    let jumps = entries(&engine, &session.memory, &library)?;
+    // Preloaded, it has seen to that itself.
+    let is_sealed = !engine.is_preloaded && jumps.is_empty();
+    let flags = if jumps.is_empty() { 0 } else { flag::FOLLOW } | if is_sealed { flag::SEALED } else { 0 };
     engine.set(&session.memory, field!(flags), u64::from(flags))?;
     prepare(session, &engine, file, options)?;
-    let jumps = [noted.sandbox, noted.exec].concat();
     let edited = commit(session, &engine, &jumps)?;
     Ok(Entered { engine, edited, is_sealed })
 }
 
-/// The functions to be led to the engine; those that are led to it already, by a predecessor, as it noted them.
-fn known(engine: &Remote, memory: &Memory, planned: &Hooks) -> anyhow::Result<Hooks> {
+/// The C library's functions that are to be led to the engine; those that were before, by a predecessor or by the engine, as
+/// they were noted.
+fn entries(engine: &Remote, memory: &Memory, library: &Library) -> anyhow::Result<Vec<Jump>> {
     let noted = engine.jumps(memory)?;
-    if planned.sandbox.is_empty() && noted.len() >= 3 {
-        return Ok(Hooks { sandbox: noted[1..3].to_vec(), exec: noted[3..].to_vec() });
+    if noted.len() == control::HOOKS {
+        return Ok(noted[hook::PRCTL..].to_vec());
     }
-    Ok(Hooks { sandbox: planned.sandbox.clone(), exec: planned.exec.clone() })
+    // A preloaded one would have done it, if it could be done.
+    let is_new = !engine.is_preloaded;
+    Ok(if is_new { hooks::plan(memory, &library.symbols, &engine.symbols) } else { Vec::new() })
 }
 
 /// Lets the engine find the sites and build their gates, while the program runs and the loader waits if it has to.

@@ -1,13 +1,10 @@
 //! Functions whose first instruction is led to the engine.
 //!
-//! A preloaded engine has its own `prctl`, `syscall` and `execve`, which the loader prefers to the C library's: by them
-//! it hears of a sandbox before it is shut, and of programs that are about to be started. An attached one comes too
-//! late for that. So the first five bytes of the C library's become a jump; the engine's functions do all that the
-//! library's do and never call them. No jump inside the function may lead into these bytes, and no thread may stand
-//! in them when they are written.
+//! A preloaded engine leads `prctl`, `syscall` and `execve` to itself before the program has begun: by them it hears of a
+//! sandbox before it is shut, and of programs that are about to be started. For an attached one this is done here, with the
+//! same bytes ([`room_in_entry`]). No thread may stand in them when they are written.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl};
-use relpoline_stats::control::{HOOK_BYTES, LOADER_ENTRY, room_in_empty_function};
+use relpoline_stats::control::{ENTRIES, HOOK_BYTES, LOADER_ENTRY, hook, room_in_empty_function, room_in_entry};
 
 use super::loader::Loader;
 use super::memory::{Memory, PAGE, Space as _};
@@ -17,51 +14,23 @@ use super::tracee::Thread;
 
 /// Larger functions are not what is looked for.
 const MOST: u64 = 4096;
-const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
-/// The C library's functions that would be led to the engine, as far as they can be.
-#[derive(Debug, Default)]
-pub struct Hooks {
-    /// `prctl` and `syscall`: both, or none.
-    pub sandbox: Vec<Jump>,
-    /// `execve`.
-    pub exec: Vec<Jump>,
-}
-
-impl Hooks {
-    /// Works out what the first bytes would become.
-    pub fn plan(memory: &Memory, libc: &Symbols, engine: &Symbols) -> Self {
-        let jump = |name: &str| {
-            let (function, size) = libc.extent(name)?;
-            from(memory, function, size.min(MOST), engine.get(name)?)
-        };
-        let sandbox = ["prctl", "syscall"].map(jump);
-        Self {
-            sandbox: if sandbox.iter().all(Option::is_some) {
-                sandbox.into_iter().flatten().collect()
-            } else {
-                Vec::new()
-            },
-            exec: jump("execve").into_iter().collect(),
-        }
-    }
+/// Works out how the C library's functions would be led to the engine: all of them, or none.
+pub fn plan(memory: &Memory, libc: &Symbols, engine: &Symbols) -> Vec<Jump> {
+    let jump = |(n, (function, entry)): (usize, &(&str, &str))| {
+        let (at, size) = libc.extent(function)?;
+        from(memory, hook::PRCTL + n, at, size.min(MOST), engine.get(entry)?)
+    };
+    ENTRIES.iter().enumerate().map(jump).collect::<Option<_>>().unwrap_or_default()
 }
 
 /// The jump from the function at `function` to `to`; `None` when there is no room for it.
-fn from(memory: &Memory, function: u64, size: u64, to: u64) -> Option<Jump> {
+fn from(memory: &Memory, hook: usize, function: u64, size: u64, to: u64) -> Option<Jump> {
     let code = memory.bytes(function, size as usize).ok()?;
-    let skip = if code.starts_with(&ENDBR64) { ENDBR64.len() } else { 0 };
-    let at = function.wrapping_add(skip as u64);
-    let jump = encode(at, to)?;
-    let mut decoder = Decoder::with_ip(64, &code, function, DecoderOptions::NONE);
-    let is_free = decoder.iter().all(|instruction| {
-        let is_branch = !matches!(instruction.flow_control(), FlowControl::Next | FlowControl::Return);
-        !(is_branch && is_behind_first(at, instruction.near_branch_target()))
-    });
-    let own = *code.get(skip..)?.first_chunk::<HOOK_BYTES>()?;
-    let in_one_page = is_in_one_page(at);
-    // Somebody else's jump is there.
-    (is_free && in_one_page && own[0] != 0xe9).then_some(Jump { at, own, jump })
+    let skip = room_in_entry(hook, &code)?;
+    let at = function.wrapping_add(skip);
+    let own = *code.get(skip as usize..)?.first_chunk::<HOOK_BYTES>()?;
+    Some(Jump { at, own, jump: encode(at, to)? }).filter(|_| is_in_one_page(at))
 }
 
 /// Whether `place` is one of the bytes of a jump at `at`, but not its first.

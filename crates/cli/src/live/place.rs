@@ -1,12 +1,12 @@
 //! The directories for statistics: one per user, and in it one per run that ends with a report.
 //! See [`relpoline_stats::live`] for what engines and tools agree on.
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use relpoline_stats::live::{PREFIX, RUN_PREFIX, is_private};
+use relpoline_stats::live::{CLEAN, CLEAN_BYTES, PREFIX, RUN_PREFIX, is_private};
 use tempfile::TempDir;
 
 use crate::files::Directory;
@@ -33,6 +33,14 @@ pub fn run_directory() -> anyhow::Result<TempDir> {
         .or_else(|| make(private.map(PathBuf::from).filter(|path| Directory::own(path, false).is_ok())?.as_ref()).ok())
         .map_or_else(|| make(Path::new("/tmp")), Ok)
         .context("no directory for the statistics can be made in /dev/shm, XDG_RUNTIME_DIR or /tmp")
+}
+
+/// Makes the list of files without retpolines, if there is none. Without it programs start a little later.
+pub fn make_clean_list() {
+    let Some(path) = own().map(|base| base.join(CLEAN)) else { return };
+    if let Ok(file) = File::options().write(true).create_new(true).mode(0o600).open(path) {
+        let _ = file.set_len(CLEAN_BYTES);
+    }
 }
 
 /// Removes the directories of runs whose `relpoline run` was killed: nobody else will.

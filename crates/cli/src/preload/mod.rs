@@ -115,3 +115,29 @@ fn first_that_serves(
     }
     bail!("the engine cannot be written anywhere ({}); set {VARIABLE} to its path", reasons.join("; "))
 }
+
+#[cfg(test)]
+mod tests {
+    use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+    use super::*;
+
+    #[test]
+    fn any_loader_can_load_the_engine() {
+        const NEEDED: u64 = 1;
+        const VERSIONS_NEEDED: u64 = 0x6fff_fffe;
+        let file = object::File::parse(embedded::ENGINE).unwrap();
+        // A library that is not there, or a version that it has not, ends the program.
+        let dynamic = file.section_by_name(".dynamic").unwrap();
+        for entry in dynamic.data().unwrap().chunks_exact(16) {
+            let tag = u64::from_le_bytes(*entry.first_chunk().unwrap());
+            assert!(tag != NEEDED && tag != VERSIONS_NEEDED, "it needs a library");
+        }
+        for symbol in file.dynamic_symbols() {
+            let name = symbol.name().unwrap();
+            // What it offers must be nothing that a program might look for.
+            let is_fine = if symbol.is_undefined() { symbol.is_weak() } else { name.starts_with("relpoline_") };
+            assert!(is_fine, "{name}");
+        }
+    }
+}

@@ -4,14 +4,16 @@
 //! program it lives in calls exec. A script is judged by its interpreter, since that is what gets loaded.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use relpoline_stats::Refusal;
 use relpoline_stats::options::{OFF, SWITCH};
-use relpoline_stats::program::{Program, examine, tunables_enable_shadow_stack};
+use relpoline_stats::program::{
+    Program, SCRIPT_LINE, examine, interpreter, is_marked_for_shadow_stacks, tunables_enable_shadow_stack,
+};
 
 use super::environment::Environment;
 use super::kernel;
@@ -26,10 +28,11 @@ pub fn refusal(path: &Path, environment: &Environment) -> Option<Refusal> {
     if environment.get(SWITCH).is_some_and(|value| value == OFF) {
         return Some(Refusal::Off);
     }
-    match loaded(path) {
-        (path, Program::Fit { shadow_stack }) => of_fit(&path, shadow_stack, environment),
-        (_, Program::Unfit(refusal)) => Some(refusal),
-        (_, Program::Script(..)) => Some(Refusal::NotElf),
+    let (path, found) = loaded(path);
+    match found {
+        Program::Fit => of_fit(&path, environment),
+        Program::Unfit(refusal) => Some(refusal),
+        Program::Script => Some(Refusal::NotElf),
     }
 }
 
@@ -40,32 +43,35 @@ pub fn program_of(path: &Path) -> PathBuf {
 
 fn loaded(path: &Path) -> (PathBuf, Program) {
     let mut path = PathBuf::from(path);
-    let mut found = look(&path);
-    for _ in 0..SCRIPTS_DEEP {
-        let Program::Script(interpreter, length) = &found else { break };
-        path = PathBuf::from(OsStr::from_bytes(interpreter.get(..*length).unwrap_or_default()));
-        found = look(&path);
+    for _ in 0..=SCRIPTS_DEEP {
+        let Ok(file) = open::executable(&path) else { return (path, Program::Unfit(Refusal::Unreadable)) };
+        let found = examine(&mut reader(&file));
+        if found != Program::Script {
+            return (path, found);
+        }
+        let mut line = [0; SCRIPT_LINE + 1];
+        let Some(next) = interpreter(&mut reader(&file), &mut line) else { break };
+        path = PathBuf::from(OsStr::from_bytes(next.to_bytes()));
     }
-    (path, found)
+    (path, Program::Script)
 }
 
-/// The file's own bytes.
-fn look(path: &Path) -> Program {
-    match open::executable(path) {
-        Ok(file) => examine(&mut |offset, buffer| file.read_at(buffer, offset).unwrap_or(0)),
-        Err(_) => Program::Unfit(Refusal::Unreadable),
-    }
+/// Reads from a file; nothing where it cannot be read.
+fn reader(file: &File) -> impl FnMut(u64, &mut [u8]) -> usize {
+    |offset, buffer| file.read_at(buffer, offset).unwrap_or(0)
 }
 
 /// What may still be against an ELF program that glibc loads.
-fn of_fit(path: &Path, shadow_stack: bool, environment: &Environment) -> Option<Refusal> {
+fn of_fit(path: &Path, environment: &Environment) -> Option<Refusal> {
     let mode = fs::metadata(path).map_or(0, |meta| meta.mode());
     let tunables = environment.get("GLIBC_TUNABLES").unwrap_or_default().as_bytes();
     if mode & SET_ID != 0 {
         Some(Refusal::SetId)
     } else if has_capabilities(path) {
         Some(Refusal::Capabilities)
-    } else if shadow_stack && tunables_enable_shadow_stack(tunables) {
+    } else if tunables_enable_shadow_stack(tunables)
+        && open::executable(path).is_ok_and(|file| is_marked_for_shadow_stacks(&mut reader(&file)))
+    {
         Some(Refusal::ShadowStack)
     } else {
         (!kernel::serves()).then_some(Refusal::Kernel)

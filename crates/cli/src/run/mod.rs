@@ -90,6 +90,7 @@ fn with_engine(
         mention_nothing(path, &environment);
     }
     environment.add_engine(&engine.path);
+    crate::live::place::make_clean_list();
     if report.is_none() && !arguments.dry_run && arguments.profile.is_none() {
         environment
             .set(relpoline_stats::options::VARIABLE, options::encode(&arguments.engine, arguments.dry_run, None));

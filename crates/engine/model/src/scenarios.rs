@@ -268,10 +268,15 @@ fn live_as_a_child(program: &Arc<Program>, mut chance: Chance) {
     program.come_to_rest(16);
 }
 
+unsafe extern "C" {
+    /// glibc's, which the preloaded engine finds in memory.
+    fn __register_atfork();
+}
+
 fn fork(way: Way) {
     static WATCHED: AtomicBool = AtomicBool::new(false);
     if !WATCHED.swap(true, Ordering::Relaxed) {
-        relpoline_engine::fork::watch();
+        relpoline_engine::fork::watch(__register_atfork as *const () as u64);
     }
     let program = begin(Dangers { signals: 60, ..Dangers::default() });
     (0..2).for_each(|n| world::start(120, caller(&program, n), Some(caller(&program, n + 8))));
