@@ -38,6 +38,8 @@ pub struct Collector<'a> {
     /// The pid namespace in which that number means something, if we may know it.
     namespace: Option<u64>,
     main_report: Option<Report>,
+    /// When that one's image was started.
+    begun: u64,
     /// Processes whose reports were written: in other namespaces there may be others of these numbers.
     written: BTreeSet<u32>,
     to: Option<&'a Destination>,
@@ -54,6 +56,7 @@ impl<'a> Collector<'a> {
             main,
             namespace,
             main_report: None,
+            begun: 0,
             written: BTreeSet::new(),
             to,
             outcome: Ok(()),
@@ -65,6 +68,12 @@ impl<'a> Collector<'a> {
     pub fn add(&mut self, name: &Name, stats: &Stats<'_>) {
         let is_here = name.namespace == 0 || self.namespace.is_none_or(|here| here == name.namespace);
         if name.pid == self.main && is_here {
+            // An older one is from before an exec, after which the process could not tell any more who it is.
+            let begun = stats.header().start_tsc;
+            if begun < self.begun {
+                return;
+            }
+            self.begun = begun;
             self.main_report = Some(digest::report(stats, &mut self.symbols));
         } else if let Some(to) = self.to {
             let is_first = self.written.insert(name.pid);
