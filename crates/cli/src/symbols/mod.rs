@@ -56,6 +56,15 @@ pub struct Symbols {
 pub struct Mapped {
     path: PathBuf,
     base: u64,
+    /// Addresses that it occupies when loaded at 0; none when nothing is known of it.
+    end: u64,
+}
+
+impl Mapped {
+    /// The offset in it of an address in memory. Thousands of addresses are looked for in thousands of objects.
+    fn offset(&self, address: u64) -> Option<u64> {
+        address.checked_sub(self.base).filter(|offset| *offset < self.end)
+    }
 }
 
 /// What is known of a file.
@@ -82,15 +91,16 @@ impl Symbols {
             self.files.insert(path.clone(), table);
             self.asked.get_mut().clear();
         }
-        Mapped { path, base: record.base }
+        let end = self.files.get(&path).map_or(0, |table| table.end);
+        Mapped { path, base: record.base, end }
     }
 
     /// `function` or `function+0xoffset` for an address in memory.
     pub fn name(&self, mapped: &[Mapped], address: u64) -> Option<Shown> {
         let find = || {
             mapped.iter().find_map(|object| {
+                let offset = object.offset(address)?;
                 let table = self.files.get(&object.path)?;
-                let offset = address.checked_sub(object.base).filter(|offset| *offset < table.end)?;
                 table.names.place(offset)
             })
         };
@@ -99,18 +109,14 @@ impl Symbols {
 
     /// The object around an address in memory, by its place in `mapped`, and the address' offset in it.
     pub fn object(&self, mapped: &[Mapped], address: u64) -> Option<(usize, u64)> {
-        mapped.iter().enumerate().find_map(|(index, object)| {
-            let table = self.files.get(&object.path)?;
-            let offset = address.checked_sub(object.base).filter(|offset| *offset < table.end)?;
-            Some((index, offset))
-        })
+        mapped.iter().enumerate().find_map(|(index, object)| Some((index, object.offset(address)?)))
     }
 
     /// First address of the function around an address in memory.
     pub fn start(&self, mapped: &[Mapped], address: u64) -> Option<u64> {
         mapped.iter().find_map(|object| {
+            let offset = object.offset(address)?;
             let table = self.files.get(&object.path)?;
-            let offset = address.checked_sub(object.base).filter(|offset| *offset < table.end)?;
             let (_, within) = table.names.around(offset)?;
             Some(address - within)
         })

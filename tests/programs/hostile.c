@@ -1,0 +1,199 @@
+// A process that wants to harm whoever looks at it. It says "ready" and ends when its stdin does.
+//
+//   statistics FILE [NAMES]   FILE's bytes are its statistics; NAMES more files have names that are nearly its own
+//   links MODE                its loader's structures are not what they should be
+//   name PATH                 its C library has another path
+//   storm                     signals, threads and system calls without end
+#define _GNU_SOURCE
+#include <elf.h>
+#include <fcntl.h>
+#include <link.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define CHECK(what) do { if (!(what)) { perror(#what); exit(1); } } while (0)
+
+typedef long (*function)(long);
+__attribute__((noinline)) long target(long x) { return x * 3 + 1; }
+static function volatile table[1] = {target};
+static volatile long sum;
+
+// What engines want to know of a process.
+static void whoami(unsigned long *ns, unsigned long long *started) {
+    struct stat st;
+    CHECK(stat("/proc/self/ns/pid", &st) == 0);
+    *ns = st.st_ino;
+    char text[4096] = {0};
+    FILE *f = fopen("/proc/self/stat", "r");
+    CHECK(f && fread(text, 1, sizeof text - 1, f) > 0);
+    fclose(f);
+    char *p = strrchr(text, ')') + 2;
+    for (int field = 3; field < 22; field++) p = strchr(p, ' ') + 1;
+    *started = strtoull(p, 0, 10);
+}
+
+static void statistics(const char *content, int names) {
+    unsigned long ns;
+    unsigned long long started;
+    whoami(&ns, &started);
+    char directory[64], path[128];
+    snprintf(directory, sizeof directory, "/dev/shm/relpoline-%d", geteuid());
+    mkdir(directory, 0700);
+    snprintf(path, sizeof path, "%s/%d-%lu-%llu.stats", directory, getpid(), ns, started);
+    unlink(path);
+    int from = open(content, O_RDONLY), to = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+    CHECK(from >= 0 && to >= 0);
+    struct stat st;
+    CHECK(fstat(from, &st) == 0 && ftruncate(to, st.st_size) == 0);
+    // Holes stay holes.
+    for (off_t at = 0; (at = lseek(from, at, SEEK_DATA)) >= 0;) {
+        off_t end = lseek(from, at, SEEK_HOLE);
+        for (char bytes[4096]; at < end;) {
+            ssize_t n = pread(from, bytes, sizeof bytes < (size_t)(end - at) ? sizeof bytes : (size_t)(end - at), at);
+            CHECK(n > 0 && pwrite(to, bytes, n, at) == n);
+            at += n;
+        }
+    }
+    CHECK(flock(to, LOCK_SH) == 0);
+    CHECK(mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, to, 0) != MAP_FAILED);
+    const char *forms[] = {"%s/%d-%lu-%d.stats", "%s/0%d-%lu-%d.stats", "%s/run-%d-%lu-%d"};
+    for (int n = 0; n < names; n++) {
+        char other[128];
+        snprintf(other, sizeof other, forms[n % 3], directory, getpid(), ns, n + 1);
+        if (n % 3 == 2) {
+            mkdir(other, 0700);
+        } else {
+            int fd = open(other, O_RDWR | O_CREAT, 0600);
+            CHECK(fd >= 0);
+            close(fd);
+        }
+    }
+}
+
+// As in link.h, version 2.
+struct lists { int version; struct link_map *map; unsigned long brk; int state; unsigned long base; struct lists *next; };
+
+static void *flip(void *at) {
+    struct link_map *map = at, *next = map->l_next;
+    for (;;) {
+        map->l_next = map;
+        map->l_next = next;
+    }
+    return 0;
+}
+
+static void links(const char *mode) {
+    ElfW(Dyn) *d = _DYNAMIC;
+    CHECK(mprotect((void *)((unsigned long)d & ~4095ul), 8192, PROT_READ | PROT_WRITE) == 0);
+    while (d->d_tag != DT_DEBUG) d++;
+    struct r_debug *debug = (void *)d->d_un.d_ptr;
+    static struct lists own;
+    own = (struct lists){2, debug->r_map, debug->r_brk, 0, 0, &own};
+    struct link_map *second = debug->r_map->l_next;
+    ElfW(Phdr) *headers = (void *)getauxval(AT_PHDR), *dynamic = headers;
+    while (dynamic->p_type != PT_DYNAMIC) dynamic++;
+    CHECK(mprotect((void *)((unsigned long)headers & ~4095ul), 4096, PROT_READ | PROT_WRITE) == 0);
+    if (!strcmp(mode, "empty-circle")) {
+        own.map = 0;
+        d->d_un.d_ptr = (unsigned long)&own;
+    } else if (!strcmp(mode, "circle-of-lists")) {
+        d->d_un.d_ptr = (unsigned long)&own;
+    } else if (!strcmp(mode, "circle")) {
+        second->l_next = second;
+    } else if (!strcmp(mode, "end-of-memory")) {
+        d->d_un.d_ptr = ~0ul;
+    } else if (!strcmp(mode, "link-at-the-end")) {
+        second->l_next = (void *)(~0ul - 7);
+    } else if (!strcmp(mode, "huge-dynamic")) {
+        dynamic->p_memsz = 1ul << 63;
+    } else if (!strcmp(mode, "large-dynamic")) {
+        dynamic->p_memsz = 1ul << 40;
+    } else if (!strcmp(mode, "zeroes")) {
+        unsigned long size = 12ul << 30, base = 0;
+        char *at = mmap(0, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        CHECK(at != MAP_FAILED);
+        for (ElfW(Phdr) *p = headers; p->p_type != PT_DYNAMIC; p++)
+            if (p->p_type == PT_PHDR) base = (unsigned long)p - p->p_vaddr;
+        dynamic->p_vaddr = (unsigned long)at - base;
+        dynamic->p_memsz = size;
+    } else if (!strcmp(mode, "endless-names")) {
+        unsigned long size = 1ul << 30;
+        char *at = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        CHECK(at != MAP_FAILED);
+        memset(at, 'x', 8192);
+        for (struct link_map *map = second; map; map = map->l_next) map->l_name = at;
+    } else if (!strcmp(mode, "escapes")) {
+        for (struct link_map *map = second; map; map = map->l_next)
+            map->l_name = "/x/\033]0;OWNED\a\033[31m\nlibc.so.6";
+    } else if (!strcmp(mode, "dynamics")) {
+        for (struct link_map *map = second; map; map = map->l_next) map->l_ld = (void *)headers;
+    } else if (!strcmp(mode, "flips")) {
+        pthread_t thread;
+        CHECK(pthread_create(&thread, 0, flip, second) == 0);
+    } else {
+        fprintf(stderr, "no mode %s\n", mode);
+        exit(1);
+    }
+}
+
+static void name(const char *path) {
+    for (struct link_map *map = _r_debug.r_map; map; map = map->l_next)
+        if (map->l_name && strstr(map->l_name, "libc.so")) map->l_name = strdup(path);
+}
+
+static void nothing(int signal) { (void)signal; }
+
+static void *shoot(void *main_thread) {
+    for (;;) pthread_kill(*(pthread_t *)main_thread, SIGUSR1);
+    return 0;
+}
+
+static void *work(void *unused) {
+    for (;;) {
+        sum += table[0](sum);
+        syscall(-1);
+    }
+    return unused;
+}
+
+static void *brief(void *unused) { return unused; }
+
+static void *breed(void *unused) {
+    for (pthread_t thread;;)
+        if (pthread_create(&thread, 0, brief, 0) == 0) pthread_detach(thread);
+    return unused;
+}
+
+static void storm(void) {
+    static pthread_t main_thread, thread;
+    main_thread = pthread_self();
+    signal(SIGUSR1, nothing);
+    CHECK(pthread_create(&thread, 0, shoot, &main_thread) == 0);
+    CHECK(pthread_create(&thread, 0, work, 0) == 0);
+    CHECK(pthread_create(&thread, 0, breed, 0) == 0);
+}
+
+int main(int argc, char **argv) {
+    if (getenv("HOSTILE_NAME")) prctl(PR_SET_NAME, getenv("HOSTILE_NAME"));
+    for (int n = 0; n < 400000; n++) sum += table[0](n);
+    if (argc > 2 && !strcmp(argv[1], "statistics")) statistics(argv[2], argc > 3 ? atoi(argv[3]) : 0);
+    else if (argc > 2 && !strcmp(argv[1], "links")) links(argv[2]);
+    else if (argc > 2 && !strcmp(argv[1], "name")) name(argv[2]);
+    else if (argc > 1 && !strcmp(argv[1], "storm")) storm();
+    printf("ready\n");
+    fflush(stdout);
+    for (char byte;;) {
+        ssize_t n = read(0, &byte, 1);
+        if (n == 0) _exit(0);
+        sum += table[0](n);
+    }
+}
