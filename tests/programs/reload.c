@@ -36,8 +36,7 @@ static void from_threads(int threads) {
 }
 
 /* The library is the first build of exchanged.S. */
-static void *choose(word calls) {
-    void *library = dlopen(arguments[2], RTLD_NOW);
+static void *let_choose(void *library, word calls) {
     CHECK(library, "%s", dlerror());
     /* Functions near enough for a direct jump; the first one gives back what it is given. */
     callee_t *same = (callee_t *)dlsym(RTLD_DEFAULT, "labs"), *other = (callee_t *)dlsym(RTLD_DEFAULT, "getpid");
@@ -49,7 +48,7 @@ static void *choose(word calls) {
 
 static void elsewhere(void) {
     for (int n = 0; n < times; n++) {
-        void *library = choose(50);
+        void *library = let_choose(dlopen(arguments[2], RTLD_NOW), 50);
         Dl_info info;
         CHECK(dladdr(dlsym(library, "choose"), &info), "where is it?");
         dlclose(library);
@@ -57,7 +56,7 @@ static void elsewhere(void) {
         void *taken = mmap(info.dli_fbase, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
         CHECK(taken == info.dli_fbase, "its place cannot be taken");
     }
-    choose(400000);
+    let_choose(dlopen(arguments[2], RTLD_NOW), 400000);
 }
 
 static char *bytes;
@@ -94,21 +93,20 @@ static void many(void) {
     CHECK(directory && times <= 8192, "no directory");
     read_library();
     for (int n = 0; n < times; n++) {
-        use(all[n] = copy(n, path), 100);
+        all[n] = let_choose(copy(n, path), 50);
         unlink(path);
     }
     /* The last one stays. */
     for (int n = 0; n < times - 1; n++) dlclose(all[n]);
     for (int n = 0; n < times; n++) {
-        void *library = copy(times + n, path);
-        use(library, 100);
+        void *library = let_choose(copy(times + n, path), 50);
         unlink(path);
         dlclose(library);
     }
     rmdir(directory);
-    use(all[times - 1], 400000);
-    /* And the one whose file is still there afterwards; for long enough that learning may cost something again. */
-    use(dlopen(arguments[2], RTLD_NOW), 30000000);
+    let_choose(all[times - 1], 400000);
+    /* And the one whose file is still there afterwards. */
+    let_choose(dlopen(arguments[2], RTLD_NOW), 400000);
 }
 
 int main(int argc, char **argv) {
