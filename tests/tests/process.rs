@@ -128,8 +128,9 @@ fn shown(stacks: &str, functions: &[&str]) -> usize {
     functions.iter().map(|function| count(function)).sum()
 }
 
-/// More than this the engine may not add.
-const CORE_MARGIN: u64 = 600_000;
+/// More than this the engine may not add. Most of it is libc's text, of which three instructions were changed: the kernel
+/// dumps a mapping as a whole.
+const CORE_MARGIN: u64 = 2_000_000;
 
 fn cores_are_small(engine: &Path) -> Option<bool> {
     let program = Program::retpolined("core.c").build();
@@ -170,7 +171,7 @@ fn the_core_of_an_attached_process() {
     });
     if let [Some(plain), Some(attached)] = sizes {
         // Its engine's own text is no file's there.
-        assert!(attached < plain + 4 * CORE_MARGIN, "{attached} bytes instead of {plain}");
+        assert!(attached < plain + 2 * CORE_MARGIN, "{attached} bytes instead of {plain}");
     }
 }
 
