@@ -68,15 +68,14 @@ struct Head {
 /// not be started.
 pub fn take(bytes: usize) -> Option<*mut u8> {
     let wanted = bytes.checked_add(size_of::<Head>())?.div_ceil(PAGE);
-    // A filter may not let us ask.
-    let lender = if may_call() && is_visiting() { Some(lender()?) } else { None };
+    // A filter may not let us ask. The broken variant that the tests must catch: nothing is noted, and nothing comes back.
+    let lender = if may_call() && is_visiting() && !broken!("memory-stays-lent") { Some(lender()?) } else { None };
     let Some((at, pages)) = lender.and_then(|lender| lender.reuse(wanted)).or_else(|| Some((map(wanted)?, wanted)))
     else {
         lender.inspect(|lender| lender.word.store(FREE, Ordering::Release));
         return None;
     };
-    // The broken variant that the tests must catch: the kernel is not told, and nothing comes back.
-    if let Some(lender) = lender.filter(|_| !broken!("memory-stays-lent")) {
+    if let Some(lender) = lender {
         lender.at.store(at as u64, Ordering::Relaxed);
         lender.pages.store(pages as u32, Ordering::Relaxed);
         lender.announce();
