@@ -5,6 +5,7 @@
 //! `text` that directly follows must be found in what was printed, in that order. A section whose condition
 //! (`<!-- if: COMMAND -->`) fails is skipped, which is said.
 
+use std::io::{Read as _, Seek as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -58,7 +59,9 @@ fn sections(page: &str) -> Vec<Section> {
 
 /// Runs a script; whether it succeeded, and what it printed.
 fn shell(script: &str, directory: &Path) -> (bool, String) {
-    // Whatever hangs is ended, with all that it has started.
+    // Whatever hangs is ended, with all that it has started. What it says goes to a file: a server that a failed recipe leaves
+    // behind would keep a pipe open.
+    let mut said = tempfile::tempfile().unwrap();
     let mut command = Command::new("timeout");
     command
         .args(["-k", "5", "120", "bash", "-euo", "pipefail", "-c", script])
@@ -72,9 +75,16 @@ fn shell(script: &str, directory: &Path) -> (bool, String) {
     }
     // Cargo tells tests where it builds; a reader's cargo is told nothing.
     command.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
-    let output = command.output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    command.stdout(said.try_clone().unwrap()).stderr(said.try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    let status = child.wait().unwrap();
+    // timeout(1) made a process group of its own: nobody else is in it.
+    let _ =
+        rustix::process::kill_process_group(rustix::process::Pid::from_child(&child), rustix::process::Signal::KILL);
+    let mut text = Vec::new();
+    said.rewind().unwrap();
+    said.read_to_end(&mut text).unwrap();
+    (status.success(), String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The first line that was expected and not printed in its turn.

@@ -11,6 +11,7 @@ use crate::exec;
 use crate::fork;
 use crate::hold;
 use crate::loader::{self, Change};
+use crate::memory::Reader;
 use crate::object::{self, Listed};
 use crate::report;
 use crate::sandbox;
@@ -363,7 +364,11 @@ pub fn switch(engine: &mut Engine, on: bool) {
     engine.half_switched = true;
     compiler_fence(Ordering::SeqCst);
     engine.enabled = on;
+    let text = (!on && sandbox::may_call()).then(Reader::open);
     for id in 0..engine.sites.len() as u32 {
+        if let Some(text) = &text {
+            engine.see_link(id, text);
+        }
         if on {
             engine.restart(id)
         } else {

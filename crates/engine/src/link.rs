@@ -12,6 +12,7 @@
 use crate::fork;
 use crate::hold;
 use crate::judge::LATER;
+use crate::memory::Reader;
 use crate::sandbox;
 use crate::site::Site;
 use crate::state::{Engine, LOCK};
@@ -80,6 +81,20 @@ impl Engine {
     fn note_link(&mut self, id: u32, linked: bool) {
         if let Some(site) = self.sites.get_mut(id as usize) {
             site.linked = linked;
+        }
+    }
+
+    /// Notes that the site is linked where its text says so. A thread that was overtaken while it undid a link may have noted
+    /// that it is not, after somebody else had linked it again.
+    pub fn see_link(&mut self, id: u32, text: &Reader) {
+        let Some(&site) = self.sites.as_slice().get(id as usize).filter(|site| !site.gone && !site.linked) else {
+            return;
+        };
+        let Some(arena) = self.arena(&site) else { return };
+        let (gate, mut seen) = (displacement(&site, site.gate.address(arena)), Bytes::default());
+        let is_read = text.read(site.field, &mut seen) == seen.len();
+        if is_read && seen != gate && poke::same_column(seen, gate) && seen != displacement(&site, site.thunk_at) {
+            self.note_link(id, true);
         }
     }
 
