@@ -59,8 +59,9 @@ fn build_engine(manifest: &Path, target: &Path) -> PathBuf {
         .args(["--", "-Clink-arg=-nostdlib"])
         .arg("-Clink-arg=-Wl,-z,initfirst,-z,now,-z,relro,-soname,librelpoline_engine.so")
         // Flags meant for the command (coverage, sanitizers, another CPU) would break or unportably change a
-        // library that lives in other people's processes. Set to nothing, it also overrides config files.
-        .env("CARGO_ENCODED_RUSTFLAGS", "")
+        // library that lives in other people's processes. Set, it also overrides config files. Profilers that follow
+        // frame pointers see the program's functions through those of the engine.
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Cforce-frame-pointers=yes")
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_BUILD_TARGET")
         .env_remove("CARGO_TARGET_DIR")

@@ -82,7 +82,9 @@ pub fn broken_engine(variant: &str) -> PathBuf {
     cargo.arg("--manifest-path").arg(workspace().join("crates/engine/Cargo.toml"));
     cargo.args(["--", "-Clink-arg=-nostartfiles"]);
     cargo.arg("-Clink-arg=-Wl,-z,initfirst,-z,now,-z,relro,-soname,librelpoline_engine.so");
-    cargo.env("RUSTC_WORKSPACE_WRAPPER", wrapper(&target, variant)).env("CARGO_ENCODED_RUSTFLAGS", "");
+    cargo
+        .env("RUSTC_WORKSPACE_WRAPPER", wrapper(&target, variant))
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Cforce-frame-pointers=yes");
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET");
     succeed(&mut cargo).unwrap_or_else(|error| panic!("{error}"));
     fs::create_dir_all(target.join(variant)).expect("cannot make a directory for the broken engine");

@@ -149,8 +149,8 @@ fn moves_and_stack() {
         let i = one(|c| c.mov_imm64(reg, u64::MAX - 5));
         assert_eq!((i.code(), i.op0_register(), i.immediate(1)), (Op::Mov_r64_imm64, name, u64::MAX - 5));
     });
-    let i = one(|c| c.push_imm32(-7));
-    assert_eq!((i.code(), i.immediate(0)), (Op::Pushq_imm32, (-7i64).cast_unsigned()));
+    let i = one(|c| c.call(BACK));
+    assert_eq!((i.code(), i.near_branch_target()), (Op::Call_rel32_64, BACK));
 }
 
 #[test]

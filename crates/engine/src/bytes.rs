@@ -17,6 +17,8 @@ macro_rules! functions {
             ".endm",
             ".pushsection .text.relpoline_bytes, \"ax\", @progbits",
             ".p2align 4",
+            // One for all: none of them moves the stack.
+            ".cfi_startproc",
             concat!("function ", $prefix, "memmove"),
             "mov rax, rdi",
             "sub rax, rsi",
@@ -111,6 +113,7 @@ macro_rules! functions {
             "jmp 5b",
             "6:",
             "ret",
+            ".cfi_endproc",
             ".popsection",
             ".purgem function",
         );

@@ -4,7 +4,6 @@
 //! branch that a pseudo-random bit decides, compares and nodes in a row, of trees that keep flags and of others. Half a
 //! millisecond in all. The policy weighs trees against retpolines with these, so another processor gets its own answer.
 
-use core::arch::asm;
 use relpoline_core::policy::Costs;
 
 const ROUNDS: u64 = 2048;
@@ -26,140 +25,241 @@ pub use relpoline_text::sync::now;
 
 /// Cycles of `body` per round, in 1/16 cycles: the least of a few runs.
 #[inline(never)]
-fn per_round(body: fn()) -> u32 {
+fn per_round(body: Loop) -> u32 {
     (0..RUNS)
         .map(|_| {
-            let start = now();
-            body();
+            let (seed, start) = (seed(), now());
+            // SAFETY: loops of this module, which need neither more stack than their return addresses nor anything else.
+            unsafe { body(ROUNDS, seed) };
             now().wrapping_sub(start)
         })
         .min()
         .map_or(0, |cycles| u32::try_from(cycles * 16 / ROUNDS).unwrap_or(u32::MAX))
 }
 
-fn direct_calls() {
-    // SAFETY: calls a `ret` of its own; the red zone is avoided by moving the stack pointer.
-    unsafe {
-        asm!(
-            "sub rsp, 128", "2:", "call 3f", "dec {n}", "jnz 2b", "jmp 4f", "3:", "ret", "4:", "add rsp, 128",
-            n = inout(reg) ROUNDS => _,
-        );
-    }
+/// What is measured: `rounds` of something, with a number that looks random. Each loop is a function of its own, whose unwind
+/// data is right at each of its instructions: the program's profiler may interrupt any. Within a function that the
+/// compiler made it would not be, where a call moves the stack.
+type Loop = unsafe extern "C" fn(rounds: u64, random: u64);
+
+/// Calls a `ret` of its own.
+#[unsafe(naked)]
+unsafe extern "C" fn direct_calls(rounds: u64, random: u64) {
+    core::arch::naked_asm!(
+        ".cfi_startproc",
+        "2:",
+        "call 3f",
+        "dec rdi",
+        "jnz 2b",
+        "ret",
+        "3:",
+        ".cfi_adjust_cfa_offset 8",
+        "ret",
+        ".cfi_endproc",
+    )
 }
 
-fn retpolined_calls() {
-    // SAFETY: as above, with a retpoline to the same `ret`.
-    unsafe {
-        asm!(
-            "sub rsp, 128",
-            "lea {target}, [rip + 3f]",
-            "2:", "call 5f", "dec {n}", "jnz 2b", "jmp 4f",
-            "5:", "call 7f", "6:", "pause", "lfence", "jmp 6b", "7:", "mov [rsp], {target}", "ret",
-            "3:", "ret",
-            "4:", "add rsp, 128",
-            n = inout(reg) ROUNDS => _, target = out(reg) _,
-        );
-    }
+/// The same through a retpoline.
+#[unsafe(naked)]
+unsafe extern "C" fn retpolined_calls(rounds: u64, random: u64) {
+    core::arch::naked_asm!(
+        ".cfi_startproc",
+        "lea rax, [rip + 3f]",
+        "2:",
+        "call 5f",
+        "dec rdi",
+        "jnz 2b",
+        "ret",
+        "3:",
+        ".cfi_adjust_cfa_offset 8",
+        "ret",
+        "5:",
+        "call 7f",
+        ".cfi_adjust_cfa_offset 8",
+        "6:",
+        "pause",
+        "lfence",
+        "jmp 6b",
+        "7:",
+        "mov [rsp], rax",
+        "ret",
+        ".cfi_endproc",
+    )
 }
 
 /// Half of these branches go the other way than any predictor can know: a xorshift generator decides. It is
 /// stepped behind the branch, on either side, so that nothing useful is done before the mistake is noticed.
-fn random_branches() {
-    // SAFETY: registers only.
-    unsafe {
-        asm!(
-            "2:", "test {x:l}, 1", "jz 3f",
-            "mov {t}, {x}", "shl {t}, 13", "xor {x}, {t}",
-            "mov {t}, {x}", "shr {t}, 7", "xor {x}, {t}",
-            "mov {t}, {x}", "shl {t}, 17", "xor {x}, {t}",
-            "dec {n}", "jnz 2b", "jmp 4f",
-            "3:",
-            "mov {t}, {x}", "shl {t}, 13", "xor {x}, {t}",
-            "mov {t}, {x}", "shr {t}, 7", "xor {x}, {t}",
-            "mov {t}, {x}", "shl {t}, 17", "xor {x}, {t}",
-            "dec {n}", "jnz 2b",
-            "4:",
-            n = inout(reg) ROUNDS => _, x = inout(reg_abcd) seed() => _, t = out(reg) _,
-        );
-    }
+#[unsafe(naked)]
+unsafe extern "C" fn random_branches(rounds: u64, random: u64) {
+    core::arch::naked_asm!(
+        ".cfi_startproc",
+        "2:",
+        "test sil, 1",
+        "jz 3f",
+        "mov rax, rsi",
+        "shl rax, 13",
+        "xor rsi, rax",
+        "mov rax, rsi",
+        "shr rax, 7",
+        "xor rsi, rax",
+        "mov rax, rsi",
+        "shl rax, 17",
+        "xor rsi, rax",
+        "dec rdi",
+        "jnz 2b",
+        "ret",
+        "3:",
+        "mov rax, rsi",
+        "shl rax, 13",
+        "xor rsi, rax",
+        "mov rax, rsi",
+        "shr rax, 7",
+        "xor rsi, rax",
+        "mov rax, rsi",
+        "shl rax, 17",
+        "xor rsi, rax",
+        "dec rdi",
+        "jnz 2b",
+        "ret",
+        ".cfi_endproc",
+    )
 }
 
 /// The same without the branch.
-fn no_branches() {
-    // SAFETY: registers only.
-    unsafe {
-        asm!(
-            "2:", "test {x:l}, 1",
-            "mov {t}, {x}", "shl {t}, 13", "xor {x}, {t}",
-            "mov {t}, {x}", "shr {t}, 7", "xor {x}, {t}",
-            "mov {t}, {x}", "shl {t}, 17", "xor {x}, {t}",
-            "dec {n}", "jnz 2b",
-            n = inout(reg) ROUNDS => _, x = inout(reg_abcd) seed() => _, t = out(reg) _,
-        );
-    }
+#[unsafe(naked)]
+unsafe extern "C" fn no_branches(rounds: u64, random: u64) {
+    core::arch::naked_asm!(
+        ".cfi_startproc",
+        "2:",
+        "test sil, 1",
+        "mov rax, rsi",
+        "shl rax, 13",
+        "xor rsi, rax",
+        "mov rax, rsi",
+        "shr rax, 7",
+        "xor rsi, rax",
+        "mov rax, rsi",
+        "shl rax, 17",
+        "xor rsi, rax",
+        "dec rdi",
+        "jnz 2b",
+        "ret",
+        ".cfi_endproc",
+    )
 }
 
+static CONSTANT: u64 = 1;
+
 /// Compares in a row, as in a chain: eight to a round, none of them taken.
-fn compares() {
-    let constant = 1u64;
-    // SAFETY: registers and one load.
-    unsafe {
-        asm!(
-            "2:",
-            "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f",
-            "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f", "cmp {x}, [{c}]", "je 3f",
-            "dec {n}", "jnz 2b", "3:",
-            n = inout(reg) ROUNDS => _, x = in(reg) 2u64, c = in(reg) &raw const constant,
-        );
-    }
+#[unsafe(naked)]
+unsafe extern "C" fn compares(rounds: u64, random: u64) {
+    core::arch::naked_asm!(
+        ".cfi_startproc",
+        "lea rdx, [rip + {constant}]", "mov ecx, 2",
+        "2:",
+        "cmp rcx, [rdx]", "je 3f", "cmp rcx, [rdx]", "je 3f", "cmp rcx, [rdx]", "je 3f", "cmp rcx, [rdx]", "je 3f",
+        "cmp rcx, [rdx]", "je 3f", "cmp rcx, [rdx]", "je 3f", "cmp rcx, [rdx]", "je 3f", "cmp rcx, [rdx]", "je 3f",
+        "dec rdi", "jnz 2b",
+        "3:", "ret",
+        ".cfi_endproc",
+        constant = sym CONSTANT,
+    )
 }
 
 /// Nodes of a search tree in a row: eight to a round, each with a branch that is not taken and one that is.
-fn nodes() {
-    let constant = 1u64;
-    // SAFETY: registers and one load.
-    unsafe {
-        asm!(
-            "2:",
-            "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:", "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:",
-            "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:", "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:",
-            "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:", "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:",
-            "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:", "cmp {x}, [{c}]", "je 3f", "ja 4f", "int3", "4:",
-            "dec {n}", "jnz 2b", "3:",
-            n = inout(reg) ROUNDS => _, x = in(reg) 2u64, c = in(reg) &raw const constant,
-        );
-    }
+#[unsafe(naked)]
+unsafe extern "C" fn nodes(rounds: u64, random: u64) {
+    core::arch::naked_asm!(
+        ".cfi_startproc",
+        "lea rdx, [rip + {constant}]", "mov ecx, 2",
+        "2:",
+        "cmp rcx, [rdx]", "je 3f", "ja 4f", "int3", "4:", "cmp rcx, [rdx]", "je 3f", "ja 4f", "int3", "4:",
+        "cmp rcx, [rdx]", "je 3f", "ja 4f", "int3", "4:", "cmp rcx, [rdx]", "je 3f", "ja 4f", "int3", "4:",
+        "cmp rcx, [rdx]", "je 3f", "ja 4f", "int3", "4:", "cmp rcx, [rdx]", "je 3f", "ja 4f", "int3", "4:",
+        "cmp rcx, [rdx]", "je 3f", "ja 4f", "int3", "4:", "cmp rcx, [rdx]", "je 3f", "ja 4f", "int3", "4:",
+        "dec rdi", "jnz 2b",
+        "3:", "ret",
+        ".cfi_endproc",
+        constant = sym CONSTANT,
+    )
 }
 
 /// Compares of a chain that keeps flags: eight to a round.
-fn kept_compares() {
-    // SAFETY: registers only.
-    unsafe {
-        asm!(
-            "2:", "lea rcx, [{x} + 8]", "jrcxz 3f",
-            "lea rcx, [rcx + 8]", "jrcxz 3f", "lea rcx, [rcx + 8]", "jrcxz 3f", "lea rcx, [rcx + 8]", "jrcxz 3f",
-            "lea rcx, [rcx + 8]", "jrcxz 3f", "lea rcx, [rcx + 8]", "jrcxz 3f", "lea rcx, [rcx + 8]", "jrcxz 3f",
-            "lea rcx, [rcx + 8]", "jrcxz 3f",
-            "dec {n}", "jnz 2b", "3:",
-            n = inout(reg) ROUNDS => _, x = in(reg) 2u64, out("rcx") _,
-        );
-    }
+#[unsafe(naked)]
+unsafe extern "C" fn kept_compares(rounds: u64, random: u64) {
+    core::arch::naked_asm!(
+        ".cfi_startproc",
+        "mov edx, 2",
+        "2:",
+        "lea rcx, [rdx + 8]",
+        "jrcxz 3f",
+        "lea rcx, [rcx + 8]",
+        "jrcxz 3f",
+        "lea rcx, [rcx + 8]",
+        "jrcxz 3f",
+        "lea rcx, [rcx + 8]",
+        "jrcxz 3f",
+        "lea rcx, [rcx + 8]",
+        "jrcxz 3f",
+        "lea rcx, [rcx + 8]",
+        "jrcxz 3f",
+        "lea rcx, [rcx + 8]",
+        "jrcxz 3f",
+        "lea rcx, [rcx + 8]",
+        "jrcxz 3f",
+        "dec rdi",
+        "jnz 2b",
+        "3:",
+        "ret",
+        ".cfi_endproc",
+    )
 }
 
 /// Nodes of a search tree that keeps flags: four to a round, each with a jump over the other side's.
-fn kept_nodes() {
-    // SAFETY: registers only.
-    unsafe {
-        asm!(
-            "2:",
-            "movabs rcx, -1", "lea rcx, [rcx + {x}]", "jrcxz 3f", "bswap rcx", "movzx ecx, cl", "jrcxz 4f", "int3", "4:",
-            "movabs rcx, -1", "lea rcx, [rcx + {x}]", "jrcxz 3f", "bswap rcx", "movzx ecx, cl", "jrcxz 4f", "int3", "4:",
-            "movabs rcx, -1", "lea rcx, [rcx + {x}]", "jrcxz 3f", "bswap rcx", "movzx ecx, cl", "jrcxz 4f", "int3", "4:",
-            "movabs rcx, -1", "lea rcx, [rcx + {x}]", "jrcxz 3f", "bswap rcx", "movzx ecx, cl", "jrcxz 4f", "int3", "4:",
-            "dec {n}", "jnz 2b", "3:",
-            n = inout(reg) ROUNDS => _, x = in(reg) 2u64, out("rcx") _,
-        );
-    }
+#[unsafe(naked)]
+unsafe extern "C" fn kept_nodes(rounds: u64, random: u64) {
+    core::arch::naked_asm!(
+        ".cfi_startproc",
+        "mov edx, 2",
+        "2:",
+        "movabs rcx, -1",
+        "lea rcx, [rcx + rdx]",
+        "jrcxz 3f",
+        "bswap rcx",
+        "movzx ecx, cl",
+        "jrcxz 4f",
+        "int3",
+        "4:",
+        "movabs rcx, -1",
+        "lea rcx, [rcx + rdx]",
+        "jrcxz 3f",
+        "bswap rcx",
+        "movzx ecx, cl",
+        "jrcxz 4f",
+        "int3",
+        "4:",
+        "movabs rcx, -1",
+        "lea rcx, [rcx + rdx]",
+        "jrcxz 3f",
+        "bswap rcx",
+        "movzx ecx, cl",
+        "jrcxz 4f",
+        "int3",
+        "4:",
+        "movabs rcx, -1",
+        "lea rcx, [rcx + rdx]",
+        "jrcxz 3f",
+        "bswap rcx",
+        "movzx ecx, cl",
+        "jrcxz 4f",
+        "int3",
+        "4:",
+        "dec rdi",
+        "jnz 2b",
+        "3:",
+        "ret",
+        ".cfi_endproc",
+    )
 }
 
 /// A fresh start for each run, or the predictor learns the sequence.

@@ -22,6 +22,7 @@ use crate::object::Listed;
 use crate::report;
 use crate::sandbox;
 use crate::state::{Engine, LOCK};
+use crate::unwind;
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
 use core::mem::offset_of;
@@ -41,7 +42,7 @@ pub struct Shared(UnsafeCell<Area>);
 unsafe impl Sync for Shared {}
 
 /// The area, at the symbol [`relpoline_stats::control::AREA`].
-#[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_control_1"))]
+#[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_control_2"))]
 pub static SHARED: Shared = Shared(UnsafeCell::new(Area::new()));
 
 /// The process that is preparing an attach, or 0. A child that is forked meanwhile has no thread that goes on.
@@ -259,6 +260,7 @@ fn sleep(engine: &mut Engine, control: &Control) -> u32 {
     } else {
         engine.enabled = false;
     }
+    unwind::leave();
     list(engine, control)
 }
 
@@ -272,6 +274,8 @@ fn prepare(control: &Control) -> u32 {
     } else if !crate::fork::settle_epoch() {
         return outcome::NOT_STARTED;
     }
+    unwind::find::prepare(control.find_object.load(Ordering::Relaxed));
+    unwind::iterate::prepare(control.iterate.load(Ordering::Relaxed));
     // From the moment at which the loader's notice leads here, which is later.
     loader::attend(control.loader.load(Ordering::Relaxed));
     PREPARING.store(pid(), Ordering::Release);
@@ -311,6 +315,7 @@ fn start(control: &Control, objects: &Listed<'_>) -> u32 {
     let flags = control.flags.load(Ordering::Relaxed);
     let environment = control.environment.load(Ordering::Relaxed) as *const *const c_char;
     let path = control.path.load(Ordering::Relaxed) as *const c_char;
+    unwind::cover_engine();
     // SAFETY: the tool has put both there: an array of C strings and a null, and a C string.
     let started = unsafe {
         let path = CStr::from_ptr(path).to_bytes();
@@ -336,6 +341,7 @@ fn wake(objects: &Listed<'_>) -> u32 {
     crate::discover::sweep_listed(engine, objects);
     engine.recover();
     engine.begin_all_anew();
+    unwind::listen();
     let header = engine.share.header();
     header.refusal = 0;
     header.flags &= !codes::flag::ASLEEP;

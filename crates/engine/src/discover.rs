@@ -334,9 +334,11 @@ fn give_gates(engine: &mut Engine, place: Place, object: &Object<'_>, text: &Seg
         return Ok((first, count as u32));
     }
     let group = group_for(engine, object)?;
+    let table = table_of_frames(object);
     for n in begun..begun + count {
         let Some(&site) = engine.found.as_slice().get(n) else { break };
-        add_site(engine, place.index, group, &site)?;
+        let is_frameless = site.kind == SiteKind::Call || table.is_some_and(|table| table.is_frameless(site.address));
+        add_site(engine, place.index, group, &site, is_frameless)?;
     }
     let first = engine.objects.as_slice().get(place.index).map_or(NONE, |known| known.first_site);
     Ok((nth(engine, first), count as u32))
@@ -404,24 +406,39 @@ fn group_for(engine: &mut Engine, object: &Object<'_>) -> Result<usize, Reason> 
     Ok(free)
 }
 
+/// What of a site's instruction its gate depends on, besides the thunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Form {
+    /// What it is.
+    pub kind: Kind,
+    /// See [`Site::is_frameless`].
+    pub is_frameless: bool,
+}
+
 /// Gives a site a gate that leads to its counting stub; nothing leads to the gate yet. One that is not used any more is
 /// taken if there is one.
 ///
 /// # Errors
 /// Why it cannot have one.
-pub fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &scan::Site) -> Result<(), Reason> {
+pub fn add_site(
+    engine: &mut Engine,
+    index: usize,
+    group_index: usize,
+    found: &scan::Site,
+    is_frameless: bool,
+) -> Result<(), Reason> {
     let cold = engine.policy.config.cold_calls;
     let thunk = *engine.thunks.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
     let thunk_at = *engine.thunk_addresses.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
     let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
-    let kind = kind(found.kind);
+    let form = Form { kind: kind(found.kind), is_frameless };
     let group = engine.groups.get(group_index).and_then(Option::as_ref).ok_or(Reason::NoArena)?;
     let (_, end) = group.arena.link_banks(found.field + 4);
-    let spare = engine.take_spare(group_index, thunk.reg, &body, kind, end);
+    let spare = engine.take_spare(group_index, thunk.reg, &body, form, end);
     let old = spare.and_then(|id| engine.sites.as_slice().get(id as usize).copied());
     let made = match old {
         Some(old) => old,
-        None => make_site(engine, group_index, thunk, kind, end)?,
+        None => make_site(engine, group_index, thunk, form, end)?,
     };
     let site = Site {
         address: found.address,
@@ -436,7 +453,7 @@ pub fn add_site(engine: &mut Engine, index: usize, group_index: usize, found: &s
         exits: 0,
         object: index as u16,
         ring: NO_RING,
-        kind,
+        kind: form.kind,
         stuck: false,
         linked: false,
         gone: false,
@@ -463,20 +480,20 @@ fn make_site(
     engine: &mut Engine,
     group_index: usize,
     thunk: thunk::Thunk,
-    kind: Kind,
+    Form { kind, is_frameless }: Form,
     end: End,
 ) -> Result<Site, Reason> {
     let id = engine.sites.len() as u32;
     let group = engine.groups.get_mut(group_index).and_then(Option::as_mut).ok_or(Reason::NoArena)?;
     let keeps_flags = kind.keeps_flags();
     let slow_at = group.slow_path(thunk, keeps_flags).ok_or(Reason::ArenaFull)?;
-    let way = group.copy_of(thunk).ok_or(Reason::ArenaFull)?;
+    let way = group.copy_of(thunk, is_frameless).ok_or(Reason::ArenaFull)?;
     let arena = &mut group.arena;
     let cell = arena.take_gate(end).ok_or(Reason::ArenaFull)?;
     let counters = arena.take_counters().ok_or(Reason::ArenaFull)?;
     let counting = if keeps_flags { Some(arena.take_run(1).ok_or(Reason::ArenaFull)?) } else { None };
     let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
-    let spec = GateSpec { site: id, counters, thunk: &body, thunk_at: way, slow_at, counting };
+    let spec = GateSpec { site: id, counters, thunk: &body, thunk_at: way, slow_at, counting, is_frameless };
     let gate = Gate::build(arena, cell, &spec).map_err(|_| Reason::NoArena)?;
     Ok(Site {
         address: 0,

@@ -17,6 +17,7 @@ use crate::report;
 use crate::sandbox;
 use crate::share::Share;
 use crate::state::{Engine, Frozen, LOCK, engine};
+use crate::unwind;
 use core::ffi::c_char;
 use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use relpoline_core::policy::{Config, SiteState};
@@ -102,6 +103,7 @@ unsafe fn look_around(envp: *const *const c_char, follow: bool) -> OfLibc {
         } else if object.name.ends_with(b"/libc.so.6") && found.entries.is_none() {
             let register = object.function(b"__register_atfork").map(|(at, _)| at);
             found = OfLibc { entries: Entries::of(object), register_atfork: register };
+            unwind::note_libc(object);
         }
     });
     found
@@ -111,6 +113,7 @@ unsafe fn look_around(envp: *const *const c_char, follow: bool) -> OfLibc {
 fn promote_all(engine: &mut Engine) -> Result<(), Refusal> {
     prepare(engine)?;
     discover::sweep(engine);
+    unwind::listen();
     control::preloaded();
     Ok(())
 }
@@ -172,6 +175,7 @@ pub unsafe fn start_attached(
     begin(engine, |engine| {
         prepare(engine)?;
         discover::sweep_listed(engine, objects);
+        unwind::listen();
         Ok(())
     })
 }
@@ -213,7 +217,7 @@ fn prepare(engine: &mut Engine) -> Result<(), Refusal> {
 
 /// Number of threads of the process: /proc/self/task has a link for each, besides its own two. Without /proc
 /// nobody can tell; a constructor that runs first is single-threaded then for all we know.
-fn threads() -> Option<u32> {
+pub fn threads() -> Option<u32> {
     match rustix::fs::stat(c"/proc/self/task") {
         Ok(stat) => u32::try_from(stat.st_nlink.saturating_sub(2)).ok(),
         Err(_) => Some(1),
@@ -288,6 +292,7 @@ pub fn loader_changed(change: Change) {
             // What is gone is noted before anything is mended. Who sleeps will look at everything when it wakes.
             if !engine.asleep && may_change(engine) {
                 discover::sweep(engine);
+                unwind::listen();
                 engine.recover();
                 engine.share.header().startup_cycles += calibrate::now().wrapping_sub(begun);
                 report::header(engine);

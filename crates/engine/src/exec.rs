@@ -505,27 +505,31 @@ unsafe fn is_for_program(entry: *const c_char) -> bool {
 #[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_execve"))]
 pub unsafe extern "C" fn execve() -> c_int {
     core::arch::naked_asm!(
-        "push rdi", "push rsi", "push rdx",
+        ".cfi_startproc",
+        "sub rsp, 24", ".cfi_adjust_cfa_offset 24",
+        "mov [rsp], rdx", "mov [rsp + 8], rsi", "mov [rsp + 16], rdi",
         "mov rsi, rdx",
         "call {before}",
         "mov r11, rax",
-        "pop rdx", "pop rsi", "pop rdi",
+        "mov rdx, [rsp]", "mov rsi, [rsp + 8]", "mov rdi, [rsp + 16]",
+        "add rsp, 24", ".cfi_adjust_cfa_offset -24",
         "cmp r11, rdx", "jne 2f",
         // What a system call destroys may be destroyed before it.
         "mov rcx, [rip + {control}@GOTPCREL]", "mov rcx, [rcx + {hook}]", "add rcx, 5",
         "mov eax, {number}",
         "jmp rcx",
         "2:",
-        "push r11",
+        "push r11", ".cfi_adjust_cfa_offset 8",
         "mov rdx, r11", "mov eax, {number}",
         "syscall",
-        "pop rdi",
-        "push rax",
+        "mov rdi, [rsp]",
+        "mov [rsp], rax",
         "call {after}",
-        "pop rax",
+        "pop rax", ".cfi_adjust_cfa_offset -8",
         // Behind libc's own: it sets errno.
         "mov rcx, [rip + {control}@GOTPCREL]", "mov rcx, [rcx + {hook}]", "add rcx, 7",
         "jmp rcx",
+        ".cfi_endproc",
         before = sym before, after = sym after, control = sym control::SHARED,
         hook = const control::address_of_hook(hook::EXECVE), number = const SYS_EXECVE,
     )

@@ -11,10 +11,12 @@
 //! Objects that went long ago are forgotten: the calls that they counted are added up, their places and records are used
 //! again, and so are their *gates*, with all that belongs to one: number, counters, stubs, trees. Nothing is written over for that
 //! but the gate's two words, by which every gate changes its mind: what a gate's code does depends on the register and the
-//! thunk's bytes alone, since it leads to its arena's copy of the thunk. So it does not matter who still stands in it: he goes
+//! thunk's bytes alone, since it leads to its arena's copy of the thunk. (How it unwinds depends on whether the site's frame is
+//! known; so those are kept apart.) So it does not matter who still stands in it: he goes
 //! where he wanted to, by a thunk as good as his own, and what he counts is counted for another site, whose judgement
 //! comes a little early, looks, and finds nothing ended.
 
+use crate::discover::Form;
 use crate::object::Object;
 use crate::report;
 use crate::site::{NONE, Site};
@@ -22,7 +24,6 @@ use crate::state::{Engine, SPARE};
 use core::sync::atomic::Ordering;
 use relpoline_core::arch::{Reg, thunk};
 use relpoline_core::scan;
-use relpoline_stats::Kind;
 use relpoline_text::broken;
 use relpoline_text::cells::{BANKS, End};
 
@@ -33,9 +34,11 @@ const REMEMBERED_SITES: usize = 1 << 14;
 const LOOKED_AT: usize = 64;
 
 /// Which of the engine's chains of spare sites holds those with such gates.
-fn spare_kind(reg: Reg, kind: Kind, end: End) -> usize {
-    let flags = usize::from(kind.keeps_flags()) * 16;
-    (usize::from(reg.number()) + flags + usize::from(end == End::High) * 32) % SPARE
+fn spare_kind(reg: Reg, form: Form, end: End) -> usize {
+    let flags = usize::from(form.kind.keeps_flags()) * 16;
+    // How a gate unwinds is said once.
+    let frame = usize::from(form.is_frameless) * 64;
+    (usize::from(reg.number()) + flags + usize::from(end == End::High) * 32 + frame) % SPARE
 }
 
 /// What an object is, wherever it lies.
@@ -294,11 +297,12 @@ impl Engine {
         }
     }
 
-    /// The gate of a site that is forgotten can be used again: for a site with the same register and thunk, anywhere.
+    /// The gate of a site that is forgotten can be used again: for a site with the same register, thunk and kind of frame, anywhere.
     fn spare_site(&mut self, id: u32) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         let end = if site.gate.cell.bank() < BANKS as u32 / 2 { End::Low } else { End::High };
-        let first = &mut self.spare[spare_kind(site.reg, site.kind, end)];
+        let form = Form { kind: site.kind, is_frameless: site.is_frameless };
+        let first = &mut self.spare[spare_kind(site.reg, form, end)];
         let next = core::mem::replace(first, id);
         if let Some(site) = self.sites.get_mut(id as usize) {
             site.next = next;
@@ -306,8 +310,8 @@ impl Engine {
     }
 
     /// A site that is forgotten whose gate, in arena `arena`, does what one for `thunk`, which is copied as `body`, would.
-    pub fn take_spare(&mut self, arena: usize, reg: Reg, body: &[u8], kind: Kind, end: End) -> Option<u32> {
-        let chain = spare_kind(reg, kind, end);
+    pub fn take_spare(&mut self, arena: usize, reg: Reg, body: &[u8], form: Form, end: End) -> Option<u32> {
+        let chain = spare_kind(reg, form, end);
         let (mut before, mut id) = (NONE, self.spare[chain]);
         for _ in 0..LOOKED_AT {
             let site = self.sites.as_slice().get(id as usize)?;

@@ -158,7 +158,9 @@ extern "C" fn changed() {
 #[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_loader_entry"))]
 pub unsafe extern "C" fn entry() {
     core::arch::naked_asm!(
-        "push rbp", "mov rbp, rsp",
+        ".cfi_startproc",
+        "push rbp", ".cfi_adjust_cfa_offset 8", ".cfi_rel_offset rbp, 0",
+        "mov rbp, rsp", ".cfi_def_cfa_register rbp",
         "push rax", "push rcx", "push rdx", "push rsi", "push rdi",
         "push r8", "push r9", "push r10", "push r11",
         "and rsp, -16", "sub rsp, 256",
@@ -173,7 +175,9 @@ pub unsafe extern "C" fn entry() {
         "movups xmm12, [rsp+192]", "movups xmm13, [rsp+208]", "movups xmm14, [rsp+224]", "movups xmm15, [rsp+240]",
         "lea rsp, [rbp-72]",
         "pop r11", "pop r10", "pop r9", "pop r8", "pop rdi", "pop rsi", "pop rdx", "pop rcx", "pop rax",
-        "pop rbp", "ret",
+        "pop rbp", ".cfi_def_cfa rsp, 8", ".cfi_restore rbp",
+        "ret",
+        ".cfi_endproc",
         changed = sym changed,
     )
 }

@@ -126,16 +126,22 @@ pub(crate) unsafe fn raw(number: c_long, args: [c_ulong; 6]) -> c_long {
 #[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_syscall"))]
 pub unsafe extern "C" fn syscall() -> c_long {
     core::arch::naked_asm!(
+        ".cfi_startproc",
         "cmp rdi, {seccomp}", "je 2f",
         "cmp rdi, {prctl}", "jne 3f",
         "2:",
-        "push rdi", "push rsi", "push rdx", "push rcx", "push r8", "push r9", "sub rsp, 8",
+        "sub rsp, 56", ".cfi_adjust_cfa_offset 56",
+        "mov [rsp], rdi", "mov [rsp + 8], rsi", "mov [rsp + 16], rdx",
+        "mov [rsp + 24], rcx", "mov [rsp + 32], r8", "mov [rsp + 40], r9",
         "call {before}",
-        "add rsp, 8", "pop r9", "pop r8", "pop rcx", "pop rdx", "pop rsi", "pop rdi",
+        "mov rdi, [rsp]", "mov rsi, [rsp + 8]", "mov rdx, [rsp + 16]",
+        "mov rcx, [rsp + 24]", "mov r8, [rsp + 32]", "mov r9, [rsp + 40]",
+        "add rsp, 56", ".cfi_adjust_cfa_offset -56",
         "3:",
         "mov rax, rdi", "mov rdi, rsi",
         "mov r11, [rip + {control}@GOTPCREL]", "mov r11, [r11 + {hook}]", "add r11, 6",
         "jmp r11",
+        ".cfi_endproc",
         seccomp = const SYS_SECCOMP, prctl = const SYS_PRCTL, before = sym before,
         control = sym control::SHARED, hook = const control::address_of_hook(hook::SYSCALL),
     )
@@ -150,13 +156,17 @@ pub unsafe extern "C" fn syscall() -> c_long {
 #[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_prctl"))]
 pub unsafe extern "C" fn prctl() -> c_int {
     core::arch::naked_asm!(
-        "push rdi", "push rsi", "push rdx", "push rcx", "push r8",
+        ".cfi_startproc",
+        "sub rsp, 40", ".cfi_adjust_cfa_offset 40",
+        "mov [rsp], r8", "mov [rsp + 8], rcx", "mov [rsp + 16], rdx", "mov [rsp + 24], rsi", "mov [rsp + 32], rdi",
         "mov rdx, rsi", "mov rsi, rdi", "mov edi, {prctl}",
         "call {before}",
-        "pop r9", "pop r8", "pop rcx", "pop rdx", "pop rdi",
+        "mov r9, [rsp]", "mov r8, [rsp + 8]", "mov rcx, [rsp + 16]", "mov rdx, [rsp + 24]", "mov rdi, [rsp + 32]",
+        "add rsp, 40", ".cfi_adjust_cfa_offset -40",
         "mov eax, {prctl}",
         "mov r11, [rip + {control}@GOTPCREL]", "mov r11, [r11 + {hook}]", "add r11, 6",
         "jmp r11",
+        ".cfi_endproc",
         prctl = const SYS_PRCTL, before = sym before,
         control = sym control::SHARED, hook = const control::address_of_hook(hook::SYSCALL),
     )

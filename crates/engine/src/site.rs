@@ -67,6 +67,8 @@ pub struct Site {
     pub arena: u8,
     /// The register that holds the target.
     pub reg: Reg,
+    /// It is left with the return address on top of the stack, as calls and tail calls are: how its code unwinds is known.
+    pub is_frameless: bool,
     /// What its instruction is.
     pub kind: Kind,
     /// The head that its displacement names cannot be undone any more: everything happens at the miss gate.

@@ -20,7 +20,7 @@ use relpoline_core::tree::Target;
 use relpoline_stats::control::Displacement;
 use relpoline_stats::options::Options;
 use relpoline_text::arena::Arena;
-use relpoline_text::cells::{Cell, End};
+use relpoline_text::cells::{CELL, Cell, End};
 use relpoline_text::gate::{Gate, GateSpec};
 use relpoline_text::lock::TryLock;
 use relpoline_text::stub::{self, SLOW_CELLS};
@@ -38,15 +38,15 @@ const FUNCTIONS: usize = 1 << 19;
 const MAPPINGS: usize = 1 << 16;
 const REFUSALS: usize = 1 << 16;
 
-/// Kinds of gates: by register, by whether flags are kept, by the end of the arena.
-pub const SPARE: usize = 64;
+/// Kinds of gates: by register, by whether flags are kept, by the end of the arena, by whether the frame is known.
+pub const SPARE: usize = 128;
 
 /// An arena and the code in it that sites share.
 pub struct Group {
     /// The arena.
     pub arena: Arena,
-    /// Copies of thunks, by register number, each in both lengths; 0 for none.
-    copies: [u64; REGISTERS * 2],
+    /// Copies of thunks, by register number, each in both lengths, with and without a frame that is known; 0 for none.
+    copies: [u64; REGISTERS * 4],
     /// The first cell of the slow paths: one after the other, by register number, for calls and then for jumps.
     slow: Cell,
     built: u32,
@@ -65,21 +65,23 @@ impl Group {
     pub fn new(arena: Arena) -> Option<Group> {
         let cells = 2 * REGISTERS * SLOW_CELLS;
         let slow = arena.take_run(cells as u32)?;
-        unwind::announce(&arena, (slow, cells));
-        Some(Group { arena, copies: [0; REGISTERS * 2], slow, built: 0 })
+        let first = arena.address(slow);
+        unwind::announce(&arena, &(first..first + (cells * CELL) as u64));
+        Some(Group { arena, copies: [0; REGISTERS * 4], slow, built: 0 })
     }
 
     /// The copy of `thunk`, made at its first use: a gate that stays a thunk. It does what the program's own does, and stays
-    /// when that is unmapped.
-    pub fn copy_of(&mut self, thunk: Thunk) -> Option<u64> {
+    /// when that is unmapped. There is another one for sites whose frame is not known, since it unwinds otherwise.
+    pub fn copy_of(&mut self, thunk: Thunk, is_frameless: bool) -> Option<u64> {
         let body = thunk::body(thunk)?;
-        let n = usize::from(thunk.reg.number()) * 2 + usize::from(body.len() > SHORT);
+        let form = usize::from(body.len() > SHORT) + 2 * usize::from(is_frameless);
+        let n = usize::from(thunk.reg.number()) * 4 + form;
         if *self.copies.get(n)? == 0 {
             let (cell, counters) = (self.arena.take_gate(End::Low)?, self.arena.take_counters()?);
             let slow_at = self.slow_path(thunk, false)?;
             // Nobody counts here: the gate never leads to its stub.
             let thunk_at = self.arena.address(cell);
-            let spec = GateSpec { site: NONE, counters, thunk: &body, thunk_at, slow_at, counting: None };
+            let spec = GateSpec { site: NONE, counters, thunk: &body, thunk_at, slow_at, counting: None, is_frameless };
             let gate = Gate::build(&self.arena, cell, &spec).ok()?;
             gate.point_to_thunk(&self.arena, &body);
             self.copies[n] = gate.address(&self.arena);
@@ -95,7 +97,7 @@ impl Group {
         if self.built >> n & 1 == 0 {
             // SAFETY: the cells were set aside for this, and nothing leads to them yet.
             let buf = unsafe { self.arena.fresh(cell, SLOW_CELLS) };
-            stub::emit_slow(buf, at, thunk.reg, slow, &thunk::body(thunk)?, keeps_flags).ok()?;
+            stub::emit_slow(buf, at, thunk.reg, slow, keeps_flags).ok()?;
             self.built |= 1 << n;
         }
         Some(at)

@@ -1,222 +1,115 @@
-//! Telling debuggers about arenas: names and unwind data for code that no file holds.
+//! What unwinders and debuggers are told of code that no file holds.
 //!
-//! Gates and trees only jump, so a thread stopped inside one looks as if it had just entered its callee: the
-//! canonical frame address is rsp + 8. The slow paths of an arena lie together at a known place and keep a
-//! frame pointer. Both are said in a small ELF image per arena, which is handed to GDB by its JIT
-//! interface (GDB manual, "JIT Compilation Interface"): a list of images and a function at which GDB
-//! stops when the list changes. The list's symbols are hidden, so a JIT compiler of the program's own keeps its.
+//! How each instruction of an arena unwinds is [`relpoline_text::frames`]' business. Here it is said to whoever asks, by as
+//! many ways as there are kinds of them:
+//!
+//! | who | asks | told by |
+//! |---|---|---|
+//! | libgcc since 12, LLVM's libunwind since 19, Rust | `_dl_find_object` | [`find`] |
+//! | libgcc before 12, LLVM's libunwind before 19, libunwind | `dl_iterate_phdr` | [`iterate`] |
+//! | GDB | the JIT interface | [`jit`] |
+//!
+//! libgcc's `__register_frame_info` would reach the first of these too, but takes a lock that the thread which is
+//! interrupted may hold. perf unwinds later, in another process: by frame pointers, which the slow path has.
+//!
+//! Nothing of it is done before there is an arena.
 
-use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicUsize, Ordering};
-use relpoline_text::arena::Arena;
-use relpoline_text::cells::{CELL, CODE_BYTES, Cell};
+pub mod find;
+pub mod iterate;
+pub mod jit;
 
+use crate::object::Object;
 use crate::state::ARENAS;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+use relpoline_text::arena::Arena;
 
-core::arch::global_asm!(
-    ".pushsection .text.relpoline_jit,\"ax\",@progbits",
-    ".globl __jit_debug_register_code",
-    ".hidden __jit_debug_register_code",
-    ".type __jit_debug_register_code, @function",
-    "__jit_debug_register_code: ret",
-    ".size __jit_debug_register_code, . - __jit_debug_register_code",
-    ".popsection",
-    ".pushsection .data.relpoline_jit,\"aw\",@progbits",
-    ".balign 8",
-    ".globl __jit_debug_descriptor",
-    ".hidden __jit_debug_descriptor",
-    ".type __jit_debug_descriptor, @object",
-    "__jit_debug_descriptor: .long 1, 0; .quad 0, 0",
-    ".size __jit_debug_descriptor, . - __jit_debug_descriptor",
-    ".popsection",
-);
-
-/// `struct jit_descriptor`.
-#[repr(C)]
-struct Descriptor {
-    version: u32,
-    action: u32,
-    relevant: *mut Entry,
-    first: *mut Entry,
+/// Code, and the header of the unwind data that covers it.
+pub struct Covered {
+    start: AtomicU64,
+    end: AtomicU64,
+    header: AtomicU64,
 }
 
-const REGISTER: u32 = 1;
+/// Every arena, and an engine of which the loader does not know. Ranges without an end are not in use.
+static COVERED: [Covered; ARENAS + 1] =
+    [const { Covered { start: AtomicU64::new(0), end: AtomicU64::new(0), header: AtomicU64::new(0) } }; ARENAS + 1];
 
-/// `struct jit_code_entry`.
-#[repr(C)]
-struct Entry {
-    next: *mut Entry,
-    prev: *mut Entry,
-    image: *const u8,
-    size: u64,
+/// What is covered, with the number of its place.
+fn covered() -> impl Iterator<Item = (usize, Range<u64>, u64)> {
+    COVERED.iter().enumerate().filter_map(|(n, covered)| {
+        let end = covered.end.load(Ordering::Acquire);
+        let range = covered.start.load(Ordering::Relaxed)..end;
+        (end != 0).then(|| (n, range, covered.header.load(Ordering::Relaxed)))
+    })
 }
 
-unsafe extern "C" {
-    fn __jit_debug_register_code();
-    static mut __jit_debug_descriptor: Descriptor;
-}
-
-const IMAGE_BYTES: usize = 1024;
-
-struct Slot {
-    entry: UnsafeCell<Entry>,
-    image: UnsafeCell<[u8; IMAGE_BYTES]>,
-}
-
-// SAFETY: a slot is filled once, under the engine's lock; debuggers read it from outside.
-unsafe impl Sync for Slot {}
-
-static SLOTS: [Slot; ARENAS] = [const {
-    Slot {
-        entry: UnsafeCell::new(Entry {
-            next: core::ptr::null_mut(),
-            prev: core::ptr::null_mut(),
-            image: core::ptr::null(),
-            size: 0,
-        }),
-        image: UnsafeCell::new([0; IMAGE_BYTES]),
+fn cover(code: Range<u64>, header: u64) {
+    let is_free = |covered: &&Covered| covered.end.load(Ordering::Acquire) == 0;
+    let is_known = |(_, range, _): (usize, Range<u64>, u64)| range.start == code.start;
+    if covered().any(is_known) {
+        return;
     }
-}; ARENAS];
-static USED: AtomicUsize = AtomicUsize::new(0);
-
-/// Announces `arena`, whose slow paths lie in `slow` (first cell, cells): one half for calls, then one for jumps. The caller
-/// holds the lock.
-pub fn announce(arena: &Arena, slow: (Cell, usize)) {
-    let Some(slot) = SLOTS.get(USED.fetch_add(1, Ordering::AcqRel)) else { return };
-    // SAFETY: the slot is fresh; the descriptor is changed under the lock only, and only by this function.
-    unsafe {
-        let Some(size) = image(&mut *slot.image.get(), arena, slow) else { return };
-        let descriptor = &raw mut __jit_debug_descriptor;
-        let entry = slot.entry.get();
-        (*entry).image = slot.image.get().cast();
-        (*entry).size = size as u64;
-        (*entry).next = (*descriptor).first;
-        if let Some(next) = (*entry).next.as_mut() {
-            next.prev = entry;
-        }
-        (*descriptor).first = entry;
-        (*descriptor).relevant = entry;
-        (*descriptor).action = REGISTER;
-        __jit_debug_register_code();
+    if let Some(free) = COVERED.iter().find(is_free) {
+        free.start.store(code.start, Ordering::Relaxed);
+        free.header.store(header, Ordering::Relaxed);
+        free.end.store(code.end, Ordering::Release);
     }
 }
 
-/// Writes little-endian values one after the other; remembers when they did not fit.
-struct Writer<'a> {
-    bytes: &'a mut [u8],
-    len: usize,
+/// Announces `arena`, whose slow paths lie in `slow`. The caller holds the lock, or is the constructor.
+pub fn announce(arena: &Arena, slow: &Range<u64>) {
+    if arena.set_up_frames(slow).is_some() {
+        let code = arena.code();
+        // The byte before an address may be looked up instead of it.
+        cover(code.start - 1..code.end, arena.frames_at());
+    }
+    jit::announce(arena, slow);
 }
 
-impl Writer<'_> {
-    fn put(&mut self, bytes: &[u8]) -> Option<()> {
-        self.bytes.get_mut(self.len..self.len + bytes.len())?.copy_from_slice(bytes);
-        self.len += bytes.len();
-        Some(())
-    }
+/// Notes where the functions are in the C library by which unwinders ask. To be called by the constructor.
+pub fn note_libc(libc: &Object<'_>) {
+    find::prepare(libc.function(b"_dl_find_object").map_or(0, |(at, _)| at));
+    iterate::note(libc);
+}
 
-    fn u16s(&mut self, values: &[u16]) -> Option<()> {
-        values.iter().try_for_each(|v| self.put(&v.to_le_bytes()))
-    }
-
-    fn u32s(&mut self, values: &[u32]) -> Option<()> {
-        values.iter().try_for_each(|v| self.put(&v.to_le_bytes()))
-    }
-
-    fn u64s(&mut self, values: &[u64]) -> Option<()> {
-        values.iter().try_for_each(|v| self.put(&v.to_le_bytes()))
-    }
-
-    fn align(&mut self) -> Option<()> {
-        while !self.len.is_multiple_of(8) {
-            self.put(&[0])?;
-        }
-        Some(())
+/// Lets unwinders hear of arenas from now on, if there are any. The caller holds the lock, or is the constructor.
+pub fn listen() {
+    if covered().next().is_some() {
+        find::listen();
+        iterate::listen();
     }
 }
 
-const NAMES: &[u8] = b"\0.text\0.eh_frame\0.symtab\0.strtab\0relpoline_gates\0relpoline_slow_path\0relpoline_trees\0";
-const TEXT: u32 = 1;
-const EH_FRAME: u32 = 7;
-const SYMTAB: u32 = 17;
-const STRTAB: u32 = 25;
-const SYMBOLS: [u32; RANGES] = [33, 49, 49, 69];
-/// Gates, slow paths of calls, slow paths of jumps, trees.
-const RANGES: usize = 4;
+/// Puts back what [`listen`] has changed: the engine was detached. Threads may still be on their way out of its code, but
+/// nobody enters it any more.
+pub fn leave() {
+    find::leave();
+}
 
-/// An ELF image that describes the arena: sections, symbols, unwind data. Its length.
-fn image(buffer: &mut [u8; IMAGE_BYTES], arena: &Arena, slow: (Cell, usize)) -> Option<usize> {
-    let (start, end) = (arena.base(), arena.base() + CODE_BYTES as u64);
-    let calls = arena.address(slow.0);
-    let jumps = calls + (slow.1 / 2 * CELL) as u64;
-    let trees = calls + (slow.1 * CELL) as u64;
-    let ranges = [(start, calls), (calls, jumps), (jumps, trees), (trees, end)];
-    let mut out = Writer { bytes: buffer, len: 64 };
-
-    let frames_at = out.len;
-    frames(&mut out, &ranges)?;
-    let frames_len = out.len - frames_at;
-    out.align()?;
-    let symbols_at = out.len;
-    out.u64s(&[0, 0, 0])?;
-    for (range, name) in ranges.iter().zip(SYMBOLS) {
-        out.u32s(&[name])?;
-        out.put(&[0x12, 0])?; // global function, default visibility
-        out.u16s(&[1])?;
-        out.u64s(&[range.0, range.1 - range.0])?;
+/// Covers the engine itself, which the loader does not know of when it was attached.
+#[cfg(feature = "preload")]
+pub fn cover_engine() {
+    unsafe extern "C" {
+        /// The engine's ELF header, by the linker.
+        #[link_name = "__ehdr_start"]
+        static HEADER: [u8; 64];
     }
-    let symbols_len = out.len - symbols_at;
-    let names_at = out.len;
-    out.put(NAMES)?;
-    out.align()?;
-    let headers_at = out.len;
-    section(&mut out, [0; 2], [0; 4], [0; 2], [0; 2])?;
-    section(&mut out, [TEXT, 8], [6, start, 0, end - start], [0, 0], [64, 0])?;
-    section(&mut out, [EH_FRAME, 1], [2, 0, frames_at as u64, frames_len as u64], [0, 0], [8, 0])?;
-    section(&mut out, [SYMTAB, 2], [0, 0, symbols_at as u64, symbols_len as u64], [4, 1], [8, 24])?;
-    section(&mut out, [STRTAB, 3], [0, 0, names_at as u64, NAMES.len() as u64], [0, 0], [1, 0])?;
-    let len = out.len;
-
-    out.len = 0;
-    out.put(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
-    out.u16s(&[2, 62])?; // an executable for x86-64, so that addresses are taken as they are
-    out.u32s(&[1])?;
-    out.u64s(&[0, 0, headers_at as u64])?;
-    out.u32s(&[0])?;
-    out.u16s(&[64, 0, 0, 64, 5, 4])?;
-    Some(len)
-}
-
-/// `Elf64_Shdr`: name and type; flags, address, offset, size; link and info; alignment and entry size.
-fn section(out: &mut Writer<'_>, kind: [u32; 2], place: [u64; 4], link: [u32; 2], rest: [u64; 2]) -> Option<()> {
-    out.u32s(&kind)?;
-    out.u64s(&place)?;
-    out.u32s(&link)?;
-    out.u64s(&rest)
-}
-
-/// `.eh_frame`: one CIE, in which the return address is on top of the stack, and an FDE for each range. The
-/// slow paths of calls run with rbp 24 bytes below the caller's frame: the saved rbp, the site's number, the return
-/// address. Those of jumps step over the red zone and save flags as well: 152 bytes, if the jump is a tail call.
-fn frames(out: &mut Writer<'_>, ranges: &[(u64, u64); RANGES]) -> Option<()> {
-    // CIE: version 1, no augmentation, code alignment 1, data alignment -8, return address in column 16;
-    // CFA is rsp (7) + 8, the return address lies 8 below it.
-    out.u32s(&[20, 0])?;
-    out.put(&[1, 0, 1, 0x78, 16, 0x0c, 7, 8, 0x90, 1, 0, 0, 0, 0, 0, 0])?;
-    for (n, range) in ranges.iter().enumerate() {
-        out.u32s(&[28, out_offset(out)])?;
-        out.u64s(&[range.0, range.1 - range.0])?;
-        // Slow paths: CFA is rbp (6) + 24 or 152 (in LEB128), rbp itself lies as far below it.
-        let program: [u8; 8] = match n {
-            1 => [0x0c, 6, 24, 0x86, 3, 0, 0, 0],
-            2 => [0x0c, 6, 0x98, 0x01, 0x86, 19, 0, 0],
-            _ => [0; 8],
-        };
-        out.put(&program)?;
+    const PT_LOAD: u64 = 1;
+    const PT_GNU_EH_FRAME: u64 = 0x6474_e550;
+    let base = &raw const HEADER as u64;
+    // SAFETY: the engine's header and program headers, which lie in its first page, are mapped as long as it is.
+    let word = |at: u64| unsafe { ((base + at) as *const u64).read_unaligned() };
+    let (first, count) = (word(32), word(56) & 0xffff);
+    let headers = (0..count).map(|n| first + n * 56);
+    // Kind and flags share a word.
+    let of_kind = |kind: u64| headers.clone().filter(move |&at| word(at) & 0xffff_ffff == kind);
+    let text = of_kind(PT_LOAD).find(|&at| word(at) >> 32 & 1 != 0);
+    if let (Some(text), Some(data)) = (text, of_kind(PT_GNU_EH_FRAME).next()) {
+        cover(base..base + word(text + 16) + word(text + 40), base + word(data + 16));
     }
-    out.u32s(&[0])
 }
 
-/// Distance of the field that follows the length word from the CIE, which is the first entry.
-fn out_offset(out: &Writer<'_>) -> u32 {
-    (out.len + 4 - 64) as u32
-}
+/// A test is known to the loader.
+#[cfg(not(feature = "preload"))]
+pub fn cover_engine() {}

@@ -10,7 +10,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Symbol of the engine's [`Area`]. Its number changes with the layout.
-pub const AREA: &str = "relpoline_control_1";
+pub const AREA: &str = "relpoline_control_2";
 /// Symbol of the function that a thread of the tool's runs.
 pub const ENTRY: &str = "relpoline_control_entry";
 /// What an attached engine's image has in the padding of its ELF header (`EI_PAD`), to be found by.
@@ -21,14 +21,18 @@ pub const SCRATCH: usize = 256 * 1024;
 /// Bytes of the stack on which the engine serves.
 pub const STACK: usize = 256 * 1024;
 /// Functions that can be led to the engine: the loader's notice, and some of the C library's.
-pub const HOOKS: usize = 4;
+pub const HOOKS: usize = 5;
 /// Symbol of what the loader's notice is led to.
 pub const LOADER_ENTRY: &str = "relpoline_loader_entry";
-/// The C library's functions that are led to the engine, and the symbols of what they are led to.
+/// The C library's functions that are led to the engine, all of them or none, and the symbols of what they are led to.
 pub const ENTRIES: [(&str, &str); 3] =
     [("prctl", "relpoline_prctl"), ("syscall", "relpoline_syscall"), ("execve", "relpoline_execve")];
+/// Likewise its function by which some unwinders look for code, which is led to the engine if that can be.
+pub const ITERATE: (&str, &str) = ("dl_iterate_phdr", "relpoline_iterate_entry");
+/// `push %r15; push %r14; push %r13`: how that function has to begin.
+pub const PUSHES: [u8; 6] = [0x41, 0x57, 0x41, 0x56, 0x41, 0x55];
 
-/// Numbers of the hooks. Those of the C library are there all three, or none, in the order of [`ENTRIES`].
+/// Numbers of the hooks. Those of [`ENTRIES`] are there all three, or none, in that order.
 pub mod hook {
     /// The loader's notice.
     pub const NOTICE: usize = 0;
@@ -38,6 +42,8 @@ pub mod hook {
     pub const SYSCALL: usize = 2;
     /// `execve`.
     pub const EXECVE: usize = 3;
+    /// `dl_iterate_phdr`.
+    pub const ITERATE: usize = 4;
 }
 
 /// What is wanted.
@@ -127,6 +133,10 @@ pub struct Control {
     pub loader: AtomicU64,
     /// Path of the engine's file, zero-terminated, for programs that are started by exec.
     pub path: AtomicU64,
+    /// Address of libc's `_dl_find_object`, and where its `dl_iterate_phdr` is led to the engine; or 0.
+    pub find_object: AtomicU64,
+    /// See `find_object`.
+    pub iterate: AtomicU64,
     /// Answer: address of the engine's lock, a word that is 0 while it is free.
     pub lock: AtomicU64,
     /// Answer: address of the statistics.
@@ -200,6 +210,8 @@ impl Control {
             environment: AtomicU64::new(0),
             loader: AtomicU64::new(0),
             path: AtomicU64::new(0),
+            find_object: AtomicU64::new(0),
+            iterate: AtomicU64::new(0),
             lock: AtomicU64::new(0),
             statistics: AtomicU64::new(0),
             displacements: AtomicU64::new(0),
@@ -249,7 +261,7 @@ pub fn room_in_empty_function(code: &[u8; 12]) -> Option<u64> {
 /// Where in the C library's function number `hook`, whose bytes are `code`, a jump to the engine can be put: behind an
 /// `endbr64`, if there is one. `None` when the function does not look as it does in every glibc so far.
 ///
-/// The engine goes on behind the jump in `syscall` and `execve`, and never goes on in `prctl`; no branch of that one may
+/// The engine goes on behind the jump in `syscall`, `execve` and `dl_iterate_phdr`, and never goes on in `prctl`; no branch of that one may
 /// lead into the jump.
 #[must_use]
 pub fn room_in_entry(hook: usize, code: &[u8]) -> Option<u64> {
@@ -261,6 +273,8 @@ pub fn room_in_entry(hook: usize, code: &[u8]) -> Option<u64> {
     let is_known = match hook {
         hook::EXECVE => body.starts_with(&EXECVE),
         hook::SYSCALL => body.starts_with(&SYSCALL),
+        // No branch leads into what a function saves first.
+        hook::ITERATE => body.starts_with(&PUSHES),
         // Neither somebody else's jump, nor a breakpoint.
         hook::PRCTL => {
             !matches!(body.first()?, 0xe8 | 0xe9 | 0xeb | 0xcc | 0xff)
@@ -312,6 +326,9 @@ mod tests {
         assert_eq!(room_in_entry(hook::EXECVE, &with_mark), Some(4));
         assert_eq!(room_in_entry(hook::EXECVE, &[0xcc, 59, 0, 0, 0, 0x0f, 0x05]), None);
         assert_eq!(room_in_entry(hook::SYSCALL, &execve), None);
+        assert_eq!(room_in_entry(hook::ITERATE, &PUSHES), Some(0));
+        assert_eq!(room_in_entry(hook::ITERATE, &[&[0xf3, 0x0f, 0x1e, 0xfa][..], &PUSHES].concat()), Some(4));
+        assert_eq!(room_in_entry(hook::ITERATE, &[0xe9, 0x57, 0x41, 0x56, 0x41, 0x55]), None);
         // glibc 2.31: mov %rcx, %r10; mov $157, %eax; syscall; cmp; jae; ret
         let mut prctl = [0x49, 0x89, 0xca, 0xb8, 157, 0, 0, 0, 0x0f, 0x05, 0x73, 1, 0xc3].to_vec();
         assert_eq!(room_in_entry(hook::PRCTL, &prctl), Some(0));

@@ -1,11 +1,11 @@
 //! A window of executable memory within a direct jump's reach of an object.
 //!
 //! ```text
-//! base                    + 16 MiB             + map             + data
-//! | code, r-x: 256 banks  | cell map, r--      | counters, rw-   |
+//! base                    + 16 MiB             + map             + frames           + data
+//! | code, r-x: 256 banks  | cell map, r--      | frames, r--      | counters, rw-   |
 //! ```
 //!
-//! Code and cell map are one memfd, mapped twice: here, without write permission, and at a *writable alias*
+//! Code, cell map and [frames](crate::frames) are one memfd, mapped twice: here, without write permission, and at a *writable alias*
 //! elsewhere, which forked children do not get. Once both mappings exist the file is sealed and its
 //! descriptor closed: nobody, not even a child that still runs as the same user, can make the executable
 //! mapping writable (rule 6). The counters are ordinary private memory, so a forked child counts for itself.
@@ -16,7 +16,8 @@
 //! and after); from then on nothing the parent publishes is entered, so what the parent has taken *then* is
 //! left alone for ever, and new cells come from pages that were free.
 
-use crate::cells::{BANKS, CELL, CODE_BYTES, CODE_PAGES, Cell, CellMap, End, PAGE};
+use crate::cells::{BANKS, CELL, CODE_BYTES, CODE_PAGES, Cell, CellMap, End, PAGE, PageKind};
+use crate::frames::{FRAMES_BYTES, Frames, Shape};
 use crate::sync::{self, AtomicU32, AtomicU64};
 use core::ffi::c_void;
 use core::ops::Range;
@@ -28,7 +29,8 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// Bytes of the mapped cell map.
 const MAP_BYTES: usize = core::mem::size_of::<CellMap>().next_multiple_of(PAGE);
-const FILE_BYTES: usize = CODE_BYTES + MAP_BYTES;
+const FRAMES_AT: usize = CODE_BYTES + MAP_BYTES;
+const FILE_BYTES: usize = FRAMES_AT + FRAMES_BYTES;
 /// Sites an arena has counters for.
 pub const SITES: usize = 128 * 1024;
 const DATA_BYTES: usize = SITES * core::mem::size_of::<Counters>();
@@ -227,7 +229,7 @@ impl Arena {
         // SAFETY: all three ranges lie in the reservation that the caller just made.
         unsafe {
             map_at(base, CODE_BYTES, rx, &fd, 0)?;
-            map_at(base + CODE_BYTES as u64, MAP_BYTES, ProtFlags::READ, &fd, CODE_BYTES)?;
+            map_at(base + CODE_BYTES as u64, MAP_BYTES + FRAMES_BYTES, ProtFlags::READ, &fd, CODE_BYTES)?;
             let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
             let prot = ProtFlags::READ | ProtFlags::WRITE;
             let data = (base + FILE_BYTES as u64) as *mut c_void;
@@ -279,6 +281,33 @@ impl Arena {
     fn map(&self) -> &CellMap {
         // SAFETY: the alias covers code and map; the map is all atomics, and any bytes are a valid one.
         unsafe { &*self.alias.add(CODE_BYTES).cast::<CellMap>() }
+    }
+
+    fn frames(&self) -> &Frames {
+        // SAFETY: the alias covers code, map and frames; frames are all atomics, and any bytes are valid ones.
+        unsafe { &*self.alias.add(FRAMES_AT).cast::<Frames>() }
+    }
+
+    /// Where what unwinders look up is read.
+    #[must_use]
+    pub fn frames_at(&self) -> u64 {
+        self.base + FRAMES_AT as u64
+    }
+
+    /// Where code lies.
+    #[must_use]
+    pub fn code(&self) -> Range<u64> {
+        self.base..self.base + CODE_BYTES as u64
+    }
+
+    /// Writes down how its code unwinds, but for single cells; its slow paths lie in `slow`. `None` when that fails.
+    pub fn set_up_frames(&self, slow: &Range<u64>) -> Option<()> {
+        self.frames().set_up(self.frames_at(), &self.code(), slow)
+    }
+
+    /// Says how `count` cells from `cell` on, which were taken by the caller and are not published yet, unwind.
+    pub fn describe(&self, cell: Cell, count: u32, shape: Shape) {
+        self.frames().describe(cell, count, shape);
     }
 
     /// A cell for a gate.
@@ -374,8 +403,9 @@ impl Arena {
     /// To be called once in a child, under the engine's lock, before anything uses the alias.
     pub unsafe fn privatise(&mut self) -> Result<(), ArenaError> {
         let (fd, alias) = new_file()?;
-        // SAFETY: the read-only mapping of the parent's map is still in place.
-        let theirs = unsafe { &*((self.base + CODE_BYTES as u64) as *const CellMap) };
+        // SAFETY: the read-only mapping of the parent's map and frames is still in place.
+        let (theirs, their_frames) =
+            unsafe { (&*((self.base + CODE_BYTES as u64) as *const CellMap), &*(self.frames_at() as *const Frames)) };
         self.alias = alias;
         let rx = ProtFlags::READ | ProtFlags::EXEC;
         let base = self.base;
@@ -386,6 +416,9 @@ impl Arena {
             unsafe { map_at(base + offset as u64, bytes, rx, &fd, offset) }
         })?;
         self.map().inherit_trees(theirs);
+        self.frames().inherit_tables(their_frames);
+        let in_use = (0..CODE_PAGES).filter(|&page| theirs.page_kind(page) != PageKind::Free);
+        in_use.for_each(|page| self.frames().inherit_page(their_frames, page));
         self.map().each_free_run(|page, count| {
             let (offset, bytes) = (page * PAGE, count * PAGE);
             // SAFETY: nothing in these pages can be entered in this process.
@@ -393,7 +426,7 @@ impl Arena {
         })?;
         // SAFETY: nobody holds a reference to the parent's map any more.
         unsafe {
-            map_at(base + CODE_BYTES as u64, MAP_BYTES, ProtFlags::READ, &fd, CODE_BYTES)?;
+            map_at(base + CODE_BYTES as u64, MAP_BYTES + FRAMES_BYTES, ProtFlags::READ, &fd, CODE_BYTES)?;
             keep_out_of_cores(base as *mut c_void, FILE_BYTES);
         }
         Ok(())

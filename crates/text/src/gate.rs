@@ -4,12 +4,16 @@
 //! + 0  gate word     jmp <learn | tree | counting stub>; int3 ×3     or the thunk's first 8 bytes
 //! + 8  thunk's rest  so that a thunk's first 8 bytes in the gate word make the gate a whole thunk
 //! +24  miss gate     jmp <counting stub>: where the site's trees lead when no target matched
-//! +32  counting stub decl misses(%rip); jle slow; jmp <the program's thunk>
-//! +48  slow entry    push $site; jmp <slow path of the register>
+//! +32  counting stub decl misses(%rip); jle slow; last: jmp <the program's thunk>
+//! +46  slow entry    push %rbp; call <slow path of the register>; pop %rbp; jmp last
+//! +60  site          its number, by which the slow path knows whom to judge
 //! ```
 //!
-//! A jump may be a computed goto, at whose labels flags are live. Its counting stub changes none, which takes more room: it
-//! has a cell of its own, and +32 holds nothing.
+//! A jump may be a computed goto, at whose labels flags and the red zone are live. Its counting stub changes no flag, which
+//! takes more room, so that it has a cell of its own; +32 holds the slow entry, which steps over the red zone for the call.
+//!
+//! What the slow entry pushes is the beginning of the slow path's frame, which unwinders that follow frame pointers take for
+//! a function that the site has called. All others go by [`DEPTHS`] ([`crate::frames`]).
 //!
 //! The gate word and the miss gate are the only bytes that ever change, each by one aligned 8-byte store.
 //! In the *thunk* state the gate word is `call +7; pause; …`: of its 8 bytes only the call is ever
@@ -20,18 +24,42 @@ use crate::arena::{Arena, Counters};
 #[cfg(not(relpoline_broken = "gate-not-aligned"))]
 use crate::broken;
 use crate::cells::{CELL, Cell};
+use crate::frames::{Depths, Shape, depths};
 use crate::stub;
 use core::mem::offset_of;
 #[cfg(not(relpoline_broken = "gate-not-aligned"))]
 use core::sync::atomic::Ordering;
+use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::{Code, CodeError, INT3, gate_target, gate_word};
+
+/// The first byte of a call, with which thunks begin that push.
+const CALL: u8 = 0xe8;
 
 /// Word index of the miss gate.
 const MISS_WORD: usize = 3;
 const STUB: usize = 32;
-const SLOW: usize = 48;
+const SLOW: usize = 46;
+/// Where the slow entry of a jump lies.
+const SLOW_OF_JUMP: usize = 32;
+/// Where the counting stub goes on, as the slow entry does: its last jump.
+const ON: usize = 40;
+/// Offset of the site's number.
+const NUMBER: usize = 60;
+
+/// How far behind the slow path's return address the site's number lies.
+#[must_use]
+pub const fn number_behind(keeps_flags: bool) -> u8 {
+    if keeps_flags { (NUMBER - SLOW_OF_JUMP - 12) as u8 } else { (NUMBER - SLOW - 7) as u8 }
+}
 /// Where the gate lies in its cell. In the broken variant that the tests must catch its word crosses two cache lines.
 const SHIFT: usize = if cfg!(relpoline_broken = "gate-not-aligned") { 61 } else { 0 };
+
+/// How deep the stack is in the cell of a call's gate: behind the thunk's inner call, and in the slow entry.
+pub const DEPTHS: Depths = depths(&[(5, 1), (24, 0), (48, 1), (55, 0)]);
+/// The same for a thunk that is a plain jump.
+pub const PLAIN_DEPTHS: Depths = depths(&[(48, 1), (55, 0)]);
+/// The same for a jump's gate.
+pub const JUMP_DEPTHS: Depths = depths(&[(5, 1), (24, 0), (34, 1), (39, stub::WORDS_OVER), (49, 1), (51, 0)]);
 
 /// A site's cell. Cheap to copy: everything else about it is in the arena.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +76,7 @@ pub struct GateSpec<'a> {
     pub site: u32,
     /// Address of its [`Counters`].
     pub counters: u64,
-    /// The bytes of the program's thunk, at most 24.
+    /// The bytes of the program's thunk, at most 23.
     pub thunk: &'a [u8],
     /// Address of the program's thunk.
     pub thunk_at: u64,
@@ -56,6 +84,8 @@ pub struct GateSpec<'a> {
     pub slow_at: u64,
     /// A fresh cell for a counting stub that keeps flags; `None` where flags are dead.
     pub counting: Option<Cell>,
+    /// The return address is on top of the stack where the site leads to its gate.
+    pub is_frameless: bool,
 }
 
 impl Gate {
@@ -66,7 +96,7 @@ impl Gate {
     pub fn build(arena: &Arena, cell: Cell, spec: &GateSpec<'_>) -> Result<Gate, CodeError> {
         let at = arena.address(cell) + SHIFT as u64;
         let mut bytes = [INT3; CELL];
-        if spec.thunk.len() > MISS_WORD * 8 {
+        if spec.thunk.len() >= MISS_WORD * 8 {
             return Err(CodeError::Overflow);
         }
         bytes[..spec.thunk.len()].copy_from_slice(spec.thunk);
@@ -77,26 +107,49 @@ impl Gate {
         let miss = gate_word(at + 24, stub).ok_or(CodeError::OutOfReach)?;
         bytes[24..32].copy_from_slice(&miss.to_le_bytes());
 
+        let slow = gate.slow_offset();
         match spec.counting {
             None => {
                 let mut code = Code::new(&mut bytes[STUB..SLOW], stub);
                 code.dec_u32(spec.counters + offset_of!(Counters, misses) as u64);
-                code.bytes(&[0x7e, (SLOW - STUB - 8) as u8]); // jle slow
+                code.bytes(&[0x7e, (SLOW - ON) as u8]); // jle slow
                 code.jmp(spec.thunk_at);
                 code.finish()?;
             }
             Some(cell) => {
                 // SAFETY: the caller took the cell and has not published it.
                 let buf = unsafe { arena.fresh(cell, 1) };
-                stub::emit_counting(buf, stub, spec.counters, at + SLOW as u64, spec.thunk_at)?;
+                stub::emit_counting(buf, stub, spec.counters, at + slow as u64, spec.thunk_at)?;
             }
         }
-        let mut code = Code::new(&mut bytes[SLOW..], at + SLOW as u64);
-        code.push_imm32(spec.site.cast_signed());
-        code.jmp(spec.slow_at);
+        let mut code = Code::new(&mut bytes[slow..NUMBER], at + slow as u64);
+        code.push_long(Reg::RBP);
+        if spec.counting.is_some() {
+            let further = stub::stepped_over() - 8;
+            code.move_stack(-further);
+            code.call(spec.slow_at);
+            code.move_stack(further);
+            code.pop_long(Reg::RBP);
+            code.jmp(spec.thunk_at);
+        } else {
+            code.call(spec.slow_at);
+            code.pop_long(Reg::RBP);
+            code.bytes(&[0xeb, (ON as i8 - (SLOW + 11) as i8).cast_unsigned()]); // jmp last
+        }
         code.finish()?;
+        bytes[NUMBER..].copy_from_slice(&spec.site.to_le_bytes());
         // SAFETY: the caller took the cell and has not published it.
         unsafe { arena.write(cell, SHIFT, &bytes) };
+        let shape = match (spec.counting, spec.thunk.first()) {
+            _ if !spec.is_frameless => Shape::Unknown,
+            (Some(_), _) => Shape::JumpGate,
+            (None, Some(&CALL)) => Shape::Gate,
+            (None, _) => Shape::PlainGate,
+        };
+        arena.describe(cell, 1, shape);
+        if let Some(counting) = spec.counting.filter(|_| !spec.is_frameless) {
+            arena.describe(counting, 1, shape);
+        }
         Ok(gate)
     }
 
@@ -124,7 +177,11 @@ impl Gate {
     /// The slow entry, which tells the engine that a countdown or a window of this site ended.
     #[must_use]
     pub fn slow(self, arena: &Arena) -> u64 {
-        self.address(arena) + SLOW as u64
+        self.address(arena) + self.slow_offset() as u64
+    }
+
+    fn slow_offset(self) -> usize {
+        if self.counting.is_some() { SLOW_OF_JUMP } else { SLOW }
     }
 
     /// Publishes `target` (a tree, a recording stub, the counting stub). False when it is out of reach.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`arena`] | a window of executable memory beside an object, mapped twice and sealed |
 //! | [`cells`] | which 64-byte cells of an arena are taken: append-only, atomic, shared with forked children |
+//! | [`frames`] | how an unwinder gets out of an arena's code |
 //! | [`gate`] | the cell of a site: gate word, miss gate, counting stub |
 //! | [`stub`] | code that many sites or one site's learning share: record a target, enter the slow path |
 //! | [`poke`] | the program's own text: many words while nobody runs it, one byte while everybody does |
@@ -24,6 +25,7 @@ extern crate std;
 
 pub mod arena;
 pub mod cells;
+pub mod frames;
 pub mod gate;
 pub mod grace;
 pub mod lock;

@@ -6,11 +6,13 @@
 //! (`keeps_flags`): counting is done without flags and without a stack, and what needs a stack steps over the red zone
 //! first. Stubs are written once and never change.
 //!
-//! Where the stack pointer stands, for whoever unwinds: counting and settling stubs never move it; the others say it at
-//! each instruction that does.
+//! Where the stack pointer stands, for whoever unwinds: counting and settling stubs never move it; of the others it is said
+//! for each instruction in [`RECORDING_DEPTHS`], [`KEEPING_DEPTHS`], and for slow paths in [`crate::frames`].
 
 use crate::arena::Counters;
 use crate::cells::CELL;
+use crate::frames::{Depths, depths, depths_of_second};
+use crate::gate::number_behind;
 use core::mem::offset_of;
 use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::{Code, CodeError, Cond};
@@ -18,6 +20,13 @@ use relpoline_core::arch::keep;
 
 /// Cells of a slow path.
 pub const SLOW_CELLS: usize = 7;
+
+/// Bytes of a slow path, all of which are alike.
+pub const SLOW_BYTES: usize = SLOW_CELLS * CELL;
+/// Behind how many bytes of a slow path rbp is its frame pointer.
+pub const SLOW_FRAMED: usize = 8;
+/// Behind how many bytes it is the program's again.
+pub const SLOW_UNFRAMED: usize = 383;
 
 /// log2 of the bytes of a recording ring: its cursor wraps in 16 bits.
 pub const RING_BITS: u32 = 16;
@@ -29,7 +38,7 @@ pub const WINDOW_BYTES: u64 = if cfg!(relpoline_model) { 64 } else { 2048 };
 pub type SlowHandler = unsafe extern "C" fn(site: u32, target: u64);
 
 const XMM_BYTES: u32 = 256;
-/// Caller-saved registers in the order in which they are pushed; rbp is pushed before them.
+/// Caller-saved registers in the order in which they are pushed.
 const SAVED: [u8; 9] = [0, 1, 2, 6, 7, 8, 9, 10, 11];
 
 /// `movups` between xmm registers and the stack's top: opcode 0x11 stores, 0x10 loads.
@@ -44,12 +53,11 @@ fn move_vectors(code: &mut Code<'_>, opcode: u8) {
     }
 }
 
-/// `mov %reg, %rsi`, where rbp's value was saved at `(%rbp)`.
+/// `mov %reg, %rsi` in four bytes, where rbp's value was saved at `(%rbp)`.
 fn target_to_rsi(code: &mut Code<'_>, reg: Reg) {
     match reg.number() {
         5 => code.bytes(&[0x48, 0x8b, 0x75, 0x00]),
-        6 => {}
-        _ => code.bytes(&[0x48 | (u8::from(reg.is_extended()) << 2), 0x89, 0xc6 | (reg.low3() << 3)]),
+        _ => code.bytes(&[0x48 | (u8::from(reg.is_extended()) << 2), 0x89, 0xc6 | (reg.low3() << 3), 0x90]),
     }
 }
 
@@ -66,18 +74,15 @@ fn call_rax_protected(code: &mut Code<'_>) {
 
 /// How far the stack pointer moves to leave the red zone alone.
 const RED_ZONE: i32 = 128;
-/// Bytes of the site's number, which the slow entry has pushed.
-const NUMBER: i32 = 8;
+/// The same in words.
+pub const WORDS_OVER: u8 = (RED_ZONE / 8) as u8;
 
-/// The slow path for sites whose target travels in `reg`: entered with the site's number pushed, it saves
-/// everything, calls `handler`, restores everything, drops the number and goes on as `thunk`.
+/// The slow path for sites whose target travels in `reg`: called by a gate's slow entry, behind which the site's number
+/// lies, it saves everything, calls `handler`, restores everything and returns. Its frame pointer points at the program's rbp,
+/// which the slow entry has pushed: right above the return address at calls, and above the red zone at jumps.
 ///
 /// Vector registers are saved by their lower 128 bits: the handler is compiled without AVX, whose absence
-/// leaves the upper bits alone. It needs 352 bytes of stack besides the handler's own, and 128 more at jumps.
-///
-/// The stack pointer, relative to where it stood at the site's jump or behind its call: -8 on entry; -16 with `keeps_flags`
-/// unset from the push of rbp on, from where rbp says where everything is; else -128 behind the `lea`, -136 behind the
-/// `pushf`, -144 behind the push of rbp; the same backwards at the end.
+/// leaves the upper bits alone. It needs 368 bytes of stack besides the handler's own, and 120 more at jumps.
 ///
 /// # Errors
 /// When `buf` is smaller than [`SLOW_CELLS`] cells.
@@ -86,19 +91,16 @@ pub fn emit_slow(
     at: u64,
     reg: Reg,
     handler: SlowHandler,
-    thunk: &[u8],
     keeps_flags: bool,
 ) -> Result<usize, CodeError> {
+    // From the return address to the frame.
+    let above = if keeps_flags { stepped_over() } else { 8 };
     let mut code = Code::new(buf, at);
-    // From the frame to the number.
-    let mut number = 8u8;
-    if keeps_flags {
-        code.move_stack(NUMBER - stepped_over());
-        code.push_flags();
-        code.clear_direction();
-        number += (stepped_over() - NUMBER) as u8 + 8;
-    }
-    code.bytes(&[0x55, 0x48, 0x89, 0xe5]); // push %rbp; mov %rsp,%rbp
+    code.bytes(&[0x48, 0x8d, 0xac, 0x24]); // lea above(%rsp),%rbp
+    code.bytes(&above.to_le_bytes());
+    debug_assert_eq!(code.len(), SLOW_FRAMED);
+    code.push_flags();
+    code.clear_direction();
     for n in SAVED {
         push_pop(&mut code, 0x50, n);
     }
@@ -107,32 +109,29 @@ pub fn emit_slow(
     code.bytes(&XMM_BYTES.to_le_bytes());
     move_vectors(&mut code, 0x11);
     target_to_rsi(&mut code, reg);
-    code.bytes(&[0x8b, 0xbd, number, 0, 0, 0]); // mov number(%rbp),%edi
+    code.bytes(&[0x48, 0x8b, 0xbd]); // mov -above(%rbp),%rdi
+    code.bytes(&(-above).to_le_bytes());
+    code.bytes(&[0x8b, 0x7f, number_behind(keeps_flags)]); // mov number_behind(%rdi),%edi
     code.mov_imm64(Reg::RAX, handler as usize as u64);
     call_rax_protected(&mut code);
     // The broken variant that the tests must catch: vector registers are not given back.
-    if !cfg!(relpoline_broken = "vectors-clobbered") {
-        move_vectors(&mut code, 0x10);
-    }
-    code.bytes(&[0x48, 0x8d, 0x65, (-8 * SAVED.len() as i8).cast_unsigned()]); // lea -72(%rbp),%rsp
+    move_vectors(&mut code, if cfg!(relpoline_broken = "vectors-clobbered") { 0x11 } else { 0x10 });
+    code.bytes(&[0x48, 0x8d, 0xa5]); // lea of what was pushed last(%rbp),%rsp
+    code.bytes(&(-above - 8 - 8 * SAVED.len() as i32).to_le_bytes());
     for n in SAVED.into_iter().rev() {
         push_pop(&mut code, 0x58, n);
     }
-    code.bytes(&[0x5d]); // pop %rbp
-    if keeps_flags {
-        code.pop_flags();
-        code.move_stack(stepped_over());
-    } else {
-        code.move_stack(NUMBER);
-    }
-    code.bytes(thunk);
+    code.pop_flags();
+    code.bytes(&[0x48, 0x8b, 0x6d, 0x00]); // mov (%rbp),%rbp
+    debug_assert_eq!(code.len(), SLOW_UNFRAMED);
+    code.bytes(&[0xc3, 0xcc]);
     code.align(CELL);
     code.finish()
 }
 
 /// [`RED_ZONE`]. In the broken variant that the tests must catch only the word is left alone that a thunk would write.
-fn stepped_over() -> i32 {
-    if cfg!(relpoline_broken = "red-zone-trodden") { NUMBER } else { RED_ZONE }
+pub fn stepped_over() -> i32 {
+    if cfg!(relpoline_broken = "red-zone-trodden") { 8 } else { RED_ZONE }
 }
 
 fn push_pop(code: &mut Code<'_>, opcode: u8, n: u8) {
@@ -172,14 +171,26 @@ pub const fn recording_cells(keeps_flags: bool) -> u32 {
     if keeps_flags { 2 } else { 1 }
 }
 
+/// How deep the stack is in a recording stub.
+pub const RECORDING_DEPTHS: Depths = depths(&[(2, 1), (4, 2), (44, 1), (46, 0)]);
+
+/// What happens to the stack in one that keeps flags: the red zone is stepped over, flags and two registers are pushed, and
+/// the same backwards, on two ways out.
+const KEEPING: [(usize, u8); 11] = {
+    let over = WORDS_OVER;
+    let (begins, ends) = ([(5, over), (7, over + 1), (9, over + 2), (11, over + 3)], [(51, over + 2), (53, over + 1)]);
+    let [a, b, c, d] = begins;
+    let [e, f] = ends;
+    [a, b, c, d, e, f, (57, over), (65, 0), (71, over + 1), (73, over), (81, 0)]
+};
+/// How deep it is in the two cells of such a stub.
+pub const KEEPING_DEPTHS: [Depths; 2] = [depths(&KEEPING), depths_of_second(&KEEPING)];
+
 /// The recording stub of a site, [`recording_cells`] long: appends `target | stack bits << 48` at the cursor and goes on as
 /// the thunk, or through the slow path after every [`WINDOW_BYTES`].
 ///
 /// The cursor wraps within its ring by 16-bit arithmetic, so however threads race for it, nothing is
 /// written elsewhere. Bits 20 to 35 of the stack pointer tell threads apart without touching memory.
-///
-/// The stack pointer: -8 and -16 behind the pushes, the same backwards. With `keeps_flags` -128 behind the `lea` and -136
-/// behind the `pushf` come before, and their reverse on both ways out.
 ///
 /// # Errors
 /// When `buf` is too small, or something is out of reach.
@@ -214,8 +225,8 @@ fn back_to_the_site(code: &mut Code<'_>, to: u64) {
 fn record(code: &mut Code<'_>, to: &Recording) {
     let (ring, tag) = scratch(to.reg);
     let cursor = to.counters + offset_of!(Counters, cursor) as u64;
-    code.push(ring);
-    code.push(tag);
+    code.push_long(ring);
+    code.push_long(tag);
     code.bytes(&[0x48, 0x89, 0xe0 | tag.low3()]); // mov %rsp,%tag
     code.bytes(&[0x48, 0xc1, 0xe8 | tag.low3(), 20]); // shr $20,%tag
     code.load_u64(ring, cursor);
@@ -226,8 +237,8 @@ fn record(code: &mut Code<'_>, to: &Recording) {
     code.store_u64(cursor, ring);
     code.bytes(&[0xf7, 0xc0 | ring.low3()]); // test $(WINDOW_BYTES - 1),%ring32
     code.bytes(&(WINDOW_BYTES as u32 - 1).to_le_bytes());
-    code.pop(tag);
-    code.pop(ring);
+    code.pop_long(tag);
+    code.pop_long(ring);
 }
 
 /// The counting stub of a site at which flags are live, one cell: counts calls down, then asks what comes of it. Sites at
@@ -284,4 +295,23 @@ fn count_keeping_flags(code: &mut Code<'_>, counter: u64, slow_at: u64, onward: 
     code.bind_short(goes_on);
     keep::restore(code, Reg::RAX);
     code.jmp(onward);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    unsafe extern "C" fn nothing(_site: u32, _target: u64) {}
+
+    #[test]
+    fn slow_paths_change_their_frame_where_their_unwind_data_says_so() {
+        for (reg, keeps_flags) in (0..30).map(|n| (n / 2, n % 2 == 0)) {
+            let Some(reg) = Reg::new(reg).filter(|reg| reg.number() != 4) else { continue };
+            let mut buf = [0; SLOW_BYTES];
+            assert!(emit_slow(&mut buf, 0x1000, reg, nothing, keeps_flags).is_ok_and(|len| len <= SLOW_BYTES));
+            assert_eq!(buf[..4], [0x48, 0x8d, 0xac, 0x24], "lea above(%rsp),%rbp");
+            let end = &buf[SLOW_UNFRAMED - 4..SLOW_UNFRAMED + 2];
+            assert_eq!(end, [0x48, 0x8b, 0x6d, 0x00, 0xc3, 0xcc], "mov (%rbp),%rbp; ret");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use relpoline_stats::control::{self, Displacement, command, flag, hook, phase};
+use relpoline_stats::control::{Displacement, ENTRIES, command, flag, hook, phase};
 
 use super::hooks;
 use super::load::{self, Library, Lists};
@@ -50,26 +50,33 @@ pub fn enter(session: &mut Session, file: &Path, options: &OsStr) -> anyhow::Res
         Some(engine) => engine,
         None => load::load(session, &std::fs::read(file)?, &library)?,
     };
-    let jumps = entries(&engine, &session.memory, &library)?;
+    let (mut jumps, iterate) = entries(&engine, &session.memory, &library)?;
     // Preloaded, it has seen to that itself.
     let is_sealed = !engine.is_preloaded && jumps.is_empty();
     let flags = if jumps.is_empty() { 0 } else { flag::FOLLOW } | if is_sealed { flag::SEALED } else { 0 };
     engine.set(&session.memory, field!(flags), u64::from(flags))?;
+    let find_object = library.symbols.get("_dl_find_object").unwrap_or(0);
+    engine.set(&session.memory, field!(find_object), find_object)?;
+    engine.set(&session.memory, field!(iterate), iterate.map_or(0, |jump| jump.at))?;
     prepare(session, &engine, file, options)?;
+    jumps.extend(iterate);
     let edited = commit(session, &engine, &jumps)?;
     Ok(Entered { engine, edited, is_sealed })
 }
 
 /// The C library's functions that are to be led to the engine; those that were before, by a predecessor or by the engine, as
-/// they were noted.
-fn entries(engine: &Remote, memory: &Memory, library: &Library) -> anyhow::Result<Vec<Jump>> {
-    let noted = engine.jumps(memory)?;
-    if noted.len() == control::HOOKS {
-        return Ok(noted[hook::PRCTL..].to_vec());
-    }
+/// they were noted. First those that are led all or none, then the one by which unwinders walk.
+fn entries(engine: &Remote, memory: &Memory, library: &Library) -> anyhow::Result<(Vec<Jump>, Option<Jump>)> {
+    let (iterate, noted): (Vec<Jump>, Vec<Jump>) = engine.jumps(memory)?.into_iter().partition(hooks::is_of_unwinders);
     // A preloaded one would have done it, if it could be done.
     let is_new = !engine.is_preloaded;
-    Ok(if is_new { hooks::plan(memory, &library.symbols, &engine.symbols) } else { Vec::new() })
+    let (of_libc, own) = (&library.symbols, &engine.symbols);
+    let planned = || if is_new { hooks::plan_iterate(memory, of_libc, own) } else { None };
+    let iterate = iterate.first().copied().or_else(planned);
+    if noted.len() > ENTRIES.len() {
+        return Ok((noted[hook::PRCTL..].to_vec(), iterate));
+    }
+    Ok((if is_new { hooks::plan(memory, of_libc, own) } else { Vec::new() }, iterate))
 }
 
 /// Lets the engine find the sites and build their gates, while the program runs and the loader waits if it has to.

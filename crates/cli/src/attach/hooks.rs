@@ -4,7 +4,9 @@
 //! sandbox before it is shut, and of programs that are about to be started. For an attached one this is done here, with the
 //! same bytes ([`room_in_entry`]). No thread may stand in them when they are written.
 
-use relpoline_stats::control::{ENTRIES, HOOK_BYTES, LOADER_ENTRY, hook, room_in_empty_function, room_in_entry};
+use relpoline_stats::control::{
+    ENTRIES, HOOK_BYTES, ITERATE, LOADER_ENTRY, PUSHES, hook, room_in_empty_function, room_in_entry,
+};
 
 use super::loader::Loader;
 use super::memory::{Memory, PAGE, Space as _};
@@ -22,6 +24,18 @@ pub fn plan(memory: &Memory, libc: &Symbols, engine: &Symbols) -> Vec<Jump> {
         from(memory, hook::PRCTL + n, at, size.min(MOST), engine.get(entry)?)
     };
     ENTRIES.iter().enumerate().map(jump).collect::<Option<_>>().unwrap_or_default()
+}
+
+/// Likewise `dl_iterate_phdr`, by which unwinders walk, if it begins as the engine knows it.
+pub fn plan_iterate(memory: &Memory, libc: &Symbols, engine: &Symbols) -> Option<Jump> {
+    let (function, entry) = ITERATE;
+    let (at, size) = libc.extent(function)?;
+    from(memory, hook::ITERATE, at, size.min(MOST), engine.get(entry)?)
+}
+
+/// Whether a jump is that of `dl_iterate_phdr`: none of the others begins so.
+pub fn is_of_unwinders(jump: &Jump) -> bool {
+    PUSHES.starts_with(&jump.own)
 }
 
 /// The jump from the function at `function` to `to`; `None` when there is no room for it.

@@ -3,7 +3,7 @@
 use std::io;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction, OpKind};
-use relpoline_stats::{SiteRecord, State};
+use relpoline_stats::{Kind, SiteRecord, State};
 use serde::Serialize;
 
 use super::Subject;
@@ -25,7 +25,8 @@ const LARGEST: usize = 1 << 16;
 const GATE_WORD: usize = 8;
 const MISS: usize = 24;
 const COUNTING: usize = 32;
-const SLOW: usize = 48;
+const SLOW: usize = 46;
+const NUMBER: usize = 60;
 
 /// A piece of code.
 #[derive(Debug, Serialize)]
@@ -107,13 +108,16 @@ fn gate(subject: &Subject, record: &SiteRecord) -> io::Result<Vec<Part>> {
     let is_jump = cell[0] == 0xe9;
     let gate = if is_jump { 0..GATE_WORD } else { 0..MISS };
     let title = if is_jump { "gate" } else { "gate: the thunk itself" };
-    let pieces =
-        [(title, gate), ("miss gate", MISS..COUNTING), ("counting stub", COUNTING..SLOW), ("slow entry", SLOW..CELL)];
+    // A jump's counting stub has a cell of its own.
+    let slow = if record.kind == Kind::Call as u8 { SLOW } else { COUNTING };
+    let parts = [(title, gate), ("miss gate", MISS..COUNTING)];
+    let stubs = [("counting stub", COUNTING..slow), ("slow entry", slow..NUMBER)];
+    let pieces = parts.into_iter().chain(stubs).filter(|(_, range)| !range.is_empty());
     let piece = |(title, range): (&str, std::ops::Range<usize>)| {
         let at = record.gate.wrapping_add(range.start as u64);
         Part { title: title.into(), lines: listing(subject, &cell[range], at) }
     };
-    Ok(pieces.into_iter().map(piece).collect())
+    Ok(pieces.map(piece).collect())
 }
 
 fn part(subject: &Subject, title: &str, at: u64, length: usize) -> io::Result<Part> {

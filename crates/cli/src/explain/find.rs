@@ -1,7 +1,7 @@
 //! Which sites are meant: by their address, by an address of anything that belongs to one, by a function.
 
 use anyhow::{Context, bail};
-use relpoline_stats::SiteRecord;
+use relpoline_stats::{Kind, SiteRecord};
 
 use super::Subject;
 
@@ -14,12 +14,16 @@ const UNKNOWN_SIZE: u64 = 4096;
 
 /// The parts of a gate's cell: offsets and names (`relpoline_text::gate`).
 const GATE: [(u64, &str); 5] =
-    [(0, "gate"), (8, "thunk"), (24, "miss gate"), (32, "counting stub"), (48, "slow entry")];
+    [(0, "gate"), (8, "thunk"), (24, "miss gate"), (32, "counting stub"), (46, "slow entry")];
 
 /// The part of a site's code in which an address lies.
 pub fn part(record: &SiteRecord, address: u64) -> Option<&'static str> {
     let within = |start: u64, bytes: u64| start != 0 && (start..start.saturating_add(bytes)).contains(&address);
     if within(record.gate, CELL) {
+        // A jump's counting stub has a cell of its own.
+        if record.kind != Kind::Call as u8 && address - record.gate >= GATE[3].0 {
+            return Some(GATE[4].1);
+        }
         return GATE.iter().rev().find(|(offset, _)| address - record.gate >= *offset).map(|(_, name)| *name);
     }
     let rest = u64::from(record.tree_body_bytes);

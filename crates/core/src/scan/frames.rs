@@ -76,6 +76,21 @@ impl<'a> EhFrameHdr<'a> {
         (function.start == start && function.end > start).then_some(function)
     }
 
+    /// Whether the function around `address` has given its frame up there, as before a tail call: the return address is on top
+    /// of the stack. False where the unwind rules do not say so.
+    #[must_use]
+    pub fn is_frameless(&self, address: u64) -> bool {
+        let look_up = || {
+            let offset = i32::try_from(address.wrapping_sub(self.address).cast_signed()).ok()?;
+            let at = self.starting_by(offset).checked_sub(1)?.checked_mul(ENTRY)?;
+            let mut reader = Reader { bytes: self.table.get(at + 4..)? };
+            let frame = self.absolute(reader.i32()?);
+            range(&self.frames, frame)?.contains(address).then_some(())?;
+            frame_address(&self.frames, frame, address)
+        };
+        look_up() == Some(FRAMELESS)
+    }
+
     fn absolute(&self, offset: i32) -> u64 {
         self.address.wrapping_add_signed(i64::from(offset))
     }
@@ -141,6 +156,104 @@ fn range(frames: &Region<'_>, frame: u64) -> Option<Function> {
     let length = reader.encoded(encoding & 7)?;
     let end = start.checked_add(length.cast_unsigned())?;
     Some(Function::new(start, end))
+}
+
+/// A canonical frame address: DWARF's number of a register, and the distance from it.
+type FrameAddress = (u64, i64);
+/// rsp (7) + 8.
+const FRAMELESS: FrameAddress = (7, 8);
+
+/// The canonical frame address at `address`, by the FDE at `frame`; `None` where it is an expression, or is not understood.
+fn frame_address(frames: &Region<'_>, frame: u64, address: u64) -> Option<FrameAddress> {
+    let mut reader = Reader { bytes: frames.from(frame)? };
+    let mut rules = Reader { bytes: reader.sized()? };
+    let cie = frame.wrapping_add(4).wrapping_sub(u64::from(rules.u32()?));
+    let encoding = address_encoding(frames, cie)?;
+    let start = range(frames, frame)?.start;
+    rules.encoded(encoding)?;
+    rules.encoded(encoding & 7)?;
+    let mut parent = Reader { bytes: Reader { bytes: frames.from(cie)? }.sized()? };
+    parent.u32()?;
+    let version = parent.u8()?;
+    let augmentation = parent.string()?;
+    let mut program = Program {
+        code_alignment: parent.uleb128()?,
+        data_alignment: parent.sleb128()?,
+        frame: (0, 0),
+        remembered: [(0, 0); 8],
+        depth: 0,
+    };
+    if version == 1 {
+        parent.u8()?;
+    } else {
+        parent.uleb128()?;
+    }
+    if augmentation.first() == Some(&b'z') {
+        for reader in [&mut parent, &mut rules] {
+            let skipped = usize::try_from(reader.uleb128()?).ok()?;
+            reader.bytes = reader.bytes.get(skipped..)?;
+        }
+    }
+    program.run(parent, u64::MAX)?;
+    program.run(rules, address.wrapping_sub(start))?;
+    Some(program.frame)
+}
+
+/// Call frame instructions, as far as they say where the frame is.
+struct Program {
+    code_alignment: u64,
+    data_alignment: i64,
+    frame: FrameAddress,
+    remembered: [FrameAddress; 8],
+    depth: usize,
+}
+
+impl Program {
+    /// Runs what holds `distance` bytes into the function. (DWARF 5, 6.4.2.)
+    fn run(&mut self, mut r: Reader<'_>, distance: u64) -> Option<()> {
+        let mut at = 0u64;
+        while !r.bytes.is_empty() {
+            let op = r.u8()?;
+            let mut advance = 0;
+            match (op >> 6, op & 0x3f) {
+                (1, by) => advance = u64::from(by),
+                (2, _) => _ = r.uleb128()?,
+                (3, _) | (0, 0x00) => {}
+                (0, 0x02) => advance = u64::from(r.u8()?),
+                (0, 0x03) => advance = u64::from(u16::from_le_bytes(r.array()?)),
+                (0, 0x04) => advance = u64::from(r.u32()?),
+                (0, 0x05 | 0x09 | 0x11 | 0x14 | 0x15 | 0x2f) => _ = (r.uleb128()?, r.uleb128()?),
+                (0, 0x06..=0x08 | 0x2e) => _ = r.uleb128()?,
+                (0, 0x0a) => {
+                    *self.remembered.get_mut(self.depth)? = self.frame;
+                    self.depth += 1;
+                }
+                (0, 0x0b) => {
+                    self.depth = self.depth.checked_sub(1)?;
+                    self.frame = *self.remembered.get(self.depth)?;
+                }
+                (0, 0x0c) => self.frame = (r.uleb128()?, r.uleb128()?.cast_signed()),
+                (0, 0x0d) => self.frame.0 = r.uleb128()?,
+                (0, 0x0e) => self.frame.1 = r.uleb128()?.cast_signed(),
+                (0, 0x12) => self.frame = (r.uleb128()?, r.sleb128()?.checked_mul(self.data_alignment)?),
+                (0, 0x13) => self.frame.1 = r.sleb128()?.checked_mul(self.data_alignment)?,
+                (0, 0x0f) => {
+                    self.frame = (u64::MAX, 0);
+                    r.skip_block()?;
+                }
+                (0, 0x10 | 0x16) => {
+                    r.uleb128()?;
+                    r.skip_block()?;
+                }
+                _ => return None,
+            }
+            at = at.checked_add(advance.checked_mul(self.code_alignment)?)?;
+            if at > distance {
+                return Some(());
+            }
+        }
+        Some(())
+    }
 }
 
 /// How the FDEs of a CIE hold addresses.
@@ -224,6 +337,26 @@ impl<'a> Reader<'a> {
             }
         }
         None
+    }
+
+    /// The signed form.
+    fn sleb128(&mut self) -> Option<i64> {
+        let before = self.bytes;
+        let value = self.uleb128()?.cast_signed();
+        let bits = 7 * (before.len() - self.bytes.len());
+        Some(if bits < 64 { value << (64 - bits) >> (64 - bits) } else { value })
+    }
+
+    /// What follows a length of four bytes; an entry's own.
+    fn sized(&mut self) -> Option<&'a [u8]> {
+        let len = self.u32()?;
+        self.bytes.get(..usize::try_from(len).ok()?)
+    }
+
+    fn skip_block(&mut self) -> Option<()> {
+        let len = usize::try_from(self.uleb128()?).ok()?;
+        self.bytes = self.bytes.get(len..)?;
+        Some(())
     }
 
     /// A string up to its zero byte. Augmentation strings are a few letters.

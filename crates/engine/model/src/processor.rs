@@ -13,6 +13,7 @@ use crate::world;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use relpoline_core::arch::Reg;
 use relpoline_engine::judge;
+use relpoline_text::gate::number_behind;
 
 const STACK: usize = 64;
 
@@ -101,12 +102,12 @@ impl Call<'_> {
 
     /// The slow path's assembly keeps every register, as `tests/tests/calls.rs` shows; what it calls is called here.
     fn slow_path(&mut self, site: usize, reg: Reg) {
-        let number = self.pop();
-        assert_eq!(number, u64::from(self.program.sites[site].id), "the slow path was told another site");
-        let target = self.registers[usize::from(reg.number())];
+        self.at = self.pop();
+        let jumps = self.program.sites[site].jumps;
+        let number = self.read(self.at + u64::from(number_behind(jumps)), 4) as u32;
+        assert_eq!(number, self.program.sites[site].id, "the slow path was told another site");
         // SAFETY: the number is a site's.
-        unsafe { judge::slow(number as u32, target) };
-        self.at = target;
+        unsafe { judge::slow(number, self.registers[usize::from(reg.number())]) };
     }
 
     fn push(&mut self, value: u64) {

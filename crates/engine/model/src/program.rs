@@ -387,7 +387,7 @@ fn add_sites(engine: &mut Engine, text: u64, places: &[Place]) {
             thunk: usize::from(place.reg == Reg::R11),
             function: Function::new(text, text + PAGE as u64),
         };
-        discover::add_site(engine, 0, 0, &found).expect("a gate");
+        discover::add_site(engine, 0, 0, &found, !place.jumps).expect("a gate");
     }
     // SAFETY: nobody runs the program yet.
     let mut writer = unsafe { Repoint::begin(text, PAGE, false) }.expect("text can be changed");

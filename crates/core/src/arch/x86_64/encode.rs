@@ -296,10 +296,10 @@ impl<'a> Code<'a> {
         self.rel_to(counter, 0);
     }
 
-    /// `push imm32` (sign-extended).
-    pub fn push_imm32(&mut self, imm: i32) {
-        self.bytes(&[0x68]);
-        self.bytes(&imm.to_le_bytes());
+    /// `call target`.
+    pub fn call(&mut self, target: u64) {
+        self.bytes(&[0xe8]);
+        self.rel_to(target, 0);
     }
 
     /// `push %reg`.
@@ -316,6 +316,16 @@ impl<'a> Code<'a> {
             self.bytes(&[0x41]);
         }
         self.bytes(&[0x58 | reg.low3()]);
+    }
+
+    /// `push %reg` in two bytes, for a register without a REX prefix.
+    pub fn push_long(&mut self, reg: Reg) {
+        self.bytes(&[0xff, 0xf0 | reg.low3()]);
+    }
+
+    /// `pop %reg`, likewise.
+    pub fn pop_long(&mut self, reg: Reg) {
+        self.bytes(&[0x8f, 0xc0 | reg.low3()]);
     }
 
     /// `mov address(%rip), %reg`.
@@ -421,14 +431,14 @@ impl<'a> Code<'a> {
         self.bytes(&[0x48, 0x0f, 0xc9, 0x0f, 0xb6, 0xc9]);
     }
 
-    /// `pushf`.
+    /// `pushf` in two bytes.
     pub fn push_flags(&mut self) {
-        self.bytes(&[0x9c]);
+        self.bytes(&[0x48, 0x9c]);
     }
 
-    /// `popf`.
+    /// `popf`, likewise.
     pub fn pop_flags(&mut self) {
-        self.bytes(&[0x9d]);
+        self.bytes(&[0x48, 0x9d]);
     }
 
     /// `cld`: strings go upwards, as every compiled function expects.

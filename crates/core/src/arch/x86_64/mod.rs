@@ -17,6 +17,8 @@ impl Reg {
     pub const RCX: Reg = Reg(1);
     /// rdx.
     pub const RDX: Reg = Reg(2);
+    /// The frame pointer, where there is one.
+    pub const RBP: Reg = Reg(5);
     /// r11, the register of LLVM's retpolines.
     pub const R11: Reg = Reg(11);
 

@@ -1,6 +1,5 @@
 //! Executable memory near each module that has tables, with its slow paths.
 
-use super::table::plain_jump;
 use relpoline_core::arch::Reg;
 use relpoline_text::arena::Arena;
 use relpoline_text::cells::CELL;
@@ -36,7 +35,7 @@ impl Group {
         // SAFETY: the cells were taken just now.
         let buf = unsafe { self.arena.fresh(cell, SLOW_CELLS) };
         debug_assert_eq!(buf.len(), SLOW_CELLS * CELL);
-        emit_slow(buf, at, reg, super::judge::slow, &plain_jump(reg), false).ok()?;
+        emit_slow(buf, at, reg, super::judge::slow, false).ok()?;
         self.slow[usize::from(reg.number())] = at;
         Some(at)
     }

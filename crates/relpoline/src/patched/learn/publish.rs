@@ -63,8 +63,15 @@ impl Learner {
         let (_, end) = group.arena.link_banks(text_gate + 5);
         let cell = group.arena.take_gate(end)?;
         let id = self.tables.len() as u32;
-        let spec =
-            GateSpec { site: id, counters, thunk: &plain_jump(reg), thunk_at: text_gate + 5, slow_at, counting: None };
+        let spec = GateSpec {
+            site: id,
+            counters,
+            thunk: &plain_jump(reg),
+            thunk_at: text_gate + 5,
+            slow_at,
+            counting: None,
+            is_frameless: true,
+        };
         let gate = Gate::build(&group.arena, cell, &spec).ok()?;
         let at = gate.address(&group.arena);
         let table = Table {

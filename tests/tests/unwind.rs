@@ -1,0 +1,120 @@
+//! Whatever a program uses to unwind sees, from any instruction of ours, what it sees without us.
+//!
+//! `steps.c` steps through its calls one instruction after the other and unwinds at each; the others are programs that are
+//! interrupted at random: a profiler, handlers that throw or end their thread, asynchronous cancellation, a crash reporter.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+
+use relpoline_tests::broken::run;
+use relpoline_tests::{Outcome, Program, Run};
+
+/// What `steps.c` has seen: steps, of those looked at, of those in an arena, in the engine; whether libunwind was there.
+struct Figures {
+    looked_at: u64,
+    in_arena: u64,
+    in_engine: u64,
+    has_libunwind: bool,
+}
+
+fn steps() -> Program {
+    Program::retpolined("steps.c")
+}
+
+fn figures(file: &Path) -> Figures {
+    let text = std::fs::read_to_string(file).expect("steps.c writes figures");
+    let numbers: Vec<u64> = text.split_whitespace().map(|number| number.parse().expect("numbers")).collect();
+    let [_, looked_at, in_arena, in_engine, has_libunwind] = numbers[..] else { panic!("{text}") };
+    Figures { looked_at, in_arena, in_engine, has_libunwind: has_libunwind != 0 }
+}
+
+/// Steps with and without the engine; the program compares what it sees with what is true.
+fn steps_through(program: &Program, kind: &str, option: &str) -> Outcome {
+    let place = tempfile::tempdir().expect("no temporary directory");
+    let file = place.path().join("figures");
+    let outcome = Run::new(program.build()).args(&[kind]).option(option).env("STEPS_FIGURES", &file).same();
+    let figures = figures(&file);
+    if !figures.has_libunwind {
+        println!("skipped in part: there is no libunwind.so.8 (Debian: libunwind8), only libgcc was asked");
+    }
+    assert!(figures.in_arena > 10_000 && figures.in_engine > 10_000, "{} {}", figures.in_arena, figures.in_engine);
+    assert!(figures.looked_at > 5_000, "{} were looked at", figures.looked_at);
+    outcome
+}
+
+#[test]
+fn every_instruction_at_a_call_that_is_linked() {
+    let outcome = steps_through(&steps(), "call", "--count");
+    assert!(outcome.report().engine.links > 0, "it was not linked");
+}
+
+#[test]
+fn every_instruction_at_a_call_that_learns_again() {
+    let outcome = steps_through(&steps(), "call", "--nervous");
+    assert!(outcome.report().sites.iter().any(|site| site.relearned > 0), "nothing was learned again");
+}
+
+#[test]
+fn every_instruction_at_a_tail_jump() {
+    steps_through(&steps(), "jump", "--count");
+}
+
+/// The function's own frame is not known between a goto and its label: stacks end there. No wrong frame is seen.
+#[test]
+fn every_instruction_at_a_computed_goto() {
+    steps_through(&steps(), "goto", "--count");
+}
+
+#[test]
+fn every_instruction_at_a_call_of_a_position_dependent_program() {
+    steps_through(&steps().flags(&["-no-pie"]), "call", "--count");
+}
+
+/// Engines that do not say how they unwind, or say it wrongly in one place, are noticed: frames differ, or the unwinder reads
+/// where there is nothing.
+#[test]
+fn a_rule_that_is_missing_or_wrong() {
+    for variant in ["frame-missing", "frame-wrong"] {
+        let outcome = run(variant, &steps(), &["call"], "--count");
+        let is_seen = outcome.text().contains("frames differ") || outcome.status.signal().is_some();
+        assert!(is_seen, "{variant}: {} {}", outcome.status, outcome.text());
+    }
+}
+
+/// Unwind tables that are right at every instruction, for what throws out of handlers.
+const ASYNCHRONOUS: [&str; 2] = ["-fnon-call-exceptions", "-fasynchronous-unwind-tables"];
+
+/// A program that is interrupted at random sees no wrong frame, with and without the engine.
+fn interrupted(what: &str) -> Outcome {
+    Run::new(Program::retpolined("interrupted.cc").flags(&ASYNCHRONOUS).build()).args(&[what]).same()
+}
+
+#[test]
+fn a_profiler_from_the_first_call_on() {
+    interrupted("profile");
+}
+
+#[test]
+fn a_profiler_in_a_deep_stack() {
+    interrupted("deep");
+}
+
+#[test]
+fn handlers_that_throw() {
+    interrupted("throw");
+}
+
+#[test]
+fn asynchronous_cancellation() {
+    interrupted("cancel");
+}
+
+#[test]
+fn handlers_that_end_their_thread() {
+    interrupted("exit");
+}
+
+#[test]
+fn a_crash_reporter_on_a_stack_of_its_own() {
+    interrupted("crash");
+}
