@@ -147,8 +147,8 @@ impl Gate {
             (None, _) => Shape::PlainGate,
         };
         arena.describe(cell, 1, shape);
-        if let Some(counting) = spec.counting.filter(|_| !spec.is_frameless) {
-            arena.describe(counting, 1, shape);
+        if let Some(counting) = spec.counting {
+            arena.describe(counting, 1, if spec.is_frameless { Shape::Flat } else { Shape::Unknown });
         }
         Ok(gate)
     }
