@@ -522,6 +522,7 @@ fn make_site(
         ring: NO_RING,
         arena: group_index as u8,
         reg: thunk.reg,
+        is_frameless,
         kind,
         stuck: false,
         linked: false,

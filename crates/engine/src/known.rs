@@ -297,7 +297,8 @@ impl Engine {
         }
     }
 
-    /// The gate of a site that is forgotten can be used again: for a site with the same register, thunk and kind of frame, anywhere.
+    /// The gate of a site that is forgotten can be used again: for a site with the same register, thunk and kind of frame,
+    /// anywhere.
     fn spare_site(&mut self, id: u32) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         let end = if site.gate.cell.bank() < BANKS as u32 / 2 { End::Low } else { End::High };
