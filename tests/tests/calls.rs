@@ -103,8 +103,7 @@ fn the_engine_uses_no_code_that_touches_vectors() {
     let imports = output("nm", "-D");
     let imports: Vec<&str> =
         imports.lines().filter_map(|line| line.trim().strip_prefix("U ")?.split('@').next()).collect();
-    // At the start and in a child: not on the slow path.
-    assert_eq!(imports, ["__errno_location", "__register_atfork", "dlsym", "environ", "getauxval"]);
+    assert!(imports.is_empty(), "{imports:?}");
     let code = output("objdump", "-d");
     assert!(code.lines().count() > 1000);
     let wide: Vec<&str> =

@@ -452,7 +452,9 @@ impl Engine {
         if broken!("published-unfinished") {
             site.gate.point_to(arena, arena.address(head));
         }
-        let settling = build_tree(arena, &site, &spec, head)?;
+        // Not the copy, which would have to lie on a stack that may be small.
+        let place = self.sites.as_slice().get(id as usize).ok_or(Reason::ArenaFull)?;
+        let settling = build_tree(arena, place, &spec, head)?;
         let tree = Tree {
             fingerprint,
             head,
