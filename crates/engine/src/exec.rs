@@ -139,15 +139,23 @@ fn judge(path: *const c_char) -> Verdict {
 
 /// What the program at `path` is; of a script, what its interpreter is. `None` when nobody can tell: it is not there, may
 /// not be read, or is no regular file.
-#[inline(never)]
+#[inline(always)]
 fn look(path: *const c_char) -> Option<Program> {
-    let (file, mode) = File::open(path)?;
-    let found = program::examine(&mut file.reader());
-    match found {
-        Program::Script => look_at_interpreter(file),
-        Program::Fit if mode & SET_ID != 0 => Some(Program::Unfit(Refusal::SetId)),
-        other => Some(other),
+    match look_at_file(path)? {
+        (Program::Script, file) => look_at_interpreter(file),
+        (other, _) => Some(other),
     }
+}
+
+/// What the file at `path` is. It is over before an interpreter is looked at, so that its frame is not below that one's.
+#[inline(never)]
+fn look_at_file(path: *const c_char) -> Option<(Program, File)> {
+    let (file, mode) = File::open(path)?;
+    let found = match program::examine(&mut file.reader()) {
+        Program::Fit if mode & SET_ID != 0 => Program::Unfit(Refusal::SetId),
+        other => other,
+    };
+    Some((found, file))
 }
 
 /// What the interpreter of a script is.

@@ -12,9 +12,9 @@
 //! again, and so are their *gates*, with all that belongs to one: number, counters, stubs, trees. Nothing is written over for that
 //! but the gate's two words, by which every gate changes its mind: what a gate's code does depends on the register and the
 //! thunk's bytes alone, since it leads to its arena's copy of the thunk. (How it unwinds depends on whether the site's frame is
-//! known; so those are kept apart.) So it does not matter who still stands in it: he goes
-//! where he wanted to, by a thunk as good as his own, and what he counts is counted for another site, whose judgement
-//! comes a little early, looks, and finds nothing ended.
+//! known; so those are kept apart.) So it does not matter who still stands in it: he goes where he wanted to, by a thunk as
+//! good as his own, and what he counts is counted for another site, whose judgement comes a little early, looks, and finds
+//! nothing ended.
 
 use crate::discover::Form;
 use crate::object::Object;

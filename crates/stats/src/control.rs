@@ -261,8 +261,8 @@ pub fn room_in_empty_function(code: &[u8; 12]) -> Option<u64> {
 /// Where in the C library's function number `hook`, whose bytes are `code`, a jump to the engine can be put: behind an
 /// `endbr64`, if there is one. `None` when the function does not look as it does in every glibc so far.
 ///
-/// The engine goes on behind the jump in `syscall`, `execve` and `dl_iterate_phdr`, and never goes on in `prctl`; no branch of that one may
-/// lead into the jump.
+/// The engine goes on behind the jump in `syscall`, `execve` and `dl_iterate_phdr`, and never goes on in `prctl`; no
+/// branch of that one may lead into the jump.
 #[must_use]
 pub fn room_in_entry(hook: usize, code: &[u8]) -> Option<u64> {
     const EXECVE: [u8; 7] = [0xb8, 59, 0, 0, 0, 0x0f, 0x05];

@@ -5,8 +5,8 @@
 //! | code, r-x: 256 banks  | cell map, r--      | frames, r--      | counters, rw-   |
 //! ```
 //!
-//! Code, cell map and [frames](crate::frames) are one memfd, mapped twice: here, without write permission, and at a *writable alias*
-//! elsewhere, which forked children do not get. Once both mappings exist the file is sealed and its
+//! Code, cell map and [frames](crate::frames) are one memfd, mapped twice: here, without write permission, and at a
+//! *writable alias* elsewhere, which forked children do not get. Once both mappings exist the file is sealed and its
 //! descriptor closed: nobody, not even a child that still runs as the same user, can make the executable
 //! mapping writable (rule 6). The counters are ordinary private memory, so a forked child counts for itself.
 //!
