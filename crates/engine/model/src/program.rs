@@ -72,7 +72,8 @@ impl Program {
         engine.groups[0] = Some(Group::new(arena).expect("room"));
         add_sites(engine, text, &places);
         let all = engine.sites.as_slice();
-        let mut slow_path = |thunk, jumps| engine.groups[0].as_mut().and_then(|g| g.slow_path(thunk, jumps)).expect("room");
+        let mut slow_path =
+            |thunk, jumps| engine.groups[0].as_mut().and_then(|g| g.slow_path(thunk, jumps)).expect("room");
         let thunks = engine.thunks.as_slice().iter();
         let slow_paths = thunks.flat_map(|thunk| [false, true].map(|jumps| slow_path(*thunk, jumps))).collect();
         let arena = engine.groups[0].as_ref().map(|group| &group.arena).expect("made above");

@@ -306,6 +306,11 @@ pub fn is_broken() -> bool {
     with(|state| state.broken)
 }
 
+/// Whether all work is done, and who stood still goes on.
+pub fn is_ending() -> bool {
+    with(|state| state.ending)
+}
+
 /// Others have to run here.
 pub fn relax() {
     CLOCK.set(CLOCK.get() + (1 << 10));
