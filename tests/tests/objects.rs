@@ -152,7 +152,11 @@ fn a_path_that_means_another_library() {
         let mut program = Exchange::preloaded(None);
         let pause = |program: &Exchange, verb| _ = asleep.then(|| program.0.must(&[verb]));
         let mut at = String::new();
+        // An engine that has not seen a site yet is not started, and cannot be detached.
+        program.tell("o", &first);
+        program.asks(1, "at first");
         pause(&program, "detach");
+        program.close();
         for round in 0..4 {
             let (file, want) = if round % 2 == 0 { (&first, 1) } else { (&second, 2) };
             if round < 2 {

@@ -153,16 +153,36 @@ impl Segments {
     }
 }
 
-/// Whether the loader's path at `offset` is that of glibc, by its file name. Loaders deep in a store (Nix, Guix) have long
-/// paths: the end of it is enough.
+/// Whether the loader's path at `offset` is that of glibc, by its file name. It ends at its first zero, as for the kernel: a
+/// linker script may put more into its segment. Loaders deep in a store (Nix, Guix) have long paths: they are read in pieces.
 fn is_glibc(offset: u64, size: u64, read_at: &mut ReadAt<'_>) -> bool {
-    let mut tail = [0; 32];
-    let wanted = tail.len().min(usize::try_from(size).unwrap_or(usize::MAX));
-    let length = read_at(offset.wrapping_add(size - wanted as u64), &mut tail[..wanted]).min(wanted);
-    let path = tail[..length].split(|&byte| byte == 0).next().unwrap_or_default();
-    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    let is_whole = name.len() < path.len() || size as usize <= tail.len();
-    is_whole && (name == b"ld-linux-x86-64.so.2" || name.starts_with(b"ld-lsb-x86-64.so."))
+    const LONGEST: u64 = 4096;
+    let (mut name, mut length) = ([0; 32], 0);
+    let mut piece = [0; 64];
+    for at in (0..size.min(LONGEST)).step_by(piece.len()) {
+        let wanted = piece.len().min((size - at) as usize);
+        let read = read_at(offset.wrapping_add(at), &mut piece[..wanted]).min(wanted);
+        for &byte in &piece[..read] {
+            match byte {
+                0 => return is_glibcs_name(name.get(..length).unwrap_or_default()),
+                b'/' => length = 0,
+                _ => {
+                    if let Some(place) = name.get_mut(length) {
+                        *place = byte;
+                    }
+                    length += 1;
+                }
+            }
+        }
+        if read < wanted {
+            break;
+        }
+    }
+    false
+}
+
+fn is_glibcs_name(name: &[u8]) -> bool {
+    name == b"ld-linux-x86-64.so.2" || name.starts_with(b"ld-lsb-x86-64.so.")
 }
 
 /// Whether the property note at `offset` marks the program for shadow stacks.
