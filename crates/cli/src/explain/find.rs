@@ -114,10 +114,16 @@ mod tests {
 
     #[test]
     fn an_address_in_the_arena_belongs_to_a_site() {
-        let record =
-            SiteRecord { gate: 0x1000, tree: 0x2000, tree_body: 0x3000, tree_body_bytes: 128, ..SiteRecord::ZERO };
+        let record = SiteRecord {
+            kind: Kind::Call as u8,
+            gate: 0x1000,
+            tree: 0x2000,
+            tree_body: 0x3000,
+            tree_body_bytes: 128,
+            ..SiteRecord::ZERO
+        };
         let said =
-            [0x1000, 0x1010, 0x1018, 0x102f, 0x103f, 0x1040, 0x203f, 0x307f, 0x3080, 0].map(|at| part(&record, at));
+            [0x1000, 0x1010, 0x1018, 0x102d, 0x103f, 0x1040, 0x203f, 0x307f, 0x3080, 0].map(|at| part(&record, at));
         let wanted = [
             Some("gate"),
             Some("thunk"),
@@ -131,6 +137,9 @@ mod tests {
             None,
         ];
         assert_eq!(said, wanted);
+        // Whose counting stub lies elsewhere.
+        let jump = SiteRecord { kind: Kind::Jump as u8, ..record };
+        assert_eq!([0x1018, 0x1020].map(|at| part(&jump, at)), [Some("miss gate"), Some("slow entry")]);
     }
 
     #[test]
