@@ -1,7 +1,7 @@
-//! Sites that go on changing for ever: they get a [board](relpoline_core::tree::board) in place of trees.
+//! Sites that go on changing for ever: they get a [board] in place of trees.
 //!
 //! A tree is never written over, for a thread may stand in it for any time. So a site whose targets keep changing would
-//! fill its arena. When it has built as many trees of its own as it may ([`OWN_TREES`]), or the arena is half full, it gets
+//! fill its arena. When it has built as many trees of its own as it may (`OWN_TREES`), or the arena is half full, it gets
 //! its board: code that stays as it is, but compares with words of data and leads through words of gates, both of which can
 //! be exchanged at any time.
 //!

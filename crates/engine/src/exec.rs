@@ -12,7 +12,7 @@
 //!
 //! What is called here runs in children that share their parent's memory, on stacks of a few kilobytes, with whatever
 //! pointers the program passes. So little stack is needed, whatever the environment; memory comes from the kernel
-//! ([`crate::block`]); the path is read by the kernel alone; and no page of the environment is read before the kernel has
+//! (`block.rs`); the path is read by the kernel alone; and no page of the environment is read before the kernel has
 //! said that it can be. A file is opened only when it is a regular one.
 
 use crate::block;

@@ -129,7 +129,7 @@ pub fn emit_slow(
     code.finish()
 }
 
-/// [`RED_ZONE`]. In the broken variant that the tests must catch only the word is left alone that a thunk would write.
+/// `RED_ZONE`. In the broken variant that the tests must catch only the word is left alone that a thunk would write.
 pub fn stepped_over() -> i32 {
     if cfg!(relpoline_broken = "red-zone-trodden") { 8 } else { RED_ZONE }
 }
