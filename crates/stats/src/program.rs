@@ -154,35 +154,32 @@ impl Segments {
 }
 
 /// Whether the loader's path at `offset` is that of glibc, by its file name. It ends at its first zero, as for the kernel: a
-/// linker script may put more into its segment. Loaders deep in a store (Nix, Guix) have long paths: they are read in pieces.
+/// linker script may put more into its segment. Loaders deep in a store (Nix, Guix) have long paths: the end of it is enough.
 fn is_glibc(offset: u64, size: u64, read_at: &mut ReadAt<'_>) -> bool {
     const LONGEST: u64 = 4096;
-    let (mut name, mut length) = ([0; 32], 0);
-    let mut piece = [0; 64];
-    for at in (0..size.min(LONGEST)).step_by(piece.len()) {
-        let wanted = piece.len().min((size - at) as usize);
-        let read = read_at(offset.wrapping_add(at), &mut piece[..wanted]).min(wanted);
-        for &byte in &piece[..read] {
-            match byte {
-                0 => return is_glibcs_name(name.get(..length).unwrap_or_default()),
-                b'/' => length = 0,
-                _ => {
-                    if let Some(place) = name.get_mut(length) {
-                        *place = byte;
-                    }
-                    length += 1;
-                }
-            }
-        }
-        if read < wanted {
+    // Little: some programs are started from small stacks.
+    let mut piece = [0; 32];
+    let mut end = 0;
+    loop {
+        let length = read_at(offset.wrapping_add(end), &mut piece).min(piece.len());
+        if let Some(zero) = piece[..length].iter().position(|&byte| byte == 0) {
+            end += zero as u64;
             break;
         }
+        end += length as u64;
+        if length < piece.len() || end >= LONGEST {
+            return false;
+        }
     }
-    false
-}
-
-fn is_glibcs_name(name: &[u8]) -> bool {
-    name == b"ld-linux-x86-64.so.2" || name.starts_with(b"ld-lsb-x86-64.so.")
+    if end >= size {
+        return false;
+    }
+    let wanted = piece.len().min(end as usize);
+    let length = read_at(offset.wrapping_add(end - wanted as u64), &mut piece[..wanted]).min(wanted);
+    let path = &piece[..length];
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    let is_whole = name.len() < path.len() || end as usize == length;
+    is_whole && (name == b"ld-linux-x86-64.so.2" || name.starts_with(b"ld-lsb-x86-64.so."))
 }
 
 /// Whether the property note at `offset` marks the program for shadow stacks.
