@@ -111,9 +111,7 @@ fn fakechroot_works_as_ever() {
     fs::create_dir_all(root.join("inside")).expect("cannot make a root");
     fs::write(root.join("inside/mark"), "in the root\n").expect("cannot write");
     // What it starts reads a file by a path that exists in the other root only.
-    for line in
-        ["cat /inside/mark", "exec cat /inside/mark", "sh -c 'cat /inside/mark'", "/bin/echo $0; ls /inside"]
-    {
+    for line in ["cat /inside/mark", "exec cat /inside/mark", "sh -c 'cat /inside/mark'", "/bin/echo $0; ls /inside"] {
         let script = format!("cd /; {line}");
         let run = Run::new("fakechroot").args(&["-s", "-b", "/usr/lib/fakechroot", "sh", "-c", &script]);
         let run = run.env("FAKECHROOT_BASE", root.as_os_str());
