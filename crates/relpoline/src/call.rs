@@ -193,6 +193,9 @@ macro_rules! __static_call {
     ($(#[$meta:meta])* inline $vis:vis unsafe extern $abi:literal fn $($rest:tt)*) => {
         $crate::__static_call_sort!([$(#[$meta])* $vis] [unsafe extern $abi] [inline] $($rest)*);
     };
+    ($($not:tt)*) => {
+        ::core::compile_error!("a static call is defined by `fn name(argument: Type) -> Type = function;`");
+    };
 }
 
 /// Finds out what the first target is.
@@ -214,6 +217,26 @@ macro_rules! __static_call_sort {
     ([$($head:tt)*] [$($q:tt)*] [$form:ident] $name:ident $(<$($lt:lifetime),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $target:path $(; $($more:tt)*)?) => {
         $crate::__static_call_define!([$($head)*] [$($q)*] [$form] $name [$(for<$($lt),+>)?] [$(<$($lt),+>)?] ($($arg: $ty),*) [$(-> $ret)?] {} $target);
         $($crate::__static_call!($($more)*);)?
+    };
+    ([$($head:tt)*] [$($q:tt)*] [$form:ident] $name:ident $(<$($lt:lifetime),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $(= $($not:tt)*)?) => {
+        // A function all the same, so that its uses are not mistakes as well.
+        $($q)* fn $name $(<$($lt),+>)? ($(_: $ty),*) $(-> $ret)? {
+            ::core::compile_error!(::core::concat!(
+                "`", ::core::stringify!($name), "` has no first target: write `= function` (the path of a function, not a \
+                 closure or an expression), `= null` for one that does nothing, or `= return value`"
+            ))
+        }
+    };
+    ($head:tt $q:tt $form:tt $name:ident <$($rest:tt)*) => {
+        ::core::compile_error!(::core::concat!(
+            "`", ::core::stringify!($name), "` cannot have type parameters, only lifetimes: all its calls go to one function"
+        ));
+    };
+    ($head:tt $q:tt $form:tt $name:ident $($rest:tt)*) => {
+        ::core::compile_error!(::core::concat!(
+            "`", ::core::stringify!($name), "` needs a name and a type for each argument: \
+             `fn name(argument: Type) -> Type = function;`"
+        ));
     };
 }
 
@@ -239,14 +262,14 @@ macro_rules! __static_call_define {
                 #[allow(clippy::type_complexity)]
                 pub fn __branch<const SITE: bool>() -> (&'static $crate::StaticCall, *const (), $($for)* $($q)* fn($($ty),*) $($ret)*, bool) {
                     $($items)*
+                    const TARGET: $($for)* $($q)* fn($($ty),*) $($ret)* = $target;
                     static STATE: $crate::StaticCall = {
                         $crate::__private::is_a_function(&$target);
-                        let target: $($for)* $($q)* fn($($ty),*) $($ret)* = $target;
-                        // SAFETY: of the call's type, as the line above checks.
-                        unsafe { $crate::StaticCall::new(::core::stringify!($name), target as *const ()) }
+                        // SAFETY: of the call's type, as its constant's type says.
+                        unsafe { $crate::StaticCall::new(::core::stringify!($name), TARGET as *const ()) }
                     };
                     let first = if SITE { $crate::__first_target_here!(STATE) } else { false };
-                    (&STATE, $crate::__call_gate!(STATE, $target), $target, first)
+                    (&STATE, $crate::__call_gate!(STATE, $target), TARGET, first)
                 }
 
                 /// The gate as what it behaves like.

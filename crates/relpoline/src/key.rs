@@ -220,6 +220,14 @@ macro_rules! static_key {
         $($(#[$meta])* $vis static $name: $crate::StaticKey =
             $crate::StaticKey::new(::core::stringify!($name), $initially);)+
     };
+    ($($(#[$meta:meta])* $vis:vis static $name:ident: $not:ty = $initially:expr);+ $(;)?) => {
+        // Statics all the same, so that branches on them are not mistakes as well.
+        $($vis static $name: $crate::StaticKey =
+            ::core::compile_error!("static keys are defined by `static NAME: bool = false;`: they are on or off");)+
+    };
+    ($($not:tt)*) => {
+        ::core::compile_error!("static keys are defined by `static NAME: bool = false;`");
+    };
 }
 
 /// Whether the key is on, laid out for a key that is mostly off: then it costs one instruction that reads
@@ -231,6 +239,9 @@ macro_rules! unlikely {
     ($key:path) => {
         $crate::__branch!($key, "0", false)
     };
+    ($($not:tt)*) => {
+        ::core::compile_error!("a branch takes the path of a `static` that `static_key!` defined, not an expression")
+    };
 }
 
 /// Whether the key is on, laid out for a key that is mostly on: then it costs one instruction that reads
@@ -241,5 +252,8 @@ macro_rules! unlikely {
 macro_rules! likely {
     ($key:path) => {
         $crate::__branch!($key, "1", true)
+    };
+    ($($not:tt)*) => {
+        ::core::compile_error!("a branch takes the path of a `static` that `static_key!` defined, not an expression")
     };
 }

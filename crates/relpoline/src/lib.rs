@@ -4,6 +4,7 @@
 #[cfg(feature = "c")]
 pub mod c;
 mod call;
+pub mod compat;
 mod error;
 mod key;
 mod method;

@@ -64,17 +64,47 @@ impl MethodSlot {
 /// ```
 ///
 /// The trait is not changed, and may be somebody else's. `area_of::state()` is the
-/// [`DynamicCall`](crate::DynamicCall) behind it. The object may be `&dyn` or `&mut dyn`; for the other
-/// arguments and the result the rules of [`dynamic_call!`](crate::dynamic_call) hold.
+/// [`DynamicCall`](crate::DynamicCall) behind it. The object may be `&dyn Trait` or `&mut dyn Trait`, with bounds in
+/// parentheses: `&mut (dyn Trait + Send)`. For the other arguments and the result the rules of [`dynamic_call!`](crate::dynamic_call) hold.
 ///
 /// Without optimisation this is the plain call.
 #[macro_export]
 macro_rules! dynamic_method {
-    ($($(#[$meta:meta])* $vis:vis fn $name:ident($object:ident: &dyn $tr:path $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)? = $method:ident);+ $(;)?) => {
-        $($crate::__dynamic_method!([$(#[$meta])* $vis] $name $object [&dyn $tr] ($($arg: $ty),*) [$(-> $ret)?] $method);)+
+    ($($all:tt)*) => { $crate::__dynamic_methods!($($all)*); };
+}
+
+/// One dynamic method after the other, by the forms of its object. The last arm says what is wrong with a form that is none.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __dynamic_methods {
+    () => {};
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($object:ident: &dyn $tr:path $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)? = $method:ident $(; $($more:tt)*)?) => {
+        $crate::__dynamic_method!([$(#[$meta])* $vis] $name $object [&dyn $tr] ($($arg: $ty),*) [$(-> $ret)?] $method);
+        $($crate::__dynamic_methods!($($more)*);)?
     };
-    ($($(#[$meta:meta])* $vis:vis fn $name:ident($object:ident: &mut dyn $tr:path $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)? = $method:ident);+ $(;)?) => {
-        $($crate::__dynamic_method!([$(#[$meta])* $vis] $name $object [&mut dyn $tr] ($($arg: $ty),*) [$(-> $ret)?] $method);)+
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($object:ident: &mut dyn $tr:path $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)? = $method:ident $(; $($more:tt)*)?) => {
+        $crate::__dynamic_method!([$(#[$meta])* $vis] $name $object [&mut dyn $tr] ($($arg: $ty),*) [$(-> $ret)?] $method);
+        $($crate::__dynamic_methods!($($more)*);)?
+    };
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($object:ident: &(dyn $($bounds:tt)+) $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)? = $method:ident $(; $($more:tt)*)?) => {
+        $crate::__dynamic_method!([$(#[$meta])* $vis] $name $object [&(dyn $($bounds)+)] ($($arg: $ty),*) [$(-> $ret)?] $method);
+        $($crate::__dynamic_methods!($($more)*);)?
+    };
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($object:ident: &mut (dyn $($bounds:tt)+) $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)? = $method:ident $(; $($more:tt)*)?) => {
+        $crate::__dynamic_method!([$(#[$meta])* $vis] $name $object [&mut (dyn $($bounds)+)] ($($arg: $ty),*) [$(-> $ret)?] $method);
+        $($crate::__dynamic_methods!($($more)*);)?
+    };
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($object:ident: $not:ty $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)? = $method:ident $(; $($more:tt)*)?) => {
+        // A function all the same, so that its uses are not mistakes as well.
+        $vis fn $name($object: $not $(, $arg: $ty)*) $(-> $ret)? {
+            ::core::compile_error!(::core::concat!(
+                "the first parameter of a dynamic method is the trait object: `&dyn Trait`, `&mut dyn Trait`, or with bounds \
+                 `&(dyn Trait + Send)`; this is `", ::core::stringify!($not), "`"
+            ))
+        }
+    };
+    ($($not:tt)*) => {
+        ::core::compile_error!("a dynamic method is defined by `fn name(object: &dyn Trait, argument: Type) -> Type = method;`");
     };
 }
 

@@ -27,7 +27,8 @@ pub unsafe trait Passed {
 /// is to be written, both in the C and in the Rust calling convention.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the result of a dynamic call",
-    note = "write it through a reference, or implement `relpoline::Returned` if you know how it is returned"
+    note = "let the callee write it: add a parameter `result: &mut {Self}`; or implement `relpoline::Returned` if you know how \
+            it is returned"
 )]
 pub unsafe trait Returned {
     /// 1 for a result that is returned in memory, 0 for one in registers.

@@ -22,6 +22,11 @@ pub fn key_sites(_: &StaticKey) -> Sites {
     Sites::default()
 }
 
+/// There are none that are patched.
+pub fn branch_count() -> usize {
+    0
+}
+
 /// Re-points a call.
 pub fn update_call(call: &StaticCall, target: *const ()) -> Result<(), UpdateError> {
     call.store(target);

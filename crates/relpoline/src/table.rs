@@ -53,6 +53,38 @@ pub struct TargetStats {
     pub share: f64,
 }
 
+impl TargetStats {
+    /// The function's name, demangled, where the feature `names` is on and the symbols of the module know it.
+    ///
+    /// Reads files and allocates: not for signal handlers or after [`prepare_for_sandbox`](crate::prepare_for_sandbox).
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        #[cfg(feature = "names")]
+        {
+            let mut name = None;
+            // Looked up as a return address is: by the byte before it.
+            backtrace::resolve((self.address + 1) as *mut _, |symbol| {
+                // Without the hash that tells two versions of a crate apart.
+                name = name.take().or_else(|| symbol.name().map(|n| format!("{n:#}")));
+            });
+            name
+        }
+        #[cfg(not(feature = "names"))]
+        None
+    }
+}
+
+/// Its name and share, `echo 87 %`; or its address and share.
+impl fmt::Display for TargetStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(&name)?,
+            None => write!(f, "{:#x}", self.address)?,
+        }
+        write!(f, " {:.0} %", self.share * 100.0)
+    }
+}
+
 /// What a dynamic call has learned and done: see [`DynamicCall::stats`].
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
@@ -172,7 +204,8 @@ impl fmt::Display for State {
     }
 }
 
-/// One line: `promoted; 0x55… 87 %, 0x55… 13 %; 0 hits, 256 misses, learned 2 times`. Hits are counted only if asked for.
+/// One line: `promoted; echo 87 %, refuse 13 %; 0 hits, 256 misses, learned 2 times`. Hits are counted only if asked for.
+/// Without the feature `names`, and where a module has no symbols, targets are addresses.
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.state)?;
@@ -181,7 +214,7 @@ impl fmt::Display for Stats {
         }
         for (i, target) in self.targets.iter().enumerate() {
             let separator = if i == 0 { "; " } else { ", " };
-            write!(f, "{separator}{:#x} {:.0} %", target.address, target.share * 100.0)?;
+            write!(f, "{separator}{target}")?;
         }
         let times = self.relearnings + u32::from(!self.targets.is_empty());
         write!(f, "; {} hits, {} misses, learned {times} times", self.hits, self.misses)
@@ -253,6 +286,18 @@ macro_rules! __dynamic_call {
     ($(#[$meta:meta])* $vis:vis unsafe extern "C" fn $($rest:tt)*) => {
         $crate::__dynamic_call_define!([$(#[$meta])* $vis] [unsafe] [extern "C"] $($rest)*);
     };
+    ($(#[$meta:meta])* $vis:vis $(unsafe)? extern $abi:literal fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $(; $($more:tt)*)?) => {
+        // A function all the same, so that its uses are not mistakes as well.
+        $vis fn $name(_: extern $abi fn($($ty),*) $(-> $ret)? $(, _: $ty)*) $(-> $ret)? {
+            ::core::compile_error!(::core::concat!(
+                "a dynamic call has Rust's ABI or `extern \"C\"`, not `extern ", ::core::stringify!($abi), "`: \
+                 which registers are free is known of those alone"
+            ))
+        }
+    };
+    ($($not:tt)*) => {
+        ::core::compile_error!("a dynamic call is defined by `fn name(argument: Type) -> Type;`");
+    };
 }
 
 /// The items of one dynamic call.
@@ -313,5 +358,16 @@ macro_rules! __dynamic_call_define {
         }
         $crate::__dynamic_call_function!([$($head)*] [$($unsafe)?] [$($abi)*] $name($($arg: $ty),*) [$(-> $ret)?]);
         $($crate::__dynamic_call!($($more)*);)?
+    };
+    ($head:tt $unsafe:tt $abi:tt $name:ident <$($rest:tt)*) => {
+        ::core::compile_error!(::core::concat!(
+            "`", ::core::stringify!($name), "` cannot have parameters of its own: a table is one for all its calls, and of one \
+             type; for other types define other dynamic calls"
+        ));
+    };
+    ($head:tt $unsafe:tt $abi:tt $name:ident $($rest:tt)*) => {
+        ::core::compile_error!(::core::concat!(
+            "`", ::core::stringify!($name), "` needs a name and a type for each argument: `fn name(argument: Type) -> Type;`"
+        ));
     };
 }

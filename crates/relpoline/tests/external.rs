@@ -105,6 +105,30 @@ fn what_cannot_be_patched_does_not_compile() {
         for feature in ["constant", "constant_pointer"] {
             assert!(!check(feature, no_patch).0, "{feature}, {no_patch}");
         }
+        // One message a mistake, unless the name is not defined for want of a signature: then its uses say so, too.
+        let mistakes = [
+            ("method_object", "the first parameter of a dynamic method is the trait object", 1),
+            ("method_result", "add a parameter `result: &mut String`", 1),
+            ("by_value", "pass it by reference", 1),
+            ("result", "add a parameter `result: &mut Result<u32, String>`", 1),
+            ("too_many", "pass at most five words", 1),
+            ("abi", "not `extern \"system\"`", 1),
+            ("parameters", "cannot have type parameters", 2),
+            ("call_parameters", "cannot have parameters of its own", 2),
+            ("closure", "not a closure", 1),
+            ("no_target", "has no first target", 1),
+            ("other_type", "expected fn pointer `fn(u64) -> u64`", 1),
+            ("key_type", "static keys are defined by", 1),
+            ("key_expression", "not an expression", 1),
+        ];
+        for (feature, why, messages) in mistakes {
+            let (compiles, text) = check(feature, no_patch);
+            let found =
+                text.lines().filter(|line| line.starts_with("error") && !line.contains("could not compile")).count();
+            assert!(!compiles && text.contains(why), "{feature}, {no_patch}: {text}");
+            // Without patching no register is asked for in a place of its own.
+            assert!(found == messages || no_patch, "{feature}: {found} messages: {text}");
+        }
     }
 }
 

@@ -243,3 +243,26 @@ fn several_threads_may_change_a_key() {
     let key: &StaticKey = &CONTENDED;
     assert_eq!((key.count(), unlikely!(CONTENDED)), (0, false));
 }
+
+/// What static-keys forbids under these names: switched from many threads while many run through the branches.
+#[test]
+fn keys_may_be_switched_by_any_thread() {
+    use relpoline::compat::static_keys::{define_static_key_true, static_branch_likely};
+    define_static_key_true!(SHARED);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| (0..10_000).filter(|_| static_branch_likely!(SHARED)).count());
+            scope.spawn(|| {
+                for on in [false, true].repeat(20) {
+                    // The safe way, which says when it cannot.
+                    SHARED.set(on).expect("text may be patched");
+                }
+            });
+        }
+    });
+    assert!(static_branch_likely!(SHARED));
+    // SAFETY: asks for nothing.
+    unsafe { SHARED.disable() };
+    assert!(!static_branch_likely!(SHARED) && !SHARED.is_enabled() && SHARED.initial_enabled());
+    assert_eq!(SHARED.name(), "SHARED");
+}

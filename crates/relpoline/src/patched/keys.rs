@@ -144,3 +144,9 @@ pub fn key_sites(key: &StaticKey) -> Sites {
         sites
     })
 }
+
+/// Counts the branches on all keys.
+pub fn branch_count() -> usize {
+    let is_branch = |site: &&Site| matches!(site.kind(), Some(Kind::Unlikely | Kind::Likely));
+    locked(|modules| modules.all().filter(is_branch).count())
+}

@@ -97,7 +97,8 @@ impl Modules {
         })
     }
 
-    fn all(&self) -> impl Iterator<Item = &'static Site> + '_ {
+    /// All sites.
+    pub fn all(&self) -> impl Iterator<Item = &'static Site> + '_ {
         self.modules.iter().flat_map(|&sites| sites)
     }
 
