@@ -1,0 +1,117 @@
+//! SPECIFICATION.md names the test of each promise: those tests exist.
+//!
+//! Looked at is what stands between backquotes: `file.rs` and `file.rs: name`, names of tests, names of broken variants.
+//! A name that nobody defines any more is a promise that nothing shows.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
+}
+
+/// All files of this project below `directory` whose names end so.
+fn files(directory: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("the project's folders can be read").flatten() {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder && !matches!(name.as_str(), "target" | "corpus" | "artifacts") && !name.starts_with('.') {
+            files(&path, endings, found);
+        } else if endings.iter().any(|ending| name.ends_with(ending)) {
+            found.push(path);
+        }
+    }
+}
+
+/// What there is in this project.
+struct Project {
+    paths: Vec<PathBuf>,
+    /// Names of functions and modules.
+    defined: BTreeSet<String>,
+    /// Short strings, which is what cases of tables and broken variants are named by.
+    strings: BTreeSet<String>,
+}
+
+impl Project {
+    fn read() -> Project {
+        let mut project = Project { paths: Vec::new(), defined: BTreeSet::new(), strings: BTreeSet::new() };
+        files(root(), &[".rs", ".sh", ".c"], &mut project.paths);
+        // Not this file, which names what is made up.
+        project.paths.retain(|path| path.file_name() != Path::new(file!()).file_name());
+        for path in &project.paths {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            for definition in ["fn ", "mod "] {
+                let names = text.split(definition).skip(1);
+                let ends = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+                project.defined.extend(names.filter_map(|rest| rest.split(ends).next()).map(String::from));
+            }
+            project.strings.extend(text.split('"').filter(|s| s.len() < 80 && !s.contains('\n')).map(String::from));
+        }
+        project
+    }
+}
+
+/// What the document names, and nobody defines.
+fn missing(document: &str, project: &Project) -> BTreeSet<String> {
+    let is_word =
+        |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let is_defined = |name: &str| match name.strip_suffix('…') {
+        // `name_…` names all that begin so.
+        Some(start) => project.defined.iter().any(|defined| defined.starts_with(start)),
+        None => project.defined.contains(name) || project.strings.contains(name),
+    };
+    let is_variant = |name: &str| project.strings.contains(name);
+    let is_file = |name: &str| {
+        // `crates/core/tests/{scan,thunk}.rs` names two.
+        let names = match (name.split_once('{'), name.split_once('}')) {
+            (Some((before, _)), Some((middle, after))) => {
+                let each = middle.split_once('{').map_or("", |(_, each)| each);
+                each.split(',').map(|one| format!("{before}{one}{after}")).collect()
+            }
+            _ => vec![name.to_string()],
+        };
+        names.iter().all(|name| project.paths.iter().any(|path| path.ends_with(name)))
+    };
+    let mut missing = BTreeSet::new();
+    for line in document.lines() {
+        let of_variants = line.contains("broken variant");
+        for quoted in line.split('`').skip(1).step_by(2) {
+            let (file, name) = match quoted.split_once(": ") {
+                Some((file, name)) => (file, Some(name)),
+                None => (quoted, None),
+            };
+            let is_path = file.ends_with(".rs") && !file.contains(' ');
+            let bad = match name {
+                Some(name) if is_path => {
+                    !is_file(file) || !name.split([' ', ',']).all(|n| n.is_empty() || is_defined(n))
+                }
+                _ if is_path => !is_file(file),
+                _ if is_word(file.trim_end_matches('…')) && file.matches('_').count() >= 3 => !is_defined(file),
+                _ => {
+                    let variant =
+                        file.contains('-') && is_word(&file.replace(['-', '+'], "_")) && !file.starts_with('-');
+                    of_variants && variant && !file.split('+').all(is_variant)
+                }
+            };
+            if bad {
+                missing.insert(quoted.to_string());
+            }
+        }
+    }
+    missing
+}
+
+#[test]
+fn every_test_that_is_named_exists() {
+    let project = Project::read();
+    let document = |name: &str| fs::read_to_string(root().join(name)).expect("the document is there");
+    for name in ["SPECIFICATION.md", "SECURITY.md"] {
+        let missing = missing(&document(name), &project);
+        assert!(missing.is_empty(), "{name} names what nobody defines: {missing:#?}");
+    }
+    // And what is made up is noticed, each kind of it.
+    let made_up = "| a promise | `tests/tests/fork.rs: no_such_test_is_there`, `no_other_such_test`, `tests/no_file.rs`; \
+                   broken variant `no-such-variant` |";
+    assert_eq!(missing(made_up, &project).len(), 4);
+}
