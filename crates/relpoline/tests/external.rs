@@ -197,6 +197,25 @@ fn forgetting_at_the_end_is_noticed() {
     assert!(!run.status.success() || text.contains("WRONG"), "{text}");
 }
 
+/// What people want all this for: each program checks itself, then measures (here for a moment only).
+#[test]
+fn what_it_is_used_for_works() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("uses/Cargo.toml");
+    // It needs crates that nothing else here needs.
+    let fetched = Command::new(env!("CARGO")).args(["fetch", "--quiet", "--manifest-path"]).arg(&manifest).output();
+    let fetched = fetched.expect("cargo runs");
+    if !fetched.status.success() {
+        println!("skipped: {}", String::from_utf8_lossy(&fetched.stderr));
+        return;
+    }
+    let results = build_at(&manifest, "uses", "", &[]);
+    for program in ["logging", "dispatch", "allocator", "plugins", "fence", "metrics"] {
+        let run = Command::new(results.join(program)).arg("--quick").output().expect("it runs");
+        let text = succeeds(&run);
+        assert!(text.contains("| ns | middle 90 % | ratio |"), "{program}: {text}");
+    }
+}
+
 /// Memory, mappings and descriptors after a thousand loads of a library with a copy of this crate of its own.
 #[test]
 fn a_library_that_is_loaded_again_and_again_leaves_nothing() {
