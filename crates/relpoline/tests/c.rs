@@ -59,10 +59,16 @@ impl Build {
         assert!(compiled.status.success(), "{}: {}", self.name(), String::from_utf8_lossy(&compiled.stderr));
     }
 
-    fn check(&self) {
+    fn is_there(&self) -> bool {
         let there = Command::new(self.compiler).arg("--version").output().is_ok_and(|o| o.status.success());
         if !there {
             println!("skipped: {}, since there is no {}", self.name(), self.compiler);
+        }
+        there
+    }
+
+    fn check(&self) {
+        if !self.is_there() {
             return;
         }
         let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c").join(self.name().replace([' ', '+'], "_"));
@@ -97,6 +103,30 @@ fn programs_of_cpp_work() {
 fn without_patching_they_work_too() {
     Build { compiler: "gcc", language: C, options: &["-O2", "-DRELPOLINE_NO_PATCH"], shared: true }.check();
     Build { compiler: "g++", language: CPP, options: &["-O2", "-DRELPOLINE_NO_PATCH"], shared: false }.check();
+}
+
+/// The programs of docs/cpp.md compile, run and end well.
+#[test]
+fn the_page_for_cpp_holds() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("../../docs/cpp.md")).expect("the page");
+    let blocks: Vec<_> = page.split("```cpp\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() >= 3);
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c/page");
+    std::fs::create_dir_all(&place).expect("a directory");
+    for compiler in ["g++", "clang++"] {
+        let build = Build { compiler, language: CPP, options: &["-O2"], shared: false };
+        if !build.is_there() {
+            continue;
+        }
+        for (at, block) in blocks.iter().enumerate() {
+            let (source, program) = (place.join(format!("{at}.cc")), place.join(format!("{at}")));
+            std::fs::write(&source, block).expect("written");
+            build.compile(source.to_str().expect("a name in UTF-8"), &program, &[]);
+            let run = Command::new(&program).output().expect("the program runs");
+            assert!(run.status.success(), "{compiler}, block {at}: {}", run.status);
+        }
+    }
 }
 
 /// What is wrong does not compile: a target of another type, and a wrong count of integer arguments.
