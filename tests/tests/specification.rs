@@ -1,4 +1,5 @@
-//! SPECIFICATION.md names the test of each promise: those tests exist.
+//! SPECIFICATION.md names the test of each promise: those tests exist. Links between documents lead somewhere, and the book
+//! has every page.
 //!
 //! Looked at is what stands between backquotes: `file.rs` and `file.rs: name`, names of tests, names of broken variants.
 //! A name that nobody defines any more is a promise that nothing shows.
@@ -37,9 +38,9 @@ impl Project {
     fn read() -> Project {
         let mut project = Project { paths: Vec::new(), defined: BTreeSet::new(), strings: BTreeSet::new() };
         files(root(), &[".rs", ".sh", ".c"], &mut project.paths);
-        // Not this file, which names what is made up.
-        project.paths.retain(|path| path.file_name() != Path::new(file!()).file_name());
-        for path in &project.paths {
+        // Without what is in this file, which names what is made up.
+        let others = |path: &&PathBuf| path.file_name() != Path::new(file!()).file_name();
+        for path in project.paths.iter().filter(others) {
             let text = fs::read_to_string(path).unwrap_or_default();
             for definition in ["fn ", "mod "] {
                 let names = text.split(definition).skip(1);
@@ -114,4 +115,44 @@ fn every_test_that_is_named_exists() {
     let made_up = "| a promise | `tests/tests/fork.rs: no_such_test_is_there`, `no_other_such_test`, `tests/no_file.rs`; \
                    broken variant `no-such-variant` |";
     assert_eq!(missing(made_up, &project).len(), 4);
+}
+
+/// Where the links of a document lead, less what leads out of this project.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let behind = text.split("](").skip(1);
+    behind.filter_map(|rest| rest.split([')', '#', ' ']).next()).filter(|link| !link.is_empty() && !link.contains(':'))
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut pages = Vec::new();
+    files(root(), &[".md"], &mut pages);
+    let broken: Vec<_> = pages
+        .iter()
+        .flat_map(|page| {
+            let text = fs::read_to_string(page).unwrap_or_default();
+            // What stands between backquotes is code.
+            let prose: String = text.split('`').step_by(2).collect();
+            let here = page.parent().expect("a folder");
+            let lost = links(&prose).filter(|link| !here.join(link).exists()).map(String::from).collect::<Vec<_>>();
+            lost.into_iter().map(|link| format!("{}: {link}", page.display()))
+        })
+        .collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert_eq!(
+        links("[a](b.md), [c](https://example.org), [d](#e), ![f](g.svg)").collect::<Vec<_>>(),
+        ["b.md", "g.svg"]
+    );
+}
+
+#[test]
+fn the_book_has_every_page() {
+    let docs = root().join("docs");
+    let summary = fs::read_to_string(docs.join("SUMMARY.md")).expect("the book's summary");
+    let mut pages = Vec::new();
+    files(&docs, &[".md"], &mut pages);
+    for page in pages.iter().filter(|page| !page.ends_with("SUMMARY.md")) {
+        let name = page.strip_prefix(&docs).expect("below docs").to_string_lossy();
+        assert!(links(&summary).any(|link| link == name), "docs/SUMMARY.md has not {name}");
+    }
 }
