@@ -200,5 +200,7 @@ fn a_tree_and_the_plain_call_take_turns() {
         seen.push(timed::stats().state);
     }
     assert!(!PATCHED || seen.contains(&State::Timed), "{:?}", timed::stats());
-    assert!(!PATCHED || matches!(timed::stats().state, State::Promoted | State::Unpromoted), "{:?}", timed::stats());
+    // In the end it may be timed again, where others use the processor too.
+    let decided = seen.iter().any(|state| matches!(state, State::Promoted | State::Unpromoted));
+    assert!(!PATCHED || decided, "{:?}", timed::stats());
 }

@@ -249,6 +249,7 @@ fn two_versions_do_not_disturb_each_other() {
             "[package]\nname = \"relpoline\"\nversion = \"0.2.0\"\nedition = \"2024\"\n\
              [features]\nno-patch = []\nretpoline = []\nc = []\n\
              [dependencies]\nrelpoline-core = {{ path = \"{crates}/core\" }}\n\
+             relpoline-learn = {{ path = \"{crates}/learn\" }}\n\
              relpoline-text = {{ path = \"{crates}/text\" }}\n\
              rustix = {{ version = \"1.1\", default-features = false, features = [\"mm\", \"process\"] }}\n"
         ),

@@ -1,7 +1,7 @@
 //! What threads share is reached through these types: the seam at which a model checker gets in between.
 //!
 //! They are those of `core`, and [`step`] and [`relax`] are nothing and a `pause`. Only under `--cfg relpoline_model`
-//! (crates/engine/model, and nothing else) each access to shared memory is first announced to a `World`, which lets
+//! (crates/engine/model and crates/learn/model, and nothing else) each access to shared memory is first announced to a `World`, which lets
 //! other threads run there, delivers signals, leaves judgements half-done, and says what time it is. The types keep
 //! their layout, so the very arenas, gates and stubs of the engine are driven: none of its code is written twice.
 

@@ -1,5 +1,5 @@
-//! Counters within reach of code: stubs and trees count with 32-bit displacements, while code itself is not writable
-//! where it runs.
+//! Counters within reach of code: stubs and trees count with 32-bit displacements, while code itself is not
+//! writable where it runs.
 
 use relpoline_core::arch::x86_64::encode::rel32;
 use relpoline_text::arena::Counters;
@@ -46,7 +46,8 @@ impl Near {
                 next
             })
         })?;
-        // SAFETY: inside the mapping, which lives as long as `self`; zeroes, and whatever was counted, are valid.
+        // SAFETY: inside the mapping, which lives as long as `self`; zeroes, and whatever was counted, are
+        // valid.
         Some(unsafe { &*((self.start + place * STRIDE) as *const Counters) })
     }
 

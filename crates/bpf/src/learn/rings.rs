@@ -1,73 +1,36 @@
-//! Where learning sites record their calls.
+//! Where learning sites record their calls: address space for [`relpoline_learn::rings`].
 //!
-//! A recording stub's cursor wraps in 16 bits, so a ring is 64 KiB, aligned to its size. Rings are made when they are
-//! needed and never freed: a thread that is late in a recording stub still writes where it may. One is nobody's: there
-//! the cursors of sites point that have never learned.
+//! It is reserved when the first site is made, and stays: a thread that is late in a recording stub still
+//! writes where it may.
 
-use relpoline_text::stub::RING_BITS;
+use rustix::mm::{MapFlags, ProtFlags};
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
 
-const RECORDS: usize = 1 << (RING_BITS - 3);
-/// Sites that can learn at a time.
-const MOST: usize = 32;
+/// As many sites can learn at a time as these have rings.
+pub type Rings = relpoline_learn::rings::Rings<1>;
 
-/// A ring.
-#[repr(C, align(65536))]
-pub struct Ring([AtomicU64; RECORDS]);
-
-impl Ring {
-    fn leak() -> &'static Ring {
-        let layout = std::alloc::Layout::new::<Ring>();
-        // SAFETY: the layout is not empty; zeroes are valid records; it is never freed.
-        unsafe {
-            let ring = std::alloc::alloc_zeroed(layout).cast::<Ring>();
-            ring.as_ref().unwrap_or_else(|| std::alloc::handle_alloc_error(layout))
-        }
-    }
-
-    /// Address of its first record.
-    pub fn address(&self) -> u64 {
-        self.0.as_ptr() as u64
-    }
-
-    /// Its first `count` records, which threads may still be writing.
-    pub fn records(&self, count: usize) -> &[AtomicU64] {
-        &self.0[..count.min(RECORDS)]
-    }
+/// Where it begins; `None` when the kernel refuses it.
+fn reserved() -> Option<u64> {
+    static RESERVED: OnceLock<Option<u64>> = OnceLock::new();
+    *RESERVED.get_or_init(|| {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: fresh memory, at an address of the kernel's choice.
+        let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), Rings::BYTES, prot, flags) };
+        start.ok().map(|start| start as u64)
+    })
 }
 
-/// Nobody's ring.
-pub fn idle() -> &'static Ring {
-    static IDLE: OnceLock<&'static Ring> = OnceLock::new();
-    IDLE.get_or_init(Ring::leak)
+/// All rings, none of which is lent.
+///
+/// # Safety
+/// To be asked for once: a second pool would lend the same memory.
+pub unsafe fn all() -> Option<Rings> {
+    // SAFETY: fresh memory of that size, which is never unmapped, and used for nothing else, says the caller.
+    reserved().map(|start| unsafe { Rings::at(start) })
 }
 
-/// The pool.
-pub struct Rings {
-    free: Vec<&'static Ring>,
-    made: usize,
-}
-
-impl Rings {
-    /// An empty pool.
-    pub const fn new() -> Rings {
-        Rings { free: Vec::new(), made: 0 }
-    }
-
-    /// Lends a ring; `None` when all are lent.
-    pub fn lend(&mut self) -> Option<&'static Ring> {
-        if let Some(ring) = self.free.pop() {
-            return Some(ring);
-        }
-        (self.made < MOST).then(|| {
-            self.made += 1;
-            Ring::leak()
-        })
-    }
-
-    /// Takes a ring back.
-    pub fn give_back(&mut self, ring: &'static Ring) {
-        self.free.push(ring);
-    }
+/// Where the cursors of sites point that do not learn.
+pub fn nobodys() -> u64 {
+    reserved().map_or(0, Rings::nobodys_in)
 }

@@ -1,14 +1,14 @@
 //! A gate, its stubs, and where it is led.
 
-use super::rings::{self, Ring};
-use super::{Learner, learner, try_learner};
+use super::{lock, rings, try_lock};
 use crate::reclaim;
 use crate::runtime::Shared;
 use crate::space::Block;
 use relpoline_core::arch::Reg;
 use relpoline_core::arch::x86_64::encode::{Code, CodeError, Cond, gate_word};
-use relpoline_core::policy::{self, Phase, Plan, Reason, SiteState};
+use relpoline_core::policy::{Config, Current, Phase, Plan, Reason};
 use relpoline_core::tree::{self, CELL, Target, TreeSpec};
+use relpoline_learn::{Memory, To};
 use relpoline_text::arena::Counters;
 use relpoline_text::grace::sync_cores;
 use relpoline_text::stub::{self, Recording};
@@ -16,23 +16,21 @@ use std::mem::offset_of;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A countdown that does not end within the life of a process.
-pub const NEVER: u32 = i32::MAX.cast_unsigned();
-
 /// Bytes of a site's stubs: one cell counts and leads to the learner, one records.
 const STUBS: usize = 2 * CELL;
 const RECORDING: u64 = CELL as u64;
 /// Where in the first cell the way to the learner begins.
 const LEARN: u64 = 32;
 
-/// The register that holds the target ([`crate::jit::asm::ADDR`]), and the one that tells the learner who asks.
+/// The register that holds the target ([`crate::jit::asm::ADDR`]), and the one that tells the learner who
+/// asks.
 const TARGET: Reg = match Reg::new(10) {
     Some(reg) => reg,
     None => unreachable!(),
 };
 
 /// A tree in code memory. To be dropped a grace period after its gate led to it.
-pub struct Tree {
+struct Tree {
     shared: Arc<Shared>,
     block: Block,
     fingerprint: u64,
@@ -40,9 +38,9 @@ pub struct Tree {
     head: u64,
     settling: u64,
     /// Its targets, with the shares they had.
-    pub targets: Vec<Target>,
+    targets: Vec<Target>,
     /// How many of them are compared one after the other.
-    pub chain: usize,
+    chain: usize,
 }
 
 impl Drop for Tree {
@@ -53,21 +51,10 @@ impl Drop for Tree {
 }
 
 /// What changes of a site.
-pub struct State {
-    /// The policy's memory of it.
-    pub policy: SiteState,
+struct State {
+    memory: Memory,
     /// The tree that is in place, or was before it began to learn.
-    pub tree: Option<Tree>,
-    /// Where it records, while it does.
-    pub ring: Option<&'static Ring>,
-    /// Calls to record.
-    pub window: u32,
-    /// What the countdowns of misses and exits began with.
-    pub misses: u32,
-    /// See `misses`.
-    pub exits: u32,
-    /// Misses counted so far.
-    pub missed: u64,
+    tree: Option<Tree>,
 }
 
 /// A tail call with a computed index, in one generation of a program's code.
@@ -98,8 +85,8 @@ pub struct Known {
 }
 
 impl Site {
-    /// Leads the gate at `gate` of code memory, which nobody runs yet, to a counting stub. `None` when there is no
-    /// room: the gate then keeps leading to the retpoline.
+    /// Leads the gate at `gate` of code memory, which nobody runs yet, to a counting stub. `None` when there
+    /// is no room: the gate then keeps leading to the retpoline.
     pub fn open(shared: &Arc<Shared>, gate: usize, counted: bool) -> Option<Arc<Site>> {
         let counters = shared.near.take()?;
         // SAFETY: the site gives them back before it lets go of the runtime that they belong to.
@@ -108,23 +95,15 @@ impl Site {
             shared.near.give_back(counters);
             return None;
         };
-        let state =
-            State { policy: SiteState::new(), tree: None, ring: None, window: 0, misses: 0, exits: 0, missed: 0 };
-        let site = Arc::new(Site { shared: shared.clone(), gate, stubs, counters, counted, state: Mutex::new(state) });
+        let state = Mutex::new(State { memory: Memory::new(), tree: None });
+        let site = Arc::new(Site { shared: shared.clone(), gate, stubs, counters, counted, state });
         site.write_stubs().ok()?;
-        for counter in [&counters.misses, &counters.exits, &counters.settle] {
-            counter.store(NEVER, Relaxed);
-        }
         counters.calls.store(0, Relaxed);
-        counters.cursor.store(rings::idle().address(), Relaxed);
-        let mut state = site.state();
-        site.count_misses(&mut state, policy::Config::DEFAULT.cold_calls);
-        site.lead_to(site.counting());
-        drop(state);
+        relpoline_learn::open(&mut Hand::on(&site), rings::nobodys(), Config::DEFAULT.cold_calls);
         // Who misses the list only misses second chances.
-        if let Some(mut learner) = try_learner() {
-            learner.sites.retain(|other| other.strong_count() > 0);
-            learner.sites.push(Arc::downgrade(&site));
+        if let Some(mut learning) = try_lock() {
+            learning.sites.retain(|other| other.strong_count() > 0);
+            learning.sites.push(Arc::downgrade(&site));
         }
         Some(site)
     }
@@ -161,7 +140,7 @@ impl Site {
     }
 
     /// What changes of it. Never held for long.
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -173,12 +152,13 @@ impl Site {
     /// What can be said about it.
     pub fn known(&self) -> Known {
         let state = self.state();
-        let tree = state.tree.as_ref().filter(|_| state.policy.has_tree());
+        let policy = state.memory.state;
+        let tree = state.tree.as_ref().filter(|_| policy.has_tree());
         Known {
-            phase: state.policy.phase(),
-            reason: state.policy.reason(),
+            phase: policy.phase(),
+            reason: policy.reason(),
             targets: tree.map_or_else(Vec::new, |tree| tree.targets.iter().map(|t| (t.address, t.share)).collect()),
-            promotions: state.policy.promotions(),
+            promotions: policy.promotions(),
             direct: self.counted.then(|| self.counters.calls.load(Relaxed)),
         }
     }
@@ -194,84 +174,13 @@ impl Site {
     fn lead_to(&self, to: u64) {
         let memory = self.shared.space.memory();
         let word = gate_word(memory.address(self.gate), to).expect("code memory is smaller than a jump's reach");
-        // SAFETY: wherever a gate leads, the call is right; what it led to lives until the runs end that are there.
+        // SAFETY: wherever a gate leads, the call is right; what it led to lives until the runs end that are
+        // there.
         unsafe { memory.replace_word(self.gate, word) };
     }
 
-    /// Lets calls that miss count `misses` down.
-    pub fn count_misses(&self, state: &mut State, misses: u32) {
-        state.misses = misses;
-        self.counters.misses.store(misses, Relaxed);
-    }
-
-    /// Lets all calls count down.
-    pub fn lead_to_counting(&self) {
-        self.lead_to(self.counting());
-    }
-
-    /// Leaves the site to its retpoline, for good or until it is due.
-    pub fn lead_to_retpoline(&self, state: &mut State) {
-        self.lead_to(self.shared.stubs.jump);
-        if let Some(tree) = state.tree.take() {
-            reclaim::retire(Box::new(tree));
-        }
-    }
-
-    /// Lets calls be recorded in `ring`.
-    pub fn lead_to_recording(&self, state: &mut State, ring: &'static Ring) {
-        self.counters.cursor.store(ring.address(), Relaxed);
-        self.counters.misses.store(NEVER, Relaxed);
-        state.ring = Some(ring);
-        self.lead_to(self.counting() + RECORDING);
-    }
-
-    /// Puts the tree in place, with its countdowns.
-    pub fn lead_to_tree(&self, state: &mut State, start: policy::Counters) {
-        let running = |n: u32| if n == 0 { NEVER } else { n };
-        self.count_misses(state, running(start.misses));
-        state.exits = running(start.exits);
-        self.counters.exits.store(state.exits, Relaxed);
-        self.counters.settle.store(running(start.settle), Relaxed);
-        match &state.tree {
-            Some(tree) if start.settle == 0 => self.lead_to(tree.head),
-            Some(tree) => self.lead_to(tree.settling),
-            None => self.lead_to(self.counting()),
-        }
-    }
-
-    /// Lets calls go to the tree uncounted.
-    pub fn lead_to_head(&self, state: &State) {
-        if let Some(tree) = &state.tree {
-            self.lead_to(tree.head);
-        }
-    }
-
-    /// Gives the site a tree for `plan`; it keeps an equal one.
-    pub fn build(&self, state: &mut State, plan: &Plan) -> Result<(), Reason> {
-        let exits = plan.count_exits().then(|| (self.counter(offset_of!(Counters, exits)), self.counting() + LEARN));
-        let spec = TreeSpec {
-            reg: TARGET,
-            targets: plan.targets(),
-            chain: plan.chain(),
-            miss: self.miss(plan),
-            hits_counter: self.counted.then(|| self.counter(offset_of!(Counters, calls))),
-            exits,
-            keeps_flags: false,
-        };
-        let fingerprint = tree::fingerprint(&spec) ^ u64::from(exits.is_some());
-        if let Some(tree) = state.tree.as_mut().filter(|tree| tree.fingerprint == fingerprint) {
-            tree.targets = plan.targets().to_vec();
-            return Ok(());
-        }
-        let tree = self.emit(&spec, fingerprint)?;
-        if let Some(old) = state.tree.replace(tree) {
-            reclaim::retire(Box::new(old));
-        }
-        Ok(())
-    }
-
-    /// Where calls continue that no target matched. The broken variant that the tests must catch believes that there
-    /// are none: its trees survive the programs they were made for.
+    /// Where calls continue that no target matched. The broken variant that the tests must catch believes
+    /// that there are none: its trees survive the programs they were made for.
     fn miss(&self, plan: &Plan) -> u64 {
         let hottest = plan.targets().first().filter(|_| cfg!(relpoline_broken = "tail-call-tree"));
         hottest.map_or_else(|| self.counting(), |target| target.address)
@@ -305,12 +214,89 @@ impl Site {
         sync_cores();
         Ok(tree)
     }
+}
 
-    /// Ends recording.
-    pub fn stop_recording(&self, state: &mut State, learner: &mut Learner) {
-        if let Some(ring) = state.ring.take() {
-            self.counters.cursor.store(rings::idle().address(), Relaxed);
-            learner.rings.give_back(ring);
+/// A site, in the hands of who holds the learner's lock, or has just made it.
+pub struct Hand<'a> {
+    site: &'a Site,
+    state: MutexGuard<'a, State>,
+}
+
+impl<'a> Hand<'a> {
+    /// One on `site`.
+    pub fn on(site: &'a Site) -> Hand<'a> {
+        Hand { site, state: site.state() }
+    }
+}
+
+impl relpoline_learn::Site for Hand<'_> {
+    /// It is in place when it is built.
+    type Tree = ();
+
+    fn memory(&self) -> &Memory {
+        &self.state.memory
+    }
+
+    fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.state.memory
+    }
+
+    fn counters(&self) -> &Counters {
+        self.site.counters
+    }
+
+    /// All programs of a runtime are in its code memory; anything else is a stale record.
+    fn reaches(&self, target: u64) -> bool {
+        let memory = self.site.shared.space.memory();
+        (memory.address(0)..memory.address(memory.len())).contains(&target)
+    }
+
+    fn standing(&self) -> Option<Current<'_>> {
+        self.state.tree.as_ref().map(|tree| Current { targets: &tree.targets, chain: tree.chain })
+    }
+
+    /// An equal tree is kept.
+    fn build(&mut self, plan: &Plan) -> Result<(), Reason> {
+        let site = self.site;
+        let exits = plan.count_exits().then(|| (site.counter(offset_of!(Counters, exits)), site.counting() + LEARN));
+        let spec = TreeSpec {
+            reg: TARGET,
+            targets: plan.targets(),
+            chain: plan.chain(),
+            miss: site.miss(plan),
+            hits_counter: site.counted.then(|| site.counter(offset_of!(Counters, calls))),
+            exits,
+            keeps_flags: false,
+        };
+        let fingerprint = tree::fingerprint(&spec) ^ u64::from(exits.is_some());
+        if let Some(tree) = self.state.tree.as_mut().filter(|tree| tree.fingerprint == fingerprint) {
+            tree.targets = plan.targets().to_vec();
+            return Ok(());
+        }
+        let tree = site.emit(&spec, fingerprint)?;
+        if let Some(old) = self.state.tree.replace(tree) {
+            reclaim::retire(Box::new(old));
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, (): ()) {}
+
+    fn lead(&mut self, to: To) {
+        let site = self.site;
+        let tree = |way: fn(&Tree) -> u64| self.state.tree.as_ref().map_or(site.counting(), way);
+        site.lead_to(match to {
+            To::Counting => site.counting(),
+            To::Recording => site.counting() + RECORDING,
+            To::Settling => tree(|tree| tree.settling),
+            To::Head => tree(|tree| tree.head),
+            To::Thunk => site.shared.stubs.jump,
+        });
+        // A site that is left alone keeps no tree.
+        if to == To::Thunk
+            && let Some(tree) = self.state.tree.take()
+        {
+            reclaim::retire(Box::new(tree));
         }
     }
 }
@@ -323,8 +309,8 @@ impl Drop for Site {
         self.shared.near.give_back(self.counters);
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         // In a forked child somebody may hold the lock who does not exist there.
-        if let Some(ring) = state.ring.take().filter(|_| !self.shared.space.is_inherited()) {
-            learner().rings.give_back(ring);
+        if let Some(ring) = state.memory.take_ring().filter(|_| !self.shared.space.is_inherited()) {
+            lock().learner.rings.give_back(ring);
         }
     }
 }

@@ -1,16 +1,17 @@
 //! The clock decides between a tree and the plain jump.
 //!
-//! The policy prices a tree against a retpoline, which costs the same whatever the targets. What lies behind a
-//! table here is a plain indirect jump, which processors foretell well in one loop and badly in the next, for
-//! reasons that no trace shows. So a tree that the policy wants is first put in place untimed, until
+//! The policy prices a tree against a retpoline, which costs the same whatever the targets. What lies behind
+//! a table here is a plain indirect jump, which processors foretell well in one loop and badly in the next,
+//! for reasons that no trace shows. So a tree that the policy wants is first put in place untimed, until
 //! predictors know it, and then the two take turns, each for the same number of calls. The turns follow each
-//! other closely, so that both see the same program. The tree has to win most of them and in sum, or the table
-//! is left to the plain jump for a while.
+//! other closely, so that both see the same program. The tree has to win most of them and in sum, or the
+//! table is left to the plain jump for a while.
 
-use super::Learner;
-use super::judge::NEVER;
-use core::sync::atomic::Ordering;
+use super::hand::Hand;
+use core::sync::atomic::Ordering::Relaxed;
 use relpoline_core::policy::{Counters as Start, Reason};
+use relpoline_learn::countdown::{is_over, never};
+use relpoline_learn::{Learner, Site, To};
 
 /// Calls through the tree before it is timed.
 const TRAINING: u32 = 4096;
@@ -42,74 +43,68 @@ pub struct Contest {
     sums: [u64; 2],
 }
 
-impl Learner {
-    /// Puts a tree in place if the clock is for it, or at once if nobody asks the clock.
-    pub fn challenge(&mut self, id: u32, tree: u32, start: Start, now: u64) {
-        let Some(table) = self.tables.get_mut(id as usize) else { return };
-        if table.unchallenged {
-            self.publish_tree(id, tree, start);
-            return;
-        }
-        table.rejected = tree;
-        table.contest = Some(Contest { tree, start, turn: 0, since: now, last: 0, wins: 0, sums: [0; 2] });
-        self.trees_turn(id, tree, TRAINING);
+impl Contest {
+    /// One for `tree`, which is to start with those countdowns, begins.
+    pub fn begin(table: &mut Hand<'_>, tree: u32, start: Start, now: u64) {
+        table.table.rejected = tree;
+        table.table.contest = Some(Contest { tree, start, turn: 0, since: now, last: 0, wins: 0, sums: [0; 2] });
+        trees_turn(table, tree, TRAINING);
     }
 
-    fn trees_turn(&mut self, id: u32, tree: u32, calls: u32) {
-        let Some(&table) = self.tables.get(id as usize) else { return };
-        let counters = table.counters();
-        counters.misses.store(NEVER, Ordering::Relaxed);
-        counters.exits.store(NEVER, Ordering::Relaxed);
-        counters.settle.store(calls, Ordering::Relaxed);
-        let Some(settling) = self.trees.get(tree as usize).map(|t| t.settling) else { return };
-        self.publish_cell(id, settling);
+    /// It is the plain jump's turn.
+    fn is_plain(&self) -> bool {
+        self.turn != 0 && self.turn.is_multiple_of(2)
     }
+}
 
-    fn plain_turn(&mut self, id: u32) {
-        let Some(&table) = self.tables.get(id as usize) else { return };
-        table.counters().settle.store(NEVER, Ordering::Relaxed);
-        table.counters().misses.store(TURN, Ordering::Relaxed);
-        self.publish_counting(id);
+fn trees_turn(table: &mut Hand<'_>, tree: u32, calls: u32) {
+    let counters = table.counters();
+    counters.misses.store(never(), Relaxed);
+    counters.exits.store(never(), Relaxed);
+    counters.settle.store(calls, Relaxed);
+    table.lead_to_settling(tree);
+}
+
+fn plain_turn(table: &mut Hand<'_>) {
+    table.counters().settle.store(never(), Relaxed);
+    table.counters().misses.store(TURN, Relaxed);
+    table.lead(To::Counting);
+}
+
+/// A turn may have ended. Returns whether there is a contest at all.
+pub fn turn_ended(learner: &mut Learner<1>, table: &mut Hand<'_>, now: u64) -> bool {
+    let Some(mut contest) = table.table.contest else { return false };
+    let counters = table.counters();
+    let counter = if contest.is_plain() { &counters.misses } else { &counters.settle };
+    if !is_over(counter) {
+        return true;
     }
-
-    /// A turn may have ended. Returns whether there is a contest at all.
-    pub fn turn_ended(&mut self, id: u32, now: u64) -> bool {
-        let Some(table) = self.tables.get_mut(id as usize) else { return false };
-        let Some(mut contest) = table.contest else { return false };
-        let counters = table.counters();
-        let plain = contest.turn != 0 && contest.turn % 2 == 0;
-        let counter = if plain { &counters.misses } else { &counters.settle };
-        if counter.load(Ordering::Relaxed).cast_signed() > 0 {
-            return true;
-        }
-        let took = now.saturating_sub(contest.since);
-        if plain {
-            contest.wins += u8::from(contest.last < took);
-            contest.sums[0] += contest.last;
-            contest.sums[1] += took;
-        }
-        contest.last = took;
-        contest.turn += 1;
-        contest.since = super::now();
-        table.contest = Some(contest);
-        if contest.turn > 2 * PAIRS {
-            self.finish(id, &contest, now);
-        } else if contest.turn % 2 == 0 {
-            self.plain_turn(id);
-        } else {
-            self.trees_turn(id, contest.tree, TURN);
-        }
-        true
+    let took = now.saturating_sub(contest.since);
+    if contest.is_plain() {
+        contest.wins += u8::from(contest.last < took);
+        contest.sums[0] += contest.last;
+        contest.sums[1] += took;
     }
+    contest.last = took;
+    contest.turn += 1;
+    contest.since = super::now();
+    table.table.contest = Some(contest);
+    if contest.turn > 2 * PAIRS {
+        finish(learner, table, &contest, now);
+    } else if contest.is_plain() {
+        plain_turn(table);
+    } else {
+        trees_turn(table, contest.tree, TURN);
+    }
+    true
+}
 
-    fn finish(&mut self, id: u32, contest: &Contest, now: u64) {
-        let Some(table) = self.tables.get_mut(id as usize) else { return };
-        table.contest = None;
-        let [tree, plain] = contest.sums;
-        if contest.wins >= WINS && tree + JUMP * u64::from(TURN) * u64::from(PAIRS) < plain - plain / GAIN {
-            self.publish_tree(id, contest.tree, contest.start);
-        } else {
-            self.refuse(id, Reason::NoGain, now);
-        }
+fn finish(learner: &mut Learner<1>, table: &mut Hand<'_>, contest: &Contest, now: u64) {
+    table.table.contest = None;
+    let [tree, plain] = contest.sums;
+    if contest.wins >= WINS && tree + JUMP * u64::from(TURN) * u64::from(PAIRS) < plain - plain / GAIN {
+        learner.put_in_place(table, contest.tree, contest.start);
+    } else {
+        learner.refuse(table, Reason::NoGain, now);
     }
 }

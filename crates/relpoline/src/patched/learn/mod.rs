@@ -5,37 +5,41 @@
 //!                  jmp; jmp *%reg       jmp                       (all of crates/text and crates/core)
 //! ```
 //!
-//! The parts are the engine's: arena, gates, stubs, trees, policy. What differs is where a table comes from
-//! (a macro, not a scan of the program) and what lies behind a tree: a jump through the register, which is
-//! what a call through a function pointer is.
+//! The parts are the engine's: arena, gates, stubs, trees, policy; the learner is everybody's
+//! ([`relpoline_learn`]). What differs is where a table comes from (a macro, not a scan of the program) and
+//! what lies behind a tree: a jump through the register, which is what a call through a function pointer is.
 //!
 //! When a table is settled, its text gate's jump is led past the gate word to the tree, by changing one byte
 //! of its displacement; and back before the table learns anew. While a table is left alone, its text gate's
-//! `jmp` is a `test` of the same length, which falls through to the jump through the register.
+//! `jmp` is a `test` of the same length, which falls through to the jump through the register. When text
+//! cannot be changed any more, a linked table is *stuck*: it goes on learning behind the tree that its text
+//! names.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`table`] | what is remembered of a table and its trees |
 //! | [`arenas`] | executable memory near each module that has tables, with its slow paths |
-//! | [`rings`] | where learning tables record their calls |
-//! | [`judge`] | the slow path: what to do when a countdown or a window ends |
+//! | [`rings`] | memory in which learning tables record their calls |
+//! | [`judge`] | the slow path: what generated code calls |
+//! | [`hand`] | a table for the learner: building trees and leading gates to them |
+//! | [`place`] | making a place for a table |
 //! | [`contest`] | whether a tree is faster than the plain jump, by the clock |
-//! | [`publish`] | building trees and leading gates to them |
 //! | [`fork`] | noticing that this is a forked child |
 //! | [`control`] | what the user can ask: statistics, pause, pin, forget |
 //!
 //! # Locking
 //! All of it is behind one [`TryLock`]. The slow path, which may run in a signal handler or while its own
-//! thread holds the lock, takes it or does nothing. Who registers or controls tables waits for it. As long as system calls
-//! are allowed, nobody who has it is interrupted by a handler or loses it. The slow path allocates nothing: lists have their
-//! final capacity from the start.
+//! thread holds the lock, takes it or does nothing. Who registers or controls tables waits for it. As long as
+//! system calls are allowed, nobody who has it is interrupted by a handler or loses it. The slow path
+//! allocates nothing: lists have their final capacity from the start.
 
 mod arenas;
 mod contest;
 mod control;
 mod fork;
+mod hand;
 mod judge;
-mod publish;
+mod place;
 mod rings;
 mod table;
 
@@ -48,11 +52,12 @@ use crate::UpdateError;
 use crate::table::DynamicCall;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use relpoline_core::policy::{Config, Policy};
-use relpoline_core::tree::Target;
+use relpoline_core::policy::Config;
+use relpoline_learn::Learner;
+use relpoline_learn::round::Round;
 use relpoline_text::lock::{Held, TryLock};
 use relpoline_text::{mask, sync};
-use table::{Table, Tree};
+use table::{Fixed, Table, Trees};
 
 /// Tables there can be in a process.
 const TABLES: usize = 4096;
@@ -62,18 +67,19 @@ const TARGETS: usize = 64 * 1024;
 /// Ticks after which a lock is believed to be abandoned: some 100 ms.
 const PATIENCE: u64 = 1 << 28;
 /// Modelled cost of a call through the register [1/16 cycle]: what a mispredicted one costs. Whether it is
-/// mispredicted no trace shows, so the policy is to suggest whatever might be better, and [`contest`] decides.
+/// mispredicted no trace shows, so the policy is to suggest whatever might be better, and [`contest`]
+/// decides.
 const PLAIN_CALL: u32 = 40 * 16;
 
 /// Everything that learning needs; behind the lock.
-pub struct Learner {
-    policy: Policy,
+struct Tables {
+    learner: Learner<1>,
     tables: Vec<Table>,
-    trees: Vec<Tree>,
-    targets: Vec<Target>,
+    trees: Trees,
     arenas: Vec<arenas::Group>,
-    rings: rings::Rings,
-    next_due: u32,
+    /// The memory of the learner's rings.
+    rings: rings::Reserved,
+    round: Round,
     /// A forked child that has not got arenas of its own yet.
     inherited: bool,
     /// A thread of the parent was in the middle of something.
@@ -88,10 +94,10 @@ pub struct Learner {
 
 struct Shared {
     lock: TryLock,
-    learner: UnsafeCell<Learner>,
+    tables: UnsafeCell<Tables>,
 }
 
-// SAFETY: the learner is only touched by who holds the lock.
+// SAFETY: the tables are only touched by who holds the lock.
 unsafe impl Sync for Shared {}
 // SAFETY: its pointers are to memory of the process.
 unsafe impl Send for Shared {}
@@ -110,8 +116,8 @@ pub fn is_sealed() -> bool {
     SEALED.load(Ordering::Acquire)
 }
 
-/// The time-stamp counter, or 1 in a sandbox, which may forbid reading it (seccomp's strict mode does): locks are
-/// taken then, but none is believed to be abandoned.
+/// The time-stamp counter, or 1 in a sandbox, which may forbid reading it (seccomp's strict mode does): locks
+/// are taken then, but none is believed to be abandoned.
 fn now() -> u64 {
     if is_sealed() {
         return 1;
@@ -128,17 +134,19 @@ fn begin() -> Option<Box<Shared>> {
     // SAFETY: libc's copy of what the kernel told the process at its start.
     sync::know_processor(unsafe { getauxval(AT_HWCAP2) });
     wiped::prepare()?;
-    let mut policy = Policy::new();
-    policy.costs.retpoline = PLAIN_CALL;
-    policy.config = Config { max_targets: 96, ..Config::DEFAULT };
-    let learner = Learner {
-        policy,
+    let rings = rings::Reserved::new()?;
+    let mut learner = Learner::new();
+    // SAFETY: asked for once; `end_of` unmaps them when nobody uses them any more.
+    learner.rings = unsafe { rings.rings() };
+    learner.policy.costs.retpoline = PLAIN_CALL;
+    learner.policy.config = Config { max_targets: 96, ..Config::DEFAULT };
+    let tables = Tables {
+        learner,
         tables: Vec::with_capacity(TABLES),
-        trees: Vec::with_capacity(TREES),
-        targets: Vec::with_capacity(TARGETS),
+        trees: Trees::new(Fixed::with_capacity(TREES), Fixed::with_capacity(TARGETS)),
         arenas: Vec::with_capacity(arenas::GROUPS),
-        rings: rings::Rings::reserve()?,
-        next_due: 0,
+        rings,
+        round: Round::new(),
         inherited: false,
         torn: false,
         entries: 0,
@@ -147,7 +155,7 @@ fn begin() -> Option<Box<Shared>> {
     };
     let lock = TryLock::new();
     lock.settle();
-    Some(Box::new(Shared { lock, learner: UnsafeCell::new(learner) }))
+    Some(Box::new(Shared { lock, tables: UnsafeCell::new(tables) }))
 }
 
 /// Makes the learner, unless there is one. To be called without the lock on changes, since it allocates.
@@ -181,17 +189,17 @@ pub unsafe fn end() {
 /// # Safety
 /// Nobody may be in its generated code.
 unsafe fn end_of(shared: Box<Shared>) {
-    let learner = shared.learner.into_inner();
-    if learner.inherited || learner.frozen {
+    let tables = shared.tables.into_inner();
+    if tables.inherited || tables.frozen {
         // What there is belongs to the parent.
-        return core::mem::forget(learner);
+        return core::mem::forget(tables);
     }
-    for group in learner.arenas {
+    for group in tables.arenas {
         // SAFETY: passed on to the caller.
         unsafe { group.arena.unmap() };
     }
     // SAFETY: passed on to the caller.
-    unsafe { learner.rings.unmap() };
+    unsafe { tables.rings.unmap() };
 }
 
 /// The learner, if there is one: no table was registered yet, or the kernel refuses what it needs.
@@ -246,35 +254,35 @@ fn wait(shared: &'static Shared, forks: bool) -> Held<'static> {
     }
 }
 
-/// Lets the holder of the lock use the learner. Nobody breaks the lock meanwhile, and no handler interrupts, which might
-/// leave by longjmp, or fork. `act` comes back when the lock was broken just now, and in a child that one of them has forked
-/// before that.
+/// Lets the holder of the lock use the tables. Nobody breaks the lock meanwhile, and no handler interrupts,
+/// which might leave by longjmp, or fork. `act` comes back when the lock was broken just now, and in a child
+/// that one of them has forked before that.
 ///
 /// In a child made by vfork, which may be killed half-way, the lock can be broken.
-fn undisturbed<R, A: FnOnce(&mut Learner) -> R>(shared: &Shared, held: &mut Held<'_>, act: A) -> Result<R, A> {
+fn undisturbed<R, A: FnOnce(&mut Tables) -> R>(shared: &Shared, held: &mut Held<'_>, act: A) -> Result<R, A> {
     if is_sealed() {
         // SAFETY: the lock is held.
-        return Ok(act(unsafe { &mut *shared.learner.get() }));
+        return Ok(act(unsafe { &mut *shared.tables.get() }));
     }
     mask::held_back(|| {
         if !wiped::LEARNING.is_settled() || shared.lock.is_at_home() && !held.pin() {
             return Err(act);
         }
         // SAFETY: the lock is held.
-        let result = act(unsafe { &mut *shared.learner.get() });
+        let result = act(unsafe { &mut *shared.tables.get() });
         held.unpin();
         Ok(result)
     })
 }
 
 /// Does something under the lock; `None` without a learner, or in a child that cannot become its own.
-fn with<R>(act: impl FnOnce(&mut Learner) -> R) -> Option<R> {
+fn with<R>(act: impl FnOnce(&mut Tables) -> R) -> Option<R> {
     let shared = shared()?;
-    let mut act = |learner: &mut Learner| {
-        if learner.inherited {
-            fork::become_own(learner);
+    let mut act = |tables: &mut Tables| {
+        if tables.inherited {
+            fork::become_own(tables);
         }
-        (!learner.frozen).then(|| act(learner))
+        (!tables.frozen).then(|| act(tables))
     };
     loop {
         settle();
@@ -301,22 +309,22 @@ fn with<R>(act: impl FnOnce(&mut Learner) -> R) -> Option<R> {
 pub fn arm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
     // SAFETY: the site is of a table: the macro wrote the address of a `static` of this type.
     let call = unsafe { &*(site.owner() as *const DynamicCall) };
-    with(|learner| learner.admit(call, site.code))
+    with(|tables| tables.admit(call, site.code))
         .flatten()
-        .map_or(Ok(()), |gate| publish::open_text_gate(text, site.code, gate))
+        .map_or(Ok(()), |gate| hand::open_text_gate(text, site.code, gate))
 }
 
-/// A module goes: its text gates are led past the learner's memory, and its tables wait until it comes back to the same
-/// place. False when a gate still leads there.
+/// A module goes: its text gates are led past the learner's memory, and its tables wait until it comes back
+/// to the same place. False when a gate still leads there.
 pub fn gone(site: &Site) -> bool {
     if shared().is_none() {
         return true;
     }
-    with(|learner| {
+    with(|tables| {
         let mut apart = true;
-        for id in 0..learner.tables.len() as u32 {
-            if learner.tables.get(id as usize).is_some_and(|t| t.text_gate == site.code && !t.gone) {
-                apart &= learner.close(id);
+        for id in 0..tables.tables.len() as u32 {
+            if tables.tables.get(id as usize).is_some_and(|t| t.text_gate == site.code && !t.gone) {
+                apart &= tables.close(id);
             }
         }
         apart
@@ -327,8 +335,8 @@ pub fn gone(site: &Site) -> bool {
 /// Leaves every table with what it has: its tree, or else the pointer. From here on there is no learning, no
 /// clock, and no system call.
 pub fn seal() {
-    let _ = with(|learner| {
-        (0..learner.tables.len() as u32).for_each(|id| learner.leave_as_it_is(id));
+    let _ = with(|tables| {
+        (0..tables.tables.len() as u32).for_each(|id| tables.leave_as_it_is(id));
         // Under the lock: whoever takes it from now on finds that it makes no system call.
         SEALED.store(true, Ordering::Release);
     });

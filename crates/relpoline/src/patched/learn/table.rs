@@ -2,15 +2,14 @@
 
 use super::contest::Contest;
 use relpoline_core::arch::Reg;
-use relpoline_core::policy::SiteState;
+use relpoline_core::tree::Target;
+use relpoline_learn::Memory;
+use relpoline_learn::trees::{self, List};
 use relpoline_text::arena::Counters;
 use relpoline_text::cells::Cell;
 use relpoline_text::gate::Gate;
 
-/// No index.
-pub const NONE: u32 = u32::MAX;
-/// No ring.
-pub const NO_RING: u16 = u16::MAX;
+pub use relpoline_learn::trees::NONE;
 
 /// A table of a dynamic call.
 #[derive(Clone, Copy)]
@@ -21,30 +20,18 @@ pub struct Table {
     pub counters: u64,
     /// Its gate word's cell.
     pub gate: Gate,
-    /// What the policy remembers.
-    pub state: SiteState,
+    /// What the learner remembers.
+    pub memory: Memory,
     /// The tree in place, or the one from before learning again.
     pub tree: u32,
     /// The tree that lost the last contest, or is in one.
     pub rejected: u32,
-    /// Its last tree that was built: the head of the list through [`Tree::older`].
+    /// Its last tree that was built: the head of the list through [`trees::Tree::older`].
     pub newest_tree: u32,
     /// The cell of its recording stub.
     pub recording: u32,
-    /// Calls in the current learning window.
-    pub window: u32,
-    /// The countdowns that are running, as they were started.
-    pub misses: u32,
-    /// See `misses`.
-    pub exits: u32,
-    /// Times it went back to learning.
-    pub relearned: u32,
     /// Times its gate was re-pointed.
     pub patches: u32,
-    /// Misses counted so far, the running window left out.
-    pub missed: u64,
-    /// The ring it records into, or [`NO_RING`].
-    pub ring: u16,
     /// Its arena.
     pub group: u8,
     /// The register that holds the target.
@@ -57,8 +44,6 @@ pub struct Table {
     pub counted: bool,
     /// Its targets were given, not learned.
     pub pinned: bool,
-    /// Its text gate names its tree's head.
-    pub linked: bool,
     /// Its text gate falls through to the jump through the register.
     pub resting: bool,
     /// Its module was unloaded.
@@ -83,23 +68,47 @@ impl Table {
     }
 }
 
-/// A tree that was built. Trees stay for ever, so that an equal one can be used again.
+/// Where a tree's code lies.
 #[derive(Clone, Copy)]
-pub struct Tree {
-    /// What it does, as a number.
-    pub fingerprint: u64,
+pub struct Code {
     /// The cell of its head.
     pub head: Cell,
     /// The cell of its settling stub.
     pub settling: Cell,
-    /// The table's tree before it.
-    pub older: u32,
-    /// Its targets: the first of them in the learner's list, and how many.
-    pub first_target: u32,
-    /// See `first_target`.
-    pub targets: u16,
-    /// Length of its chain.
-    pub chain: u16,
+    /// Calls to none of its targets leave by the table's miss gate; else straight for the counting stub.
+    pub by_miss_gate: bool,
+}
+
+/// All trees.
+pub type Trees = trees::Trees<Fixed<trees::Tree<Code>>, Fixed<Target>>;
+
+/// A list that has its final capacity from the start: it never moves, and nothing is allocated.
+pub struct Fixed<T>(Vec<T>);
+
+impl<T> Fixed<T> {
+    /// An empty one.
+    pub fn with_capacity(capacity: usize) -> Fixed<T> {
+        Fixed(Vec::with_capacity(capacity))
+    }
+}
+
+impl<T: Copy> List<T> for Fixed<T> {
+    fn as_slice(&self) -> &[T] {
+        &self.0
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut self.0
+    }
+
+    fn extend(&mut self, values: &[T]) -> Option<usize> {
+        let first = self.0.len();
+        if values.len() > self.0.capacity() - first {
+            return None;
+        }
+        self.0.extend_from_slice(values);
+        Some(first)
+    }
 }
 
 /// The code that jumps through a register: what a tree leads to when no target matched.
@@ -136,7 +145,8 @@ mod tests {
     use iced_x86::{Decoder, DecoderOptions, FlowControl};
     use relpoline_core::arch::Reg;
 
-    /// With the feature `retpoline` there is no indirect jump, whatever the register; without it there is one.
+    /// With the feature `retpoline` there is no indirect jump, whatever the register; without it there is
+    /// one.
     #[test]
     fn the_plain_jump_is_what_the_feature_says() {
         for reg in [7, 6, 2, 1, 8, 9, 11].into_iter().filter_map(Reg::new) {
