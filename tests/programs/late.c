@@ -1,6 +1,7 @@
 /* Nothing is to be promoted here until the library argv[1] is loaded; threads run by then, and may fork or leave. */
 #include "check.h"
 #include <dlfcn.h>
+#include <link.h>
 #include <pthread.h>
 
 static volatile int stop;
@@ -19,6 +20,12 @@ static void load(const char *path) {
     calls(400000);
 }
 
+static int count_arenas(struct dl_phdr_info *info, size_t size, void *count) {
+    (void)size;
+    *(int *)count += strcmp(info->dlpi_name, "[relpoline]") == 0;
+    return 0;
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2, "arguments");
     pthread_t threads[4];
@@ -35,7 +42,11 @@ int main(int argc, char **argv) {
     }
     puts("loaded");
     fflush(stdout);
-    while (getchar() != EOF) { }
+    while ((c = getchar()) != EOF) {
+        int arenas = 0;
+        dl_iterate_phdr(count_arenas, &arenas);
+        if (c == 'u') printf("%d arenas are unwound through\n", arenas), fflush(stdout);
+    }
     stop = 1;
     for (int n = 0; n < 4; n++) pthread_join(threads[n], NULL);
     puts("late done");

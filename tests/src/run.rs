@@ -68,6 +68,13 @@ impl Run {
         self
     }
 
+    /// Lets it take so long. (A minute is enough for most.)
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {

@@ -210,6 +210,7 @@ fn nothing_is_made_before_the_first_retpoline() {
             let report = living.must(&["report", "--format", "json"]);
             let report: relpoline_tests::Report = serde_json::from_str(&report).expect("a report");
             report.assert_promoted(&["plugin_calls"]);
+            assert_eq!(living.tell("u"), "1 arenas are unwound through");
         }
         assert!(living.ends_with("late done"));
     }

@@ -16,7 +16,7 @@
 mod frames;
 mod sites;
 
-pub use frames::{EhFrameHdr, each_frame};
+pub use frames::{EhFrameHdr, Frame, ROW_REGISTERS, Row, each_frame};
 pub use sites::{Refused, Site, SiteKind, Sites};
 
 /// Bytes and the address at which they are (or will be) mapped.

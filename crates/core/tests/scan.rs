@@ -11,7 +11,9 @@ use relpoline_core::arch::{
     Reg,
     thunk::{find, gcc_bytes},
 };
-use relpoline_core::scan::{EhFrameHdr, Function, Functions, Refusal, Refused, Region, Site, SiteKind, Sites};
+use relpoline_core::scan::{
+    EhFrameHdr, Frame, Function, Functions, ROW_REGISTERS, Refusal, Refused, Region, Row, Site, SiteKind, Sites,
+};
 
 const PROGRAM: &str = r#"
 #include <stdio.h>
@@ -138,6 +140,55 @@ fn unwind_tables_know_every_function() {
     let all: Vec<Function> = (0..table.len()).filter_map(|i| table.get(i)).collect();
     assert_eq!(all.len(), table.len());
     assert!(all.iter().all(|f| all.containing(f.start) == table.containing(f.start)));
+}
+
+/// Functions that unwind in ways that compilers write, each with a jump in its middle.
+const FRAMES: &str = r#"
+__asm__(".text\n"
+"pushes: .cfi_startproc; push %rbp; .cfi_adjust_cfa_offset 8; .cfi_offset rbp, -16\n"
+"push %rbx; .cfi_adjust_cfa_offset 8; .cfi_offset rbx, -24\n"
+"sub $1096, %rsp; .cfi_adjust_cfa_offset 1096\n"
+"pushes_at: jmp *%rax\n"
+".cfi_remember_state; add $1096, %rsp; .cfi_adjust_cfa_offset -1096; pop %rbx; .cfi_adjust_cfa_offset -8\n"
+"pop %rbp; .cfi_adjust_cfa_offset -8\n"
+"tail_at: jmp *%rax; .cfi_restore_state\n"
+"later_at: jmp *%rax; .cfi_endproc\n"
+"framed: .cfi_startproc; push %rbp; .cfi_def_cfa_offset 16; .cfi_offset rbp, -16\n"
+"mov %rsp, %rbp; .cfi_def_cfa_register rbp; .cfi_offset r15, -1032\n"
+"framed_at: jmp *%rax; .cfi_restore r15\n"
+"restored_at: jmp *%rax; .cfi_endproc\n"
+"first: .cfi_startproc; .cfi_undefined rip; push %rax; .cfi_adjust_cfa_offset 8\n"
+"first_at: jmp *%rax; .cfi_endproc\n"
+"aligned: .cfi_startproc; push %rbp; .cfi_escape 0x0f, 3, 0x76, 0x78, 6\n"
+"aligned_at: jmp *%rax; .cfi_endproc\n"
+"moved: .cfi_startproc; push %rax; .cfi_adjust_cfa_offset 8; .cfi_register rbx, rax\n"
+"moved_at: jmp *%rax; .cfi_endproc\n"
+"bare_at: jmp *%rax\n");
+int main(void) { return 0; }
+"#;
+
+#[test]
+#[cfg_attr(miri, ignore = "runs a compiler")]
+fn frames_at_jumps_are_read_from_their_functions_rules() {
+    let file = cc().build(FRAMES, &["-O2"]);
+    let (header, frames) = unwind(&file).unwrap();
+    let table = EhFrameHdr::parse(region(&header), region(&frames)).unwrap();
+    let at = |name: &str| table.frame_at(compiled::symbol(&file, name).unwrap().0);
+    let row = |register, distance, saved: &[(usize, i16)]| {
+        let mut row = Row { register, distance, saved: [0; ROW_REGISTERS] };
+        row.saved[16] = -8;
+        saved.iter().for_each(|&(register, place)| row.saved[register] = place);
+        Frame::Row(row)
+    };
+    let pushes = row(7, 8 + 16 + 1096, &[(6, -16), (3, -24)]);
+    assert_eq!([at("pushes_at"), at("tail_at"), at("later_at")], [pushes, Frame::Frameless, pushes]);
+    assert_eq!(at("framed_at"), row(6, 16, &[(6, -16), (15, -1032)]));
+    assert_eq!(at("restored_at"), row(6, 16, &[(6, -16)]));
+    assert_eq!(at("first_at"), row(7, 16, &[(16, 0)]));
+    assert_eq!(
+        [at("aligned_at"), at("moved_at"), at("bare_at")],
+        [Frame::Inexpressible, Frame::Inexpressible, Frame::Unknown]
+    );
 }
 
 /// A text at this address: `code`, then a thunk for rax at offset 256.

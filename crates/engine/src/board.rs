@@ -323,10 +323,8 @@ impl Engine {
         let body = Cell(head.0 + 1);
         // SAFETY: the cells were taken just now.
         let (head_buf, body_buf) = unsafe { (arena.fresh(head, 1), arena.fresh(body, body_cells)) };
-        // Computed gotos, whose frames are not known, share leaves with tail calls.
-        if spec.keeps_flags {
-            arena.describe(head, 1 + body_cells as u32, Shape::Unknown);
-        }
+        // The thunk's copy is that of one kind of frame, and so is the leaf.
+        arena.describe(head, 1 + body_cells as u32, Shape::Flat, site.frame);
         tree::emit(&spec, head_buf, arena.address(head), body_buf, arena.address(body)).ok()?;
         Some(arena.address(head))
     }
@@ -336,9 +334,7 @@ impl Engine {
 #[inline(never)]
 fn take_words(arena: &Arena, site: &Site) -> Result<Cell, Reason> {
     let cell = arena.take_gate(End::Low).or_else(|| arena.take_gate(End::High)).ok_or(Reason::ArenaFull)?;
-    if !site.is_frameless {
-        arena.describe(cell, 1, Shape::Unknown);
-    }
+    arena.describe(cell, 1, Shape::Flat, site.frame);
     for index in 0..WORDS {
         let at = arena.address(cell) + index as u64 * 8;
         let word = gate_word(at, site.way).ok_or(Reason::OutOfRange)?;
@@ -356,10 +352,8 @@ fn write_board(arena: &Arena, site: &Site, spec: &BoardSpec, head: Cell) -> Resu
     // SAFETY: all these cells were taken just now.
     let (head_buf, settling_buf, body_buf) =
         unsafe { (arena.fresh(head, 1), arena.fresh(settling, 1), arena.fresh(body, body_cells)) };
-    if !site.is_frameless {
-        arena.describe(head, 1, Shape::Unknown);
-        arena.describe(settling, 1 + body_cells as u32, Shape::Unknown);
-    }
+    arena.describe(head, 1, Shape::Flat, site.frame);
+    arena.describe(settling, 1 + body_cells as u32, Shape::Flat, site.frame);
     board::emit(spec, head_buf, arena.address(head), body_buf, arena.address(body)).map_err(|_| Reason::OutOfRange)?;
     let (at, slow_at, to) = (arena.address(settling), site.gate.slow(arena), arena.address(head));
     stub::emit_settling(settling_buf, at, site.counters, slow_at, to, spec.keeps_flags)

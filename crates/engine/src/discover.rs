@@ -29,6 +29,7 @@ use relpoline_stats::record::NO_REG;
 use relpoline_stats::{Kind, State};
 use relpoline_text::arena::Arena;
 use relpoline_text::cells::End;
+use relpoline_text::frames::Frame;
 use relpoline_text::gate::{Gate, GateSpec};
 use relpoline_text::poke::Repoint;
 
@@ -148,6 +149,7 @@ pub fn is_special(object: &Object<'_>) -> bool {
 fn look_at(engine: &mut Engine, object: &Object<'_>) -> Outcome {
     let mut outcome = Outcome::default();
     engine.found.clear();
+    engine.found_frames.clear();
     engine.refusals.clear();
     engine.thunks.clear();
     // SAFETY: called by the constructor or under the loader's lock, or when nothing was found clean.
@@ -189,6 +191,7 @@ fn find_sites(engine: &mut Engine, object: &Object<'_>, outcome: &mut Outcome) {
     for list in [functions::list_frames, functions::list_symbols] {
         if !is_covered && list(engine, object) {
             engine.found.clear();
+            engine.found_frames.clear();
             engine.refusals.clear();
             outcome.refused = refused;
             is_covered = search(engine, object, table, outcome);
@@ -231,16 +234,37 @@ fn search(engine: &mut Engine, object: &Object<'_>, table: Option<EhFrameHdr<'_>
                 refuse(engine, &site, Reason::PlainThunk, outcome);
             } else if functions.is_named_only(&site) && !is_whole(&mut whole, region, &site.function) {
                 refuse(engine, &site, Reason::NotAnInstruction, outcome);
-            } else if wanted && !(engine.deferred && straddles(site.field)) {
-                engine.found.push(site);
-            } else if wanted {
+            } else if wanted && engine.deferred && straddles(site.field) {
                 refuse(engine, &site, Reason::TextLocked, outcome);
+            } else if let Some(frame) = frame_of(engine, table, &site).filter(|_| wanted) {
+                if engine.found.push(site).is_some() {
+                    engine.found_frames.push(frame);
+                }
+            } else if wanted {
+                refuse(engine, &site, Reason::FrameUnknown, outcome);
             } else {
                 refuse(engine, &site, Reason::Excluded, outcome);
             }
         }
     }
     is_covered
+}
+
+/// What lies on the stack where a site is left; `None` where that cannot be said of other code.
+fn frame_of(engine: &mut Engine, table: Option<EhFrameHdr<'_>>, site: &scan::Site) -> Option<Frame> {
+    let frame = match (site.kind, table) {
+        (SiteKind::Call, _) => scan::Frame::Frameless,
+        (_, Some(table)) => table.frame_at(site.address),
+        (_, None) => scan::Frame::Unknown,
+    };
+    let row = match frame {
+        scan::Frame::Frameless => return Some(Frame::NONE),
+        scan::Frame::Unknown => return Some(Frame::UNKNOWN),
+        scan::Frame::Inexpressible => return None,
+        scan::Frame::Row(row) => row,
+    };
+    let known = engine.rows.as_slice().iter().position(|known| *known == row);
+    Frame::of_row(known.or_else(|| engine.rows.push(row))?)
 }
 
 /// What is known of a branch to a thunk that stands in no known function.
@@ -334,11 +358,12 @@ fn give_gates(engine: &mut Engine, place: Place, object: &Object<'_>, text: &Seg
         return Ok((first, count as u32));
     }
     let group = group_for(engine, object)?;
-    let table = table_of_frames(object);
     for n in begun..begun + count {
-        let Some(&site) = engine.found.as_slice().get(n) else { break };
-        let is_frameless = site.kind == SiteKind::Call || table.is_some_and(|table| table.is_frameless(site.address));
-        add_site(engine, place.index, group, &site, is_frameless)?;
+        let (Some(&site), Some(&frame)) = (engine.found.as_slice().get(n), engine.found_frames.as_slice().get(n))
+        else {
+            break;
+        };
+        add_site(engine, place.index, group, &site, frame)?;
     }
     let first = engine.objects.as_slice().get(place.index).map_or(NONE, |known| known.first_site);
     Ok((nth(engine, first), count as u32))
@@ -411,8 +436,8 @@ fn group_for(engine: &mut Engine, object: &Object<'_>) -> Result<usize, Reason> 
 pub struct Form {
     /// What it is.
     pub kind: Kind,
-    /// See [`Site::is_frameless`].
-    pub is_frameless: bool,
+    /// See [`Site::frame`].
+    pub frame: Frame,
 }
 
 /// Gives a site a gate that leads to its counting stub; nothing leads to the gate yet. One that is not used any more is
@@ -425,13 +450,13 @@ pub fn add_site(
     index: usize,
     group_index: usize,
     found: &scan::Site,
-    is_frameless: bool,
+    frame: Frame,
 ) -> Result<(), Reason> {
     let cold = engine.policy.config.cold_calls;
     let thunk = *engine.thunks.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
     let thunk_at = *engine.thunk_addresses.as_slice().get(found.thunk).ok_or(Reason::NoArena)?;
     let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
-    let form = Form { kind: kind(found.kind), is_frameless };
+    let form = Form { kind: kind(found.kind), frame };
     let group = engine.groups.get(group_index).and_then(Option::as_ref).ok_or(Reason::NoArena)?;
     let (_, end) = group.arena.link_banks(found.field + 4);
     let spare = engine.take_spare(group_index, thunk.reg, &body, form, end);
@@ -480,20 +505,24 @@ fn make_site(
     engine: &mut Engine,
     group_index: usize,
     thunk: thunk::Thunk,
-    Form { kind, is_frameless }: Form,
+    Form { kind, frame }: Form,
     end: End,
 ) -> Result<Site, Reason> {
     let id = engine.sites.len() as u32;
     let group = engine.groups.get_mut(group_index).and_then(Option::as_mut).ok_or(Reason::NoArena)?;
     let keeps_flags = kind.keeps_flags();
     let slow_at = group.slow_path(thunk, keeps_flags).ok_or(Reason::ArenaFull)?;
-    let way = group.copy_of(thunk, is_frameless).ok_or(Reason::ArenaFull)?;
+    if let Some(row) = frame.row() {
+        let known = engine.rows.as_slice().get(row).and_then(|known| group.arena.know_row(row, known));
+        known.ok_or(Reason::FrameUnknown)?;
+    }
+    let way = group.copy_of(thunk, frame, &mut engine.copies, group_index).ok_or(Reason::ArenaFull)?;
     let arena = &mut group.arena;
     let cell = arena.take_gate(end).ok_or(Reason::ArenaFull)?;
     let counters = arena.take_counters().ok_or(Reason::ArenaFull)?;
     let counting = if keeps_flags { Some(arena.take_run(1).ok_or(Reason::ArenaFull)?) } else { None };
     let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
-    let spec = GateSpec { site: id, counters, thunk: &body, thunk_at: way, slow_at, counting, is_frameless };
+    let spec = GateSpec { site: id, counters, thunk: &body, thunk_at: way, slow_at, counting, frame };
     let gate = Gate::build(arena, cell, &spec).map_err(|_| Reason::NoArena)?;
     Ok(Site {
         address: 0,
@@ -522,7 +551,7 @@ fn make_site(
         ring: NO_RING,
         arena: group_index as u8,
         reg: thunk.reg,
-        is_frameless,
+        frame,
         kind,
         stuck: false,
         linked: false,

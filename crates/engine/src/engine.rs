@@ -61,6 +61,8 @@ pub unsafe fn start(envp: *const *const c_char) {
     if !options.dry_run {
         // Without the hook, libraries that are loaded later stay as they are.
         let _ = loader::listen();
+        // Before there is an arena: when one is needed, threads may run in libc's function.
+        unwind::iterate::listen();
     }
     // SAFETY: says the caller.
     if options.stats.is_some() || unsafe { dormant::finds_thunks() } {

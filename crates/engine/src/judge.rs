@@ -405,13 +405,11 @@ impl Engine {
         // SAFETY: the cells were taken just now.
         let buf = unsafe { arena.fresh(cell, cells as usize) };
         stub::emit_recording(buf, arena.address(cell), &to).ok()?;
-        if !site.is_frameless {
-            arena.describe(cell, cells, Shape::Unknown);
-        } else if keeps_flags {
-            arena.describe(cell, 1, Shape::Keeping);
-            arena.describe(Cell(cell.0 + 1), 1, Shape::KeepingOn);
+        if keeps_flags {
+            arena.describe(cell, 1, Shape::Keeping, site.frame);
+            arena.describe(Cell(cell.0 + 1), 1, Shape::KeepingOn, site.frame);
         } else {
-            arena.describe(cell, 1, Shape::Recording);
+            arena.describe(cell, 1, Shape::Recording, site.frame);
         }
         Some(cell)
     }
@@ -660,10 +658,8 @@ fn build_tree(arena: &Arena, site: &Site, spec: &TreeSpec<'_>, head: Cell) -> Re
     // SAFETY: all these cells were taken just now.
     let (head_buf, settling_buf, body_buf) =
         unsafe { (arena.fresh(head, 1), arena.fresh(settling, 1), arena.fresh(body, body_cells as usize)) };
-    if !site.is_frameless {
-        arena.describe(head, 1, Shape::Unknown);
-        arena.describe(settling, body_cells + 1, Shape::Unknown);
-    }
+    arena.describe(head, 1, Shape::Flat, site.frame);
+    arena.describe(settling, body_cells + 1, Shape::Flat, site.frame);
     tree::emit(spec, head_buf, arena.address(head), body_buf, arena.address(body)).map_err(|_| Reason::OutOfRange)?;
     stub::emit_settling(
         settling_buf,

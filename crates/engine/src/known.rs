@@ -11,8 +11,8 @@
 //! Objects that went long ago are forgotten: the calls that they counted are added up, their places and records are used
 //! again, and so are their *gates*, with all that belongs to one: number, counters, stubs, trees. Nothing is written over for that
 //! but the gate's two words, by which every gate changes its mind: what a gate's code does depends on the register and the
-//! thunk's bytes alone, since it leads to its arena's copy of the thunk. (How it unwinds depends on whether the site's frame is
-//! known; so those are kept apart.) So it does not matter who still stands in it: he goes where he wanted to, by a thunk as
+//! thunk's bytes alone, since it leads to its arena's copy of the thunk. (How it unwinds depends on what lies on the stack at
+//! the site; gates are used again for the same only.) So it does not matter who still stands in it: he goes where he wanted to, by a thunk as
 //! good as his own, and what he counts is counted for another site, whose judgement comes a little early, looks, and finds
 //! nothing ended.
 
@@ -26,6 +26,7 @@ use relpoline_core::arch::{Reg, thunk};
 use relpoline_core::scan;
 use relpoline_text::broken;
 use relpoline_text::cells::{BANKS, End};
+use relpoline_text::frames::Frame;
 
 /// Objects that are gone and still remembered, before their places are used again; and their sites.
 const REMEMBERED: usize = 256;
@@ -36,8 +37,7 @@ const LOOKED_AT: usize = 64;
 /// Which of the engine's chains of spare sites holds those with such gates.
 fn spare_kind(reg: Reg, form: Form, end: End) -> usize {
     let flags = usize::from(form.kind.keeps_flags()) * 16;
-    // How a gate unwinds is said once.
-    let frame = usize::from(form.is_frameless) * 64;
+    let frame = usize::from(form.frame == Frame::NONE) * 64;
     (usize::from(reg.number()) + flags + usize::from(end == End::High) * 32 + frame) % SPARE
 }
 
@@ -239,15 +239,15 @@ impl Engine {
     /// Whether the sites that were found are those of `old`, to the byte.
     fn has_found_sites(&self, old: &Known) -> bool {
         let mut id = old.first_site;
-        self.found.as_slice().iter().all(|found| {
+        self.found.as_slice().iter().zip(self.found_frames.as_slice()).all(|(found, &frame)| {
             let site = self.sites.as_slice().get(id as usize);
             id = self.next_site(id);
-            site.is_some_and(|site| self.is_same_site(site, found))
+            site.is_some_and(|site| self.is_same_site(site, found, frame))
         })
     }
 
-    /// Whether a gate that was made for `site` does what one made for `found` would.
-    fn is_same_site(&self, site: &Site, found: &scan::Site) -> bool {
+    /// Whether a gate that was made for `site` does what one made for `found` would, and unwinds as it would.
+    fn is_same_site(&self, site: &Site, found: &scan::Site, frame: Frame) -> bool {
         let at_same_place = site.address == found.address && site.field == found.field;
         // The broken variant that the tests must catch: a site is what its place says.
         if broken!("identity-without-thunks") {
@@ -261,6 +261,8 @@ impl Engine {
             && thunk.is_some_and(|thunk| thunk.reg == site.reg)
             && body.is_some_and(|body| body.starts_with(&site.thunk))
             && site.kind == crate::discover::kind(found.kind)
+            // The broken variant that the tests must catch: gates unwind as those that were there before.
+            && (site.frame == frame || broken!("frames-mixed"))
     }
 
     /// A place that was never used, or that of an object that went long ago.
@@ -302,7 +304,7 @@ impl Engine {
     fn spare_site(&mut self, id: u32) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         let end = if site.gate.cell.bank() < BANKS as u32 / 2 { End::Low } else { End::High };
-        let form = Form { kind: site.kind, is_frameless: site.is_frameless };
+        let form = Form { kind: site.kind, frame: site.frame };
         let first = &mut self.spare[spare_kind(site.reg, form, end)];
         let next = core::mem::replace(first, id);
         if let Some(site) = self.sites.get_mut(id as usize) {
@@ -317,7 +319,9 @@ impl Engine {
         for _ in 0..LOOKED_AT {
             let site = self.sites.as_slice().get(id as usize)?;
             let next = site.next;
-            if usize::from(site.arena) == arena && body.starts_with(&site.thunk) {
+            // How a gate's code unwinds was said once.
+            let is_alike = site.frame == form.frame || broken!("frames-mixed");
+            if usize::from(site.arena) == arena && body.starts_with(&site.thunk) && is_alike {
                 match self.sites.get_mut(before as usize) {
                     Some(before) => before.next = next,
                     None => self.spare[chain] = next,

@@ -5,6 +5,7 @@ use relpoline_core::policy::SiteState;
 use relpoline_stats::Kind;
 use relpoline_text::arena::Counters;
 use relpoline_text::cells::Cell;
+use relpoline_text::frames::Frame;
 use relpoline_text::gate::Gate;
 
 /// No index: "none" in the fields below.
@@ -67,8 +68,8 @@ pub struct Site {
     pub arena: u8,
     /// The register that holds the target.
     pub reg: Reg,
-    /// It is left with the return address on top of the stack, as calls and tail calls are: how its code unwinds is known.
-    pub is_frameless: bool,
+    /// What lies on the stack when it is left.
+    pub frame: Frame,
     /// What its instruction is.
     pub kind: Kind,
     /// The head that its displacement names cannot be undone any more: everything happens at the miss gate.

@@ -15,12 +15,13 @@ use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::rel32;
 use relpoline_core::arch::thunk::{self, Thunk};
 use relpoline_core::policy::{Policy, Reason};
-use relpoline_core::scan::{self, Function};
+use relpoline_core::scan::{self, Function, Row};
 use relpoline_core::tree::Target;
 use relpoline_stats::control::Displacement;
 use relpoline_stats::options::Options;
 use relpoline_text::arena::Arena;
 use relpoline_text::cells::{CELL, Cell, End};
+use relpoline_text::frames::{Frame, ROWS};
 use relpoline_text::gate::{Gate, GateSpec};
 use relpoline_text::lock::TryLock;
 use relpoline_text::stub::{self, SLOW_CELLS};
@@ -45,8 +46,8 @@ pub const SPARE: usize = 128;
 pub struct Group {
     /// The arena.
     pub arena: Arena,
-    /// Copies of thunks, by register number, each in both lengths, with and without a frame that is known; 0 for none.
-    copies: [u64; REGISTERS * 4],
+    /// Copies of thunks, by register number, each in both lengths; 0 for none.
+    copies: [u64; REGISTERS * 2],
     /// The first cell of the slow paths: one after the other, by register number, for calls and then for jumps.
     slow: Cell,
     built: u32,
@@ -58,6 +59,16 @@ const SHORT: usize = 17;
 /// Registers that can hold a target.
 const REGISTERS: usize = 16;
 
+/// A copy of a thunk for jumps out of one kind of frame, which unwinds otherwise than those for calls.
+#[derive(Clone, Copy)]
+pub struct FramedCopy {
+    frame: Frame,
+    /// Which of the copies of its arena, and which arena.
+    n: u16,
+    group: u16,
+    address: u64,
+}
+
 impl Group {
     /// Takes an arena into use: sets room for its slow paths aside and tells debuggers. `None` when the arena
     /// is full, which a new one is not.
@@ -67,26 +78,38 @@ impl Group {
         let slow = arena.take_run(cells as u32)?;
         let first = arena.address(slow);
         unwind::announce(&arena, &(first..first + (cells * CELL) as u64));
-        Some(Group { arena, copies: [0; REGISTERS * 4], slow, built: 0 })
+        Some(Group { arena, copies: [0; REGISTERS * 2], slow, built: 0 })
     }
 
     /// The copy of `thunk`, made at its first use: a gate that stays a thunk. It does what the program's own does, and stays
-    /// when that is unmapped. There is another one for sites whose frame is not known, since it unwinds otherwise.
-    pub fn copy_of(&mut self, thunk: Thunk, is_frameless: bool) -> Option<u64> {
+    /// when that is unmapped. There is one for each kind of frame, for they unwind otherwise; those of computed gotos are in
+    /// `framed`, where this arena has number `group`.
+    pub fn copy_of(&mut self, thunk: Thunk, frame: Frame, framed: &mut Table<FramedCopy>, group: usize) -> Option<u64> {
         let body = thunk::body(thunk)?;
-        let form = usize::from(body.len() > SHORT) + 2 * usize::from(is_frameless);
-        let n = usize::from(thunk.reg.number()) * 4 + form;
-        if *self.copies.get(n)? == 0 {
-            let (cell, counters) = (self.arena.take_gate(End::Low)?, self.arena.take_counters()?);
-            let slow_at = self.slow_path(thunk, false)?;
-            // Nobody counts here: the gate never leads to its stub.
-            let thunk_at = self.arena.address(cell);
-            let spec = GateSpec { site: NONE, counters, thunk: &body, thunk_at, slow_at, counting: None, is_frameless };
-            let gate = Gate::build(&self.arena, cell, &spec).ok()?;
-            gate.point_to_thunk(&self.arena, &body);
-            self.copies[n] = gate.address(&self.arena);
+        let n = usize::from(thunk.reg.number()) * 2 + usize::from(body.len() > SHORT);
+        let is_it =
+            |copy: &&FramedCopy| copy.frame == frame && usize::from(copy.n) == n && usize::from(copy.group) == group;
+        let known = match frame {
+            Frame::NONE => self.copies.get(n).copied().filter(|&at| at != 0),
+            _ => framed.as_slice().iter().find(is_it).map(|copy| copy.address),
+        };
+        if known.is_some() {
+            return known;
         }
-        self.copies.get(n).copied()
+        let (cell, counters) = (self.arena.take_gate(End::Low)?, self.arena.take_counters()?);
+        let slow_at = self.slow_path(thunk, false)?;
+        // Nobody counts here: the gate never leads to its stub.
+        let thunk_at = self.arena.address(cell);
+        let spec = GateSpec { site: NONE, counters, thunk: &body, thunk_at, slow_at, counting: None, frame };
+        let gate = Gate::build(&self.arena, cell, &spec).ok()?;
+        gate.point_to_thunk(&self.arena, &body);
+        let address = gate.address(&self.arena);
+        if frame == Frame::NONE {
+            *self.copies.get_mut(n)? = address;
+        } else {
+            framed.push(FramedCopy { frame, n: n as u16, group: group as u16, address })?;
+        }
+        Some(address)
     }
 
     /// The slow path for sites that use `thunk`'s register, built at its first use.
@@ -143,6 +166,12 @@ pub struct Engine {
     pub thunk_registers: Table<Reg>,
     /// See `thunks`.
     pub found: Table<scan::Site>,
+    /// What lies on the stack at each of those.
+    pub found_frames: Table<Frame>,
+    /// What is said of frames at computed gotos: each row once, with the number that it has in all arenas.
+    pub rows: Table<Row>,
+    /// Copies of thunks for them.
+    pub copies: Table<FramedCopy>,
     /// Likewise, its sites that are left alone, and why.
     pub refusals: Table<(scan::Site, Reason)>,
     /// Likewise, its functions as far as the table of its unwind rules does not list them: those that have rules, then, from
@@ -208,6 +237,9 @@ impl Engine {
             thunk_addresses: Table::none(),
             thunk_registers: Table::none(),
             found: Table::none(),
+            found_frames: Table::none(),
+            rows: Table::none(),
+            copies: Table::none(),
             refusals: Table::none(),
             functions: Table::none(),
             framed: 0,
@@ -239,6 +271,9 @@ impl Engine {
         self.thunk_addresses = Table::reserve(THUNKS)?;
         self.thunk_registers = Table::reserve(THUNKS)?;
         self.found = Table::reserve(SITES)?;
+        self.found_frames = Table::reserve(SITES)?;
+        self.rows = Table::reserve(ROWS)?;
+        self.copies = Table::reserve(4 * ROWS)?;
         self.refusals = Table::reserve(REFUSALS)?;
         self.functions = Table::reserve(FUNCTIONS)?;
         self.mappings = Table::reserve(MAPPINGS)?;

@@ -12,7 +12,7 @@
 //! libgcc's `__register_frame_info` would reach the first of these too, but takes a lock that the thread which is
 //! interrupted may hold. perf unwinds later, in another process: by frame pointers, which the slow path has.
 //!
-//! Nothing of it is done before there is an arena.
+//! Nothing of it is done before there is an arena, but that `dl_iterate_phdr` is led here while there is one thread.
 
 pub mod find;
 pub mod iterate;
@@ -23,17 +23,21 @@ use crate::state::ARENAS;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use relpoline_text::arena::Arena;
+use relpoline_text::frames::Frames;
 
 /// Code, and the header of the unwind data that covers it.
 pub struct Covered {
     start: AtomicU64,
     end: AtomicU64,
     header: AtomicU64,
+    /// Where the code begins of an arena, which has a table for some addresses; 0 for others.
+    arena: AtomicU64,
 }
 
 /// Every arena, and an engine of which the loader does not know. Ranges without an end are not in use.
-static COVERED: [Covered; ARENAS + 1] =
-    [const { Covered { start: AtomicU64::new(0), end: AtomicU64::new(0), header: AtomicU64::new(0) } }; ARENAS + 1];
+static COVERED: [Covered; ARENAS + 1] = [const {
+    Covered { start: AtomicU64::new(0), end: AtomicU64::new(0), header: AtomicU64::new(0), arena: AtomicU64::new(0) }
+}; ARENAS + 1];
 
 /// What is covered, with the number of its place.
 fn covered() -> impl Iterator<Item = (usize, Range<u64>, u64)> {
@@ -44,7 +48,16 @@ fn covered() -> impl Iterator<Item = (usize, Range<u64>, u64)> {
     })
 }
 
-fn cover(code: Range<u64>, header: u64) {
+/// What is covered there, and the header that holds at `pc`.
+fn covered_at(pc: u64) -> Option<(Range<u64>, u64)> {
+    let (n, range, header) = covered().find(|(_, range, _)| range.contains(&pc))?;
+    let arena = COVERED[n].arena.load(Ordering::Relaxed);
+    // SAFETY: an arena's frames are mapped for ever, at its header.
+    let frames = (arena != 0).then(|| unsafe { &*(header as *const Frames) });
+    Some((range, frames.map_or(header, |frames| frames.header(header, arena, pc))))
+}
+
+fn cover(code: Range<u64>, header: u64, arena: u64) {
     let is_free = |covered: &&Covered| covered.end.load(Ordering::Acquire) == 0;
     let is_known = |(_, range, _): (usize, Range<u64>, u64)| range.start == code.start;
     if covered().any(is_known) {
@@ -53,6 +66,7 @@ fn cover(code: Range<u64>, header: u64) {
     if let Some(free) = COVERED.iter().find(is_free) {
         free.start.store(code.start, Ordering::Relaxed);
         free.header.store(header, Ordering::Relaxed);
+        free.arena.store(arena, Ordering::Relaxed);
         free.end.store(code.end, Ordering::Release);
     }
 }
@@ -62,7 +76,7 @@ pub fn announce(arena: &Arena, slow: &Range<u64>) {
     if arena.set_up_frames(slow).is_some() {
         let code = arena.code();
         // The byte before an address may be looked up instead of it.
-        cover(code.start - 1..code.end, arena.frames_at());
+        cover(code.start - 1..code.end, arena.frames_at(), code.start);
     }
     jit::announce(arena, slow);
 }
@@ -77,7 +91,6 @@ pub fn note_libc(libc: &Object<'_>) {
 pub fn listen() {
     if covered().next().is_some() {
         find::listen();
-        iterate::listen();
     }
 }
 
@@ -106,7 +119,7 @@ pub fn cover_engine() {
     let of_kind = |kind: u64| headers.clone().filter(move |&at| word(at) & 0xffff_ffff == kind);
     let text = of_kind(PT_LOAD).find(|&at| word(at) >> 32 & 1 != 0);
     if let (Some(text), Some(data)) = (text, of_kind(PT_GNU_EH_FRAME).next()) {
-        cover(base..base + word(text + 16) + word(text + 40), base + word(data + 16));
+        cover(base..base + word(text + 16) + word(text + 40), base + word(data + 16), 0);
     }
 }
 

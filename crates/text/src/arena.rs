@@ -17,11 +17,12 @@
 //! left alone for ever, and new cells come from pages that were free.
 
 use crate::cells::{BANKS, CELL, CODE_BYTES, CODE_PAGES, Cell, CellMap, End, PAGE, PageKind};
-use crate::frames::{FRAMES_BYTES, Frames, Shape};
+use crate::frames::{FRAMES_BYTES, Frame, Frames, Shape};
 use crate::sync::{self, AtomicU32, AtomicU64};
 use core::ffi::c_void;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
+use relpoline_core::scan::Row;
 use rustix::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -306,8 +307,13 @@ impl Arena {
     }
 
     /// Says how `count` cells from `cell` on, which were taken by the caller and are not published yet, unwind.
-    pub fn describe(&self, cell: Cell, count: u32, shape: Shape) {
-        self.frames().describe(cell, count, shape);
+    pub fn describe(&self, cell: Cell, count: u32, shape: Shape, frame: Frame) {
+        self.frames().describe(cell, count, shape, frame);
+    }
+
+    /// Writes down what `row` says, as number `n`. `None` when there is no room for that.
+    pub fn know_row(&self, n: usize, row: &Row) -> Option<()> {
+        self.frames().know_row(n, row, self.frames_at(), &self.code())
     }
 
     /// A cell for a gate.

@@ -13,8 +13,12 @@
 //! A site is entered with the return address on top of the stack and every register that the caller wants back in
 //! place, so no rule is needed for registers. (libunwind would not understand one that computes their values.)
 //!
-//! Not so at a computed goto, whose function has a frame of its own. That is not known here, and stacks end there, as they
-//! do where an address belongs to nobody: [`Shape::Unknown`].
+//! Not so at a computed goto, whose function has a frame of its own. What holds there is the function's rule at the jump, a
+//! [`Row`]: where its frame is, and where its caller's registers are. Each row has a table of one entry of its own, for all
+//! of the arena, and [`Frames::header`] says for an address which table holds there. So they are for unwinders that ask for each
+//! address anew; the table of the whole arena says of such cells that the stack ends there, as it does where an address
+//! belongs to nobody, or where the function itself has no rules ([`Frame::UNKNOWN`]). A function's handlers and clean-ups
+//! do not come along.
 //!
 //! A look-up by the address of the next instruction, and one by the byte before it (LLVM's unwinder does that even where a
 //! signal came), must find the same. Hence a rule changes at the *last byte* of the instruction that changes it, such
@@ -29,10 +33,16 @@ use crate::cells::{CELL, CODE_BYTES, Cell, PAGE};
 use crate::stub::{SLOW_BYTES, SLOW_FRAMED, SLOW_UNFRAMED, WORDS_OVER};
 use core::mem::offset_of;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use relpoline_core::scan::Row;
 
 /// Shapes there can be.
 const SHAPES: usize = 8;
+/// What is added to a shape for cells of which a row says more.
+const WITH_ROW: u8 = SHAPES as u8;
+/// Rows there can be, and bytes of the table of one.
+pub const ROWS: usize = 2048;
+const ROW_BYTES: usize = 256;
 const CELLS: usize = CODE_BYTES / CELL;
 
 /// How the stack moves in a cell.
@@ -53,8 +63,31 @@ pub enum Shape {
     Keeping = 5,
     /// The second.
     KeepingOn = 6,
-    /// Of a site that is entered in the middle of its function, whose frame is not known here: nothing lies above it.
+    /// Not known: nothing lies above it.
     Unknown = 7,
+}
+
+/// What lies on the stack where a site leads to its gate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Frame(u16);
+
+impl Frame {
+    /// The return address is on top, and every register is the caller's.
+    pub const NONE: Frame = Frame(0);
+    /// A frame of which nothing is known.
+    pub const UNKNOWN: Frame = Frame(u16::MAX);
+
+    /// The frame that row number `n` describes; `None` when there are too many.
+    #[must_use]
+    pub fn of_row(n: usize) -> Option<Frame> {
+        (n < ROWS).then_some(Frame(n as u16 + 1))
+    }
+
+    /// The number of the row that describes it.
+    #[must_use]
+    pub fn row(self) -> Option<usize> {
+        (self != Frame::NONE && self != Frame::UNKNOWN).then(|| usize::from(self.0) - 1)
+    }
 }
 
 /// For each byte of a cell, from the last one of the cell before on, what a [`Shape`] says of it.
@@ -97,9 +130,16 @@ pub struct Frames {
     tables: [AtomicU8; PAGE],
     /// What is read as the return address where a frame is not known, so that it is the last one: 0.
     nobody: [AtomicU8; 8],
-    depths: [[AtomicU8; CELL]; SHAPES],
+    /// By shape; those with a row come behind, of which this table says that nothing is known.
+    depths: [[AtomicU8; CELL]; 2 * SHAPES],
     /// One more than there are cells, for the last byte of the last.
     map: [AtomicU8; CELLS + 1],
+    /// For cells with a row: its number.
+    row_of: [AtomicU16; CELLS + 1],
+    /// One more than the highest row that has a table.
+    rows_end: AtomicU16,
+    /// Tables of rows: those that begin with zero are not there.
+    rows: [[AtomicU8; ROW_BYTES]; ROWS],
 }
 
 /// Bytes of [`Frames`], in whole pages.
@@ -126,31 +166,85 @@ impl Frames {
                 slot.store(depth, Ordering::Relaxed);
             }
         }
+        for slot in self.depths.iter().skip(SHAPES).flatten() {
+            slot.store(UNKNOWN, Ordering::Relaxed);
+        }
         let mut bytes = [0; PAGE];
         let len = header(&mut bytes, at, code, slow)?;
         copy(&self.tables, &bytes[..len]);
         Some(())
     }
 
-    /// Says how `count` cells from `cell` on, which nothing leads to yet, unwind.
-    pub fn describe(&self, cell: Cell, count: u32, shape: Shape) {
-        for slot in self.map.iter().skip(cell.0 as usize).take(count as usize) {
-            slot.store(shape as u8, Ordering::Release);
+    /// Says how `count` cells from `cell` on, which nothing leads to yet, unwind. The frame's row must be known.
+    pub fn describe(&self, cell: Cell, count: u32, shape: Shape, frame: Frame) {
+        let first = cell.0 as usize;
+        let kind = match (frame, frame.row()) {
+            (Frame::NONE, _) => shape as u8,
+            (_, Some(_)) => shape as u8 + WITH_ROW,
+            _ => Shape::Unknown as u8,
+        };
+        if let Some(row) = frame.row() {
+            let slots = self.row_of.iter().skip(first).take(count as usize);
+            slots.for_each(|slot| slot.store(row as u16, Ordering::Relaxed));
+        }
+        // Zero is there already, on pages that may never be needed.
+        if kind != 0 {
+            let slots = self.map.iter().skip(first).take(count as usize);
+            slots.for_each(|slot| slot.store(kind, Ordering::Release));
+        }
+    }
+
+    /// Writes down what `row` says, as number `n`, for an arena with code in `code`, whose frames are read at `at`. `None` when
+    /// there is no room for that.
+    pub fn know_row(&self, n: usize, row: &Row, at: u64, code: &Range<u64>) -> Option<()> {
+        let slot = self.rows.get(n)?;
+        if slot[0].load(Ordering::Acquire) != 0 {
+            return Some(());
+        }
+        let mut bytes = [0; ROW_BYTES];
+        let len = row_table(&mut bytes, at + offset_of!(Frames, rows) as u64 + (n * ROW_BYTES) as u64, at, code, row)?;
+        copy(&slot[1..], &bytes[1..len]);
+        self.rows_end.fetch_max(n as u16 + 1, Ordering::Relaxed);
+        slot[0].store(bytes[0], Ordering::Release);
+        Some(())
+    }
+
+    /// Where the table is that holds at `pc`, in an arena whose code begins at `code` and whose frames, these, are read at `at`.
+    #[must_use]
+    pub fn header(&self, at: u64, code: u64, pc: u64) -> u64 {
+        // As in `rules`: the last byte of a cell counts to the next.
+        let cell = (pc + 1).wrapping_sub(code) as usize / CELL;
+        let has_row = self.map.get(cell).is_some_and(|kind| kind.load(Ordering::Acquire) >= WITH_ROW);
+        match self.row_of.get(cell).filter(|_| has_row) {
+            Some(row) => {
+                let row = usize::from(row.load(Ordering::Relaxed));
+                at + offset_of!(Frames, rows) as u64 + (row * ROW_BYTES) as u64
+            }
+            None => at,
         }
     }
 
     /// Takes over what `parent` says of the cells of the page number `page`.
     pub fn inherit_page(&self, parent: &Frames, page: usize) {
         let cells = page * (PAGE / CELL)..(page + 1) * (PAGE / CELL);
-        for (mine, theirs) in self.map[cells.clone()].iter().zip(&parent.map[cells]) {
+        for (mine, theirs) in self.map[cells.clone()].iter().zip(&parent.map[cells.clone()]) {
+            mine.store(theirs.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        let rows = self.row_of[cells.clone()].iter().zip(&parent.row_of[cells.clone()]);
+        for ((mine, theirs), _) in
+            rows.zip(&self.map[cells]).filter(|(_, kind)| kind.load(Ordering::Relaxed) >= WITH_ROW)
+        {
             mine.store(theirs.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 
     /// Takes over everything of `parent` but the map.
     pub fn inherit_tables(&self, parent: &Frames) {
-        let mine = self.tables.iter().chain(self.depths.iter().flatten());
-        let theirs = parent.tables.iter().chain(parent.depths.iter().flatten());
+        let end = parent.rows_end.load(Ordering::Acquire);
+        self.rows_end.store(end, Ordering::Relaxed);
+        let rows = (self.rows.iter().take(end.into()).flatten(), parent.rows.iter().flatten());
+        let mine = self.tables.iter().chain(self.depths.iter().flatten()).chain(rows.0);
+        let theirs = parent.tables.iter().chain(parent.depths.iter().flatten()).chain(rows.1);
         mine.zip(theirs).for_each(|(mine, theirs)| mine.store(theirs.load(Ordering::Relaxed), Ordering::Relaxed));
     }
 }
@@ -177,6 +271,11 @@ impl Writer<'_> {
 
     fn u32(&mut self, value: u32) {
         self.put(&value.to_le_bytes());
+    }
+
+    fn sleb128(&mut self, value: i64) {
+        let (bytes, len) = sleb128(value);
+        self.put(&bytes[..len]);
     }
 
     /// The distance from `from` to `to`.
@@ -255,6 +354,22 @@ impl Writer<'_> {
     }
 }
 
+/// A number as signed LEB128, and its length.
+fn sleb128(mut value: i64) -> ([u8; 10], usize) {
+    let mut bytes = [0; 10];
+    let mut len = 0;
+    loop {
+        let low = value as u8 & 0x7f;
+        value >>= 7;
+        let is_last = value == i64::from(low >> 6).wrapping_neg();
+        bytes[len] = if is_last { low } else { low | 0x80 };
+        len += 1;
+        if is_last || len == bytes.len() {
+            return (bytes, len);
+        }
+    }
+}
+
 /// A DWARF expression of at most 127 bytes, whose length takes one.
 struct Expression {
     bytes: [u8; 127],
@@ -286,6 +401,7 @@ const RESTORE: u8 = 0xc0;
 const DEF_CFA: u8 = 0x0c;
 const DEF_CFA_SF: u8 = 0x12;
 const OFFSET_EXTENDED_SF: u8 = 0x11;
+const UNDEFINED: u8 = 0x07;
 const DEF_CFA_EXPRESSION: u8 = 0x0f;
 
 impl Expression {
@@ -296,24 +412,35 @@ impl Expression {
         self.len += ops.len();
     }
 
+    fn sleb128(&mut self, value: i64) {
+        let (bytes, len) = sleb128(value);
+        self.ops(&bytes[..len]);
+    }
+
     fn address(&mut self, address: u64) {
         self.ops(&[CONST8U]);
         self.ops(&address.to_le_bytes());
     }
 }
 
+/// Looks up how deep the stack is, in an arena whose code begins at `code`: by the map, in frames that are read at `at`, and by
+/// what lies at `depths` for each shape.
+fn look_depth_up(e: &mut Expression, code: u64, at: u64, depths: u64) {
+    // From here on one byte further, since the last byte of a cell counts to the next.
+    e.ops(&[BREG + RIP, 1]);
+    e.address(code);
+    e.ops(&[MINUS, DUP, LIT + 6, SHR]);
+    e.address(at + offset_of!(Frames, map) as u64);
+    e.ops(&[PLUS, DEREF_SIZE, 1, LIT + 6, SHL, SWAP, CONST1U, 63, AND, PLUS]);
+    e.address(depths);
+    e.ops(&[PLUS, DEREF_SIZE, 1]);
+}
+
 /// The rule of gates, stubs and trees, in an arena whose code begins at `code` and whose frames are read at `at`.
 fn rules(w: &mut Writer<'_>, code: u64, at: u64) {
     w.put(&[DEF_CFA_EXPRESSION]);
     w.block(|e| {
-        // From here on one byte further, since the last byte of a cell counts to the next.
-        e.ops(&[BREG + RIP, 1]);
-        e.address(code);
-        e.ops(&[MINUS, DUP, LIT + 6, SHR]);
-        e.address(at + offset_of!(Frames, map) as u64);
-        e.ops(&[PLUS, DEREF_SIZE, 1, LIT + 6, SHL, SWAP, CONST1U, 63, AND, PLUS]);
-        e.address(at + offset_of!(Frames, depths) as u64);
-        e.ops(&[PLUS, DEREF_SIZE, 1]);
+        look_depth_up(e, code, at, at + offset_of!(Frames, depths) as u64);
         // Over the branch, and over what is done where the depth is known.
         let known = [LIT + 3, SHL, BREG + RSP, 8, PLUS, SKIP, 10, 0];
         e.ops(&[DUP, LIT + 7, SHR, BRA, known.len() as u8, 0]);
@@ -321,6 +448,50 @@ fn rules(w: &mut Writer<'_>, code: u64, at: u64) {
         e.ops(&[DROP]);
         e.address(at + offset_of!(Frames, nobody) as u64 + 8);
     });
+}
+
+/// What `row` says, of code of ours that has pushed more. Registers are saved where they were; the frame is where it was, too,
+/// but farther from the stack pointer, if it is counted from there.
+fn row_rules(w: &mut Writer<'_>, row: &Row, code: u64, at: u64) {
+    // The broken variant that the tests must catch: a frame is one word off.
+    let off = if cfg!(relpoline_broken = "row-wrong") { 8 } else { 0 };
+    w.put(&[DEF_CFA_EXPRESSION]);
+    w.block(|e| {
+        e.ops(&[BREG + row.register]);
+        e.sleb128((row.distance + off).into());
+        if row.register == RSP {
+            // The shapes of cells with a row lie behind the others.
+            look_depth_up(e, code, at, at + (offset_of!(Frames, depths) - SHAPES * CELL) as u64);
+            e.ops(&[LIT + 3, SHL, PLUS]);
+        }
+    });
+    for (register, place) in (0u8..).zip(row.saved) {
+        match (register, -i32::from(place) / 8) {
+            (RIP, 0) => w.put(&[UNDEFINED, RIP]),
+            (_, 0) => {}
+            (_, words @ 1..128) => w.put(&[OFFSET | register, words as u8]),
+            (_, words) => {
+                w.put(&[OFFSET_EXTENDED_SF, register]);
+                w.sleb128(words.into());
+            }
+        }
+    }
+}
+
+/// A table of one entry for all of `code`, by which `row` holds; it is read at `table`, and what it looks up at `at`.
+fn row_table(bytes: &mut [u8], table: u64, at: u64, code: &Range<u64>, row: &Row) -> Option<usize> {
+    let mut w = Writer { bytes, len: 24, fits: true };
+    let cie = w.cie(|w| row_rules(w, row, code.start, at));
+    let range = early(code.clone());
+    let fde = w.fde(table, cie, &range, Part::Cells);
+    w.u32(0);
+    let end = core::mem::replace(&mut w.len, 0);
+    w.put(&HEADER);
+    w.distance(table + 4, table + 24);
+    w.u32(1);
+    w.distance(table, range.start);
+    w.u32(fde as u32);
+    w.fits.then_some(end)
 }
 
 /// The first rule of slow paths.
@@ -339,10 +510,13 @@ enum Part {
     Jumps,
 }
 
+/// Everything begins one byte early: the byte before an address may be looked up instead of it.
+fn early(range: Range<u64>) -> Range<u64> {
+    range.start - 1..range.end - 1
+}
+
 /// Ranges of code, in ascending order, with what lies there.
 fn ranges(code: &Range<u64>, slow: &Range<u64>) -> impl Iterator<Item = (Range<u64>, Part)> + Clone {
-    // Everything begins one byte early: the byte before an address may be looked up instead of it.
-    let early = |range: Range<u64>| range.start - 1..range.end - 1;
     let jumps = slow.start + (slow.end - slow.start) / 2;
     let part = move |at: u64| if at < jumps { Part::Calls } else { Part::Jumps };
     let path = move |at: u64| (early(at..at + SLOW_BYTES as u64), part(at));
@@ -351,12 +525,13 @@ fn ranges(code: &Range<u64>, slow: &Range<u64>) -> impl Iterator<Item = (Range<u
     before.chain(paths).chain(core::iter::once((early(slow.end..code.end), Part::Cells)))
 }
 
+/// Version 1; `.eh_frame`'s address relative to its place, count absolute, table relative to the header.
+const HEADER: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
+
 /// `.eh_frame_hdr`, with a sorted table, and `.eh_frame` behind it, as read at `at`. Its length.
 fn header(bytes: &mut [u8], at: u64, code: &Range<u64>, slow: &Range<u64>) -> Option<usize> {
     let ranges = ranges(code, slow);
     let count = ranges.clone().count();
-    // Version 1; .eh_frame's address relative to its place, count absolute, table relative to the header.
-    let fixed = [1, 0x1b, 0x03, 0x3b];
     let frames_at = (12 + 8 * count).next_multiple_of(8);
     let mut w = Writer { bytes, len: frames_at, fits: true };
     let cies = [w.cie(|w| rules(w, code.start, at)), w.cie(first_slow_rule)];
@@ -370,7 +545,7 @@ fn header(bytes: &mut [u8], at: u64, code: &Range<u64>, slow: &Range<u64>) -> Op
     }
     w.u32(0);
     let end = core::mem::replace(&mut w.len, 0);
-    w.put(&fixed);
+    w.put(&HEADER);
     w.distance(at + 4, at + frames_at as u64);
     // The broken variant that the tests must catch: nothing is said.
     w.u32(if cfg!(relpoline_broken = "frame-missing") { 0 } else { count as u32 });
@@ -436,5 +611,43 @@ mod tests {
         assert!(frames.set_up(code.end + (1 << 40), &code, &slow).is_none());
         let mut section = [0; 4096];
         assert!(debug_section(&mut section, code.end, &code, &slow).is_some());
+    }
+
+    #[test]
+    fn a_row_has_a_table_of_its_own_that_holds_for_its_cells_alone() {
+        // SAFETY: all zero is an arena of which nothing is said.
+        let frames = unsafe { std::boxed::Box::<Frames>::new_zeroed().assume_init() };
+        let code = 0x100_0000..0x100_0000 + CODE_BYTES as u64;
+        let at = code.end;
+        let mut row = Row { register: RSP, distance: 1 << 20, saved: [0; relpoline_core::scan::ROW_REGISTERS] };
+        // Every register far away: as long as rules get.
+        row.saved.iter_mut().for_each(|place| *place = -32760);
+        let last = ROWS - 1;
+        let frame = Frame::of_row(last).unwrap();
+        assert_eq!((frame.row(), Frame::of_row(ROWS)), (Some(last), None));
+        frames.know_row(last, &row, at, &code).expect("it fits");
+        assert!(frames.know_row(ROWS, &row, at, &code).is_none());
+        frames.describe(Cell(2), 2, Shape::Flat, frame);
+        frames.describe(Cell(5), 1, Shape::Flat, Frame::UNKNOWN);
+        let table = at + (offset_of!(Frames, rows) + last * ROW_BYTES) as u64;
+        let cell = |n: u64| code.start + n * CELL as u64;
+        // The byte before a cell counts to it.
+        for (pc, expected) in [
+            (cell(2) - 2, at),
+            (cell(2) - 1, table),
+            (cell(2), table),
+            (cell(4) - 2, table),
+            (cell(4) - 1, at),
+            (cell(5), at),
+            (code.start - 1, at),
+            (code.end - 1, at),
+        ] {
+            assert_eq!(frames.header(at, code.start, pc), expected, "{pc:#x}");
+        }
+        let bytes: std::vec::Vec<u8> = frames.rows[last].iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
+        let region = relpoline_core::scan::Region { address: table, bytes: &bytes };
+        let read = relpoline_core::scan::EhFrameHdr::parse(region, region).expect("a table");
+        let range = relpoline_core::scan::Function::new(code.start - 1, code.end - 1);
+        assert_eq!((read.len(), read.get(0)), (1, Some(range)));
     }
 }

@@ -24,7 +24,7 @@ use crate::arena::{Arena, Counters};
 #[cfg(not(relpoline_broken = "gate-not-aligned"))]
 use crate::broken;
 use crate::cells::{CELL, Cell};
-use crate::frames::{Depths, Shape, depths};
+use crate::frames::{Depths, Frame, Shape, depths};
 use crate::stub;
 use core::mem::offset_of;
 #[cfg(not(relpoline_broken = "gate-not-aligned"))]
@@ -84,8 +84,8 @@ pub struct GateSpec<'a> {
     pub slow_at: u64,
     /// A fresh cell for a counting stub that keeps flags; `None` where flags are dead.
     pub counting: Option<Cell>,
-    /// The return address is on top of the stack where the site leads to its gate.
-    pub is_frameless: bool,
+    /// What lies on the stack where the site leads to its gate. Its row is known to the arena.
+    pub frame: Frame,
 }
 
 impl Gate {
@@ -141,14 +141,13 @@ impl Gate {
         // SAFETY: the caller took the cell and has not published it.
         unsafe { arena.write(cell, SHIFT, &bytes) };
         let shape = match (spec.counting, spec.thunk.first()) {
-            _ if !spec.is_frameless => Shape::Unknown,
             (Some(_), _) => Shape::JumpGate,
             (None, Some(&CALL)) => Shape::Gate,
             (None, _) => Shape::PlainGate,
         };
-        arena.describe(cell, 1, shape);
+        arena.describe(cell, 1, shape, spec.frame);
         if let Some(counting) = spec.counting {
-            arena.describe(counting, 1, if spec.is_frameless { Shape::Flat } else { Shape::Unknown });
+            arena.describe(counting, 1, Shape::Flat, spec.frame);
         }
         Ok(gate)
     }

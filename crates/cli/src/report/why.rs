@@ -54,6 +54,10 @@ const fn sentence(reason: Reason) -> &'static str {
             "It is a jump to a thunk that is no retpoline. Promotion needs the word that a retpoline overwrites itself, and \
              this one may hold the program's data. It keeps its thunk for good."
         }
+        Reason::FrameUnknown => {
+            "It is a computed goto in a function whose unwind rules are expressions (its stack is realigned, say). They \
+             would not hold in a tree, so that a profiler or an exception could lose its way. It keeps its thunk for good."
+        }
     }
 }
 

@@ -40,11 +40,13 @@ pub enum Reason {
     DryRun = 17,
     /// It jumps to a thunk that begins with no call, so no word below the stack is known to be free.
     PlainThunk = 18,
+    /// How its function unwinds at this jump cannot be said of other code.
+    FrameUnknown = 19,
 }
 
 impl Reason {
     /// All reasons, ascending by number.
-    pub const ALL: [Reason; 17] = [
+    pub const ALL: [Reason; 18] = [
         Reason::Cold,
         Reason::Learning,
         Reason::Promoted,
@@ -62,6 +64,7 @@ impl Reason {
         Reason::TextLocked,
         Reason::DryRun,
         Reason::PlainThunk,
+        Reason::FrameUnknown,
     ];
 
     /// The reason with number `n`.
@@ -97,6 +100,7 @@ impl Reason {
             Reason::TextLocked => "text cannot be changed",
             Reason::DryRun => "dry run",
             Reason::PlainThunk => "thunk without a call",
+            Reason::FrameUnknown => "frame unknown",
         }
     }
 }

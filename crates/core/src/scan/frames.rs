@@ -76,19 +76,22 @@ impl<'a> EhFrameHdr<'a> {
         (function.start == start && function.end > start).then_some(function)
     }
 
-    /// Whether the function around `address` has given its frame up there, as before a tail call: the return address is on top
-    /// of the stack. False where the unwind rules do not say so.
+    /// What the function around `address` has on the stack there.
     #[must_use]
-    pub fn is_frameless(&self, address: u64) -> bool {
+    pub fn frame_at(&self, address: u64) -> Frame {
         let look_up = || {
             let offset = i32::try_from(address.wrapping_sub(self.address).cast_signed()).ok()?;
             let at = self.starting_by(offset).checked_sub(1)?.checked_mul(ENTRY)?;
             let mut reader = Reader { bytes: self.table.get(at + 4..)? };
             let frame = self.absolute(reader.i32()?);
-            range(&self.frames, frame)?.contains(address).then_some(())?;
-            frame_address(&self.frames, frame, address)
+            range(&self.frames, frame)?.contains(address).then_some(frame)
         };
-        look_up() == Some(FRAMELESS)
+        let Some(frame) = look_up() else { return Frame::Unknown };
+        match row_at(&self.frames, frame, address).and_then(Row::check) {
+            Some(row) if row.is_frameless() => Frame::Frameless,
+            Some(row) => Frame::Row(row),
+            None => Frame::Inexpressible,
+        }
     }
 
     fn absolute(&self, offset: i32) -> u64 {
@@ -158,13 +161,86 @@ fn range(frames: &Region<'_>, frame: u64) -> Option<Function> {
     Some(Function::new(start, end))
 }
 
-/// A canonical frame address: DWARF's number of a register, and the distance from it.
-type FrameAddress = (u64, i64);
-/// rsp (7) + 8.
-const FRAMELESS: FrameAddress = (7, 8);
+/// What a function has on the stack at one of its instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// The return address is on top of the stack, as before a tail call: the function has given its frame up.
+    Frameless,
+    /// A frame that a [`Row`] describes.
+    Row(Row),
+    /// One that is described by expressions, or by rules that nobody writes.
+    Inexpressible,
+    /// No unwind rules are known.
+    Unknown,
+}
 
-/// The canonical frame address at `address`, by the FDE at `frame`; `None` where it is an expression, or is not understood.
-fn frame_address(frames: &Region<'_>, frame: u64, address: u64) -> Option<FrameAddress> {
+/// Registers of which a [`Row`] knows, by DWARF's numbers: the general ones, and the return address as number 16.
+pub const ROW_REGISTERS: usize = 17;
+/// DWARF's numbers of the stack pointer and the return address.
+const RSP: u64 = 7;
+const RETURN: usize = 16;
+
+/// Where a function's canonical frame address is at one instruction, and where its caller's registers are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// DWARF's number of the register from which the canonical frame address is counted, …
+    pub register: u8,
+    /// … and the distance of that address from it.
+    pub distance: i32,
+    /// For each register how far from the canonical frame address the caller's value lies, in bytes; 0 where the register
+    /// still holds it. A return address of 0 means that there is no caller.
+    pub saved: [i16; ROW_REGISTERS],
+}
+
+/// Says of a register that its place is not one that a row can hold.
+const ELSEWHERE: i16 = i16::MIN;
+/// As the number of the frame address' register: it is an expression.
+const EXPRESSION: u8 = u8::MAX;
+
+impl Row {
+    const EMPTY: Row = Row { register: 0, distance: 0, saved: [0; ROW_REGISTERS] };
+
+    /// Whether the canonical frame address is right above the return address: what registers it says are saved, the function
+    /// has taken back, and their places are no longer its own.
+    fn is_frameless(&self) -> bool {
+        u64::from(self.register) == RSP && self.distance == 8
+    }
+
+    /// `None` for what is not meant literally.
+    fn check(self) -> Option<Row> {
+        let is_literal = self.register < RETURN as u8 && (self.is_frameless() || !self.saved.contains(&ELSEWHERE));
+        is_literal.then_some(self)
+    }
+
+    /// The caller's value of a register is `words` times the alignment of data away from the frame address.
+    fn save(&mut self, register: u64, words: i64, alignment: i64) {
+        let place = words.checked_mul(alignment).and_then(|distance| i16::try_from(distance).ok());
+        self.set(register, place.filter(|place| *place != 0 && place % 8 == 0).unwrap_or(ELSEWHERE));
+    }
+
+    /// Beyond those known there are vector registers: of a function that saves one, nothing can be said.
+    fn set(&mut self, register: u64, place: i16) {
+        if let Some(saved) = usize::try_from(register).ok().and_then(|register| self.saved.get_mut(register)) {
+            *saved = place;
+        } else {
+            self.saved[RETURN] = ELSEWHERE;
+        }
+    }
+
+    fn count_from(&mut self, register: u64) {
+        self.register = u8::try_from(register).unwrap_or(EXPRESSION);
+    }
+
+    fn at_distance(&mut self, distance: Option<i64>) {
+        match distance.and_then(|distance| i32::try_from(distance).ok()) {
+            Some(distance) => self.distance = distance,
+            None => self.register = EXPRESSION,
+        }
+    }
+}
+
+/// The row at `address`, by the FDE at `frame`; `None` where that is not understood.
+fn row_at(frames: &Region<'_>, frame: u64, address: u64) -> Option<Row> {
     let mut reader = Reader { bytes: frames.from(frame)? };
     let mut rules = Reader { bytes: reader.sized()? };
     let cie = frame.wrapping_add(4).wrapping_sub(u64::from(rules.u32()?));
@@ -179,15 +255,14 @@ fn frame_address(frames: &Region<'_>, frame: u64, address: u64) -> Option<FrameA
     let mut program = Program {
         code_alignment: parent.uleb128()?,
         data_alignment: parent.sleb128()?,
-        frame: (0, 0),
-        remembered: [(0, 0); 8],
+        row: Row::EMPTY,
+        first: Row::EMPTY,
+        remembered: [Row::EMPTY; 8],
         depth: 0,
     };
-    if version == 1 {
-        parent.u8()?;
-    } else {
-        parent.uleb128()?;
-    }
+    let column = if version == 1 { u64::from(parent.u8()?) } else { parent.uleb128()? };
+    // In a signal frame, an address is that of the instruction that comes next.
+    (column == RETURN as u64 && !augmentation.contains(&b'S')).then_some(())?;
     if augmentation.first() == Some(&b'z') {
         for reader in [&mut parent, &mut rules] {
             let skipped = usize::try_from(reader.uleb128()?).ok()?;
@@ -195,16 +270,19 @@ fn frame_address(frames: &Region<'_>, frame: u64, address: u64) -> Option<FrameA
         }
     }
     program.run(parent, u64::MAX)?;
+    program.first = program.row;
     program.run(rules, address.wrapping_sub(start))?;
-    Some(program.frame)
+    Some(program.row)
 }
 
-/// Call frame instructions, as far as they say where the frame is.
+/// Call frame instructions.
 struct Program {
     code_alignment: u64,
     data_alignment: i64,
-    frame: FrameAddress,
-    remembered: [FrameAddress; 8],
+    row: Row,
+    /// As the CIE leaves it.
+    first: Row,
+    remembered: [Row; 8],
     depth: usize,
 }
 
@@ -215,34 +293,51 @@ impl Program {
         while !r.bytes.is_empty() {
             let op = r.u8()?;
             let mut advance = 0;
+            let scale = self.data_alignment;
             match (op >> 6, op & 0x3f) {
                 (1, by) => advance = u64::from(by),
-                (2, _) => _ = r.uleb128()?,
-                (3, _) | (0, 0x00) => {}
+                (2, register) => self.row.save(register.into(), r.uleb128()?.cast_signed(), scale),
+                (3, register) => self.restore(register.into()),
+                (0, 0x00) => {}
                 (0, 0x02) => advance = u64::from(r.u8()?),
                 (0, 0x03) => advance = u64::from(u16::from_le_bytes(r.array()?)),
                 (0, 0x04) => advance = u64::from(r.u32()?),
-                (0, 0x05 | 0x09 | 0x11 | 0x14 | 0x15 | 0x2f) => _ = (r.uleb128()?, r.uleb128()?),
-                (0, 0x06..=0x08 | 0x2e) => _ = r.uleb128()?,
+                (0, 0x05) => self.row.save(r.uleb128()?, r.uleb128()?.cast_signed(), scale),
+                (0, 0x11) => self.row.save(r.uleb128()?, r.sleb128()?, scale),
+                (0, 0x06) => self.restore(r.uleb128()?),
+                // Nobody knows what was in it, or it still holds it: without a caller, or a caller that does not want it.
+                (0, 0x07 | 0x08) => self.row.set(r.uleb128()?, 0),
+                (0, 0x09 | 0x14 | 0x15 | 0x2f) => {
+                    let register = r.uleb128()?;
+                    r.uleb128()?;
+                    self.row.set(register, ELSEWHERE);
+                }
+                (0, 0x2e) => _ = r.uleb128()?,
                 (0, 0x0a) => {
-                    *self.remembered.get_mut(self.depth)? = self.frame;
+                    *self.remembered.get_mut(self.depth)? = self.row;
                     self.depth += 1;
                 }
                 (0, 0x0b) => {
                     self.depth = self.depth.checked_sub(1)?;
-                    self.frame = *self.remembered.get(self.depth)?;
+                    self.row = *self.remembered.get(self.depth)?;
                 }
-                (0, 0x0c) => self.frame = (r.uleb128()?, r.uleb128()?.cast_signed()),
-                (0, 0x0d) => self.frame.0 = r.uleb128()?,
-                (0, 0x0e) => self.frame.1 = r.uleb128()?.cast_signed(),
-                (0, 0x12) => self.frame = (r.uleb128()?, r.sleb128()?.checked_mul(self.data_alignment)?),
-                (0, 0x13) => self.frame.1 = r.sleb128()?.checked_mul(self.data_alignment)?,
+                (0, 0x0c) => {
+                    self.row.count_from(r.uleb128()?);
+                    self.row.at_distance(Some(r.uleb128()?.cast_signed()));
+                }
+                (0, 0x0d) => self.row.count_from(r.uleb128()?),
+                (0, 0x0e) => self.row.at_distance(Some(r.uleb128()?.cast_signed())),
+                (0, 0x12) => {
+                    self.row.count_from(r.uleb128()?);
+                    self.row.at_distance(r.sleb128()?.checked_mul(scale));
+                }
+                (0, 0x13) => self.row.at_distance(r.sleb128()?.checked_mul(scale)),
                 (0, 0x0f) => {
-                    self.frame = (u64::MAX, 0);
+                    self.row.register = EXPRESSION;
                     r.skip_block()?;
                 }
                 (0, 0x10 | 0x16) => {
-                    r.uleb128()?;
+                    self.row.set(r.uleb128()?, ELSEWHERE);
                     r.skip_block()?;
                 }
                 _ => return None,
@@ -253,6 +348,11 @@ impl Program {
             }
         }
         Some(())
+    }
+
+    fn restore(&mut self, register: u64) {
+        let first = usize::try_from(register).ok().and_then(|register| self.first.saved.get(register));
+        self.row.set(register, first.copied().unwrap_or(ELSEWHERE));
     }
 }
 

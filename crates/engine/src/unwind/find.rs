@@ -5,7 +5,7 @@
 //! and it is one aligned word, which can be changed under running threads, and put back. Where the function looks
 //! otherwise, nothing is changed, and such unwinders see what they saw before there was this: an address that nobody knows.
 
-use super::covered;
+use super::covered_at;
 use crate::sandbox;
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -36,7 +36,7 @@ static LINK_MAP: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 /// # Safety
 /// As for `_dl_find_object`.
 pub unsafe extern "C" fn find_object(pc: *mut c_void, found: *mut Found) -> c_int {
-    if let Some((_, range, header)) = covered().find(|(_, range, _)| range.contains(&(pc as u64))) {
+    if let Some((range, header)) = covered_at(pc as u64) {
         // SAFETY: the caller's structure.
         unsafe {
             *found = Found {

@@ -6,6 +6,7 @@ use crate::table::DynamicCall;
 use core::sync::atomic::Ordering::Relaxed;
 use relpoline_core::arch::Reg;
 use relpoline_learn::Memory;
+use relpoline_text::frames::Frame;
 use relpoline_text::gate::{Gate, GateSpec};
 
 impl Tables {
@@ -42,7 +43,7 @@ impl Tables {
             thunk_at: text_gate + 5,
             slow_at,
             counting: None,
-            is_frameless: true,
+            frame: Frame::NONE,
         };
         let gate = Gate::build(&group.arena, cell, &spec).ok()?;
         let at = gate.address(&group.arena);
