@@ -1,6 +1,7 @@
 //! What a run is given: input, packet, buffers, and how it is executed.
 
 use crate::code::Body;
+use crate::frame::After;
 use crate::hits;
 use crate::region::Region;
 use crate::run::{BUFFERS, Run, Window};
@@ -22,6 +23,7 @@ pub enum Engine {
 pub struct Invocation<'a> {
     pub(crate) input: &'a mut [u8],
     packet: Option<Region>,
+    pub(crate) after: Option<&'a mut After>,
     buffers: [Region; BUFFERS],
     used: usize,
     pub(crate) engine: Engine,
@@ -32,7 +34,7 @@ impl<'a> Invocation<'a> {
     /// A run with `input` as r1, its length as r2, and as the packet.
     pub fn new(input: &'a mut [u8]) -> Self {
         let (packet, buffers) = (None, [Region::default(); BUFFERS]);
-        Invocation { input, packet, buffers, used: 0, engine: Engine::default(), clear_stack: false }
+        Invocation { input, packet, after: None, buffers, used: 0, engine: Engine::default(), clear_stack: false }
     }
 
     /// Chooses how it is executed.
@@ -59,9 +61,10 @@ impl<'a> Invocation<'a> {
         self.buffer(bytes)
     }
 
-    /// Names a part of the input as the packet.
-    pub(crate) fn packet_within(mut self, packet: Region) -> Self {
+    /// Names a part of the input as the packet, and where the run is to leave what became of it.
+    pub(crate) fn packet_within(mut self, packet: Region, after: &'a mut After) -> Self {
         self.packet = Some(packet);
+        self.after = Some(after);
         self
     }
 
@@ -92,6 +95,9 @@ pub(crate) fn new_run(body: &Body, invocation: &Invocation<'_>, stack: (u64, u64
         stack_start: stack.0,
         buffers: invocation.buffers,
         packet: invocation.packet.unwrap_or(Region { start: input, len, writable: true }),
+        frame: invocation.after.as_ref().map(|after| after.frame),
+        redirect: None,
+        ring: 0,
         kind: None,
     }
 }

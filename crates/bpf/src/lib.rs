@@ -80,11 +80,12 @@
 //! | `learn`, `promotion` | computed tail calls: learning, promoting, telling why |
 //! | `run`, `region`, `stack` | the memory of a run, and bounds checks |
 //! | `program`, `code`, `invocation`, `trap`, `hits` | loading, what a program consists of, running, how runs end |
-//! | `packet`, `section` | contexts as the kernel's programs expect them, and which one a program expects |
+//! | `packet`, `frame`, `section` | contexts as the kernel's programs expect them, where a packet begins and ends, and which context a program expects |
+//! | `redirect` | where packets go |
 //! | `array` | program arrays: updates, swaps, patch sites |
 //! | `elf` | object files |
 //! | [`listing`] | instructions as text, beside the machine code they became |
-//! | `map`, `slot`, `helper`, `printk` | maps, whose values per CPU are whose, and helpers |
+//! | `map`, `slot`, `helper` | maps, whose values per CPU are whose, and helpers |
 //! | `reclaim`, `space`, `inherited` | grace periods; code memory; forked children |
 
 mod array;
@@ -94,6 +95,7 @@ mod code;
 pub mod constant;
 pub mod decode;
 mod elf;
+mod frame;
 mod helper;
 mod hits;
 mod inherited;
@@ -106,10 +108,10 @@ pub mod listing;
 mod map;
 pub mod op;
 mod packet;
-mod printk;
 mod program;
 mod promotion;
 mod reclaim;
+mod redirect;
 mod region;
 mod run;
 mod runtime;
@@ -130,6 +132,7 @@ pub use map::{Map, MapError, MapKind, MapSpec, Mode};
 pub use packet::{ContextKind, NoLowMemory, PacketBuffer};
 pub use program::{Checks, LoadError, LoadErrorKind, MapHandle, Options, Program, Source};
 pub use promotion::{HotTarget, VariableCall};
+pub use redirect::{Redirect, Way};
 pub use relpoline_core::policy::Reason;
 pub use runtime::{Runtime, RuntimeBuilder, RuntimeError};
 pub use section::{Expects, expects};

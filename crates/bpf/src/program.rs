@@ -22,6 +22,7 @@ use crate::invocation::{Engine, Invocation};
 use crate::jit::CompileError;
 use crate::map::Map;
 use crate::op::Op;
+use crate::packet::ContextKind;
 use crate::reclaim::{self, Section};
 use crate::runtime::{Runtime, Shared};
 use crate::stack::Taken;
@@ -256,6 +257,13 @@ impl Program {
             Engine::Interpreter => unsafe { interp::run(code, input, len, &mut run) }.unwrap_or(0),
         };
         drop(section);
+        if let Some(after) = invocation.after {
+            after.redirect = run.redirect.filter(|_| run.kind.is_none() && is_redirected(after.frame.kind, result));
+            after.frame = run.frame.unwrap_or(after.frame);
+            if let (Some(redirect), Some(deliver)) = (&after.redirect, &shared.deliver) {
+                deliver(redirect, &run.packet_bytes());
+            }
+        }
         // Nor free anything of its parent's: whoever held a lock there at the fork holds it for ever here.
         if !inherited {
             reclaim::reap_if_crowded();
@@ -269,6 +277,11 @@ impl Program {
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.core.body.shared
     }
+}
+
+/// Whether `result` is the verdict that the packet goes where helpers said: `XDP_REDIRECT`, `TC_ACT_REDIRECT`.
+fn is_redirected(kind: ContextKind, result: u64) -> bool {
+    result as u32 == if kind == ContextKind::Xdp { 4 } else { 7 }
 }
 
 fn map_refs(runtime: &Runtime, maps: &[MapHandle]) -> Option<Vec<MapRef>> {

@@ -10,7 +10,9 @@
 //! last. What neither allows, [`Run::check`] looks up among all regions of the run, and moves the second
 //! window there.
 
+use crate::frame::Frame;
 use crate::op::Size;
+use crate::redirect::Redirect;
 use crate::region::Region;
 use crate::runtime::Shared;
 use crate::trap::TrapKind;
@@ -70,6 +72,12 @@ pub struct Run {
     pub buffers: [Region; BUFFERS],
     /// The packet, for helpers that load from it.
     pub packet: Region,
+    /// The same, and how far it may move, where there is a context.
+    pub frame: Option<Frame>,
+    /// Where the packet is to go, as helpers have it so far.
+    pub redirect: Option<Redirect>,
+    /// The ring buffer that was used last.
+    pub ring: u64,
     /// What went wrong.
     pub kind: Option<TrapKind>,
 }
@@ -116,6 +124,13 @@ impl Run {
     /// `len` bytes at `address` for a helper to write.
     pub fn bytes_mut(&self, address: u64, len: u64) -> Result<*mut u8, TrapKind> {
         self.range(address, len, true)
+    }
+
+    /// The packet as it is now.
+    pub fn packet_bytes(&self) -> Vec<u8> {
+        let Region { start, len, .. } = self.packet;
+        // SAFETY: the run's own packet.
+        (0..len).map(|i| unsafe { ((start + i) as *const u8).read_volatile() }).collect()
     }
 
     fn range(&self, address: u64, len: u64, write: bool) -> Result<*mut u8, TrapKind> {

@@ -12,16 +12,17 @@
 
 use crate::array::Links;
 use crate::branches::IndirectBranches;
-use crate::helper::{Helpers, Printk};
+use crate::helper::{Deliver, Helpers, Printk};
 use crate::jit::Stubs;
 use crate::learn::near::Near;
-use crate::map::MapBody;
+use crate::map::{MapBody, MapOwner};
+use crate::redirect::Redirect;
 use crate::region::Regions;
 use crate::space::Space;
 use relpoline_text::arena::ArenaError;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
 /// Most maps of one runtime at a time.
 pub const MAPS: usize = 4096;
@@ -97,11 +98,15 @@ pub struct Shared {
     pub helpers: Helpers,
     /// Where printed lines go.
     pub printk: Box<Printk>,
+    /// Who takes packets that are redirected.
+    pub deliver: Option<Box<Deliver>>,
     /// Program arrays, their slots and patch sites.
     links: Mutex<Links>,
     /// An update of arrays has come to its end.
     updated: Condvar,
     names: Mutex<HashMap<u32, Arc<str>>>,
+    /// Maps that are one for all objects, by name, for as long as somebody has them.
+    pins: Mutex<HashMap<String, Weak<MapOwner>>>,
     next_program: AtomicU32,
 }
 
@@ -115,6 +120,11 @@ impl Shared {
 
     fn names(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Arc<str>>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Maps that are one for all objects.
+    pub fn pins(&self) -> std::sync::MutexGuard<'_, HashMap<String, Weak<MapOwner>>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets a program's number.
@@ -184,6 +194,7 @@ impl From<ArenaError> for RuntimeError {
 pub struct RuntimeBuilder {
     helpers: Helpers,
     printk: Option<Box<Printk>>,
+    deliver: Option<Box<Deliver>>,
     branches: IndirectBranches,
 }
 
@@ -209,6 +220,14 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn printk(mut self, print: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.printk = Some(Box::new(print));
+        self
+    }
+
+    /// Who takes packets that programs redirect: when a run over a [`crate::PacketBuffer`] ends so, and when a program sends a
+    /// copy (`bpf_clone_redirect`), within its run. Without one, copies are lost.
+    #[must_use]
+    pub fn deliver(mut self, deliver: impl Fn(&Redirect, &[u8]) + Send + Sync + 'static) -> Self {
+        self.deliver = Some(Box::new(deliver));
         self
     }
 
@@ -240,9 +259,11 @@ impl RuntimeBuilder {
             maps: Table::new(),
             helpers: self.helpers,
             printk: self.printk.unwrap_or_else(|| Box::new(|_| ())),
+            deliver: self.deliver,
             links: Mutex::default(),
             updated: Condvar::new(),
             names: Mutex::default(),
+            pins: Mutex::default(),
             next_program: AtomicU32::new(0),
         })))
     }

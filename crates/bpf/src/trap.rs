@@ -33,6 +33,9 @@ pub enum TrapKind {
     /// A helper refused its arguments.
     #[error("a helper refused its arguments")]
     Refused,
+    /// A helper was called that needs a context of another kind than the run's: `xdp_md`, or `__sk_buff`.
+    #[error("a helper needs a context of another kind than this run has")]
+    WrongContext,
     /// A helper panicked. (Where the host is built with `panic = "abort"`, the process ends instead.)
     #[error("a helper panicked")]
     Panicked,

@@ -136,7 +136,7 @@ fn whatever_a_helper_throws_is_caught() {
         .build()
         .unwrap();
     for engine in ENGINES {
-        for text in ["call 1000\nexit", "stdw [%r10-8], 37\nmov %r1, %r10\nadd %r1, -8\nmov %r2, 2\ncall 6\nexit"] {
+        for text in ["call 1000\nexit", "stdw [%r10-8], 97\nmov %r1, %r10\nadd %r1, -8\nmov %r2, 2\ncall 6\nexit"] {
             let trap = load(&runtime, "p", text, &[]).invoke(Invocation::new(&mut []).engine(engine)).unwrap_err();
             assert_eq!(trap.kind, TrapKind::Panicked);
         }

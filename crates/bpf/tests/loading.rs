@@ -29,8 +29,8 @@ fn what_cannot_run_is_left_out_and_said() {
     let refused: Vec<_> = object.refused().iter().map(|(name, why)| (name.as_str(), why.to_string())).collect();
     let why = |name: &str| &refused.iter().find(|(n, _)| *n == name).unwrap_or_else(|| panic!("{name} runs")).1;
     assert!(why("needs_helper").ends_with("there is no helper 9999"), "{}", why("needs_helper"));
-    for name in ["needs_map", "devices"] {
-        assert!(why(name).ends_with("maps of kind devmap are not supported"), "{}", why(name));
+    for name in ["needs_map", "storage"] {
+        assert!(why(name).ends_with("maps of kind sk_storage are not supported"), "{}", why(name));
     }
     assert!(why("needs_type").contains("CO-RE relocation against 'task_struct'"), "{}", why("needs_type"));
     assert!(why("needs_function").ends_with("'outside' is not defined in the file"), "{}", why("needs_function"));

@@ -56,7 +56,7 @@ fn what_cannot_run_is_named() {
     let run = |arguments: &[&str]| relpoline(&["run", file.to_str().unwrap()]).args(arguments).output().unwrap();
     let output = run(&["--prog", "fine"]);
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(0), "0x2\n"));
-    assert!(text(&output).contains("needs_helper was left out: ") && text(&output).contains("devices was left out: "));
+    assert!(text(&output).contains("needs_helper was left out: ") && text(&output).contains("storage was left out: "));
     let output = run(&["--prog", "needs_type"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("program needs_type cannot be loaded: "), "{}", text(&output));

@@ -151,6 +151,13 @@ impl<'a> Btf<'a> {
         word(self.data, array.more + 8)
     }
 
+    /// The type that the elements of array `id` point to.
+    pub fn pointed_element(&self, id: u32) -> Option<u32> {
+        let array = self.strip(id).filter(|t| t.kind() == kind::ARRAY)?;
+        let pointer = self.strip(word(self.data, array.more)?).filter(|t| t.kind() == kind::PTR)?;
+        Some(pointer.size_or_type)
+    }
+
     /// The size of the type that pointer `id` points to.
     pub fn pointed_size(&self, id: u32) -> Option<u32> {
         let pointer = self.strip(id).filter(|t| t.kind() == kind::PTR)?;

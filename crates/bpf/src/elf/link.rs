@@ -86,12 +86,12 @@ impl<'a> Code<'a> {
         Ok(Code { texts, functions, definitions })
     }
 
-    /// The programs: functions of all sections but `.text`, or of `.text` if there is nothing else.
-    pub fn programs(&self) -> Result<Vec<Found>, ObjectError> {
+    /// The programs that are wanted: functions of all sections but `.text`, or of `.text` if there is nothing else.
+    pub fn programs(&self, wanted: &impl Fn(&str) -> bool) -> Result<Vec<Found>, ObjectError> {
         let only_text = self.texts.values().all(|text| text.name == ".text");
         let is_program = |f: &&(String, Function)| only_text || self.texts[&f.1.section].name != ".text";
         let mut left = MOST_OF_ALL;
-        let programs = self.functions.iter().filter(is_program);
+        let programs = self.functions.iter().filter(is_program).filter(|(name, _)| wanted(name));
         programs
             .map(|(name, function)| {
                 let linked = self.link(name, function);

@@ -17,8 +17,12 @@ pub struct Definition {
     pub spec: MapSpec,
     /// Initial content of the only value of a data section.
     pub content: Option<Vec<u8>>,
-    /// Where the pointers to initial programs begin in the section.
-    pub programs_at: Option<u64>,
+    /// Where the pointers to initial programs or maps begin in the section.
+    pub values_at: Option<u64>,
+    /// What the maps are like that a map of maps holds.
+    pub inner: Option<MapSpec>,
+    /// Whether it is one for all objects of a runtime (`LIBBPF_PIN_BY_NAME`).
+    pub pinned: bool,
     /// Why there is no such map: programs that refer to it cannot be loaded.
     pub refused: Option<ObjectError>,
 }
@@ -34,12 +38,20 @@ impl Definition {
             max_entries: 0,
             read_only: false,
         };
-        Definition { section, range, spec, content: None, programs_at: None, refused: Some(why) }
+        Definition { refused: Some(why), ..Definition::of(section, range, spec) }
+    }
+
+    /// A map without content.
+    fn of(section: SectionIndex, range: std::ops::Range<u64>, spec: MapSpec) -> Definition {
+        let (content, values_at, inner, refused) = (None, None, None, None);
+        Definition { section, range, spec, content, values_at, inner, pinned: false, refused }
     }
 }
 
 /// `BPF_F_RDONLY_PROG` of a map's flags.
 const RDONLY_PROG: u32 = 1 << 7;
+/// `LIBBPF_PIN_BY_NAME`.
+const PIN_BY_NAME: u32 = 1;
 
 /// Kinds by their number in `enum bpf_map_type`.
 fn kind(number: u32) -> Option<MapKind> {
@@ -47,11 +59,22 @@ fn kind(number: u32) -> Option<MapKind> {
         1 => MapKind::Hash,
         2 => MapKind::Array,
         3 => MapKind::ProgArray,
+        4 => MapKind::PerfEventArray,
         5 => MapKind::PerCpuHash,
         6 => MapKind::PerCpuArray,
         9 => MapKind::LruHash,
         10 => MapKind::LruPerCpuHash,
+        11 => MapKind::LpmTrie,
+        12 => MapKind::ArrayOfMaps,
+        13 => MapKind::HashOfMaps,
+        14 => MapKind::DevMap,
+        16 => MapKind::CpuMap,
+        17 => MapKind::XskMap,
+        22 => MapKind::Queue,
+        23 => MapKind::Stack,
+        25 => MapKind::DevMapHash,
         27 => MapKind::RingBuf,
+        30 => MapKind::BloomFilter,
         _ => return None,
     })
 }
@@ -133,21 +156,16 @@ fn data_map(name: &str, section: &Section<'_, '_>) -> Result<Definition, ObjectE
         return Err(ObjectError::section(name, "initial values that are addresses are not supported"));
     }
     let content = section.data().map_err(ObjectError::elf)?.to_vec();
-    Ok(Definition {
-        section: section.index(),
-        range: 0..size,
-        spec: MapSpec {
-            name: name.into(),
-            kind: MapKind::Array,
-            key_size: 4,
-            value_size,
-            max_entries: 1,
-            read_only: name.starts_with(".rodata"),
-        },
-        content: (!content.is_empty()).then_some(content),
-        programs_at: None,
-        refused: None,
-    })
+    let spec = MapSpec {
+        name: name.into(),
+        kind: MapKind::Array,
+        key_size: 4,
+        value_size,
+        max_entries: 1,
+        read_only: name.starts_with(".rodata"),
+    };
+    let content = (!content.is_empty()).then_some(content);
+    Ok(Definition { content, ..Definition::of(section.index(), 0..size, spec) })
 }
 
 fn legacy_maps(file: &File<'_>, section: &Section<'_, '_>, all: &mut Vec<Definition>) -> Result<(), ObjectError> {
@@ -173,7 +191,7 @@ fn legacy_maps(file: &File<'_>, section: &Section<'_, '_>, all: &mut Vec<Definit
         let flags = long.and_then(|flags| flags.try_into().ok()).map_or(0, u32::from_le_bytes);
         let read_only = flags & RDONLY_PROG != 0;
         let spec = MapSpec { name: name.into(), kind, key_size, value_size, max_entries, read_only };
-        all.push(Definition { section: section.index(), range, spec, content: None, programs_at: None, refused: None });
+        all.push(Definition::of(section.index(), range, as_libbpf(spec)));
     }
     Ok(())
 }
@@ -189,26 +207,30 @@ fn btf_maps(file: &File<'_>, section: &Section<'_, '_>, all: &mut Vec<Definition
         let symbol = symbol.ok_or_else(|| ObjectError::map(name, "it has no symbol"))?;
         let (at, size) = (symbol.address(), symbol.size());
         let range = at..at.saturating_add(size);
-        match btf_spec(&btf, name, kind) {
-            Ok((spec, programs)) => {
-                let programs_at = programs.map(|offset| at.saturating_add(offset.into()));
-                all.push(Definition {
-                    section: section.index(),
-                    range,
-                    spec,
-                    content: None,
-                    programs_at,
-                    refused: None,
-                });
-            }
+        match btf_spec(&btf, name, kind, true) {
+            Ok(described) => all.push(Definition {
+                values_at: described.values.map(|offset| at.saturating_add(offset.into())),
+                inner: described.inner,
+                pinned: described.pinned,
+                ..Definition::of(section.index(), range, described.spec)
+            }),
             Err(why) => all.push(Definition::refused(section.index(), range, name, why)),
         }
     }
     Ok(())
 }
 
-/// The map that structure `kind` describes, and where its initial programs are.
-fn btf_spec(btf: &Btf<'_>, name: &str, id: u32) -> Result<(MapSpec, Option<u32>), ObjectError> {
+/// What a structure says of a map.
+struct Described {
+    spec: MapSpec,
+    /// Where in it the initial programs or maps are.
+    values: Option<u32>,
+    inner: Option<MapSpec>,
+    pinned: bool,
+}
+
+/// The map that structure `id` describes. Those within maps are not `outer`.
+fn btf_spec(btf: &Btf<'_>, name: &str, id: u32, outer: bool) -> Result<Described, ObjectError> {
     let mut spec = MapSpec {
         name: name.into(),
         kind: MapKind::Array,
@@ -217,7 +239,7 @@ fn btf_spec(btf: &Btf<'_>, name: &str, id: u32) -> Result<(MapSpec, Option<u32>)
         max_entries: 0,
         read_only: false,
     };
-    let (mut found, mut programs) = (None, None);
+    let (mut found, mut values, mut pinned) = (None, None, false);
     for member in btf.members(id) {
         let wrong = || ObjectError::map(name, "a member of its definition has an unexpected type");
         match member.name {
@@ -227,13 +249,37 @@ fn btf_spec(btf: &Btf<'_>, name: &str, id: u32) -> Result<(MapSpec, Option<u32>)
             "max_entries" => spec.max_entries = btf.pointed_count(member.kind).ok_or_else(wrong)?,
             "key" => spec.key_size = btf.pointed_size(member.kind).ok_or_else(wrong)?,
             "value" => spec.value_size = btf.pointed_size(member.kind).ok_or_else(wrong)?,
-            "values" => programs = Some(member.offset),
+            "values" => values = Some(member),
             "map_flags" => spec.read_only = btf.pointed_count(member.kind).ok_or_else(wrong)? & RDONLY_PROG != 0,
+            "pinning" => pinned = btf.pointed_count(member.kind).ok_or_else(wrong)? == PIN_BY_NAME,
             // Other flags and the like change nothing that matters here.
             _ => {}
         }
     }
     let found = found.ok_or_else(|| ObjectError::map(name, "its definition names no kind"))?;
     spec.kind = kind(found).ok_or_else(|| unsupported(name, found))?;
-    Ok((spec, programs))
+    let mut inner = None;
+    if spec.kind.holds_maps() {
+        let structure = values.and_then(|member| btf.pointed_element(member.kind)).filter(|_| outer);
+        let structure =
+            structure.ok_or_else(|| ObjectError::map(name, "its definition does not say what maps it holds"))?;
+        inner = Some(btf_spec(btf, &format!("{name}.inner"), structure, false)?.spec);
+    }
+    Ok(Described { spec: as_libbpf(spec), values: values.map(|member| member.offset), inner, pinned })
+}
+
+/// What libbpf makes of sizes before it asks the kernel for a map.
+fn as_libbpf(mut spec: MapSpec) -> MapSpec {
+    const PAGE: u32 = 4096;
+    let fixed = matches!(spec.kind, MapKind::PerfEventArray | MapKind::ProgArray) || spec.kind.holds_maps();
+    if fixed && spec.value_size == 0 {
+        spec.value_size = 4;
+    }
+    if fixed && spec.key_size == 0 {
+        spec.key_size = 4;
+    }
+    if spec.kind == MapKind::RingBuf && spec.max_entries <= 1 << 30 {
+        spec.max_entries = spec.max_entries.max(PAGE).next_power_of_two();
+    }
+    spec
 }

@@ -143,10 +143,25 @@ impl Object {
         options: Options,
         shared: &[(String, MapHandle)],
     ) -> Result<Object, ObjectError> {
+        Object::load_only(runtime, bytes, options, shared, |_| true)
+    }
+
+    /// As [`Object::load_sharing`], and only those programs whose names are `wanted`. Slots of program arrays that were to
+    /// hold others are empty.
+    ///
+    /// # Errors
+    /// As for [`Object::load_sharing`].
+    pub fn load_only(
+        runtime: &Runtime,
+        bytes: &[u8],
+        options: Options,
+        shared: &[(String, MapHandle)],
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Object, ObjectError> {
         let file = parse(bytes)?;
         let definitions = maps::definitions(&file)?;
         let code = Code::read(&file, &definitions)?;
-        let found = code.programs()?;
+        let found = code.programs(&wanted)?;
         let made = make_maps(runtime, &definitions, shared)?;
         let is_made = |(name, map): &(String, Result<MapHandle, ObjectError>)| Some((name.clone(), map.clone().ok()?));
         let maps: Vec<(String, MapHandle)> = made.iter().filter_map(is_made).collect();
@@ -171,7 +186,7 @@ impl Object {
         }
         refused.extend(made.into_iter().filter_map(|(name, map)| Some((name, map.err()?))));
         let mut object = Object { programs, maps, refused };
-        object.fill_arrays(&file, &definitions, &places, shared)?;
+        object.fill_arrays(&file, &definitions, &places, shared, wanted)?;
         Ok(object)
     }
 
@@ -218,44 +233,62 @@ impl Object {
         })
     }
 
-    /// Puts in place what `__array(values, …)` says program arrays hold.
+    /// Puts in place what `__array(values, …)` says arrays of programs and of maps hold.
     fn fill_arrays(
         &mut self,
         file: &File<'_>,
         definitions: &[Definition],
         places: &[Place],
         shared: &[(String, MapHandle)],
+        wanted: impl Fn(&str) -> bool,
     ) -> Result<(), ObjectError> {
         let Some(section) = file.section_by_name(".maps") else { return Ok(()) };
         for (offset, relocation) in section.relocations() {
             let holds = |d: &&Definition| d.section == section.index() && d.range.contains(&offset);
             let Some(definition) = definitions.iter().find(holds) else { continue };
-            let name = &definition.spec.name;
-            let (Some(array), Some(first)) = (self.array(name), definition.programs_at) else { continue };
+            let (name, Some(first)) = (&definition.spec.name, definition.values_at) else { continue };
             if shared.iter().any(|(n, _)| n == name) {
                 continue;
             }
-            let found = initial(file, &relocation);
-            let program = found.as_ref().and_then(|(_, at)| self.programs.get(places.iter().position(|p| p == at)?));
+            let index = offset.checked_sub(first).map_or(u64::MAX, |bytes| bytes / 8);
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            let Some((called, at)) = initial(file, &relocation) else {
+                return Err(ObjectError::map(name, "an initial value has no symbol"));
+            };
+            if let Some(outer) = self.map(name) {
+                self.put_initial(outer, index, definitions, &at)?;
+                continue;
+            }
+            let Some(array) = self.array(name) else { continue };
+            let program = places.iter().position(|p| *p == at).and_then(|found| self.programs.get(found));
             let Some(program) = program else {
-                let is_refused = found.is_some_and(|(called, _)| self.refused.iter().any(|(name, _)| *name == called));
-                if is_refused {
+                if !wanted(&called) || self.refused.iter().any(|(name, _)| *name == called) {
                     continue;
                 }
                 return Err(ObjectError::map(name, "an initial value is not a program"));
             };
-            let index = offset.checked_sub(first).map_or(u64::MAX, |bytes| bytes / 8);
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
             array.update(index, Some(program)).map_err(|error| ObjectError::Initial { map: name.clone(), error })?;
         }
         Ok(())
+    }
+
+    /// Makes the map whose definition is at `at` an entry of `outer`, unless it could not be made.
+    fn put_initial(&self, outer: &Map, index: u32, definitions: &[Definition], at: &Place) -> Result<(), ObjectError> {
+        let name = &outer.spec().name;
+        let is_there = |d: &&Definition| d.section == at.0 && d.range.contains(&at.1);
+        let inner = definitions.iter().find(is_there);
+        let inner = inner.ok_or_else(|| ObjectError::map(name, "an initial value is not a map"))?;
+        let Some(map) = self.map(&inner.spec.name) else { return Ok(()) };
+        let mut key = index.to_le_bytes().to_vec();
+        key.resize(outer.spec().key_size as usize, 0);
+        outer.put(&key, map, Mode::Any).map_err(|error| ObjectError::Map { map: name.clone(), error })
     }
 }
 
 /// Section and first instruction of a program.
 type Place = (SectionIndex, u64);
 
-/// The program that an initial value's relocation names: its name, and where it is.
+/// The program or map that an initial value's relocation names: its name, and where it is.
 fn initial(file: &File<'_>, relocation: &object::Relocation) -> Option<(String, Place)> {
     let RelocationTarget::Symbol(index) = relocation.target() else { return None };
     let symbol = file.symbol_by_index(index).ok()?;
@@ -289,10 +322,25 @@ fn make_maps(
         }
         match shared.iter().find(|(other, _)| *other == name && !other.starts_with('.')) {
             Some((_, map)) => same(spec, map).map(|()| (name, Ok(map.clone()))),
+            None if definition.pinned => Ok((name, make_pinned(runtime, definition)?)),
             None => Ok((name, make_one(runtime, definition))),
         }
     };
     definitions.iter().map(make).collect()
+}
+
+/// The runtime's map of that name that was loaded to be one for all, or a new one.
+fn make_pinned(runtime: &Runtime, definition: &Definition) -> Result<Result<MapHandle, ObjectError>, ObjectError> {
+    let mut pins = runtime.shared().pins();
+    if let Some(owner) = pins.get(&definition.spec.name).and_then(std::sync::Weak::upgrade) {
+        let map = MapHandle::Map(Map(owner));
+        return same(&definition.spec, &map).map(|()| Ok(map));
+    }
+    let made = make_one(runtime, definition);
+    if let Ok(MapHandle::Map(map)) = &made {
+        pins.insert(definition.spec.name.clone(), Arc::downgrade(&map.0));
+    }
+    Ok(made)
 }
 
 fn make_one(runtime: &Runtime, definition: &Definition) -> Result<MapHandle, ObjectError> {
@@ -302,6 +350,9 @@ fn make_one(runtime: &Runtime, definition: &Definition) -> Result<MapHandle, Obj
         return Ok(MapHandle::Array(ProgArray::from_spec(runtime, spec).map_err(fail)?));
     }
     let map = Map::new(runtime, spec).map_err(fail)?;
+    if let Some(inner) = &definition.inner {
+        map.set_inner(inner.clone());
+    }
     if let Some(content) = &definition.content {
         map.set(&[0; 4], content, Mode::Any).map_err(fail)?;
     }

@@ -116,13 +116,13 @@ impl Hash {
         }
     }
 
-    /// Deletes the entry of `key`.
-    pub fn remove(&self, key: &[u8]) -> Result<(), MapError> {
+    /// Deletes the entry of `key`: the number of its value.
+    pub fn remove(&self, key: &[u8]) -> Result<usize, MapError> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let index = entries.by_key.remove(key).ok_or(MapError::NotFound)?;
         entries.keys[index as usize] = None;
         entries.free.push(index);
-        Ok(())
+        Ok(index as usize)
     }
 
     /// All keys.

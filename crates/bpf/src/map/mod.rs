@@ -10,20 +10,35 @@
 //! |---|---|---|
 //! | array, per-CPU array | [`values`] | values by index |
 //! | hash, LRU hash, each also per CPU | `hash` | an index of keys to preallocated values |
+//! | device map, CPU map, socket map | `hash` | where packets are redirected to; of programs, read only |
+//! | trie of prefixes | `lpm` | the longest prefix of a key |
+//! | queue, stack | `line` | values in the order in which they were pushed |
+//! | Bloom filter | `bloom` | whether a value was perhaps pushed |
+//! | array or hash of maps | `hash` | handles of maps |
 //! | ring buffer | `ring` | records from programs to the host |
+//! | event array | `events` | records from programs to the host |
 //! | program array | [`crate::array`] | tail calls |
 
+mod bloom;
+mod events;
 mod hash;
+mod line;
+mod lpm;
 mod ring;
 pub mod values;
 
 use crate::region::Region;
 use crate::runtime::Shared;
 use crate::slot;
+use bloom::Bloom;
+use events::Events;
 use hash::Hash;
+use line::Line;
+use lpm::Lpm;
 use ring::Ring;
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use values::Values;
 
 /// Kinds of maps.
@@ -45,6 +60,46 @@ pub enum MapKind {
     ProgArray,
     /// Records from programs to the host.
     RingBuf,
+    /// Records from programs to the host, in the manner of performance events.
+    PerfEventArray,
+    /// Devices by index, for redirected packets. A value is `struct bpf_devmap_val`, or only the device's number.
+    DevMap,
+    /// Devices by any 32-bit key.
+    DevMapHash,
+    /// Queues of CPUs by the CPU's number, for redirected packets. A value is `struct bpf_cpumap_val`, or only the length.
+    CpuMap,
+    /// Sockets by index, for redirected packets; what the host's numbers mean is up to the host.
+    XskMap,
+    /// Values by prefix: a lookup finds that of the longest prefix.
+    LpmTrie,
+    /// Values, first in, first out.
+    Queue,
+    /// Values, last in, first out.
+    Stack,
+    /// Whether a value was perhaps pushed.
+    BloomFilter,
+    /// Maps by index.
+    ArrayOfMaps,
+    /// Maps by key.
+    HashOfMaps,
+}
+
+impl MapKind {
+    /// Whether entries have a 32-bit index below the map's size, and exist only once they are set.
+    fn is_sparse(self) -> bool {
+        matches!(self, MapKind::DevMap | MapKind::CpuMap | MapKind::XskMap | MapKind::ArrayOfMaps)
+    }
+
+    /// Whether packets can be redirected through it.
+    pub(crate) fn redirects(self) -> bool {
+        matches!(self, MapKind::DevMap | MapKind::DevMapHash | MapKind::CpuMap | MapKind::XskMap)
+    }
+
+    /// Whether its values are maps.
+    #[must_use]
+    pub fn holds_maps(self) -> bool {
+        matches!(self, MapKind::ArrayOfMaps | MapKind::HashOfMaps)
+    }
 }
 
 /// What a map is to be.
@@ -54,11 +109,11 @@ pub struct MapSpec {
     pub name: String,
     /// Kind.
     pub kind: MapKind,
-    /// Bytes of a key. 4 for arrays, 0 for ring buffers.
+    /// Bytes of a key. 4 for arrays, 0 for ring buffers, queues, stacks and Bloom filters.
     pub key_size: u32,
-    /// Bytes of a value. 4 for program arrays, 0 for ring buffers.
+    /// Bytes of a value. 4 for program arrays and arrays of maps, 0 for ring buffers.
     pub value_size: u32,
-    /// Most entries; for ring buffers bytes, a power of two.
+    /// Most entries; for ring buffers bytes, a power of two; for event arrays any number.
     pub max_entries: u32,
     /// Whether programs may only read it: `BPF_F_RDONLY_PROG`, which `.rodata` has too. What would change it fails.
     pub read_only: bool,
@@ -76,9 +131,18 @@ pub enum MapError {
     /// The key or value given has another size than the map's.
     #[error("key or value of the wrong size")]
     WrongSize,
-    /// No entry of this key, or an index out of range.
+    /// No entry of this key.
     #[error("no such entry")]
     NotFound,
+    /// The index is beyond the array's end.
+    #[error("the index is beyond the array's end")]
+    BeyondEnd,
+    /// The key is not one: a prefix longer than its bits.
+    #[error("the key is not a prefix")]
+    BadKey,
+    /// The map that an entry is to be is not of the kind and sizes that the outer map wants.
+    #[error("a map of another kind or sizes than the outer map's")]
+    OtherInner,
     /// The entry exists and was to be created, or does not and was to exist.
     #[error("the entry exists already")]
     Exists,
@@ -94,6 +158,9 @@ pub enum MapError {
     /// All entries are taken.
     #[error("the map is full")]
     Full,
+    /// All entries of a trie are taken.
+    #[error("the trie is full")]
+    NoSpace,
     /// Not something that this kind of map does.
     #[error("a map of this kind cannot do that")]
     Unsupported,
@@ -107,9 +174,14 @@ impl MapError {
             MapError::ReadOnly => 1,
             MapError::NotFound => 2,
             MapError::NoMemory => 12,
-            MapError::Full | MapError::TooMany | MapError::NoSlot => 7,
+            MapError::Full | MapError::TooMany | MapError::NoSlot | MapError::BeyondEnd => 7,
             MapError::Exists => 17,
-            MapError::WrongSize | MapError::BadSize | MapError::Unsupported => 22,
+            MapError::NoSpace => 28,
+            MapError::WrongSize
+            | MapError::BadSize
+            | MapError::Unsupported
+            | MapError::BadKey
+            | MapError::OtherInner => 22,
         };
         (-number).cast_unsigned()
     }
@@ -127,7 +199,8 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// From a helper's flags; `None` for others than the three.
+    /// From a helper's flags; `None` for others than the three. `BPF_F_LOCK` is for values with spin locks, which there are
+    /// not here.
     #[must_use]
     pub fn from_flags(flags: u64) -> Option<Mode> {
         match flags {
@@ -142,7 +215,11 @@ impl Mode {
 enum Kind {
     Array,
     Hash(Hash),
+    Lpm(Lpm),
+    Line(Line),
+    Bloom(Bloom),
     Ring(Ring),
+    Events(Events),
 }
 
 /// A map's substance, freed a grace period after its last owner has gone.
@@ -151,6 +228,14 @@ pub struct MapBody {
     pub(crate) values: Values,
     kind: Kind,
     frozen: AtomicBool,
+    /// What an outer map's entries are to be like, and the maps that they are, by the number of the value.
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    like: Option<MapSpec>,
+    maps: HashMap<usize, Map>,
 }
 
 /// Longest key of a hash: as much as fits on a program's stack, as in the kernel.
@@ -164,45 +249,66 @@ fn is_per_cpu(kind: MapKind) -> bool {
 
 impl MapBody {
     fn new(spec: &MapSpec) -> Result<MapBody, MapError> {
-        let (kind, copies, count) = match spec.kind {
-            MapKind::Array if spec.key_size == 4 => (Kind::Array, 1, spec.max_entries),
-            MapKind::PerCpuArray if spec.key_size == 4 => (Kind::Array, slot::count(), spec.max_entries),
-            // Checked before the index is made, which takes memory for each entry.
-            MapKind::Hash | MapKind::LruHash | MapKind::PerCpuHash | MapKind::LruPerCpuHash
-                if spec.key_size > 0 && (1..=MOST_KEYS).contains(&spec.max_entries) =>
-            {
-                if spec.key_size > MOST_KEY {
-                    return Err(MapError::BadSize);
-                }
-                let evicts = matches!(spec.kind, MapKind::LruHash | MapKind::LruPerCpuHash);
-                let index = Hash::new(spec.max_entries, evicts).ok_or(MapError::NoMemory)?;
-                let copies = if is_per_cpu(spec.kind) { slot::count() } else { 1 };
-                (Kind::Hash(index), copies, spec.max_entries)
+        use MapKind as K;
+        let MapSpec { kind, key_size, value_size, max_entries, .. } = *spec;
+        let copies = if is_per_cpu(kind) { slot::count() } else { 1 };
+        let hash = |evicts| Hash::new(max_entries, evicts).map(Kind::Hash).ok_or(MapError::NoMemory);
+        // Checked before an index is made, which takes memory for each entry.
+        let keys = (1..=MOST_KEYS).contains(&max_entries) && (1..=MOST_KEY).contains(&key_size);
+        let (index, size, count) = match kind {
+            K::Array | K::PerCpuArray if key_size == 4 => (Kind::Array, value_size, max_entries),
+            K::Hash | K::PerCpuHash if keys => (hash(false)?, value_size, max_entries),
+            K::LruHash | K::LruPerCpuHash if keys => (hash(true)?, value_size, max_entries),
+            K::DevMap | K::DevMapHash | K::CpuMap if keys && key_size == 4 && matches!(value_size, 4 | 8) => {
+                (hash(false)?, value_size, max_entries)
             }
-            MapKind::RingBuf if spec.max_entries.is_power_of_two() && spec.max_entries >= 64 => {
-                (Kind::Ring(Ring::new(spec.max_entries)), 1, 1)
+            K::XskMap if keys && (key_size, value_size) == (4, 4) => (hash(false)?, 4, max_entries),
+            K::ArrayOfMaps if keys && (key_size, value_size) == (4, 4) => (hash(false)?, 8, max_entries),
+            K::HashOfMaps if keys && value_size == 4 => (hash(false)?, 8, max_entries),
+            K::LpmTrie if keys && (5..=4 + lpm::MOST_BYTES).contains(&key_size) => {
+                let lpm = Lpm::new(max_entries, key_size - 4).ok_or(MapError::NoMemory)?;
+                (Kind::Lpm(lpm), value_size, max_entries)
+            }
+            // What programs do not reach lies elsewhere.
+            K::Queue | K::Stack if key_size == 0 && max_entries > 0 && value_size > 0 => {
+                (Kind::Line(Line::new(max_entries, kind == K::Stack)), 8, 1)
+            }
+            K::BloomFilter if key_size == 0 && max_entries > 0 && value_size > 0 => {
+                (Kind::Bloom(Bloom::new(max_entries, bloom::HASHES).ok_or(MapError::NoMemory)?), 8, 1)
+            }
+            K::PerfEventArray if key_size == 4 && value_size == 4 => (Kind::Events(Events::default()), 8, 1),
+            K::RingBuf if max_entries.is_power_of_two() && (64..=1 << 29).contains(&max_entries) => {
+                (Kind::Ring(Ring::new(max_entries)), 2 * max_entries, 1)
             }
             _ => return Err(MapError::BadSize),
         };
-        let value_size = if spec.kind == MapKind::RingBuf { spec.max_entries } else { spec.value_size };
-        if count == 0 || value_size == 0 {
+        if count == 0 || size == 0 {
             return Err(MapError::BadSize);
         }
-        let values = Values::new(value_size as usize, count as usize, copies).ok_or(MapError::BadSize)?;
-        Ok(MapBody { spec: spec.clone(), values, kind, frozen: AtomicBool::new(false) })
+        let values = Values::new(size as usize, count as usize, copies).ok_or(MapError::BadSize)?;
+        let (frozen, inner) = (AtomicBool::new(false), Mutex::default());
+        Ok(MapBody { spec: spec.clone(), values, kind: index, frozen, inner })
     }
 
-    fn index(&self, key: &[u8]) -> Result<usize, MapError> {
+    /// That `key` has the right size, and is an index of the map where keys are such.
+    fn accepts(&self, key: &[u8]) -> Result<(), MapError> {
         if key.len() != self.spec.key_size as usize {
             return Err(MapError::WrongSize);
         }
+        let indexed = self.spec.kind.is_sparse() || matches!(self.kind, Kind::Array);
+        match key.try_into().map(u32::from_le_bytes) {
+            Ok(index) if indexed && index >= self.spec.max_entries => Err(MapError::BeyondEnd),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn index(&self, key: &[u8]) -> Result<usize, MapError> {
+        self.accepts(key)?;
         match &self.kind {
-            Kind::Array => {
-                let index = u32::from_le_bytes(key.try_into().map_err(|_| MapError::WrongSize)?);
-                if index < self.spec.max_entries { Ok(index as usize) } else { Err(MapError::NotFound) }
-            }
+            Kind::Array => Ok(u32::from_le_bytes(key.try_into().map_err(|_| MapError::WrongSize)?) as usize),
             Kind::Hash(hash) => hash.find(key).ok_or(MapError::NotFound),
-            Kind::Ring(_) => Err(MapError::Unsupported),
+            Kind::Lpm(lpm) => lpm.find(key).ok_or(MapError::NotFound),
+            _ => Err(MapError::Unsupported),
         }
     }
 
@@ -211,41 +317,86 @@ impl MapBody {
         if is_per_cpu(self.spec.kind) { slot::mine().ok_or(MapError::NoSlot) } else { Ok(0) }
     }
 
-    /// Address of the value of `key`, in the calling thread's slot.
+    /// What a lookup of `key` gives a program: the address of the value, in the calling thread's slot; or a map's handle.
     pub(crate) fn lookup(&self, key: &[u8]) -> Result<u64, MapError> {
         let index = self.index(key)?;
+        if self.spec.kind.holds_maps() {
+            return Ok(self.values.first_word(index));
+        }
         Ok(self.values.address(index, self.copy()?))
+    }
+
+    /// Address of the value of `key` in slot `slot`.
+    pub(crate) fn lookup_in(&self, key: &[u8], slot: usize) -> Result<u64, MapError> {
+        if !is_per_cpu(self.spec.kind) {
+            return Err(MapError::Unsupported);
+        }
+        let index = self.index(key)?;
+        if slot < slot::count() { Ok(self.values.address(index, slot)) } else { Err(MapError::NotFound) }
     }
 
     /// Sets the value of `key`, in the calling thread's slot; in the others a new entry is zero.
     pub(crate) fn update(&self, key: &[u8], value: &[u8], mode: Mode) -> Result<(), MapError> {
+        if self.spec.kind.holds_maps() {
+            return Err(MapError::Unsupported);
+        }
         if value.len() != self.spec.value_size as usize {
             return Err(MapError::WrongSize);
         }
-        match &self.kind {
-            Kind::Hash(hash) if key.len() == self.spec.key_size as usize => {
-                let copy = self.copy()?;
-                hash.insert(key, mode, |index, fresh| {
-                    if fresh && is_per_cpu(self.spec.kind) {
-                        self.values.clear(index);
-                    }
-                    self.values.store(index, copy, value);
-                })
+        self.accepts(key)?;
+        let copy = self.copy()?;
+        let store = |index, fresh| {
+            if fresh && is_per_cpu(self.spec.kind) {
+                self.values.clear(index);
             }
+            self.values.store(index, copy, value);
+        };
+        match &self.kind {
+            Kind::Hash(hash) => hash.insert(key, mode, store),
+            Kind::Lpm(lpm) => lpm.insert(key, mode, store),
             Kind::Array if mode == Mode::Create => Err(MapError::Exists),
-            _ => {
-                let index = self.index(key)?;
-                self.values.store(index, self.copy()?, value);
+            Kind::Array => {
+                store(self.index(key)?, false);
                 Ok(())
             }
+            Kind::Bloom(bloom) if mode == Mode::Any => {
+                bloom.push(value);
+                Ok(())
+            }
+            Kind::Line(line) if mode != Mode::Create => line.push(value.to_vec(), mode == Mode::Replace),
+            _ => Err(MapError::Unsupported),
         }
+    }
+
+    /// Makes `map` the entry of `key`.
+    fn put_map(&self, key: &[u8], map: &Map, mode: Mode) -> Result<(), MapError> {
+        let (true, Kind::Hash(hash)) = (self.spec.kind.holds_maps(), &self.kind) else {
+            return Err(MapError::Unsupported);
+        };
+        self.accepts(key)?;
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        // The broken variant that the tests must catch: what an outer map holds can be anything.
+        let any = cfg!(relpoline_broken = "holds-anything");
+        if map.spec().kind.holds_maps() || !any && inner.like.as_ref().is_some_and(|like| !alike(like, map.spec())) {
+            return Err(MapError::OtherInner);
+        }
+        hash.insert(key, mode, |index, _| {
+            self.values.store(index, 0, &map.handle().to_le_bytes());
+            inner.maps.insert(index, map.clone());
+        })
     }
 
     /// Deletes the entry of `key`; arrays cannot.
     pub(crate) fn delete(&self, key: &[u8]) -> Result<(), MapError> {
         match &self.kind {
-            Kind::Hash(hash) if key.len() == self.spec.key_size as usize => hash.remove(key),
-            Kind::Hash(_) => Err(MapError::WrongSize),
+            Kind::Hash(hash) => {
+                self.accepts(key)?;
+                let index = hash.remove(key)?;
+                let gone = self.inner.lock().unwrap_or_else(PoisonError::into_inner).maps.remove(&index);
+                drop(gone);
+                Ok(())
+            }
+            Kind::Lpm(lpm) => self.accepts(key).and_then(|()| lpm.remove(key)),
             _ => Err(MapError::Unsupported),
         }
     }
@@ -259,7 +410,11 @@ impl MapBody {
     pub(crate) fn writable(&self) -> Result<&MapBody, MapError> {
         // The broken variant that the tests must catch: helpers write what programs must not.
         let refused = self.spec.read_only && !cfg!(relpoline_broken = "read-only-is-written");
-        if refused { Err(MapError::ReadOnly) } else { Ok(self) }
+        match self.spec.kind {
+            _ if refused => Err(MapError::ReadOnly),
+            kind if kind.redirects() || kind.holds_maps() => Err(MapError::Unsupported),
+            _ => Ok(self),
+        }
     }
 
     /// The ring buffer, if it is one.
@@ -267,10 +422,40 @@ impl MapBody {
         if let Kind::Ring(ring) = &self.kind { Some(ring) } else { None }
     }
 
-    /// Address of the first value and bytes of all of them.
-    pub(crate) fn region(&self) -> Region {
-        Region { start: self.values.address(0, 0), len: self.values.bytes() as u64, writable: !self.spec.read_only }
+    /// The queue or stack, if it is one.
+    pub(crate) fn line(&self) -> Option<&Line> {
+        if let Kind::Line(line) = &self.kind { Some(line) } else { None }
     }
+
+    /// The Bloom filter, if it is one.
+    pub(crate) fn bloom(&self) -> Option<&Bloom> {
+        if let Kind::Bloom(bloom) = &self.kind { Some(bloom) } else { None }
+    }
+
+    /// The event array, if it is one.
+    pub(crate) fn events(&self) -> Option<&Events> {
+        if let Kind::Events(events) = &self.kind { Some(events) } else { None }
+    }
+
+    /// The number of the value of `key` where packets are redirected by it, and its first 32 bits.
+    pub(crate) fn target(&self, key: u32) -> Result<u32, MapError> {
+        Ok(self.values.first_word(self.index(&key.to_le_bytes())?) as u32)
+    }
+
+    /// Address of the first value and bytes of all of them, as far as programs can touch them.
+    pub(crate) fn region(&self) -> Region {
+        let visible = matches!(self.kind, Kind::Array | Kind::Hash(_) | Kind::Lpm(_) | Kind::Ring(_));
+        let len = if visible && !self.spec.kind.holds_maps() { self.values.bytes() as u64 } else { 0 };
+        // Devices, CPUs and sockets are the host's to set.
+        let writable = !self.spec.read_only && !self.spec.kind.redirects();
+        Region { start: self.values.address(0, 0), len, writable }
+    }
+}
+
+/// Whether `map` can be an entry where entries are to be like `like`: as the kernel, whatever its number of entries is.
+fn alike(like: &MapSpec, map: &MapSpec) -> bool {
+    let of = |spec: &MapSpec| (spec.kind, spec.key_size, spec.value_size, spec.read_only);
+    of(like) == of(map)
 }
 
 /// What keeps a map alive; unpublishes it when the last owner goes.
@@ -322,6 +507,36 @@ impl Map {
         Ok(Map(Arc::new(MapOwner { shared, handle, body: Some(body) })))
     }
 
+    /// What programs and [`crate::Redirect`] know it by.
+    #[must_use]
+    pub fn handle(&self) -> u64 {
+        self.0.handle
+    }
+
+    /// What the entries of a map of maps are to be like. [`Map::put`] refuses others from then on.
+    pub fn set_inner(&self, like: MapSpec) {
+        self.0.body().inner.lock().unwrap_or_else(PoisonError::into_inner).like = Some(like);
+    }
+
+    /// Makes `map` the entry of `key` in a map of maps.
+    ///
+    /// # Errors
+    /// [`MapError::OtherInner`]; [`MapError::Unsupported`] for other maps and maps of other runtimes; those of [`Map::set`].
+    pub fn put(&self, key: &[u8], map: &Map, mode: Mode) -> Result<(), MapError> {
+        if !Arc::ptr_eq(&self.0.shared, &map.0.shared) {
+            return Err(MapError::Unsupported);
+        }
+        self.0.body().thawed()?.put_map(key, map, mode)
+    }
+
+    /// The entry of `key` in a map of maps.
+    #[must_use]
+    pub fn entry(&self, key: &[u8]) -> Option<Map> {
+        let body = self.0.body();
+        let index = body.index(key).ok()?;
+        body.inner.lock().unwrap_or_else(PoisonError::into_inner).maps.get(&index).cloned()
+    }
+
     /// What it is.
     #[must_use]
     pub fn spec(&self) -> &MapSpec {
@@ -331,9 +546,13 @@ impl Map {
     /// The value of `key`; of a per-CPU map, those of all [slots](crate::slots) one after the other.
     ///
     /// # Errors
-    /// [`MapError::NotFound`] or [`MapError::WrongSize`].
+    /// [`MapError::NotFound`], [`MapError::WrongSize`], [`MapError::BeyondEnd`]; [`MapError::Unsupported`] for maps of maps
+    /// ([`Map::entry`]) and others that have no values by key.
     pub fn get(&self, key: &[u8]) -> Result<Vec<u8>, MapError> {
         let body = self.0.body();
+        if body.spec.kind.holds_maps() {
+            return Err(MapError::Unsupported);
+        }
         let index = body.index(key)?;
         Ok(body.values.load(index))
     }
@@ -360,16 +579,55 @@ impl Map {
         self.0.body().thawed()?.delete(key)
     }
 
-    /// The keys of a hash, in no order.
+    /// The keys that there are, in no order. Of an array, all indexes.
     #[must_use]
     pub fn keys(&self) -> Vec<Vec<u8>> {
-        if let Kind::Hash(hash) = &self.0.body().kind { hash.keys() } else { Vec::new() }
+        let body = self.0.body();
+        match &body.kind {
+            Kind::Hash(hash) => hash.keys(),
+            Kind::Lpm(lpm) => lpm.entries().keys(),
+            Kind::Array => (0..body.spec.max_entries).map(|index| index.to_le_bytes().into()).collect(),
+            _ => Vec::new(),
+        }
     }
 
-    /// Gives the submitted records of a ring buffer to `each`, oldest first, and returns how many there were.
-    /// Other maps have none.
+    /// Adds a value to a queue, a stack or a Bloom filter.
+    ///
+    /// # Errors
+    /// [`MapError::Full`], [`MapError::WrongSize`], or [`MapError::Unsupported`] for other maps.
+    pub fn push(&self, value: &[u8]) -> Result<(), MapError> {
+        let body = self.0.body().thawed()?;
+        if body.line().is_none() && body.bloom().is_none() {
+            return Err(MapError::Unsupported);
+        }
+        body.update(&[], value, Mode::Any)
+    }
+
+    /// Takes the next value out of a queue or stack. Other maps have none.
+    pub fn pop(&self) -> Option<Vec<u8>> {
+        self.0.body().line()?.next(true)
+    }
+
+    /// The values of a queue or stack, in the order in which they were pushed. Other maps have none.
+    #[must_use]
+    pub fn queued(&self) -> Vec<Vec<u8>> {
+        self.0.body().line().map(Line::all).unwrap_or_default()
+    }
+
+    /// Gives the submitted records of a ring buffer, or those of an event array, to `each`, oldest first, and returns how
+    /// many there were. Other maps have none.
     pub fn consume(&self, each: impl FnMut(&[u8])) -> usize {
         let body = self.0.body();
-        body.ring().map_or(0, |ring| ring.consume(&body.values, each))
+        match &body.kind {
+            Kind::Ring(ring) => ring.consume(&body.values, each),
+            Kind::Events(events) => events.consume(each),
+            _ => 0,
+        }
+    }
+
+    /// Records that an event array had no room for. (Programs are told when a ring buffer has none.)
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.0.body().events().map_or(0, Events::lost)
     }
 }

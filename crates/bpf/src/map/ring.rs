@@ -1,11 +1,18 @@
-//! A ring buffer of records from programs to the host.
+//! A ring buffer of records from programs to the host, with the kernel's reckoning: a record takes its bytes and a header
+//! of 8, rounded up to 8, and the ring is full one byte before its size.
 //!
-//! Records lie one behind the other in the map's memory and never wrap: one that does not fit before the end
-//! begins at the front. What is known about them lies elsewhere, out of programs' reach.
+//! Records may cross the ring's end, where the kernel maps its pages a second time. Here the memory is twice as large: a
+//! record begins in the first half, and the one that crosses the end lies partly in the second. What is known about
+//! records lies elsewhere, out of programs' reach.
 
 use super::values::Values;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+
+/// `BPF_RINGBUF_HDR_SZ`.
+const HEADER: u64 = 8;
+/// `RINGBUF_MAX_RECORD_SZ`.
+const MOST: u64 = u32::MAX as u64 / 4;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -16,68 +23,77 @@ enum State {
 
 #[derive(Debug)]
 struct Record {
-    offset: usize,
-    len: usize,
+    /// Where its bytes begin, behind the header.
+    offset: u64,
+    len: u64,
     state: State,
+}
+
+impl Record {
+    /// What it takes of the ring.
+    fn taken(&self) -> u64 {
+        (self.len + HEADER).next_multiple_of(8)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    queue: VecDeque<Record>,
+    /// Bytes that were ever taken out, and reserved.
+    consumed: u64,
+    produced: u64,
 }
 
 /// See the module's text.
 #[derive(Debug)]
 pub struct Ring {
-    size: usize,
-    records: Mutex<VecDeque<Record>>,
+    size: u64,
+    records: Mutex<Records>,
 }
 
 impl Ring {
-    /// A ring of `size` bytes.
+    /// A ring of `size` bytes, a power of two.
     pub fn new(size: u32) -> Ring {
-        Ring { size: size as usize, records: Mutex::default() }
+        Ring { size: size.into(), records: Mutex::default() }
     }
 
-    fn records(&self) -> std::sync::MutexGuard<'_, VecDeque<Record>> {
+    fn records(&self) -> std::sync::MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Room for `len` bytes: its offset, or `None` when the ring is full or nothing is asked for.
-    pub fn reserve(&self, len: usize) -> Option<usize> {
-        if len == 0 {
+    /// Room for `len` bytes: its offset, or `None` when there is not so much.
+    pub fn reserve(&self, len: u64) -> Option<u64> {
+        let mut records = self.records();
+        let record = Record { offset: records.produced % self.size + HEADER, len, state: State::Reserved };
+        if len > MOST || records.produced + record.taken() - records.consumed >= self.size {
             return None;
         }
-        let room = len.checked_next_multiple_of(8)?;
-        let mut records = self.records();
-        let offset = match (records.front(), records.back()) {
-            (Some(first), Some(last)) => {
-                let (tail, head) = (first.offset, (last.offset + last.len).next_multiple_of(8));
-                // Records lie either in one piece, or from `tail` to the end and again from the front.
-                if last.offset >= tail {
-                    if self.size - head >= room {
-                        head
-                    } else if tail >= room {
-                        0
-                    } else {
-                        return None;
-                    }
-                } else if tail >= head && tail - head >= room {
-                    head
-                } else {
-                    return None;
-                }
-            }
-            _ if room <= self.size => 0,
-            _ => return None,
-        };
-        records.push_back(Record { offset, len, state: State::Reserved });
+        records.produced += record.taken();
+        let offset = record.offset;
+        records.queue.push_back(record);
         Some(offset)
     }
 
     /// Ends the reservation that begins at `offset`; false when there is none.
-    pub fn finish(&self, offset: usize, submit: bool) -> bool {
+    pub fn finish(&self, offset: u64, submit: bool) -> bool {
         let mut records = self.records();
-        let found = records.iter_mut().find(|r| r.offset == offset && r.state == State::Reserved);
+        let found = records.queue.iter_mut().rev().find(|r| r.offset == offset && r.state == State::Reserved);
         found.is_some_and(|record| {
             record.state = if submit { State::Submitted } else { State::Discarded };
             true
         })
+    }
+
+    /// `bpf_ringbuf_query`: bytes not taken out yet, size, and both positions; 0 for what else is asked.
+    pub fn query(&self, what: u64) -> u64 {
+        let records = self.records();
+        match what {
+            0 => records.produced - records.consumed,
+            1 => self.size,
+            2 => records.consumed,
+            3 => records.produced,
+            _ => 0,
+        }
     }
 
     /// Takes out what is submitted, up to the first record that is still reserved.
@@ -86,14 +102,14 @@ impl Ring {
         loop {
             let bytes = {
                 let mut records = self.records();
-                match records.front() {
-                    None | Some(Record { state: State::Reserved, .. }) => return count,
-                    Some(_) => {}
+                if records.queue.front().is_none_or(|record| record.state == State::Reserved) {
+                    return count;
                 }
-                let Some(record) = records.pop_front() else {
+                let Some(record) = records.queue.pop_front() else {
                     return count;
                 };
-                (record.state == State::Submitted).then(|| values.bytes_at(record.offset, record.len))
+                records.consumed += record.taken();
+                (record.state == State::Submitted).then(|| values.bytes_at(record.offset as usize, record.len as usize))
             };
             if let Some(bytes) = bytes {
                 each(&bytes);

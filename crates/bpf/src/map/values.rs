@@ -74,6 +74,11 @@ impl Values {
         }
     }
 
+    /// The first 8 bytes of a value.
+    pub fn first_word(&self, index: usize) -> u64 {
+        self.words[self.at(index, 0)].load(Ordering::Relaxed)
+    }
+
     /// Zeroes a value in all copies.
     pub fn clear(&self, index: usize) {
         for copy in 0..self.copies {
@@ -89,7 +94,7 @@ impl Values {
 
     /// `len` bytes from `offset` (a multiple of 8) on.
     pub fn bytes_at(&self, offset: usize, len: usize) -> Vec<u8> {
-        let words = &self.words[offset / 8..offset / 8 + len.div_ceil(8)];
+        let words = self.words.get(offset / 8..offset / 8 + len.div_ceil(8)).unwrap_or_default();
         let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes()).collect();
         bytes.truncate(len);
         bytes

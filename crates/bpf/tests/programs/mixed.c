@@ -1,19 +1,19 @@
 /* Programs that run here beside those that cannot: by a helper, a kind of map, a type or a function of the kernel. */
 #include "bpf.h"
 
-#define DEVMAP 14
+#define SK_STORAGE 24
 #define PRESERVE __attribute__((preserve_access_index))
 
 static long (*const kernel_only)(void *ctx) = (void *)9999;
-static long (*const redirect_map)(void *map, u32 key, u64 flags) = (void *)51;
+static void *(*const storage_get)(void *map, void *socket, void *value, u64 flags) = (void *)107;
 long outside(void *ctx) SEC(".ksyms");
 
 struct {
-    NUMBER(type, DEVMAP);
-    NUMBER(max_entries, 8);
+    NUMBER(type, SK_STORAGE);
+    NUMBER(map_flags, 1);
     NUMBER(key_size, sizeof(u32));
     NUMBER(value_size, sizeof(u32));
-} devices SEC(".maps");
+} storage SEC(".maps");
 
 struct {
     NUMBER(type, HASH);
@@ -60,7 +60,7 @@ SEC("xdp") int chooses_nothing(void *ctx) {
 }
 SEC("xdp") int reads_context(struct xdp_md *ctx) { return ctx->data_end - ctx->data; }
 SEC("xdp") int needs_helper(void *ctx) { return kernel_only(ctx); }
-SEC("xdp") int needs_map(void *ctx) { return redirect_map(&devices, 0, 0); }
+SEC("xdp") int needs_map(void *ctx) { return storage_get(&storage, ctx, 0, 0) != 0; }
 SEC("xdp") int needs_type(struct task_struct___old *task) { return task->pid; }
 SEC("xdp") int needs_function(void *ctx) { return outside(ctx); }
 SEC("kprobe/do_exit") int traces(void *ctx) { return 1; }

@@ -2,9 +2,37 @@
 //!
 //! Numbers and semantics of the built-in ones are the kernel's (bpf-helpers(7)). A helper gets its five
 //! arguments as plain numbers and checks every address it is given: [`HelperCall::read`] and
-//! [`HelperCall::write`] refuse, as a trap, what the program itself could not touch.
+//! [`HelperCall::write`] refuse, as a trap, what the program itself could not touch. What the kernel's verifier would have
+//! refused is a trap too; what its helpers refuse while they run is the same negative error number here.
+//!
+//! | module | helpers |
+//! |---|---|
+//! | `maps` | look-ups and updates, queues and stacks |
+//! | `ring` | records for the host: ring buffers, events |
+//! | `bytes`, `checksum` | bytes of packets, and their sums |
+//! | `adjust`, `skb` | packets that grow and shrink; what only socket buffers have |
+//! | `redirect` | where packets go |
+//! | `environment` | questions that the host answers, by a helper of its own |
+//! | `text`, `format` | printing, and numbers from text |
+//! | `clock` | time, chance, and which slot this is |
 
-use crate::map::{MapBody, MapError, Mode};
+mod adjust;
+mod bytes;
+mod checksum;
+mod clock;
+mod environment;
+mod errno;
+mod format;
+mod maps;
+mod redirect;
+mod ring;
+mod skb;
+mod text;
+
+use crate::frame::Frame;
+use crate::map::MapBody;
+use crate::packet::ContextKind;
+use crate::redirect::Redirect;
 use crate::run::Run;
 use crate::trap::TrapKind;
 use std::collections::HashMap;
@@ -17,6 +45,8 @@ pub const TAIL_CALL: u32 = 12;
 pub type Helper = dyn Fn(&mut HelperCall<'_>) -> Result<u64, TrapKind> + Send + Sync;
 /// Takes printed lines.
 pub type Printk = dyn Fn(&str) + Send + Sync;
+/// Takes redirected packets.
+pub type Deliver = dyn Fn(&Redirect, &[u8]) + Send + Sync;
 
 /// One call of a helper.
 pub struct HelperCall<'a> {
@@ -95,6 +125,33 @@ impl<'a> HelperCall<'a> {
         unsafe { (*self.run.shared).maps.get(handle) }.ok_or(TrapKind::NotAMap { value: handle })
     }
 
+    /// What the run's context is, if it has one of the kernel's.
+    #[must_use]
+    pub fn context(&self) -> Option<ContextKind> {
+        self.run.frame.map(|frame| frame.kind)
+    }
+
+    /// The packet's frame where the context is of kind `kind`. The verifier lets no other program call what needs it.
+    fn frame(&self, kind: ContextKind) -> Result<Frame, TrapKind> {
+        self.run.frame.filter(|frame| frame.kind == kind).ok_or(TrapKind::WrongContext)
+    }
+
+    /// A field of the context.
+    fn field(&self, frame: &Frame, offset: usize) -> Result<u32, TrapKind> {
+        let bytes = self.read(frame.context + offset as u64, 4)?;
+        Ok(bytes.try_into().map_or(0, u32::from_le_bytes))
+    }
+
+    fn set_field(&mut self, frame: &Frame, offset: usize, value: u32) -> Result<(), TrapKind> {
+        self.write(frame.context + offset as u64, &value.to_le_bytes())
+    }
+
+    /// `len` bytes of the packet from `offset` on; `None` where there are not so many.
+    fn packet_at(&self, offset: u64, len: u64) -> Option<u64> {
+        let (packet, bytes) = self.packet();
+        (offset.checked_add(len)? <= bytes).then_some(packet + offset)
+    }
+
     fn key(&self, map: &MapBody) -> Result<Vec<u8>, TrapKind> {
         self.read(self.args[1], map.spec.key_size.into())
     }
@@ -154,145 +211,72 @@ pub extern "C" fn call(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, run: *mut Ru
 
 type BuiltIn = fn(&mut HelperCall<'_>) -> Result<u64, TrapKind>;
 
+/// Built-in helpers by number (`enum bpf_func_id`).
 const BUILT_IN: &[(u32, BuiltIn)] = &[
-    (1, map_lookup),
-    (2, map_update),
-    (3, map_delete),
-    (5, ktime),
-    (6, trace_printk),
-    (7, random),
-    (8, cpu),
-    (9, store_bytes),
-    (26, load_bytes),
-    (125, ktime),
-    (130, ring_output),
-    (131, ring_reserve),
-    (132, |c| ring_finish(c, true)),
-    (133, |c| ring_finish(c, false)),
-    (189, load_bytes),
-    (190, store_bytes),
+    (1, maps::lookup),
+    (2, maps::update),
+    (3, maps::delete),
+    (5, clock::monotonic),
+    (6, text::trace_printk),
+    (7, clock::random),
+    (8, clock::slot),
+    (9, bytes::skb_store),
+    (10, checksum::replace_l3),
+    (11, checksum::replace_l4),
+    (13, redirect::clone_to_device),
+    (17, zero),
+    (18, skb::vlan_push),
+    (19, skb::vlan_pop),
+    (23, redirect::to_device),
+    (24, zero),
+    (25, ring::perf_event),
+    (26, bytes::skb_load),
+    (28, checksum::diff),
+    (32, skb::change_type),
+    (34, skb::hash),
+    (38, skb::change_tail),
+    (39, skb::pull),
+    (40, checksum::update),
+    (41, skb::forget_hash),
+    (42, zero),
+    (43, skb::change_head),
+    (44, adjust::head),
+    (48, skb::set_hash),
+    (50, skb::adjust_room),
+    (51, redirect::by_map),
+    (54, adjust::meta),
+    (65, adjust::tail),
+    (68, bytes::skb_load_relative),
+    (69, environment::no_route),
+    (84, environment::no_socket),
+    (85, environment::no_socket),
+    (86, zero),
+    (87, maps::push),
+    (88, |c| maps::next(c, true)),
+    (89, |c| maps::next(c, false)),
+    (99, environment::no_socket),
+    (105, |c| text::parse(c, true)),
+    (106, |c| text::parse(c, false)),
+    (118, clock::jiffies),
+    (125, clock::boot),
+    (130, ring::output),
+    (131, ring::reserve),
+    (132, |c| ring::finish(c, true)),
+    (133, |c| ring::finish(c, false)),
+    (134, ring::query),
+    (152, redirect::to_neighbour),
+    (155, redirect::to_peer),
+    (160, clock::monotonic),
+    (165, text::snprintf),
+    (177, text::trace_vprintk),
+    (182, text::compare),
+    (188, bytes::length),
+    (189, bytes::xdp_load),
+    (190, bytes::xdp_store),
+    (195, maps::lookup_in_slot),
 ];
 
-/// Minus EFAULT, for ranges outside the packet.
-const BAD_RANGE: u64 = (-14i64).cast_unsigned();
-/// Minus EINVAL.
-const INVALID: u64 = (-22i64).cast_unsigned();
-/// Minus EAGAIN, for a full ring buffer.
-const AGAIN: u64 = (-11i64).cast_unsigned();
-
-fn map_lookup(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    let map = c.map(c.args[0])?;
-    let key = c.key(map)?;
-    match map.lookup(&key) {
-        Err(MapError::NoSlot) => Err(TrapKind::NoSlot),
-        found => Ok(found.unwrap_or(0)),
-    }
-}
-
-fn map_update(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    let map = c.map(c.args[0])?;
-    let key = c.key(map)?;
-    let value = c.read(c.args[2], map.spec.value_size.into())?;
-    let Some(mode) = Mode::from_flags(c.args[3]) else {
-        return Ok(INVALID);
-    };
-    Ok(map.writable().and_then(|map| map.update(&key, &value, mode)).map_or_else(|e| e.errno(), |()| 0))
-}
-
-fn map_delete(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    let map = c.map(c.args[0])?;
-    let key = c.key(map)?;
-    Ok(map.writable().and_then(|map| map.delete(&key)).map_or_else(|e| e.errno(), |()| 0))
-}
-
-/// Nanoseconds since boot.
-fn ktime(_: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Ok(now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned())
-}
-
-/// 32 bits by xorshift64*, one state per thread. Not for secrets, like the kernel's.
-fn random(_: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    use std::cell::Cell;
-    use std::hash::{BuildHasher, RandomState};
-    thread_local!(static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0) | 1));
-    let mut x = STATE.get();
-    x ^= x >> 12;
-    x ^= x << 25;
-    x ^= x >> 27;
-    STATE.set(x);
-    Ok(x.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32)
-}
-
-fn cpu(_: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    crate::slot::mine().map(|slot| slot as u64).ok_or(TrapKind::NoSlot)
-}
-
-/// `(ctx, offset, to, len)`: copies out of the packet.
-fn load_bytes(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    let [_, offset, to, len, _] = c.args;
-    let (offset, len) = (offset & 0xffff_ffff, len & 0xffff_ffff);
-    let (packet, bytes) = c.packet();
-    if len == 0 || offset.checked_add(len).is_none_or(|end| end > bytes) {
-        return Ok(BAD_RANGE);
-    }
-    let copy = c.read(packet + offset, len)?;
-    c.write(to, &copy).map(|()| 0)
-}
-
-/// `(ctx, offset, from, len, flags)`: copies into the packet.
-fn store_bytes(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    let [_, offset, from, len, _] = c.args;
-    let (offset, len) = (offset & 0xffff_ffff, len & 0xffff_ffff);
-    let (packet, bytes) = c.packet();
-    if len == 0 || offset.checked_add(len).is_none_or(|end| end > bytes) {
-        return Ok(BAD_RANGE);
-    }
-    let copy = c.read(from, len)?;
-    c.write(packet + offset, &copy).map(|()| 0)
-}
-
-fn ring_output(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    let map = c.map(c.args[0])?;
-    let ring = map.ring().ok_or(TrapKind::NotAMap { value: c.args[0] })?;
-    let bytes = c.read(c.args[1], c.args[2])?;
-    let Some(offset) = ring.reserve(bytes.len()) else {
-        return Ok(AGAIN);
-    };
-    let at = map.values.address(0, 0) + offset as u64;
-    c.write(at, &bytes)?;
-    ring.finish(offset, true);
+/// For questions whose answer is always zero here: control groups' classes, routing realms, memory nodes.
+fn zero(_: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     Ok(0)
-}
-
-fn ring_reserve(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    let map = c.map(c.args[0])?;
-    let ring = map.ring().ok_or(TrapKind::NotAMap { value: c.args[0] })?;
-    let len = usize::try_from(c.args[1]).map_err(|_| TrapKind::Refused)?;
-    Ok(ring.reserve(len).map_or(0, |offset| map.values.address(0, 0) + offset as u64))
-}
-
-/// `(record, flags)`: the ring is found by the record's address.
-fn ring_finish(c: &mut HelperCall<'_>, submit: bool) -> Result<u64, TrapKind> {
-    let record = c.args[0];
-    // SAFETY: the runtime outlives its runs, and helpers run inside a read section.
-    let shared = unsafe { &*c.run.shared };
-    // SAFETY: as above.
-    let rings = (0..crate::runtime::MAPS as u64).filter_map(|i| unsafe { shared.maps.nth(i) });
-    for map in rings.filter(|m| m.ring().is_some() && m.region().allows(record, 1, false)) {
-        let offset = (record - map.region().start) as usize;
-        if map.ring().is_some_and(|ring| ring.finish(offset, submit)) {
-            return Ok(0);
-        }
-    }
-    Err(TrapKind::Refused)
-}
-
-/// `(format, len, …)`: `%d %i %u %x %p %s %c %%` with `l` modifiers, three arguments, as the kernel does.
-fn trace_printk(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
-    let format = c.read(c.args[0], c.args[1])?;
-    let line = crate::printk::format(c, &format)?;
-    // SAFETY: the runtime outlives its runs.
-    (unsafe { &*c.run.shared }.printk)(&line);
-    Ok(line.len() as u64)
 }
