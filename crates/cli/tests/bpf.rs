@@ -117,6 +117,7 @@ fn a_run_is_changed_while_it_goes_on() {
 fn pcap(count: usize) -> tempfile::NamedTempFile {
     let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1];
     file.resize(24, 0);
+    file[20] = 1;
     for i in 0..count {
         let mut packet = [0u8; 64];
         packet[23] = if i % 4 == 0 { 6 } else { 17 };
@@ -127,6 +128,96 @@ fn pcap(count: usize) -> tempfile::NamedTempFile {
     let mut out = tempfile::NamedTempFile::new().unwrap();
     out.write_all(&file).unwrap();
     out
+}
+
+/// A pcap file of one link.
+fn capture(link: u8, packets: &[Vec<u8>]) -> tempfile::NamedTempFile {
+    let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1];
+    file.resize(24, 0);
+    file[20] = link;
+    for packet in packets {
+        file.extend([0; 8]);
+        file.extend([packet.len() as u8, 0, 0, 0, packet.len() as u8, 0, 0, 0]);
+        file.extend(packet);
+    }
+    let mut out = tempfile::NamedTempFile::new().unwrap();
+    out.write_all(&file).unwrap();
+    out
+}
+
+/// Maps are filled and shown, records printed, verdicts and targets counted, packets written out.
+#[test]
+fn a_filter_with_rules_counters_and_records() {
+    let packets: Vec<Vec<u8>> = [1, 2, 3, 3, 9].iter().map(|first| vec![*first; 14]).collect();
+    let (packets, folder) = (capture(1, &packets), tempfile::tempdir().unwrap());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let rules = r#"[{"key": "01", "value": "01000000"}, {"key": "02", "value": "04000000"},
+                    {"key": "03", "value": "03000000"}]"#;
+    std::fs::write(path("rules.json"), rules).unwrap();
+    let file = object("records.o");
+    let run = |more: &[&str]| {
+        let mut command = relpoline(&["run", file.to_str().unwrap(), "--pcap", packets.path().to_str().unwrap()]);
+        command.args(["--map", &format!("rules={}", path("rules.json"))]).args(more).output().unwrap()
+    };
+    for engine in [&[][..], &["--interpret"]] {
+        let (out, all) = (path("out.pcap"), ["--records", "--dump", "counters", "--dump", "rules", "--verdict", "3"]);
+        let output = run(&[&all[..], &["--out", &out], engine].concat());
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        for line in [
+            "seen 010101010101\n",
+            "events 010000000101\n",
+            "           1  0x1    XDP_DROP\n",
+            "           2  0x3    XDP_TX\n",
+            "           1  0x4    XDP_REDIRECT\n",
+            "           1  redirected to device 7\n",
+        ] {
+            assert!(text.contains(line), "no {line:?} in\n{text}");
+        }
+        let json = &text[text.find("{\n").unwrap()..];
+        let maps: Vec<serde_json::Value> =
+            serde_json::Deserializer::from_str(json).into_iter().collect::<Result<_, _>>().unwrap();
+        assert_eq!(maps[1]["entries"], serde_json::from_str::<serde_json::Value>(rules).unwrap());
+        let counts = maps[0]["entries"].as_array().unwrap();
+        assert_eq!(counts.len(), 4);
+        assert_eq!(counts[2]["key"], "03000000");
+        assert!(counts[2]["values"].as_object().unwrap().values().eq(["0200000000000000"]), "{counts:?}");
+        // Two packets, each with what the program put before them.
+        let written = std::fs::read(&out).unwrap();
+        assert_eq!(written.len(), 24 + 2 * (16 + 16));
+        assert_eq!(written[24 + 16..][..16], [&[0; 2][..], &[3; 14]].concat());
+    }
+    for (arguments, words) in [
+        (&["--dump", "nothing"][..], "no map 'nothing' with values; the file has rules, counters"),
+        (&["--map", "rules"], "--map rules is not NAME=FILE"),
+        (&["--dump", "seen"], "map seen has no entries to show"),
+        (&["--out", "/nobody/here/x"], "the packets cannot be written to /nobody/here/x"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(text(&output).contains(words), "{}", text(&output));
+    }
+    std::fs::write(path("rules.json"), r#"[{"key": "0101", "value": "01000000"}]"#).unwrap();
+    let output = run(&[]);
+    assert!(text(&output).contains("entry 0: key or value of the wrong size"), "{}", text(&output));
+}
+
+/// Packets without Ethernet get it; what cannot have it is refused, unless the program gets what there is.
+#[test]
+fn links_are_understood_or_refused() {
+    let file = object("records.o");
+    let ip = [&[0x45; 20][..], &[0; 20]].concat();
+    let run = |link: u8, more: &[&str]| {
+        let capture = capture(link, std::slice::from_ref(&ip));
+        let mut command = relpoline(&["run", file.to_str().unwrap(), "--pcap", capture.path().to_str().unwrap()]);
+        command.args(more).output().unwrap()
+    };
+    let output = run(101, &["--dump", "counters"]);
+    assert!(text(&output).starts_with("0x2\n") && text(&output).contains("\"key\": \"00000000\""), "{}", text(&output));
+    let output = run(105, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("packet 0: packets of link type 105"), "{}", text(&output));
+    assert_eq!(run(105, &["--context", "raw"]).status.code(), Some(0));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! | verb | module |
 //! |---|---|
-//! | `run` | [`mod@run`]: object files over packets |
+//! | `run` | [`mod@run`]: object files over packets ([`packets`]), with maps filled and shown ([`maps`]) |
 //! | `swap` | [`swap`]: change program arrays of a `run` that is going on, through its socket ([`control`]) |
 //! | `dis` | [`dis`]: instructions and machine code side by side |
 //! | `plugin` | [`plugin`]: for bpf_conformance |
@@ -11,6 +11,7 @@
 pub mod bench;
 pub mod control;
 pub mod dis;
+pub mod maps;
 pub mod packets;
 pub mod plugin;
 pub mod run;

@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use relpoline_bpf::{ContextKind, Engine, Expects, Invocation, Object, PacketBuffer, Program, Trap, TrapKind};
+use relpoline_bpf::{
+    ContextKind, Engine, Expects, Invocation, Object, PacketBuffer, Program, Redirect, Trap, TrapKind, Way,
+};
 
 use super::control::{self, Control};
-use super::{LoadArgs, choose, hex, load, packets, stats};
+use super::packets::{self, Packets};
+use super::{LoadArgs, choose, hex, load, maps, stats};
+use crate::files::written::{PUBLIC, Written};
 
 /// Examples for `--help`.
 pub const AFTER_HELP: &str = "\
@@ -19,12 +23,17 @@ Examples:
   relpoline bpf run filter.o --hex '00 11 22 33'            one packet; prints r0
   relpoline bpf run pipeline.o --pcap in.pcap --stats       all packets of a file; who ran how often
   relpoline bpf run pipeline.o --pcap in.pcap --context xdp --prog parse_ethernet
+  relpoline bpf run nat.o --pcap in.pcap --map rules=rules.json --dump counters --out out.pcap --verdict 3
+                                                            maps filled and shown, packets written out
   relpoline bpf run pipeline.o --pcap in.pcap --seconds 60 --threads 4 --control /tmp/pipeline
                                                             over and over, changed by bpf swap
 
 The program gets the kernel's xdp_md or __sk_buff in r1, by its section's name (xdp, tc,
 classifier, socket, cgroup_skb, ...) or --context; or, where neither says so, the packet's
 address in r1 and its length in r2. Program arrays begin with what the file says they hold.
+
+Maps are lists in JSON, bytes as hex digits: [{\"key\": \"01000000\", \"value\": \"0a000001\"}]; what --dump
+prints --map takes, except for the values of per-CPU maps, which stand by slots.
 
 Exit status: 0 when every run ended, 1 when one was trapped or nothing could be run.";
 
@@ -33,7 +42,7 @@ Exit status: 0 when every run ended, 1 when one was trapped or nothing could be 
 pub struct RunArgs {
     /// Object file (clang -target bpf -c).
     file: PathBuf,
-    /// Packets from a pcap file.
+    /// Packets from a pcap or pcapng file.
     #[arg(long, value_name = "FILE", conflicts_with = "hex")]
     pcap: Option<PathBuf>,
     /// One packet as hex digits.
@@ -55,6 +64,21 @@ pub struct RunArgs {
     /// per packet.
     #[arg(long)]
     stats: bool,
+    /// Fill the map NAME from FILE first. May be given several times.
+    #[arg(long, value_name = "NAME=FILE")]
+    map: Vec<String>,
+    /// Show what is in the map NAME afterwards. May be given several times.
+    #[arg(long, value_name = "NAME")]
+    dump: Vec<String>,
+    /// Print the records that programs leave in ring buffers and event arrays, as they come.
+    #[arg(long)]
+    records: bool,
+    /// Write the packets to a pcap file, as programs have left them.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["threads", "seconds"])]
+    out: Option<PathBuf>,
+    /// Write only those that ended with the verdict N.
+    #[arg(long, value_name = "N", requires = "out", allow_negative_numbers = true)]
+    verdict: Option<i32>,
     /// Interpret instead of running compiled code.
     #[arg(long)]
     interpret: bool,
@@ -83,6 +107,10 @@ struct Tally {
     results: BTreeMap<u64, u64>,
     traps: u64,
     first_trap: Option<Trap>,
+    /// Where packets were redirected to.
+    targets: BTreeMap<String, u64>,
+    /// Packets to be written.
+    left: Vec<Vec<u8>>,
     /// Time in its packets, taken together.
     busy: Duration,
 }
@@ -103,6 +131,10 @@ impl Tally {
         self.packets += other.packets;
         self.traps += other.traps;
         self.busy += other.busy;
+        self.left.extend(other.left);
+        for (target, count) in other.targets {
+            *self.targets.entry(target).or_default() += count;
+        }
         for (r0, count) in other.results {
             *self.results.entry(r0).or_default() += count;
         }
@@ -119,14 +151,32 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     let options = arguments.load.options(arguments.stats);
     let object = load(&runtime, &arguments.file, options)?;
     let program = choose(&object, arguments.prog.as_deref())?;
-    let packets = read_packets(arguments)?;
+    let target = target(arguments, program)?;
+    let packets = read_packets(arguments, target)?;
+    let out = match &arguments.out {
+        Some(file) => {
+            let place = Written::new(file);
+            Some(place.with_context(|| format!("the packets cannot be written to {}", file.display()))?)
+        }
+        None => None,
+    };
+    arguments.map.iter().try_for_each(|preset| maps::fill(&object, preset))?;
+    let dumped = arguments.dump.iter().map(|name| maps::find(&object, name)).collect::<Result<Vec<_>>>()?;
     let control = match &arguments.control {
         Some(path) => Some(control::listen(path, runtime.clone(), object.clone(), options)?),
         None => None,
     };
-    let target = target(arguments, program)?;
-    let tally = over_packets(arguments, program, target, &packets)?;
-    print(arguments, &object, control.as_ref(), &tally);
+    let tally = over_packets(arguments, &object, (program, target), &packets)?;
+    print(arguments, &object, control.as_ref(), target, &tally);
+    for map in dumped {
+        let shown = serde_json::json!({ "map": map.spec().name, "entries": maps::shown(&object, map)? });
+        crate::shown::write_json(std::io::stdout(), &shown)?;
+    }
+    if let (Some(place), Some(file)) = (out, &arguments.out) {
+        let link = packets.first().map_or(packets::ETHERNET, |(link, _)| *link);
+        let written = place.write(&packets::write(link, &tally.left), PUBLIC);
+        written.with_context(|| format!("the packets cannot be written to {}", file.display()))?;
+    }
     Ok(if tally.traps == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -153,34 +203,62 @@ fn seconds(text: &str) -> Result<Duration, String> {
     sane.flatten().ok_or_else(|| "it must be between 0 and a year".into())
 }
 
-fn read_packets(arguments: &RunArgs) -> Result<Vec<Vec<u8>>> {
-    let packets = match (&arguments.pcap, &arguments.hex) {
+/// Packets, by Ethernet where the program's context is one of the kernel's; else as they are, by one link.
+fn read_packets(arguments: &RunArgs, target: Target) -> Result<Packets> {
+    let mut packets = match (&arguments.pcap, &arguments.hex) {
         (Some(path), _) => {
             let bytes = super::read(path)?;
             packets::parse(&bytes).with_context(|| path.display().to_string())?
         }
-        (None, Some(text)) => vec![hex(text).context("--hex")?],
-        (None, None) => vec![Vec::new()],
+        (None, Some(text)) => vec![(packets::ETHERNET, hex(text).context("--hex")?)],
+        (None, None) => vec![(packets::ETHERNET, Vec::new())],
     };
     ensure!(!packets.is_empty(), "the file has no packets");
+    if target != Target::Raw {
+        for (at, (link, packet)) in packets.iter_mut().enumerate() {
+            *packet = packets::by_ethernet(*link, packet).with_context(|| format!("packet {at}"))?;
+            *link = packets::ETHERNET;
+        }
+    }
+    let link = packets[0].0;
+    ensure!(
+        arguments.out.is_none() || packets.iter().all(|(l, _)| *l == link),
+        "a pcap file has packets of one link only"
+    );
     Ok(packets)
 }
 
-fn over_packets(arguments: &RunArgs, program: &Program, target: Target, packets: &[Vec<u8>]) -> Result<Tally> {
+fn over_packets(
+    arguments: &RunArgs,
+    object: &Object,
+    what: (&Program, Target),
+    packets: &[(u32, Vec<u8>)],
+) -> Result<Tally> {
+    /// How often records are looked for.
+    const LOOK: Duration = Duration::from_millis(10);
     let stop = AtomicBool::new(false);
-    let longest = packets.iter().map(Vec::len).max().unwrap_or(0);
+    let longest = packets.iter().map(|(_, packet)| packet.len()).max().unwrap_or(0);
     let buffers = (0..arguments.threads).map(|_| PacketBuffer::new(longest)).collect::<Result<Vec<_>, _>>()?;
     let mut total = Tally::default();
+    let begin = Instant::now();
     std::thread::scope(|scope| {
         let threads: Vec<_> = buffers
             .into_iter()
             .map(|buffer| {
                 let stop = &stop;
-                scope.spawn(move || one_thread(arguments, (program, target), packets, buffer, stop))
+                scope.spawn(move || one_thread(arguments, object, what, packets, buffer, stop))
             })
             .collect();
+        let is_over = || match arguments.seconds {
+            Some(seconds) => begin.elapsed() >= seconds,
+            None => threads.iter().all(std::thread::ScopedJoinHandle::is_finished),
+        };
+        while arguments.records && !is_over() {
+            std::thread::sleep(LOOK);
+            maps::print_records(object);
+        }
         if let Some(seconds) = arguments.seconds {
-            std::thread::sleep(seconds);
+            std::thread::sleep(seconds.saturating_sub(begin.elapsed()));
             stop.store(true, Ordering::Relaxed);
         }
         for thread in threads {
@@ -188,13 +266,17 @@ fn over_packets(arguments: &RunArgs, program: &Program, target: Target, packets:
             total.add(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
     });
+    if arguments.records {
+        maps::print_records(object);
+    }
     Ok(total)
 }
 
 fn one_thread(
     arguments: &RunArgs,
+    object: &Object,
     (program, target): (&Program, Target),
-    packets: &[Vec<u8>],
+    packets: &[(u32, Vec<u8>)],
     mut buffer: PacketBuffer,
     stop: &AtomicBool,
 ) -> Tally {
@@ -203,20 +285,31 @@ fn one_thread(
     let mut copy = Vec::new();
     let begin = Instant::now();
     loop {
-        for packet in packets {
-            let invocation = match target {
+        for (_, packet) in packets {
+            let result = match target {
                 Target::Raw => {
                     copy.clear();
                     copy.extend_from_slice(packet);
-                    Invocation::new(&mut copy)
+                    program.invoke(Invocation::new(&mut copy).engine(engine))
                 }
                 Target::Xdp | Target::Skb => {
                     let xdp = target == Target::Xdp;
                     buffer.put(packet, if xdp { ContextKind::Xdp } else { ContextKind::Skb });
-                    buffer.invocation()
+                    program.invoke(buffer.invocation().engine(engine))
                 }
             };
-            tally.count(program.invoke(invocation.engine(engine)));
+            if target != Target::Raw
+                && let Some(redirect) = buffer.redirect()
+            {
+                *tally.targets.entry(name(object, &redirect)).or_default() += 1;
+            }
+            if arguments.out.is_some()
+                && let Ok(r0) = result
+                && arguments.verdict.is_none_or(|wanted| wanted == r0 as u32 as i32)
+            {
+                tally.left.push(if target == Target::Raw { copy.clone() } else { buffer.packet().to_vec() });
+            }
+            tally.count(result);
         }
         if arguments.seconds.is_none() || stop.load(Ordering::Relaxed) {
             tally.busy = begin.elapsed();
@@ -225,7 +318,33 @@ fn one_thread(
     }
 }
 
-fn print(arguments: &RunArgs, object: &Object, control: Option<&Control>, tally: &Tally) {
+/// Where a packet goes, for people.
+fn name(object: &Object, redirect: &Redirect) -> String {
+    match redirect {
+        Redirect::Device { ifindex, way: Way::Ingress } => format!("in by device {ifindex}"),
+        Redirect::Device { ifindex, way: Way::Peer } => format!("to the other end of device {ifindex}"),
+        Redirect::Device { ifindex, way: Way::Egress | Way::Neighbour } => format!("to device {ifindex}"),
+        Redirect::Map { map, key, .. } => {
+            let is = |(name, _): &&(String, _)| object.map(name).is_some_and(|one| one.handle() == *map);
+            let map = object.maps().iter().find(is).map_or("a map", |(name, _)| name.as_str());
+            key.map_or_else(|| format!("to all of {map}"), |key| format!("to entry {key} of {map}"))
+        }
+    }
+}
+
+/// What a verdict is called (`uapi/linux/bpf.h`, `uapi/linux/pkt_cls.h`).
+fn verdict(target: Target, r0: u64) -> &'static str {
+    const XDP: [&str; 5] = ["XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT"];
+    const TC: [&str; 8] = ["OK", "RECLASSIFY", "SHOT", "PIPE", "STOLEN", "QUEUED", "REPEAT", "REDIRECT"];
+    let names: &[&str] = match target {
+        Target::Xdp => &XDP,
+        Target::Skb => &TC,
+        Target::Raw => &[],
+    };
+    names.get(r0 as u32 as usize).copied().unwrap_or("")
+}
+
+fn print(arguments: &RunArgs, object: &Object, control: Option<&Control>, target: Target, tally: &Tally) {
     if tally.packets == 1 {
         if let Some(r0) = tally.results.keys().next() {
             println!("{r0:#x}");
@@ -233,8 +352,11 @@ fn print(arguments: &RunArgs, object: &Object, control: Option<&Control>, tally:
     } else {
         println!("{:>12}  r0", "packets");
         for (r0, count) in &tally.results {
-            println!("{count:>12}  {r0:#x}");
+            println!("{}", format!("{count:>12}  {r0:<#6x} {}", verdict(target, *r0)).trim_end());
         }
+    }
+    for (target, count) in &tally.targets {
+        println!("{}", crate::shown::line(&format!("{count:>12}  redirected {target}")));
     }
     if let Some(trap) = &tally.first_trap {
         let hint = if trap.kind == TrapKind::Budget { "; does it loop for ever? see --budget" } else { "" };
