@@ -2,6 +2,7 @@
 #include "torture.h"
 #include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -279,6 +280,79 @@ void *resume_coroutines(void *unused) {
         for (int i = 0; i < COROUTINES; i++) swapcontext(&scheduler, &coroutines[i]);
         count(EVENT_RESUME, COROUTINES);
         if (round % 8 == 0) pause_for(1000);
+    }
+    return unused;
+}
+
+typedef int visitor(struct dl_phdr_info *, size_t, void *);
+
+struct walk {
+    visitor *visit;
+    void *data;
+    word left;
+};
+
+static int visit_some(struct dl_phdr_info *info, size_t size, void *data) {
+    struct walk *walk = data;
+    return walk->left-- == 0 ? -1 : walk->visit(info, size, walk->data);
+}
+
+/* The program's own, which answers otherwise each time: nobody may take it for the loader's. (Unwinders ask it where they know no
+ * better way, and shall find what they look for.) */
+#if __GLIBC_PREREQ(2, 35)
+int dl_iterate_phdr(visitor *visit, void *data) {
+    static word state = 362436069;
+    static int (*next)(visitor *, void *);
+    if (!next) next = (int (*)(visitor *, void *))dlsym(RTLD_NEXT, "dl_iterate_phdr");
+    struct walk walk = { visit, data, next_random(&state) % 12 };
+    int result = next(visit_some, &walk);
+    return result == -1 ? 0 : result;
+}
+#endif
+
+/* What is said of an arena is what unwinders look for. */
+static int check_arena(struct dl_phdr_info *info, size_t size, void *data) {
+    (void)size, (void)data;
+    if (strcmp(info->dlpi_name, "[relpoline]")) return 0;
+    if (info->dlpi_phnum != 2 || info->dlpi_phdr[1].p_type != PT_GNU_EH_FRAME) wrong("an arena with %d headers", info->dlpi_phnum);
+    else if (*(unsigned char *)(info->dlpi_addr + info->dlpi_phdr[1].p_vaddr) != 1) wrong("an arena without unwind data");
+    return 0;
+}
+
+void *walk_through_objects(void *unused) {
+    int (*next)(visitor *, void *) = (int (*)(visitor *, void *))dlsym(RTLD_NEXT, "dl_iterate_phdr");
+    while (!stop) {
+        dl_iterate_phdr(check_arena, NULL);
+        if (next) next(check_arena, NULL);
+        count(EVENT_WALK, 1);
+        pause_for(500);
+    }
+    return unused;
+}
+
+/* Each of the programs counts what it finds there: an engine that comes along leaves no trace. */
+void *start_in_odd_environments(void *unused) {
+    enum { MANY = 400, LONG = 100000 };
+    static char *entries[MANY + 1], text[MANY][24], large[LONG];
+    memset(large, 'x', sizeof large - 1);
+    memcpy(large, "LARGE=", 6);
+    for (word round = 0; !stop; round++) {
+        word length = round % 4 == 0 ? 0 : round % 4 == 1 ? MANY : 1 + round % 7;
+        for (word n = 0; n < length; n++) {
+            /* Some twice, some without a value, some without a name. */
+            snprintf(text[n], sizeof text[n], n % 3 == 0 ? "ODD%lu=%lu" : n % 3 == 1 ? "=%lu" : "LD_%lu", n / 2, round);
+            entries[n] = round % 4 == 2 && n == 0 ? large : text[n];
+        }
+        entries[length] = NULL;
+        char number[24];
+        snprintf(number, sizeof number, "%lu", length);
+        char *const arguments[] = { (char *)program_path, (char *)board_path, number, NULL };
+        pid_t child = -1;
+        if (posix_spawn(&child, program_path, NULL, NULL, arguments, round % 8 == 0 ? NULL : entries) == 0) {
+            count(EVENT_STORM, 1);
+            reap(child, "a program in an odd environment");
+        }
+        pause_for(20000);
     }
     return unused;
 }

@@ -183,10 +183,23 @@ static void start(pthread_t *thread, void *(*work)(void *), word number) {
     }
 }
 
+static word count_environment(void) {
+    word entries = 0;
+    while (environ && environ[entries]) entries++;
+    return entries;
+}
+
 int main(int argc, char **argv) {
     static pthread_t threads[MOST_THREADS + 16];
     static void *(*const disturbers[])(void *) = { flap, switch_off_and_on, load_libraries, fork_children, send_signals,
-                                                   be_jumped_out_of, throw_exceptions, resume_coroutines };
+                                                   be_jumped_out_of, throw_exceptions, resume_coroutines,
+                                                   walk_through_objects, start_in_odd_environments,
+#ifdef WITH_CPP
+                                                   be_profiled, throw_out_of_handlers, cancel_threads,
+#endif
+    };
+    /* Started in an odd environment: of so many entries. */
+    if (argc == 3) return count_environment() != strtoul(argv[2], NULL, 10);
     int file = argc > 1 ? open(argv[1], O_RDWR | O_CLOEXEC) : -1;
     board = file < 0 ? MAP_FAILED : mmap(NULL, sizeof *board, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (board == MAP_FAILED) {

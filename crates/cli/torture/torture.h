@@ -30,11 +30,16 @@ typedef word callee_t(word);
     m(VIRTUAL, "virtual calls") m(PLUGIN, "calls from and into loaded libraries")                  \
     m(HANDLER, "calls in signal handlers") m(CHILD, "calls in children")                           \
     m(COROUTINE, "calls in coroutines") m(STARTED, "calls in programs started meanwhile")          \
+    m(PROFILED, "calls interrupted and unwound")                                                   \
     m(EVENT_SWITCH, "disabled and enabled") m(EVENT_FLAP, "changes of targets")                    \
     m(EVENT_LOAD, "libraries loaded and unloaded") m(EVENT_FORK, "children forked")                \
     m(EVENT_VFORK, "children vforked") m(EVENT_START, "programs started")                          \
     m(EVENT_SIGNAL, "signals handled") m(EVENT_JUMP, "handlers left by longjmp")                   \
     m(EVENT_THROW, "exceptions thrown") m(EVENT_RESUME, "coroutines resumed")                      \
+    m(EVENT_SAMPLE, "profiler's samples, each with all frames")                                    \
+    m(EVENT_HANDLER_THREW, "handlers that threw") m(EVENT_CANCEL, "threads cancelled anywhere")    \
+    m(EVENT_WALK, "walks through lists of objects that change")                                    \
+    m(EVENT_STORM, "programs started with odd environments")                                       \
     m(WRONG, "wrong")
 
 enum counter {
@@ -93,6 +98,8 @@ word compare_flags(const unsigned char *pattern, word base, word calls);
 /* objects.cc */
 word call_objects(const unsigned char *pattern, word base, word calls);
 void throw_through_sites(word seed);
+/* unwind.cc */
+void *be_profiled(void *), *throw_out_of_handlers(void *), *cancel_threads(void *);
 /* disturb.c */
 extern char **exchanged;
 extern char **plugins;
@@ -100,6 +107,7 @@ extern int plugin_count;
 extern const char *program_path, *board_path;
 void *flap(void *), *switch_off_and_on(void *), *load_libraries(void *), *fork_children(void *), *send_signals(void *);
 void *be_jumped_out_of(void *), *throw_exceptions(void *), *resume_coroutines(void *);
+void *walk_through_objects(void *), *start_in_odd_environments(void *);
 void small_signal_stack(void);
 void catch_signals(void);
 void is_target_of_signals(int slot);

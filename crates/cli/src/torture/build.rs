@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::workbench::compiler::Compiler;
 use crate::workbench::variant::compile;
 
-const SOURCES: [(&str, &str); 8] = [
+const SOURCES: [(&str, &str); 9] = [
     ("torture.h", include_str!("../../torture/torture.h")),
     ("torture.c", include_str!("../../torture/torture.c")),
     ("disturb.c", include_str!("../../torture/disturb.c")),
@@ -17,12 +17,15 @@ const SOURCES: [(&str, &str); 8] = [
     ("plugin.c", include_str!("../../torture/plugin.c")),
     ("exchanged.S", include_str!("../../torture/exchanged.S")),
     ("objects.cc", include_str!("../../torture/objects.cc")),
+    ("unwind.cc", include_str!("../../torture/unwind.cc")),
 ];
 
 /// Libraries that come and go.
 const PLUGINS: u32 = 5;
 /// Nothing is bound lazily: a longjmp out of the loader would leave it waiting for ever, with or without us.
 const BOUND: &str = "-Wl,-z,now";
+/// For what is unwound from any instruction.
+const ASYNCHRONOUS: [&str; 2] = ["-fnon-call-exceptions", "-fasynchronous-unwind-tables"];
 /// The library of sites.
 const LIBRARY: &str = "libsites.so";
 
@@ -74,6 +77,7 @@ pub fn build(compiler: &Compiler, directory: &Path, scratch: &Path) -> anyhow::R
     let linker = match &cpp {
         Some(cpp) => {
             workshop.object_by(cpp, "objects.cc", "objects", cpp.dialect.retpoline)?;
+            workshop.object_by(cpp, "unwind.cc", "unwind", &[cpp.dialect.retpoline, &ASYNCHRONOUS].concat())?;
             cpp
         }
         None => {
@@ -88,7 +92,8 @@ pub fn build(compiler: &Compiler, directory: &Path, scratch: &Path) -> anyhow::R
         workshop.object_by(compiler, &format!("{name}.c"), name, &flags)?;
     }
     let built = tables.iter().skip(1).copied().chain(["torture", "disturb", "registers", "builds"]);
-    workshop.link(linker, &built.chain(cpp.as_ref().map(|_| "objects")).collect::<Vec<_>>())?;
+    let objects: &[&str] = if cpp.is_some() { &["objects", "unwind"] } else { &[] };
+    workshop.link(linker, &built.chain(objects.iter().copied()).collect::<Vec<_>>())?;
     let plugins = (0..PLUGINS).map(|n| workshop.plugin(n)).collect::<anyhow::Result<_>>()?;
     let exchanged = ["exchanged0.so", "exchanged1.so"];
     for (name, definition) in exchanged.into_iter().zip(["-DFIRST", "-DSECOND"]) {

@@ -63,7 +63,7 @@ pub struct TortureArgs {
     /// For how long.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub seconds: u32,
-    /// Threads that call; eight more disturb them. Default: two per processor.
+    /// Threads that call; a dozen more disturb them. Default: two per processor.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: Option<u32>,
     /// Print the summary as JSON.

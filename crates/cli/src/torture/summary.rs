@@ -135,7 +135,7 @@ impl Summary {
             "{}, {} processors, Linux {}, {}",
             self.machine.cpu, self.machine.cpus, self.machine.kernel, self.machine.compiler
         )];
-        lines.push(format!("{:.1} s, {} calling threads, 8 that disturb them\n", self.seconds, self.threads));
+        lines.push(format!("{:.1} s, {} calling threads, 13 that disturb them\n", self.seconds, self.threads));
         lines.push(row(self.board.calls(), &format!("calls checked ({:.1} million per second)", self.rate() / 1e6)));
         lines.extend(self.board.checked().map(|(name, value)| row(value, &format!("  {name}"))));
         lines.push(row(self.board.wrong(), "wrong\n"));
