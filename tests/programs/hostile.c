@@ -1,14 +1,19 @@
 // A process that wants to harm whoever looks at it. It says "ready" and ends when its stdin does.
 //
-//   statistics FILE [NAMES]   FILE's bytes are its statistics; NAMES more files have names that are nearly its own
+//   statistics FILE [NAMES]   FILE's bytes are its statistics; NAMES more files have names that are nearly its own; at
+//                             1 << 40 there is a mebibyte of memory
 //   links MODE                its loader's structures are not what they should be
 //   name PATH                 its C library has another path
 //   storm                     signals, threads and system calls without end
+//   exchange A B [C D]...     what is called A is called B, and the other way round, and so on without end
+//   state WHAT                a state that processes are rarely in
 #define _GNU_SOURCE
 #include <elf.h>
 #include <fcntl.h>
 #include <link.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +23,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define CHECK(what) do { if (!(what)) { perror(#what); exit(1); } } while (0)
@@ -65,6 +71,8 @@ static void statistics(const char *content, int names) {
     }
     CHECK(flock(to, LOCK_SH) == 0);
     CHECK(mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, to, 0) != MAP_FAILED);
+    void *code = (void *)(1ul << 40);
+    CHECK(mmap(code, 1 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == code);
     const char *forms[] = {"%s/%d-%lu-%d.stats", "%s/0%d-%lu-%d.stats", "%s/run-%d-%lu-%d"};
     for (int n = 0; n < names; n++) {
         char other[128];
@@ -182,13 +190,79 @@ static void storm(void) {
     CHECK(pthread_create(&thread, 0, breed, 0) == 0);
 }
 
+static void exchange(char **names) {
+    if (fork() != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;)
+        for (char **pair = names; pair[0] && pair[1]; pair += 2)
+            syscall(SYS_renameat2, AT_FDCWD, pair[0], AT_FDCWD, pair[1], RENAME_EXCHANGE);
+}
+
+static void *map_and_unmap(void *unused) {
+    // Where whoever attaches looks for room and for text: near the program and its libraries.
+    char *near = (char *)(((unsigned long)target & ~4095ul) + (16 << 20));
+    for (;;) {
+        char *at = mmap(near, 1 << 20, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at != MAP_FAILED) munmap(at, 1 << 20);
+    }
+    return unused;
+}
+
+static void state(const char *what, char **argv) {
+    pthread_t thread;
+    if (!strcmp(what, "private")) {
+        CHECK(prctl(PR_SET_DUMPABLE, 0) == 0);
+    } else if (!strcmp(what, "elsewhere")) {
+        // Root there, with mounts and a root directory of its own. Where that is forbidden: as it was.
+        if (unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0) {
+            char directory[] = "/tmp/relpoline-hostile-XXXXXX";
+            if (mkdtemp(directory) && chroot(directory) == 0) CHECK(chdir("/") == 0);
+        }
+    } else if (!strcmp(what, "lends")) {
+        // Waits until its child, which has its memory, calls exec: it does not.
+        printf("ready\n");
+        fflush(stdout);
+        if (vfork() == 0) {
+            for (char byte; read(0, &byte, 1) != 0;) {}
+            _exit(0);
+        }
+        _exit(0);
+    } else if (!strcmp(what, "execs")) {
+        // For a few seconds, each time another program for whoever looks.
+        long n = getenv("ROUND") ? atol(getenv("ROUND")) : 0;
+        if (n == 0) {
+            printf("ready\n");
+            fflush(stdout);
+        }
+        char round[32];
+        snprintf(round, sizeof round, "%ld", n + 1);
+        setenv("ROUND", round, 1);
+        struct pollfd ends = {.fd = 0, .events = POLLIN};
+        if (poll(&ends, 1, n % 7) == 0) execv("/proc/self/exe", argv);
+        _exit(0);
+    } else if (!strcmp(what, "maps")) {
+        CHECK(pthread_create(&thread, 0, map_and_unmap, 0) == 0);
+    } else if (!strcmp(what, "ends")) {
+        alarm(1);
+        signal(SIGALRM, (void (*)(int))_exit);
+    } else if (!strcmp(what, "no-text")) {
+        prctl(PR_SET_NAME, "\xff\xfe) S 1 (");
+    } else if (strcmp(what, "plain")) {
+        fprintf(stderr, "no state %s\n", what);
+        exit(1);
+    }
+}
+
 int main(int argc, char **argv) {
+    if (argc > 2 && !strcmp(argv[1], "state") && !strcmp(argv[2], "execs")) state(argv[2], argv);
     if (getenv("HOSTILE_NAME")) prctl(PR_SET_NAME, getenv("HOSTILE_NAME"));
     for (int n = 0; n < 400000; n++) sum += table[0](n);
     if (argc > 2 && !strcmp(argv[1], "statistics")) statistics(argv[2], argc > 3 ? atoi(argv[3]) : 0);
     else if (argc > 2 && !strcmp(argv[1], "links")) links(argv[2]);
     else if (argc > 2 && !strcmp(argv[1], "name")) name(argv[2]);
     else if (argc > 1 && !strcmp(argv[1], "storm")) storm();
+    else if (argc > 3 && !strcmp(argv[1], "exchange")) exchange(argv + 2);
+    else if (argc > 2 && !strcmp(argv[1], "state")) state(argv[2], argv);
     printf("ready\n");
     fflush(stdout);
     for (char byte;;) {

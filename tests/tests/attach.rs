@@ -191,6 +191,29 @@ fn sites_that_are_led_elsewhere_are_noticed() {
     assert!(!program.ends_with("attached done"), "sites led elsewhere go unnoticed: {}", text(&output));
 }
 
+/// Nothing of it is writable and executable, also while the engine comes and goes.
+#[test]
+fn no_memory_is_writable_and_executable_meanwhile() {
+    let program = Living::start(&mut busy());
+    let maps = format!("/proc/{}/maps", program.pid());
+    let mut looks = 0;
+    std::thread::scope(|scope| {
+        let works = scope.spawn(|| {
+            for verb in [&["attach"][..], &["disable"], &["enable"], &["detach"]].repeat(6) {
+                program.must(verb);
+            }
+        });
+        while !works.is_finished() {
+            let all = fs::read_to_string(&maps).expect("it runs");
+            let both = all.lines().find(|line| line.split(' ').nth(1).is_some_and(|access| access.contains("wx")));
+            assert_eq!(both, None);
+            looks += 1;
+        }
+    });
+    println!("looked {looks} times");
+    assert!(looks > 10 && program.ends_with("attached done"));
+}
+
 /// `relpoline attach` must refuse this process, for this reason, and leave it as it was.
 fn is_refused(pid: &str, why: &str) {
     let output = relpoline(&["attach"], pid);

@@ -258,6 +258,36 @@ fn statistics_that_another_user_forged() {
     assert_eq!(fs::metadata(at("fifo")).unwrap().len(), 0);
 }
 
+/// Statistics of a process that says that each of its sites has the largest of trees, all of which can be read.
+#[test]
+fn trees_larger_than_memory() {
+    if !is_root() {
+        return;
+    }
+    const MAPPED: u64 = 1 << 40;
+    let _one = alone();
+    let place = open_directory();
+    let content = place.path().join("content");
+    let mut bytes = worst(&[b"/bin/true"], 0);
+    let first =
+        Layout { objects: 512, sites: Layout::MOST.sites, events: 2048, samples: 256, targets: 0 }.site_offset();
+    for record in bytes[first..].chunks_exact_mut(SiteRecord::SIZE) {
+        let site = SiteRecord::load(record).unwrap();
+        let (gate, tree, tree_body, recording) = (MAPPED, MAPPED + 64, MAPPED + 4096, MAPPED + 128);
+        let counters = MAPPED + 256;
+        SiteRecord { gate, tree, tree_body, recording, counters, ..site }.store(record).unwrap();
+    }
+    fs::write(&content, bytes).unwrap();
+    let living = forged(&content, 0);
+    let pid = living.pid().to_string();
+    let said = ends(&["perf", &pid, "--dir", &place.path().display().to_string()]);
+    assert_eq!(said.status.code(), Some(1), "{}", text(&said.stdout));
+    assert!(!place.path().join(format!("jit-{pid}.dump")).exists());
+    ends(&["explain", &pid, "0x1000"]);
+    drop(living);
+    forget();
+}
+
 #[test]
 fn ten_thousand_names() {
     if !is_root() {
@@ -388,6 +418,66 @@ fn names_that_give_orders() {
     assert!(text(&unpacked).contains("OWNED") && !unpacked.windows(2).any(|pair| pair == b"\x1b]"));
 }
 
+/// What a compiler wrote of functions is not what a compiler wrote: names in debug information are words of the file that is
+/// exported, or are not in it. Compressed, a section may say that it is larger than memory.
+#[test]
+fn debug_information_that_lies() {
+    let directory = open_directory();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let source = directory.path().join("loop.c");
+    let name = "A".repeat(24);
+    let code = format!(
+        "long one(long x) {{ return x + 1; }} long two(long x) {{ return x + 2; }}\n\
+         long {name}(long (*f)(long), long x) {{ return f(x) + 1; }}\n\
+         int main() {{ volatile long s = 0; for (long i = 0; i < 3000000; i++) s += {name}(i & 1 ? one : two, i); }}\n"
+    );
+    fs::write(&source, code).unwrap();
+    for (kind, flags) in [("plain", &["-gz=none"][..]), ("packed", &["-gz=zlib"])] {
+        let program = directory.path().join(kind);
+        let mut compile = Command::new("cc");
+        compile.args(["-O1", "-g", "-fno-inline", "-mindirect-branch=thunk", "-mindirect-branch-register"]).args(flags);
+        assert!(compile.arg("-o").arg(&program).arg(&source).status().unwrap().success());
+        let mut run = Command::new(tool::relpoline());
+        run.args(["run", "-q", "--profile", &at("profile"), "--"]).arg(&program);
+        assert!(run.status().unwrap().success());
+        let mut bytes = fs::read(&program).unwrap();
+        if kind == "plain" {
+            // In .debug_str and .symtab, everywhere.
+            let places: Vec<usize> =
+                (0..bytes.len() - 24).filter(|&n| bytes[n..].starts_with(name.as_bytes())).collect();
+            assert!(places.len() > 1);
+            for at in places {
+                bytes[at..at + 20].copy_from_slice(b"\x1b]0;OWNED\x07\n one:1:0\n");
+            }
+        } else {
+            // ch_type ELFCOMPRESS_ZLIB, reserved, ch_size, ch_addralign: the sections begin like that.
+            let heads: Vec<usize> = (0..bytes.len() - 24)
+                .filter(|&n| {
+                    bytes[n..n + 8] == [1, 0, 0, 0, 0, 0, 0, 0] && bytes[n + 16..n + 25] == *b"\x01\0\0\0\0\0\0\0\x78"
+                })
+                .collect();
+            assert!(!heads.is_empty());
+            for at in heads {
+                bytes[at + 8..at + 16].copy_from_slice(&(1_u64 << 35).to_le_bytes());
+            }
+        }
+        tool::write_executable(&program, &bytes);
+        let mut export = limited(tool::relpoline(), &["profile", "export", "--format", "autofdo", "--object"]);
+        let output = export.arg(&program).arg(at("profile")).output().unwrap();
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{kind}: {}", output.status);
+        for said in [&output.stdout, &output.stderr] {
+            assert_clean(said, kind);
+            assert!(!text(said).lines().any(|line| line.trim_start() == "one:1:0"), "{kind}: {}", text(said));
+        }
+        // What is left out is said, or why all of it is.
+        assert!(
+            text(&output.stderr).contains(if kind == "plain" { "left out" } else { "larger than any" }),
+            "{kind}: {}",
+            text(&output.stderr)
+        );
+    }
+}
+
 fn ends_raw(arguments: &[&str]) -> bool {
     limited(tool::relpoline(), arguments).status().unwrap().success()
 }
@@ -495,6 +585,164 @@ fn names_that_lead_to_no_file() {
         ends(&["explain", &pid, "main"]);
         assert!(living.is_alive());
     }
+}
+
+/// A state that whoever looks at processes rarely meets: the command says something in time, and the process goes on.
+#[test]
+fn processes_in_odd_states() {
+    let program = Program::retpolined("hostile.c").build();
+    for what in ["private", "elsewhere", "lends", "execs", "maps", "ends", "no-text"] {
+        let mut living = Living::start(Command::new(&program).args(["state", what]));
+        assert_eq!(living.said, "ready", "{what}");
+        let pid = living.pid().to_string();
+        for arguments in [
+            &["list"][..],
+            &["attach", "--anyway", &pid],
+            &["report", &pid],
+            &["disable", &pid],
+            &["detach", &pid],
+            &["attach", &pid],
+        ] {
+            let said = ends(arguments);
+            if what == "no-text" && arguments == ["attach", "--anyway", &pid] {
+                assert!(said.status.success(), "{}", text(&said.stderr));
+            }
+        }
+        // One that ends, or is replaced, while it is worked on does so by itself, not by a signal.
+        if what != "ends" {
+            assert!(living.is_alive(), "{what}");
+            assert!(living.ends_with(""), "{what}");
+        }
+    }
+}
+
+/// A process whose control group is frozen does not answer: it is refused in time, and goes on when it may.
+#[test]
+fn a_frozen_process() {
+    if !is_root() {
+        return;
+    }
+    let program = Program::retpolined("hostile.c").build();
+    let mut living = Living::start(Command::new(&program).args(["state", "plain"]));
+    let Some(group) = Frozen::of(living.pid()) else {
+        return println!("skipped: control groups cannot be made here");
+    };
+    let pid = living.pid().to_string();
+    for verb in ["list", "report", "attach", "detach"] {
+        let arguments = if verb == "list" { vec![verb] } else { vec![verb, &pid] };
+        let said = ends(&arguments);
+        assert_eq!(said.status.success(), verb == "list" || verb == "detach", "{verb}: {}", text(&said.stderr));
+    }
+    drop(group);
+    assert!(ends(&["attach", "--anyway", &pid]).status.success());
+    assert!(living.is_alive() && living.ends_with(""));
+}
+
+/// A control group in which nothing runs. What is in it goes on when it is dropped.
+struct Frozen {
+    group: PathBuf,
+    thaw: (&'static str, &'static str),
+    back: PathBuf,
+    pid: u32,
+}
+
+impl Frozen {
+    fn of(pid: u32) -> Option<Self> {
+        let name = format!("relpoline-hostile-{pid}");
+        for (root, file, freeze, thaw) in [
+            ("/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED"),
+            ("/sys/fs/cgroup", "cgroup.freeze", "1", "0"),
+        ] {
+            let group = Path::new(root).join(&name);
+            if fs::create_dir(&group).is_ok() {
+                let frozen = Self { group, thaw: (file, thaw), back: root.into(), pid };
+                let is_in = fs::write(frozen.group.join("cgroup.procs"), pid.to_string()).is_ok();
+                if is_in && fs::write(frozen.group.join(file), freeze).is_ok() {
+                    return Some(frozen);
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = fs::write(self.group.join(self.thaw.0), self.thaw.1);
+        let _ = fs::write(self.back.join("cgroup.procs"), self.pid.to_string());
+        let _ = fs::remove_dir(&self.group);
+    }
+}
+
+/// Another user exchanges, without end, directories for links to root's, and files for links, FIFOs and hard links, where root
+/// writes and reads. In a directory of that user's own, and where everybody may write.
+#[test]
+fn places_that_are_exchanged_meanwhile() {
+    if !is_root() {
+        return;
+    }
+    let _one = alone();
+    let place = open_directory();
+    let victim = tempfile::tempdir().unwrap();
+    fs::write(victim.path().join("precious"), "precious").unwrap();
+    fs::write(victim.path().join("report"), "precious").unwrap();
+    let own = |path: &Path| lchown(path, Some(ATTACKER), Some(ATTACKER)).unwrap();
+    let program = Program::retpolined("named.c").build();
+    let report = victim.path().join("good").display().to_string();
+    let profile = victim.path().join("profile").display().to_string();
+    let mut run = Command::new(tool::relpoline());
+    run.args(["run", "-q", "--report", &report, "--profile", &profile, "--"]).arg(&program);
+    assert!(run.status().unwrap().success());
+    let before: Vec<_> = contents(victim.path());
+    for bits in [0o755, 0o1777] {
+        let theirs = place.path().join(format!("{bits:o}"));
+        let at = |name: &str| theirs.join(name).display().to_string();
+        fs::create_dir_all(theirs.join("d")).unwrap();
+        fs::set_permissions(&theirs, Permissions::from_mode(bits)).unwrap();
+        symlink(victim.path(), at("to-d")).unwrap();
+        symlink(victim.path().join("precious"), at("d/link")).unwrap();
+        assert!(Command::new("mkfifo").args(["-m", "666"]).arg(at("d/fifo")).status().unwrap().success());
+        fs::copy(&report, at("d/report")).unwrap();
+        fs::copy(&profile, at("d/profile")).unwrap();
+        fs::copy(&program, at("d/program")).unwrap();
+        if bits == 0o755 {
+            own(&theirs);
+        }
+        for name in ["d", "to-d", "d/link", "d/fifo", "d/report", "d/profile", "d/program"] {
+            own(&theirs.join(name));
+        }
+        let pairs =
+            ["d", "to-d", "d/report", "d/link", "d/profile", "d/fifo", "d/program", "d/link", "d/fifo", "d/report"];
+        let attacker = Program::retpolined("hostile.c").build();
+        let mut exchange = Command::new(attacker);
+        exchange.arg("exchange").args(pairs.map(at)).uid(ATTACKER).gid(ATTACKER);
+        let exchanging = Living::start(&mut exchange);
+        assert_eq!(exchanging.said, "ready");
+        for _ in 0..12 {
+            for arguments in [
+                &["metrics", "--textfile", &at("d/report")][..],
+                &["report", &report, "--format", "json", "-o", &at("d/report")],
+                &["report", &at("d/report")],
+                &["profile", "merge", "-o", &at("d/profile"), &profile],
+                &["profile", "merge", "-o", "/dev/null", &at("d/profile")],
+                &["profile", "show", &at("d/profile")],
+                &["profile", "export", "--format", "pprof", "-o", &at("d/report"), &profile],
+                &["inspect", &at("d/program")],
+                &["man", "--out", &at("d")],
+            ] {
+                ends(arguments);
+            }
+        }
+        assert_eq!(contents(victim.path()), before, "{bits:o}");
+    }
+}
+
+/// Names and contents of the files in a directory.
+fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    all.sort();
+    all
 }
 
 /// The command alone, with a cache that another user may change: root's programs do not get an engine from there.

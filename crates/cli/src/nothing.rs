@@ -11,8 +11,11 @@ use crate::files::parts::Parts;
 
 /// A file this large is not read for this.
 const MOST_BYTES: u64 = 1 << 30;
-/// Longest name of a compiler that is shown.
+/// Longest name of a compiler that is shown, and how many of them: a file may name any number.
 const LONGEST: usize = 60;
+const MOST: usize = 4;
+/// No compiler writes more about itself, however many objects were linked.
+const LONGEST_COMMENT: u64 = 1 << 16;
 
 /// That neither the program nor its libraries have retpolines, what it was built with, and where to read on.
 #[must_use]
@@ -65,7 +68,7 @@ pub fn built_with(program: &Path) -> Option<String> {
     if file.section_by_name(".go.buildinfo").is_some() {
         return Some("Go".to_owned());
     }
-    let comment = file.section_by_name(".comment")?;
+    let comment = file.section_by_name(".comment").filter(|comment| comment.size() <= LONGEST_COMMENT)?;
     compilers(comment.data().ok()?)
 }
 
@@ -75,7 +78,7 @@ fn compilers(comment: &[u8]) -> Option<String> {
     for entry in comment.split(|&byte| byte == 0) {
         let text: String = entry.iter().map(|&byte| byte as char).filter(|c| (' '..='~').contains(c)).collect();
         let name = name_of(&text);
-        if !name.is_empty() && !found.contains(&name) {
+        if !name.is_empty() && found.len() < MOST && !found.contains(&name) {
             found.push(name);
         }
     }
@@ -117,6 +120,8 @@ mod tests {
         );
         assert_eq!(of("rustc version 1.90.0 (1159e78c4 2025-09-14)\0").as_deref(), Some("rustc 1.90.0"));
         assert_eq!(of("\0\0"), None);
+        let many: String = (0..1000).map(|n| format!("compiler {n}\0")).collect();
+        assert_eq!(of(&many).as_deref(), Some("compiler 0 and compiler 1 and compiler 2 and compiler 3"));
         assert_eq!(of("\x1b[31mred\0").as_deref(), Some("[31mred"));
     }
 

@@ -9,6 +9,8 @@ use anyhow::Context;
 use clap::CommandFactory;
 
 use crate::arguments::{Arguments, CompletionsArgs, ManArgs};
+use crate::files::Written;
+use crate::files::written::PUBLIC;
 
 /// `relpoline completions SHELL`: writes the script to stdout.
 ///
@@ -52,13 +54,14 @@ pub fn man(arguments: &ManArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_pages(directory: &Path) -> io::Result<()> {
+fn write_pages(directory: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(directory)?;
     let scratch = tempfile::tempdir()?;
     clap_mangen::generate_to(Arguments::command(), scratch.path())?;
     for entry in std::fs::read_dir(scratch.path())? {
         let entry = entry?;
-        std::fs::write(directory.join(entry.file_name()), as_written(&std::fs::read_to_string(entry.path())?))?;
+        let page = as_written(&std::fs::read_to_string(entry.path())?);
+        Written::new(&directory.join(entry.file_name()))?.write(page.as_bytes(), PUBLIC)?;
     }
     Ok(())
 }

@@ -116,6 +116,12 @@ pub fn line(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
+/// Whether a name is one word of another tool's file, and fit to be shown.
+#[must_use]
+pub fn is_word(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| is_harmless(c) && !c.is_whitespace())
+}
+
 /// Writes a finished text.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! `relpoline inspect` on compiled programs, on what is no program, and on damaged files.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -55,7 +56,7 @@ impl Program {
     }
 
     fn findings(&self) -> Findings {
-        examine(&self.path, &fs::read(&self.path).unwrap()).unwrap()
+        examine(&self.path, File::open(&self.path).unwrap()).unwrap()
     }
 }
 
@@ -210,6 +211,12 @@ impl Random {
     }
 }
 
+fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
 /// Any answer is fine for a damaged file; a panic is not.
 #[test]
 fn damaged_files_do_no_harm() {
@@ -217,7 +224,7 @@ fn damaged_files_do_no_harm() {
     for flags in [["-pie", "-fPIE"], ["-no-pie", "-fno-pie"]] {
         let whole = fs::read(&Program::with_retpolines(&flags).path).unwrap();
         for len in (0..whole.len()).step_by(211) {
-            let _ = examine(nowhere, &whole[..len]);
+            let _ = examine(nowhere, file_of(&whole[..len]));
         }
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         for _ in 0..250 {
@@ -228,7 +235,7 @@ fn damaged_files_do_no_harm() {
                 let at = random.below(reach);
                 bytes[at] = random.below(256) as u8;
             }
-            if let Ok(findings) = examine(nowhere, &bytes) {
+            if let Ok(findings) = examine(nowhere, file_of(&bytes)) {
                 let entry = Entry::Found(Box::new(findings));
                 assert!(serde_json::to_string(&entry).is_ok());
             }

@@ -8,14 +8,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::files::open;
+use crate::live::maps;
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
 /// More is not read at once, whatever the process says.
 const MOST_AT_ONCE: usize = 1 << 26;
-/// The list of what a process has mapped may have so many bytes.
-const MOST_MAPS: u64 = 1 << 26;
 
 /// Something with addresses that can be read: a process, or what a test takes for one. What is there may be anything, and
 /// may change while it is read.
@@ -80,11 +78,12 @@ impl Space for Memory {
     }
 
     fn mappings(&self) -> io::Result<Vec<Mapping>> {
-        let text = open::all_of(File::open(format!("/proc/{}/maps", self.pid))?, MOST_MAPS)?;
-        Ok(text
-            .split(|&byte| byte == b'\n')
-            .filter_map(|line| Mapping::parse(&String::from_utf8_lossy(line)))
-            .collect())
+        let mut all = Vec::new();
+        maps::each(self.pid.cast_unsigned(), |line| {
+            all.push(Mapping::of(line));
+            true
+        })?;
+        Ok(all)
     }
 }
 
@@ -111,7 +110,7 @@ impl Space for Piece<'_> {
     }
 }
 
-/// A line of `/proc/PID/maps`.
+/// Something that is mapped.
 #[derive(Clone, Debug)]
 pub struct Mapping {
     /// First address.
@@ -127,15 +126,9 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.splitn(6, ' ');
-        let (start, end) = fields.next()?.split_once('-')?;
-        let access = fields.next()?.to_owned();
-        let (_offset, _device) = (fields.next()?, fields.next()?);
-        let inode = fields.next()?.parse().ok()?;
-        let path = fields.next().unwrap_or_default().trim_start().to_owned();
-        let address = |text| u64::from_str_radix(text, 16).ok();
-        Some(Self { start: address(start)?, end: address(end)?, access, inode, path })
+    fn of(line: maps::Line<'_>) -> Self {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Self { start: line.start, end: line.end, access: text(line.access), inode: line.inode, path: text(line.path) }
     }
 
     /// Whether it is private memory of no file.

@@ -9,6 +9,8 @@ use anyhow::{bail, ensure};
 use relpoline_stats::Refusal;
 use relpoline_stats::program::{Program, examine};
 
+use crate::live::process::text;
+
 /// `PF_KTHREAD`.
 const KERNEL_THREAD: u64 = 0x0020_0000;
 const YAMA: &str = "/proc/sys/kernel/yama/ptrace_scope";
@@ -18,7 +20,7 @@ struct Status(String);
 
 impl Status {
     fn of(pid: i32) -> Option<Self> {
-        fs::read_to_string(format!("/proc/{pid}/status")).ok().map(Self)
+        text(&format!("/proc/{pid}/status")).map(Self)
     }
 
     /// The words behind `name:`.
@@ -41,7 +43,7 @@ impl Status {
 }
 
 fn kernel_flags(pid: i32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = text(&format!("/proc/{pid}/stat")).unwrap_or_default();
     let rest = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
     rest.split(' ').nth(6).and_then(|flags| flags.parse().ok()).unwrap_or(0)
 }
@@ -105,7 +107,7 @@ fn remedy(refusal: Refusal) -> &'static str {
 
 /// What a thread is doing: the letter in `/proc/PID/task/TID/stat`.
 pub fn state_of_thread(pid: i32, tid: i32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    let stat = text(&format!("/proc/{pid}/task/{tid}/stat"))?;
     stat.rsplit_once(") ")?.1.chars().next()
 }
 

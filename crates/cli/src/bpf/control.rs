@@ -21,10 +21,11 @@ use relpoline_bpf::{MapHandle, Object, Options, ProgArray, Program, Runtime};
 use rustix::fs::{AtFlags, FileType, Mode, Stat};
 
 use crate::files::{Directory, open};
+use crate::live::Patience;
 
 /// Most bytes of a request.
 const LONGEST: u64 = 1 << 20;
-/// How long a client may take.
+/// How long a client may take, and whoever listens to take a request and to answer it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A socket's file, removed in the end.
@@ -79,7 +80,8 @@ fn starts(file: &Path, object: &Object) -> Vec<(String, u64)> {
 }
 
 /// What requests refer to.
-struct Server {
+#[derive(Debug)]
+pub struct Server {
     runtime: Runtime,
     object: Object,
     options: Options,
@@ -93,8 +95,8 @@ struct Server {
 pub fn listen(path: &Path, runtime: Runtime, object: Object, options: Options) -> Result<Control> {
     let cannot = || format!("cannot listen at {}", path.display());
     let (listener, socket) = bind(path).with_context(cannot)?;
-    let newcomers = Arc::default();
-    let server = Server { runtime, object, options, newcomers: Arc::clone(&newcomers) };
+    let server = Server::new(runtime, object, options);
+    let newcomers = Arc::clone(&server.newcomers);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             if let Err(error) = server.serve(&stream) {
@@ -152,9 +154,24 @@ fn remove_stale(directory: &Directory, name: &OsStr) -> Result<()> {
 }
 
 impl Server {
+    /// Of a run of `object`.
+    #[must_use]
+    pub fn new(runtime: Runtime, object: Object, options: Options) -> Self {
+        Self { runtime, object, options, newcomers: Arc::default() }
+    }
+
     fn serve(&self, stream: &UnixStream) -> Result<()> {
         stream.set_read_timeout(Some(PATIENCE))?;
-        let mut lines = BufReader::new(stream.take(LONGEST)).lines();
+        let reply = self.answer(stream)?;
+        Ok(writeln!(&*stream, "{reply}")?)
+    }
+
+    /// Does what a request asks for: the reply.
+    ///
+    /// # Errors
+    /// When it makes no sense, or cannot be done: then nothing has changed.
+    pub fn answer(&self, request: impl Read) -> Result<String> {
+        let mut lines = BufReader::new(request.take(LONGEST)).lines();
         let array = lines.next().context("an empty request")??;
         let mut changes = Vec::new();
         for line in lines {
@@ -163,12 +180,11 @@ impl Server {
         let array = self.object.array(&array).with_context(|| format!("no program array '{array}'"))?;
         let begin = Instant::now();
         array.swap(changes.iter().map(|(index, program)| (*index, program.as_ref())))?;
-        writeln!(&*stream, "ok {:.1} µs", begin.elapsed().as_nanos() as f64 / 1000.0)?;
-        Ok(())
+        Ok(format!("ok {:.1} µs", begin.elapsed().as_nanos() as f64 / 1000.0))
     }
 
     /// Lets go of objects none of whose programs a run can come to any more.
-    fn forget_unused(&self) {
+    pub fn forget_unused(&self) {
         // Runs that began before the change still come through the old programs, and count.
         self.runtime.quiesce();
         let mut newcomers = lock(&self.newcomers);
@@ -217,12 +233,31 @@ fn is_used(object: &Object, arrays: &[ProgArray]) -> bool {
 /// # Errors
 /// When it cannot be reached, or says so.
 pub fn request(path: &Path, text: &str) -> Result<String> {
+    request_within(path, text, PATIENCE)
+}
+
+fn request_within(path: &Path, text: &str, longest: Duration) -> Result<String> {
+    // Connecting waits for as long as whoever listens accepts nobody.
+    let _patience = Patience::of(4 * PATIENCE);
+    let deadline = Instant::now() + longest;
+    let left = || {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(std::io::Error::from(ErrorKind::TimedOut)) } else { Ok(Some(left)) }
+    };
     let mut stream = UnixStream::connect(path).with_context(|| format!("no run listens at {}", path.display()))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(left()?)?;
     stream.write_all(text.as_bytes())?;
     stream.shutdown(std::net::Shutdown::Write)?;
-    let mut reply = String::new();
-    stream.take(LONGEST).read_to_string(&mut reply)?;
+    let (mut reply, mut part) = (Vec::new(), [0; 4096]);
+    while (reply.len() as u64) < LONGEST {
+        // Somebody else's may answer a byte at a time.
+        stream.set_read_timeout(left().context("it does not answer")?)?;
+        match stream.read(&mut part).context("it does not answer")? {
+            0 => break,
+            count => reply.extend(&part[..count]),
+        }
+    }
+    let reply = String::from_utf8_lossy(&reply);
     let reply = reply.trim_end();
     ensure!(reply.starts_with("ok"), "{}", reply.strip_prefix("error ").unwrap_or("the run ended"));
     Ok(reply.into())
@@ -259,6 +294,28 @@ mod tests {
         drop((listener, socket));
         assert!(!at("dead").exists());
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 4, "no draft is left");
+    }
+
+    #[test]
+    fn nobody_is_waited_for_for_long() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let patience = Duration::from_millis(200);
+        // One that says nothing, and one that goes on saying something.
+        let silent = request_within(&path, "array", patience).unwrap_err();
+        assert!(format!("{silent:#}").contains("does not answer"), "{silent:#}");
+        std::thread::scope(|scope| {
+            let talks = scope.spawn(|| {
+                let (_silent, (mut stream, _)) = (listener.accept().unwrap(), listener.accept().unwrap());
+                while stream.write_all(b"o").is_ok() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            });
+            let endless = request_within(&path, "array", patience).unwrap_err();
+            assert!(format!("{endless:#}").contains("does not answer"), "{endless:#}");
+            talks.join().unwrap();
+        });
     }
 
     #[test]

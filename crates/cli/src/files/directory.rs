@@ -4,8 +4,9 @@
 //! way there is no directory and no link that anybody but this user and root owns, or that others may write to. Directories
 //! like /tmp, where others may put something but not exchange what is ours (the sticky bit), may lie on the way.
 //!
-//! [`Directory::named`] is for where the user wants something to be written: as the kernel would find it, but links that
-//! others have made in a directory like /tmp are not followed, also where the kernel would (`fs.protected_symlinks`).
+//! [`Directory::named`] is for where the user wants something to be written: as the kernel would find it, but no link is
+//! followed that anybody but this user and root has made, wherever it lies. In a directory like /tmp the kernel mostly does
+//! not follow those either (`fs.protected_symlinks`); in another user's own directory it does, to a file of ours.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -100,7 +101,7 @@ impl Directory {
             let directory = Self::named(parent)?;
             match directory.look(&name) {
                 Ok(stat) if is_link(&stat) && !directory.is_made_up() => {
-                    path = parent.join(follow(directory.fd.as_fd(), &name, Way::Named)?);
+                    path = parent.join(follow(directory.fd.as_fd(), &name)?);
                 }
                 Ok(_) => return Ok((directory, name)),
                 Err(error) if open::is_missing(&error) => return Ok((directory, name)),
@@ -118,10 +119,12 @@ impl Directory {
         Ok(rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    /// Whether somebody else may have put there what lies in it with these attributes.
+    /// Whether somebody else may have put there what lies in it with these attributes: whoever owns the directory, or anybody
+    /// where all may.
     pub fn may_be_planted(&self, stat: &Stat) -> bool {
-        let is_open = rustix::fs::fstat(&self.fd).is_ok_and(|own| is_open_to_others(&own));
-        is_open && !Trusted::now().owns(stat)
+        let trusted = Trusted::now();
+        let is_closed = rustix::fs::fstat(&self.fd).is_ok_and(|own| trusted.owns(&own) && !is_open_to_others(&own));
+        !is_closed && !trusted.owns(stat)
     }
 
     /// Whether it is a directory of `/proc`.
@@ -243,7 +246,7 @@ fn walk(path: &Path, way: Way, make: bool) -> anyhow::Result<OwnedFd> {
         if is_link(&stat) {
             links += 1;
             ensure!(links <= MOST_LINKS, "there are too many links on the way");
-            let target = follow(at.as_fd(), &name, way)?;
+            let target = follow(at.as_fd(), &name)?;
             if target.is_absolute() {
                 at = root()?;
             }
@@ -272,16 +275,12 @@ fn components(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(walked).collect()
 }
 
-/// Where a link leads, if it is to be followed.
-fn follow(directory: BorrowedFd<'_>, name: &OsStr, way: Way) -> anyhow::Result<PathBuf> {
-    let trusted = Trusted::now();
+/// Where a link leads, if it is to be followed: whoever made it could lead us to any file of ours.
+fn follow(directory: BorrowedFd<'_>, name: &OsStr) -> anyhow::Result<PathBuf> {
     let link = rustix::fs::openat(directory, name, LOOKING, Mode::empty())?;
     let stat = rustix::fs::fstat(&link)?;
-    let around = rustix::fs::fstat(directory)?;
-    // As the kernel does it where fs.protected_symlinks is 1: who owns the directory may make links there, too.
-    let is_theirs = !trusted.owns(&stat) && (way == Way::Own || stat.st_uid != around.st_uid);
-    if is_theirs && (way == Way::Own || is_open_to_others(&around)) {
-        bail!("{} is a link that somebody else has made", name.display());
+    if !Trusted::now().owns(&stat) {
+        bail!("{} is a link that somebody else has made; name what it leads to", name.display());
     }
     let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
     Ok(OsString::from_vec(target.into_bytes()).into())
@@ -342,9 +341,13 @@ mod tests {
             return println!("skipped in part: only root can give links away");
         }
         lchown(&link, Some(12345), None).unwrap();
-        assert!(Directory::own(&link, false).is_err() && Directory::named(&link).is_ok());
+        assert!(Directory::own(&link, false).is_err() && Directory::named(&link).is_err());
         mode(base.path(), 0o1777);
         assert!(Directory::named(&link).is_err(), "a link of another user's where everybody may make some");
+        mode(base.path(), 0o755);
+        lchown(base.path(), Some(12345), None).unwrap();
+        assert!(Directory::named(&link).is_err(), "a link of another user's in a directory of his own");
+        assert!(Directory::named(&base.path().join("real")).is_ok());
     }
 
     #[test]

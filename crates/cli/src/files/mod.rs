@@ -6,14 +6,17 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`open`] | opening for reading: regular files only, never waiting |
+//! | [`below`] | paths of another root directory, which do not lead out of it |
 //! | [`parts`] | reading parts of a large file, within a budget |
 //! | [`directory`] | directories that are held open, and who else could change something in them |
 //! | [`written`] | writing: nothing that others planted is written to |
 
+pub mod below;
 pub mod directory;
 pub mod open;
 pub mod parts;
 pub mod written;
 
 pub use directory::Directory;
+pub use parts::Parts;
 pub use written::Written;

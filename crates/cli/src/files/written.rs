@@ -188,6 +188,14 @@ mod tests {
         }
         assert_eq!(fs::read(elsewhere.path().join("victim")).unwrap(), b"precious");
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+        // The same where it is their own directory, which nobody else may write to.
+        fs::set_permissions(base.path(), Permissions::from_mode(0o755)).unwrap();
+        lchown(base.path(), Some(12345), None).unwrap();
+        for name in ["fifo", "link", "directory/new", "device"] {
+            let refused = write(&at(name)).unwrap_err().to_string();
+            assert!(refused.contains("somebody else"), "{name}: {refused}");
+        }
+        assert_eq!(fs::read(elsewhere.path().join("victim")).unwrap(), b"precious");
         // Root may take the place of another user's file there, which becomes root's own.
         write(&at("file")).unwrap();
         assert_eq!(fs::metadata(at("file")).unwrap().uid(), 0);

@@ -1,13 +1,16 @@
 //! An ELF file, as far as it is needed here.
 //!
 //! Everything a running program needs is read from the program headers, so that a file without section
-//! headers is inspected like any other. Sections and symbols only add names.
+//! headers is inspected like any other. Sections and symbols only add names. No more is read than that: the segments with
+//! code and what unwinds it, relocations, names.
 
 use anyhow::{Context, bail};
 use object::elf;
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _, Rela as _};
-use object::{LittleEndian, Object as _, ObjectSection as _};
+use object::{LittleEndian, Object as _, ObjectSection as _, ReadRef};
 use relpoline_core::scan::{EhFrameHdr, Function, Region};
+
+use crate::files::Parts;
 
 type Header = elf::FileHeader64<LittleEndian>;
 type Segment = elf::ProgramHeader64<LittleEndian>;
@@ -16,6 +19,8 @@ const LE: LittleEndian = LittleEndian;
 const MOST_SEGMENTS: usize = 1170;
 /// Segments share pages at their ends.
 const MOST_OVERLAP: u64 = 1 << 20;
+/// Bytes of an ELF header.
+const HEADER_BYTES: u64 = 64;
 /// Of strings and PLTs: more than any linker writes.
 const MOST: usize = 512;
 const LONGEST_STRING: usize = 4096;
@@ -33,9 +38,9 @@ pub enum Kind {
 
 /// A parsed file.
 pub struct Elf<'a> {
-    bytes: &'a [u8],
+    parts: &'a Parts,
     /// The file for the object crate, which knows symbols and sections.
-    pub file: object::File<'a>,
+    pub file: object::File<'a, &'a Parts>,
     /// What it is.
     pub kind: Kind,
     segments: &'a [Segment],
@@ -44,15 +49,16 @@ pub struct Elf<'a> {
 
 impl<'a> Elf<'a> {
     /// Parses a file and refuses those that relpoline cannot be loaded with.
-    pub fn parse(bytes: &'a [u8]) -> anyhow::Result<Elf<'a>> {
-        check_identity(bytes)?;
+    pub fn parse(parts: &'a Parts) -> anyhow::Result<Elf<'a>> {
         let broken = "is truncated or damaged";
-        let header = Header::parse(bytes).context(broken)?;
+        let length = ReadRef::len(parts).unwrap_or(0);
+        check_identity(parts.read_bytes_at(0, length.min(HEADER_BYTES)).ok().context("cannot be read")?)?;
+        let header = Header::parse(parts).context(broken)?;
         if header.e_machine.get(LE) != elf::EM_X86_64 {
             bail!("is for another processor than x86-64");
         }
-        let segments = header.program_headers(LE, bytes).context(broken)?;
-        let file = object::File::parse(bytes).context(broken)?;
+        let segments = header.program_headers(LE, parts).context(broken)?;
+        let file = object::File::parse(parts).context(broken)?;
         let is_executable = match header.e_type.get(LE) {
             elf::ET_EXEC => true,
             elf::ET_DYN => false,
@@ -63,11 +69,11 @@ impl<'a> Elf<'a> {
         // Of a file that says that it lies in memory many times over, no one copy is better than another.
         let mapped = segments.iter().filter(|segment| segment.p_type.get(LE) == elf::PT_LOAD);
         let mapped = mapped.fold(0_u64, |sum, segment| sum.saturating_add(segment.p_filesz.get(LE)));
-        if segments.len() > MOST_SEGMENTS || mapped > (bytes.len() as u64).saturating_add(MOST_OVERLAP) {
+        if segments.len() > MOST_SEGMENTS || mapped > length.saturating_add(MOST_OVERLAP) {
             bail!("{broken}: its segments overlap");
         }
-        let dynamic = dynamic(segments, bytes);
-        let mut found = Elf { bytes, file, kind: Kind::Fixed, segments, dynamic };
+        let dynamic = dynamic(segments, parts);
+        let mut found = Elf { parts, file, kind: Kind::Fixed, segments, dynamic };
         found.kind = found.kind(is_executable)?;
         if found.texts().next().is_none() {
             bail!("{broken}: it holds no code");
@@ -97,7 +103,7 @@ impl<'a> Elf<'a> {
 
     /// The bytes of a segment that are in the file.
     fn region(&self, segment: &Segment) -> Option<Region<'a>> {
-        let bytes = segment.data(LE, self.bytes).ok()?;
+        let bytes = segment.data(LE, self.parts).ok()?;
         Some(Region { address: segment.p_vaddr.get(LE), bytes })
     }
 
@@ -205,8 +211,8 @@ fn check_identity(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-fn dynamic(segments: &[Segment], bytes: &[u8]) -> Vec<(elf::DynamicTag, u64)> {
-    let table = segments.iter().find_map(|segment| segment.dynamic(LE, bytes).ok().flatten());
+fn dynamic(segments: &[Segment], parts: &Parts) -> Vec<(elf::DynamicTag, u64)> {
+    let table = segments.iter().find_map(|segment| segment.dynamic(LE, parts).ok().flatten());
     let entries = table.unwrap_or_default().iter().map(|entry| (entry.d_tag(LE), entry.d_val(LE)));
     entries.take_while(|(tag, _)| *tag != elf::DT_NULL).collect()
 }

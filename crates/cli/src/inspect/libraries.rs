@@ -7,13 +7,14 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use object::elf as tags;
 use relpoline_core::arch::thunk;
 
 use super::elf::Elf;
 use super::findings::Library;
-use crate::files::open;
+use crate::files::{Parts, open};
 use crate::shown::Shown;
 
 const DEFAULT: [&str; 6] =
@@ -23,7 +24,10 @@ const MOST_INCLUDES: usize = 8;
 /// Libraries looked at.
 const MOST_LIBRARIES: usize = 500;
 /// Bytes that are read of all of them together.
-const MOST_BYTES: u64 = 1 << 31;
+const MOST_BYTES: u64 = 1 << 30;
+/// Folders that a file may name, and how long a path may be: a list of them may be repeated for each of many libraries.
+const MOST_FOLDERS: usize = 64;
+const LONGEST_PATH: usize = 4096;
 
 /// All libraries, those of libraries included; looked for in these folders of a run's first.
 pub fn examine(path: &Path, elf: &Elf<'_>, folders_of_run: &[PathBuf]) -> Vec<Library> {
@@ -36,15 +40,17 @@ pub fn examine(path: &Path, elf: &Elf<'_>, folders_of_run: &[PathBuf]) -> Vec<Li
         if !seen.insert(name.clone()) || found.len() >= MOST_LIBRARIES {
             continue;
         }
-        let places = folders_of_run.iter().chain(&folders).chain(&system);
-        let place = places.map(|folder| folder.join(&name)).find(|place| place.is_file());
-        let bytes = place.as_ref().and_then(|place| open::whole(place, left).ok()).unwrap_or_default();
-        left -= bytes.len() as u64;
-        let library = Elf::parse(&bytes).ok();
+        let places = folders_of_run.iter().chain(&*folders).chain(&system).map(|folder| folder.join(&name));
+        let mut there = places.filter_map(|place| Some((open::plain(&place).ok()?, place)));
+        let (parts, place) =
+            there.next().map_or((None, None), |(file, place)| (Parts::new(file, left).ok(), Some(place)));
+        let library = parts.as_ref().and_then(|parts| Elf::parse(parts).ok());
         if let (Some(place), Some(library)) = (&place, &library) {
-            wanted.extend(self::wanted(place, library));
+            let room = MOST_LIBRARIES.saturating_sub(wanted.len());
+            wanted.extend(self::wanted(place, library).into_iter().take(room));
         }
         let thunks = library.map(|library| library.texts().map(|text| thunk::find(text.bytes).count()).sum());
+        left = parts.as_ref().map_or(left, |parts| left.min(parts.left()));
         let path = place.map(|place| Shown::of_bytes(place.as_os_str().as_bytes()));
         found.push(Library { name: name.into(), path, thunks });
     }
@@ -53,13 +59,20 @@ pub fn examine(path: &Path, elf: &Elf<'_>, folders_of_run: &[PathBuf]) -> Vec<Li
 }
 
 /// What a file asks for, with its own folders to look in.
-fn wanted(path: &Path, elf: &Elf<'_>) -> Vec<(String, Vec<PathBuf>)> {
+fn wanted(path: &Path, elf: &Elf<'_>) -> Vec<(String, Rc<[PathBuf]>)> {
     let own = path.canonicalize().ok().and_then(|path| Some(path.parent()?.to_string_lossy().into_owned()));
     let origin = own.unwrap_or_default();
-    let listed = [tags::DT_RPATH, tags::DT_RUNPATH].into_iter().flat_map(|tag| elf.strings(tag));
-    let expand = |folder: &str| PathBuf::from(folder.replace("$ORIGIN", &origin).replace("${ORIGIN}", &origin));
-    let folders: Vec<PathBuf> = listed.flat_map(|list| list.split(':').map(expand).collect::<Vec<_>>()).collect();
-    elf.strings(tags::DT_NEEDED).into_iter().map(|name| (name, folders.clone())).collect()
+    let lists: Vec<String> = [tags::DT_RPATH, tags::DT_RUNPATH].into_iter().flat_map(|tag| elf.strings(tag)).collect();
+    let folders: Rc<[PathBuf]> = folders(&lists, &origin).into();
+    elf.strings(tags::DT_NEEDED).into_iter().map(|name| (name, Rc::clone(&folders))).collect()
+}
+
+/// The folders of run paths, of a file in the folder `origin`.
+fn folders(lists: &[String], origin: &str) -> Vec<PathBuf> {
+    let all = lists.iter().flat_map(|list| list.split(':'));
+    let longest = |folder: &str| folder.len() + folder.matches("ORIGIN").count() * origin.len();
+    let expand = |folder: &str| PathBuf::from(folder.replace("$ORIGIN", origin).replace("${ORIGIN}", origin));
+    all.filter(|folder| longest(folder) <= LONGEST_PATH).take(MOST_FOLDERS).map(expand).collect()
 }
 
 fn system_folders() -> Vec<PathBuf> {
@@ -94,4 +107,18 @@ fn matching(pattern: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|end| end == "conf")).collect();
     files.sort();
     files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_paths_are_expanded_and_have_an_end() {
+        let of = |list: &str, origin: &str| folders(&[list.to_owned()], origin);
+        assert_eq!(of("$ORIGIN/../lib:${ORIGIN}:/opt", "/a/b"), ["/a/b/../lib", "/a/b", "/opt"].map(PathBuf::from));
+        // Each says little and stands for much.
+        assert_eq!(of(&"$ORIGIN".repeat(500), &"/x".repeat(1000)), Vec::<PathBuf>::new());
+        assert_eq!(of(&":".repeat(4000), "/").len(), MOST_FOLDERS);
+    }
 }

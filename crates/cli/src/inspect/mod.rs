@@ -17,12 +17,13 @@ mod libraries;
 mod text;
 mod unprotected;
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::files::open;
+use crate::files::{Parts, open};
 use crate::shown::{self, Shown};
 use crate::symbols::names::{Names, Room};
 use anyhow::Context;
@@ -30,8 +31,8 @@ use elf::Elf;
 use findings::{Entry, Failure, Findings, Inspection};
 use relpoline_core::arch::thunk;
 
-/// Larger files are not read: no more code lies within reach of a jump.
-const MOST_BYTES: u64 = 1 << 31;
+/// Bytes that are read of a file: no program has as much code and as many names.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// `relpoline inspect`.
 #[derive(Debug, clap::Args)]
@@ -78,20 +79,20 @@ pub fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
 
 fn inspect(path: &Path) -> Entry {
     let opened = open::plain(path).context("cannot be opened");
-    let read = opened.and_then(|file| open::all_of(file, MOST_BYTES).context("cannot be read"));
-    let outcome = read.and_then(|bytes| examine(path, &bytes));
+    let outcome = opened.and_then(|file| examine(path, file));
     outcome.map_or_else(
         |error| Entry::Failed(Failure { path: shown(path), error: format!("{}: {error:#}", shown(path)).into() }),
         |findings| Entry::Found(Box::new(findings)),
     )
 }
 
-/// What is found in a file of this content.
+/// What is found in a file, which `path` leads to.
 ///
 /// # Errors
 /// One sentence that says why relpoline can do nothing with it.
-pub fn examine(path: &Path, bytes: &[u8]) -> anyhow::Result<Findings> {
-    let elf = Elf::parse(bytes)?;
+pub fn examine(path: &Path, file: File) -> anyhow::Result<Findings> {
+    let parts = Parts::new(file, MOST_BYTES).context("cannot be read")?;
+    let elf = Elf::parse(&parts)?;
     let names = Names::read(&elf.file, &mut Room::default());
     let code = code::examine(&elf, &names);
     let unprotected = unprotected::examine(&elf, &code, &names);
@@ -103,8 +104,8 @@ pub fn examine(path: &Path, bytes: &[u8]) -> anyhow::Result<Findings> {
 /// those of `LD_LIBRARY_PATH`.
 #[must_use]
 pub fn has_thunks(path: &Path, folders: &[PathBuf]) -> Option<bool> {
-    let bytes = open::whole(path, MOST_BYTES).ok()?;
-    let elf = Elf::parse(&bytes).ok()?;
+    let parts = Parts::new(open::plain(path).ok()?, MOST_BYTES).ok()?;
+    let elf = Elf::parse(&parts).ok()?;
     if elf.texts().any(|text| thunk::find(text.bytes).next().is_some()) {
         return Some(true);
     }

@@ -4,11 +4,12 @@
 //! opened once, and all that is in them is opened and removed by them ([`super::shelf`]); and what one user's directory
 //! costs has a bound, which hides nobody else's engines.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use relpoline_stats::file::text;
@@ -28,6 +29,9 @@ const MOST_BYTES: u64 = Layout::MOST.file_size() as u64;
 const HEAD_BYTES: usize = Layout::MOST.event_offset();
 /// Looking at all processes takes no longer, whatever they do.
 const LONGEST: Duration = Duration::from_secs(60);
+/// The same of the lists of what one user's processes have mapped; he may make them long. Without its list a process is known
+/// by its number, start, user and name.
+const LISTS: Duration = Duration::from_secs(2);
 /// Times a record is read again that is just being written.
 const PATIENCE: u32 = 4;
 
@@ -105,7 +109,9 @@ struct Processes {
     /// Their places in the list, by the numbers that they have for themselves.
     by_own_pid: HashMap<u32, Vec<usize>>,
     /// Numbers of the files that they have mapped, as far as that was asked and we may know it.
-    mapped: std::cell::RefCell<HashMap<u32, Option<BTreeSet<u64>>>>,
+    mapped: RefCell<HashMap<u32, Option<BTreeSet<u64>>>>,
+    /// What that took, by user.
+    spent: RefCell<HashMap<u32, Duration>>,
 }
 
 impl Processes {
@@ -115,7 +121,7 @@ impl Processes {
         for (at, process) in all.iter().enumerate() {
             by_own_pid.entry(process.own_pid).or_default().push(at);
         }
-        Self { all, by_own_pid, mapped: std::cell::RefCell::default() }
+        Self { all, by_own_pid, mapped: RefCell::default(), spent: RefCell::default() }
     }
 
     /// The process whose file it is: the one that has it mapped, or, when we may not know that, the one of that number,
@@ -137,8 +143,20 @@ impl Processes {
     /// Whether a process has a file mapped; `None` when we may not know. Asked once of each: it may take long to tell.
     fn maps(&self, process: &Process, inode: u64) -> Option<bool> {
         let mut mapped = self.mapped.borrow_mut();
-        let inodes = mapped.entry(process.pid).or_insert_with(|| process.mapped_files());
+        let inodes = mapped.entry(process.pid).or_insert_with(|| self.mapped_files(process));
         inodes.as_ref().map(|inodes| inodes.contains(&inode))
+    }
+
+    fn mapped_files(&self, process: &Process) -> Option<BTreeSet<u64>> {
+        let mut all = self.spent.borrow_mut();
+        let spent = all.entry(process.user).or_default();
+        if *spent > LISTS {
+            return None;
+        }
+        let begun = Instant::now();
+        let found = process.mapped_files();
+        *spent += begun.elapsed();
+        found
     }
 }
 

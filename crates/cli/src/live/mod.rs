@@ -15,11 +15,13 @@
 //! | [`shelf`] | directories of files, held open |
 //! | [`patience`] | an end to waiting |
 //! | [`process`] | what /proc says of a process |
+//! | [`maps`] | what a process has mapped where |
 //! | [`memory`] | a process' memory, read without stopping it |
 //! | [`clock`] | ticks of the time-stamp counter as time |
 
 pub mod clock;
 pub mod find;
+pub mod maps;
 pub mod memory;
 pub mod patience;
 pub mod place;
@@ -27,3 +29,4 @@ pub mod process;
 pub mod shelf;
 
 pub use find::{Engine, all, one};
+pub use patience::Patience;

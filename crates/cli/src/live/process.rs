@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use relpoline_stats::live::{Name, started};
 
+use super::maps;
 use crate::shown::Shown;
 
 /// The first pid namespace: whoever is in it sees every process there is (`PROC_PID_INIT_INO`).
@@ -16,6 +17,11 @@ const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// Whether a process that cannot be seen does not exist.
 pub fn sees_all() -> bool {
     fs::metadata("/proc/self/ns/pid").is_ok_and(|found| found.ino() == FIRST_PID_NAMESPACE)
+}
+
+/// A file of /proc, in which a name that need not be text may stand.
+pub fn text(path: &str) -> Option<String> {
+    Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
 }
 
 /// A process.
@@ -36,13 +42,19 @@ pub struct Process {
 impl Process {
     /// Looks at a process; `None` when there is none of that number.
     pub fn of(pid: u32) -> Option<Self> {
+        let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+        Self::parse(pid, &status, &fs::read(format!("/proc/{pid}/stat")).unwrap_or_default())
+    }
+
+    /// What these two files of its say.
+    pub fn parse(pid: u32, status: &[u8], stat: &[u8]) -> Option<Self> {
         // What a process calls itself need not be text.
-        let status = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/status")).ok()?).into_owned();
+        let status = String::from_utf8_lossy(status);
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         Some(Self {
             pid,
             own_pid: field("NSpid").and_then(|all| all.split_whitespace().next_back()?.parse().ok()).unwrap_or(pid),
-            started: fs::read(format!("/proc/{pid}/stat")).ok().and_then(|stat| started(&stat)).unwrap_or(0),
+            started: started(stat).unwrap_or(0),
             // Real, effective, saved, file system: the effective one makes files.
             user: field("Uid").and_then(|all| all.split_whitespace().nth(1)?.parse().ok())?,
             name: field("Name").unwrap_or_default().trim().to_owned(),
@@ -79,18 +91,12 @@ impl Process {
 
     /// The numbers of the files that it has mapped; `None` when we may not know, or when there are far too many.
     pub fn mapped_files(&self) -> Option<BTreeSet<u64>> {
-        const MOST: u64 = 1 << 25;
-        let maps = BufReader::new(fs::File::open(format!("/proc/{}/maps", self.pid)).ok()?.take(MOST));
         let mut files = BTreeSet::new();
-        let mut read = 0;
-        for line in maps.split(b'\n') {
-            let line = line.ok()?;
-            read += line.len() as u64 + 1;
-            // Behind the number is the path, which may be anything.
-            let number = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).nth(4);
-            files.extend(number.and_then(|number| std::str::from_utf8(number).ok()?.parse::<u64>().ok()));
-        }
-        (read < MOST).then_some(files)
+        let insert = |line: maps::Line<'_>| {
+            files.insert(line.inode);
+            true
+        };
+        maps::each(self.pid, insert).ok().map(|()| files)
     }
 
     /// Whether it is still there: another one may have its number by now.

@@ -11,11 +11,11 @@ use std::path::Path;
 use std::rc::Rc;
 
 use relpoline_stats::live::{Name, PREFIX, is_private};
-use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 
 use super::place::keeper;
 use super::process::{Process, sees_all};
-use crate::files::open;
+use crate::files::{below, open};
 
 /// Most runs of a user, and most files in one directory, that are looked at.
 const RUNS: usize = 1024;
@@ -75,9 +75,7 @@ fn open_shared(root: &Path) -> Option<OwnedFd> {
     if root.as_os_str().is_empty() {
         return rustix::fs::open(path, OPENING.difference(OFlags::NOFOLLOW), Mode::empty()).ok();
     }
-    let root = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(&root, path, OPENING.difference(OFlags::NOFOLLOW), Mode::empty(), resolve).ok()
+    below::directory(root, path).ok()
 }
 
 /// What users' directories' names begin with.

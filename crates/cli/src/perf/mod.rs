@@ -7,11 +7,11 @@
 mod jitdump;
 
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,15 +22,18 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use crate::attach;
 use crate::files::{Directory, open};
-use crate::live::{self, Engine, clock, memory};
+use crate::live::{self, Engine, Patience, clock, maps, memory};
 use crate::report::{digest, now};
 use crate::shown::Shown;
 use jitdump::Code;
 
 /// Bytes of a cell (`relpoline_text::cells`).
 const CELL: u64 = 64;
-/// Larger than any tree.
+/// Larger than any tree, and than all gates and trees of a process together.
 const LARGEST: usize = 1 << 16;
+const LARGEST_ALL: usize = 1 << 27;
+/// Reading them takes no longer.
+const LONGEST: Duration = Duration::from_secs(60);
 /// What is mapped while the engine starts must be older than what is said of it: ticks are not that exact a clock.
 const MARGIN: f64 = 0.02;
 const DRIFT: f64 = 1e-3;
@@ -106,20 +109,21 @@ struct Mapped {
 
 /// The file that an earlier call has made, if the process has it mapped.
 fn mapped(pid: u32) -> Option<Mapped> {
-    const MOST: u64 = 1 << 26;
     let name = format!("/jit-{pid}.dump");
-    let maps = BufReader::new(File::open(format!("/proc/{pid}/maps")).ok()?.take(MOST));
-    let mut lines = maps.split(b'\n').map_while(Result::ok);
-    let line = lines.find(|line| line.ends_with(name.as_bytes()))?;
-    let path = line.get(line.iter().position(|&byte| byte == b'/')?..)?;
-    let inode = std::str::from_utf8(line.get(..line.len() - path.len())?).ok()?.split_whitespace().nth(4)?;
-    Some(Mapped { path: OsStr::from_bytes(path).into(), inode: inode.parse().ok()? })
+    let mut found = None;
+    let look = |line: maps::Line<'_>| {
+        let is_it = line.path.starts_with(b"/") && line.path.ends_with(name.as_bytes());
+        found = is_it.then(|| Mapped { path: OsStr::from_bytes(line.path).into(), inode: line.inode });
+        !is_it
+    };
+    maps::each(pid, look).ok()?;
+    found
 }
 
 /// Writes it anew. The process says where it is, and may lie: only the very file that it has mapped, which it owns and
 /// which has no other name, is written to.
 fn rewrite(place: &Mapped, content: &[u8], user: u32) -> anyhow::Result<()> {
-    let mut file = open_mapped(&place.path)?;
+    let mut file = open::plain_for_change(&place.path)?;
     let meta = file.metadata()?;
     let is_it = meta.ino() == place.inode && meta.uid() == user && meta.nlink() == 1;
     let mut start = [0; 4];
@@ -128,13 +132,6 @@ fn rewrite(place: &Mapped, content: &[u8], user: u32) -> anyhow::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     Ok(file.write_all(content)?)
-}
-
-fn open_mapped(path: &Path) -> io::Result<File> {
-    // Looked at before it is opened for writing: opening a device or a FIFO may do something.
-    open::plain(path)?;
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
 }
 
 /// Makes the file, for its owner's eyes: addresses are in it. The process must be able to open it.
@@ -154,12 +151,13 @@ fn create(directory: &Directory, name: &str, content: &[u8], user: u32) -> anyho
 }
 
 /// What is known of a process' gates and trees.
-fn codes(engine: &Engine) -> std::io::Result<Vec<Code>> {
+fn codes(engine: &Engine) -> io::Result<Vec<Code>> {
     let mut symbols = engine.symbols();
     let objects: Vec<ObjectRecord> = digest::objects(&engine.stats());
     let mapped: Vec<_> = objects.iter().map(|record| symbols.map(record)).collect();
     let pid = engine.process.pid;
-    let mut codes = Vec::new();
+    let _patience = Patience::of(LONGEST);
+    let (mut codes, mut left) = (Vec::new(), LARGEST_ALL);
     for (_, record) in now::sites(engine) {
         let site = symbols.name(&mapped, record.address).unwrap_or_else(|| format!("{:#x}", record.address).into());
         let parts = [
@@ -170,6 +168,7 @@ fn codes(engine: &Engine) -> std::io::Result<Vec<Code>> {
         ];
         for (what, address, size) in parts.into_iter().filter(|(_, address, size)| *address != 0 && *size != 0) {
             let size = usize::try_from(size).unwrap_or(LARGEST).min(LARGEST);
+            left = left.checked_sub(size).ok_or(io::ErrorKind::FileTooLarge)?;
             let mut bytes = vec![0; size];
             memory::read(pid, address, &mut bytes)?;
             codes.push(Code { name: format!("{what} of {site}"), address, bytes, since: since(engine) });

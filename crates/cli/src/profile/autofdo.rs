@@ -12,20 +12,35 @@
 //! inlined into a caller is nested.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::path::Path;
+use std::time::Duration;
 
-use addr2line::{Loader, gimli};
+use addr2line::{Context as Lines, gimli};
 use anyhow::Context;
+use gimli::{DwarfSections, EndianSlice, LittleEndian};
 use object::{Object as _, ObjectSection as _};
 
 use super::model::Profile;
 use super::show::known;
-use crate::files::open;
+use crate::files::{Parts, open};
+use crate::live::Patience;
+use crate::shown;
 
-/// Larger objects are not read.
-const MOST_BYTES: u64 = 1 << 32;
+/// Bytes of debug information that are read, and as many that are made of compressed ones.
+const MOST_BYTES: u64 = 1 << 30;
+/// What debug information leads to may be much more than it is; it takes no longer.
+const LONGEST: Duration = Duration::from_secs(300);
+/// Longest name that is kept, and bytes of all names that are looked at: a million functions may share one of a megabyte.
+const LONGEST_NAME: usize = 1 << 12;
+const MOST_NAMES: usize = 1 << 30;
+/// Functions that are inlined into each other, at most: what lies deeper is not kept.
+const DEEPEST: usize = 256;
+
+/// Debug information, as far as it was read.
+type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
 /// What is known of a function, or of one that was inlined at a line of another.
 #[derive(Default)]
@@ -63,13 +78,18 @@ impl Samples {
 /// When the object cannot be read, is of no build in the profile, or has no debug information.
 pub fn render(profile: &Profile, object: &Path) -> anyhow::Result<(Vec<u8>, usize)> {
     let sites = profile.sites_of(object)?;
-    let declared = declared_lines(object)?;
+    let _patience = Patience::of(LONGEST);
+    let cannot = || format!("{} cannot be read", object.display());
+    let parts = Parts::new(open::plain(object).with_context(cannot)?, MOST_BYTES).with_context(cannot)?;
+    let sections = sections(&parts).with_context(cannot)?;
+    let dwarf = || sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian));
+    let declared = declared_lines(&dwarf()).with_context(cannot)?;
     anyhow::ensure!(
         !declared.is_empty(),
         "{} does not say where its functions are declared: compile it with -g1, with clang also -fdebug-info-for-profiling",
         object.display()
     );
-    let lines = Loader::new(object).map_err(|error| anyhow::anyhow!("{}: {error}", object.display()))?;
+    let lines = Lines::from_dwarf(dwarf()).with_context(cannot)?;
     let known = known(profile);
     let (mut functions, mut left_out) = (BTreeMap::<String, Samples>::new(), 0);
     for ((_, offset), site) in sites {
@@ -94,17 +114,21 @@ pub fn render(profile: &Profile, object: &Path) -> anyhow::Result<(Vec<u8>, usiz
 /// Where the calls of the site at `offset` are counted: by its function, through what was inlined, to its line.
 fn slot<'a>(
     functions: &'a mut BTreeMap<String, Samples>,
-    lines: &Loader,
+    lines: &Lines<Bytes<'_>>,
     declared: &HashMap<String, u64>,
     offset: u64,
 ) -> Option<&'a mut BTreeMap<String, u64>> {
-    let mut frames = lines.find_frames(offset).ok()?;
+    // Nothing is loaded from other files: the object may name any.
+    let mut frames = lines.find_frames(offset).skip_all_loads().ok()?;
     let mut stack = Vec::new();
     while let Some(frame) = frames.next().ok()? {
-        let name = frame.function?.raw_name().ok()?.into_owned();
+        let name = word(frame.function?.raw_name().ok()?)?;
         let line = u64::from(frame.location?.line?);
         // Clang keeps 16 bits of the distance.
         stack.push((u32::try_from(line.wrapping_sub(*declared.get(&name)?) & 0xffff).ok()?, name));
+        if stack.len() > DEEPEST {
+            return None;
+        }
     }
     let (mut line, name) = stack.pop()?;
     let mut samples = functions.entry(name).or_default();
@@ -115,17 +139,31 @@ fn slot<'a>(
     Some(samples.calls.entry(line).or_default())
 }
 
+/// A name that is one word of the file that is written: of no other will a compiler know a function.
+fn word(name: Cow<'_, str>) -> Option<String> {
+    let is_word = name.len() <= LONGEST_NAME && shown::is_word(&name);
+    is_word.then(|| name.into_owned())
+}
+
+/// The debug information of a file.
+fn sections(parts: &Parts) -> anyhow::Result<DwarfSections<Cow<'_, [u8]>>> {
+    let file = object::File::parse(parts)?;
+    let left = Cell::new(MOST_BYTES);
+    DwarfSections::load(|id| {
+        let Some(section) = file.section_by_name(id.name()) else { return Ok(Cow::default()) };
+        let data = section.compressed_data()?;
+        if !matches!(data.format, object::CompressionFormat::None) {
+            // It says itself how much it becomes.
+            let rest = left.get().checked_sub(data.uncompressed_size);
+            left.set(rest.with_context(|| format!("its section {} is larger than any", id.name()))?);
+        }
+        Ok(data.decompress()?)
+    })
+}
+
 /// The lines in which functions are declared, by their linkage names.
-fn declared_lines(path: &Path) -> anyhow::Result<HashMap<String, u64>> {
-    let bytes = open::whole(path, MOST_BYTES).with_context(|| format!("{} cannot be read", path.display()))?;
-    let file = object::File::parse(&*bytes)?;
-    let section = |id: gimli::SectionId| -> Result<Cow<'_, [u8]>, object::Error> {
-        let data = file.section_by_name(id.name()).map(|section| section.uncompressed_data()).transpose()?;
-        Ok(data.unwrap_or_default())
-    };
-    let sections = gimli::DwarfSections::load(section)?;
-    let dwarf = sections.borrow(|bytes| gimli::EndianSlice::new(bytes, gimli::LittleEndian));
-    let mut declared = HashMap::new();
+fn declared_lines(dwarf: &gimli::Dwarf<Bytes<'_>>) -> anyhow::Result<HashMap<String, u64>> {
+    let (mut declared, mut left) = (HashMap::new(), MOST_NAMES);
     let mut units = dwarf.units();
     while let Some(header) = units.next()? {
         let unit = dwarf.unit(header)?;
@@ -137,8 +175,11 @@ fn declared_lines(path: &Path) -> anyhow::Result<HashMap<String, u64>> {
             let name = entry.attr_value(gimli::DW_AT_linkage_name).or_else(|| entry.attr_value(gimli::DW_AT_name));
             let line = entry.attr_value(gimli::DW_AT_decl_line).and_then(|value| value.udata_value());
             if let (Some(name), Some(line)) = (name, line) {
-                let name = dwarf.attr_string(&unit, name)?.to_string_lossy().into_owned();
-                declared.entry(name).or_insert(line);
+                let name = dwarf.attr_string(&unit, name)?;
+                left = left.checked_sub(name.len()).context("its functions' names are longer than any")?;
+                if let Some(name) = word(name.to_string_lossy()) {
+                    declared.entry(name).or_insert(line);
+                }
             }
         }
     }

@@ -52,7 +52,11 @@ pub fn write(place: &Written, profile: &Profile) -> anyhow::Result<()> {
     place.write(&encode(profile)?, PRIVATE).with_context(name)
 }
 
-fn decode(bytes: &[u8]) -> Result<Profile, relpoline_stats::profile::Unusable> {
+/// Reads a profile's bytes.
+///
+/// # Errors
+/// When they are none.
+pub fn decode(bytes: &[u8]) -> Result<Profile, relpoline_stats::profile::Unusable> {
     let stored = Stored::parse(bytes)?;
     let objects: Vec<(BuildId, String)> = stored
         .objects()

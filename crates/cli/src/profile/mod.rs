@@ -11,10 +11,10 @@
 
 mod autofdo;
 mod bolt;
-mod file;
+pub mod file;
 pub mod model;
 mod pprof;
-mod show;
+pub mod show;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -166,13 +166,23 @@ fn save(output: &Path, pid: u32) -> anyhow::Result<()> {
     file::write(&place, &kept)
 }
 
+impl Format {
+    /// A profile in this form, as far as it concerns `object`, and how many sites had to be left out.
+    ///
+    /// # Errors
+    /// When the form is for one object and none is named, or it cannot be read or is of no build in the profile.
+    pub fn render(self, profile: &Profile, object: Option<&Path>) -> anyhow::Result<(Vec<u8>, usize)> {
+        let named = || object.context("this form is for one file: name it with --object");
+        match self {
+            Self::Pprof => Ok((pprof::render(profile)?, 0)),
+            Self::Autofdo => autofdo::render(profile, named()?),
+            Self::Bolt => bolt::render(profile, named()?),
+        }
+    }
+}
+
 fn export(profile: &Profile, format: Format, object: Option<&Path>, output: Option<&Path>) -> anyhow::Result<()> {
-    let named = || object.context("this form is for one file: name it with --object");
-    let (bytes, left_out) = match format {
-        Format::Pprof => (pprof::render(profile)?, 0),
-        Format::Autofdo => autofdo::render(profile, named()?)?,
-        Format::Bolt => bolt::render(profile, named()?)?,
-    };
+    let (bytes, left_out) = format.render(profile, object)?;
     if left_out > 0 {
         crate::complain(format_args!(
             "{left_out} sites without the names or line numbers that this form needs were left out"

@@ -85,11 +85,15 @@ fn listed(profile: &Profile) -> Listed {
 }
 
 /// As JSON.
+///
+/// # Errors
+/// When it cannot be written.
 pub fn json(out: impl io::Write, profile: &Profile) -> io::Result<()> {
     shown::write_json(out, &listed(profile))
 }
 
 /// For people.
+#[must_use]
 pub fn text(profile: &Profile) -> String {
     let shown = listed(profile);
     let mut out = String::new();

@@ -164,8 +164,7 @@ impl Known {
     /// The same as it stands in the file, and how far into it the offset is. Names that would not be one word of another
     /// tool's file are left out.
     pub fn raw(&self, build_id: &[u8], offset: u64) -> Option<(String, u64)> {
-        let is_word = |name: &str| !name.contains(char::is_whitespace) && shown::line(name) == name;
-        self.0.get(build_id)?.names.raw_around(offset).filter(|(name, _)| is_word(name))
+        self.0.get(build_id)?.names.raw_around(offset).filter(|(name, _)| shown::is_word(name))
     }
 }
 

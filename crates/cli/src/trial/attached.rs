@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::TryArgs;
 use super::figures::{Outcome, percent, sentence};
 use crate::attach::{self, Switch, SwitchArgs};
+use crate::live::process::text;
 use crate::workbench::interrupt;
 use crate::workbench::machine::{self, Machine};
 use crate::workbench::progress::progress;
@@ -202,7 +203,7 @@ fn processor(pid: i32) -> anyhow::Result<f64> {
         }
         time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
     };
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("process has ended")?;
+    let stat = text(&format!("/proc/{pid}/stat")).context("process has ended")?;
     let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().skip(13));
     let ticks: u64 = fields.into_iter().flatten().take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     // SAFETY: asks for a number.

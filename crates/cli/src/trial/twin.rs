@@ -20,6 +20,7 @@ use object::{Object as _, ObjectSegment as _, SegmentFlags};
 use relpoline_core::arch::thunk;
 
 use super::look::Look;
+use crate::files::open;
 
 const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
@@ -31,6 +32,9 @@ pub enum Way {
     /// Started, and found by `LD_LIBRARY_PATH`.
     Found,
 }
+
+/// Larger files have no copy.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -59,7 +63,9 @@ impl Twin {
             if copy.exists() {
                 return Err(format!("two of its files are called {}", name.display()));
             }
-            let mut bytes = fs::read(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+            // Its path comes from the process, and may be anything.
+            let read = open::whole(file, MOST_BYTES);
+            let mut bytes = read.map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
             twin.thunks += unprotect(&mut bytes);
             fs::write(&copy, bytes).map_err(failed)?;
             fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).map_err(failed)?;
