@@ -9,19 +9,27 @@ use std::sync::OnceLock;
 /// The directory with librelpoline.a and librelpoline.so.
 fn library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c");
-        let built = Command::new(env!("CARGO"))
-            .args(["rustc", "--quiet", "--offline", "--release", "-j2", "--features", "c", "--lib"])
-            .args(["--crate-type", "staticlib,cdylib", "--manifest-path"])
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
-            .arg("--target-dir")
-            .arg(&target)
-            .output()
-            .expect("cargo runs");
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        target.join("release")
-    })
+    BUILT.get_or_init(|| library_as("c", None))
+}
+
+/// The same built in a directory of this name, perhaps with a deliberate fault.
+fn library_as(name: &str, fault: Option<&str>) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut cargo = Command::new(env!("CARGO"));
+    if let Some(fault) = fault {
+        let flags = format!("--cfg\u{1f}relpoline_broken=\"{fault}\"");
+        cargo.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags);
+    }
+    let built = cargo
+        .args(["rustc", "--quiet", "--offline", "--release", "-j2", "--features", "c", "--lib"])
+        .args(["--crate-type", "staticlib,cdylib", "--manifest-path"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .output()
+        .expect("cargo runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    target.join("release")
 }
 
 /// A compiler, the language's options, and more options.
@@ -67,15 +75,21 @@ impl Build {
         there
     }
 
-    fn check(&self) {
-        if !self.is_there() {
-            return;
-        }
+    /// The program and its plug-in.
+    fn both(&self) -> (PathBuf, PathBuf) {
         let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c").join(self.name().replace([' ', '+'], "_"));
         std::fs::create_dir_all(&place).expect("a directory");
         let (program, plugin) = (place.join("check"), place.join("plugin.so"));
         self.compile("check.c", &program, &[]);
         self.compile("plugin.c", &plugin, &["-shared", "-fPIC"]);
+        (program, plugin)
+    }
+
+    fn check(&self) {
+        if !self.is_there() {
+            return;
+        }
+        let (program, plugin) = self.both();
         let run = Command::new(&program).arg(&plugin).output().expect("the program runs");
         let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
         assert!(run.status.success() && out == "all right\n", "{}: {} {out}{err}", self.name(), run.status);
@@ -103,6 +117,24 @@ fn programs_of_cpp_work() {
 fn without_patching_they_work_too() {
     Build { compiler: "gcc", language: C, options: &["-O2", "-DRELPOLINE_NO_PATCH"], shared: true }.check();
     Build { compiler: "g++", language: CPP, options: &["-O2", "-DRELPOLINE_NO_PATCH"], shared: false }.check();
+}
+
+/// A library that comes back gets the places that it had: there is no room for three thousand of each. A registrar that
+/// forgets them is noticed.
+#[test]
+fn libraries_that_come_back_again_and_again() {
+    let build = Build { compiler: "gcc", language: C, options: &["-O2", "-fno-plt"], shared: true };
+    let (program, plugin) = build.both();
+    for (fault, is_right) in [(None, true), (Some("forgets-records"), false)] {
+        let mut run = Command::new(&program);
+        if fault.is_some() {
+            run.env("LD_PRELOAD", library_as("c-forgets-records", fault).join("librelpoline.so"));
+        }
+        let run = run.arg(&plugin).arg("3000").output().expect("the program runs");
+        let said = String::from_utf8_lossy(&run.stderr);
+        assert_eq!(run.status.success(), is_right, "{fault:?}: {} {said}", run.status);
+        assert!(is_right || said.contains("run(i) == 0"), "{said}");
+    }
 }
 
 /// The programs of docs/cpp.md compile, run and end well.

@@ -18,9 +18,13 @@ impl Patience {
     #[must_use]
     pub fn of(longest: Duration) -> Self {
         let seconds = u32::try_from(longest.as_secs()).unwrap_or(u32::MAX);
-        // SAFETY: the default action of a signal that nothing here handles, and a set that is live.
+        // SAFETY: the default action of a signal, or the handler that was there, and a set that is live.
         let before = unsafe {
-            libc::signal(libc::SIGALRM, libc::SIG_DFL);
+            // Whoever started us may have had it ignored; a handler of ours ends us too.
+            let handler = libc::signal(libc::SIGALRM, libc::SIG_DFL);
+            if handler != libc::SIG_IGN && handler != libc::SIG_ERR {
+                libc::signal(libc::SIGALRM, handler);
+            }
             let mut set = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
             libc::sigaddset(&raw mut set, libc::SIGALRM);

@@ -11,12 +11,13 @@
 mod draw;
 pub mod rows;
 mod screen;
+mod terminal;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use serde::Serialize;
@@ -140,7 +141,7 @@ fn watch(arguments: &TopArgs) -> anyhow::Result<()> {
     let mut watched =
         arguments.pid.map(|pid| live::one(pid).map(|engine| Watched { engine, last: None })).transpose()?;
     screen.is_for_one = watched.is_some();
-    let mut terminal = ratatui::try_init().context("the terminal cannot be used")?;
+    let mut terminal = terminal::take()?;
     let outcome = (|| -> anyhow::Result<()> {
         loop {
             refresh(&mut screen, &mut watched);

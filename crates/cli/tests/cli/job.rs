@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -105,4 +105,52 @@ fn a_key_on_the_terminal_reaches_the_program_once() {
     keyboard.write_all(b"\x03").unwrap();
     output.read_to_string(&mut said).unwrap();
     assert_eq!((said.as_str(), relpoline.wait().unwrap().code()), ("ready\ninterrupted\n", Some(6)));
+}
+
+/// How a terminal is set.
+fn settings(keyboard: &File) -> (u32, u32, u32, u32) {
+    // SAFETY: zeros are a valid termios, which the call fills.
+    let settings = unsafe {
+        let mut settings = std::mem::zeroed::<libc::termios>();
+        assert_eq!(libc::tcgetattr(keyboard.as_raw_fd(), &raw mut settings), 0);
+        settings
+    };
+    (settings.c_iflag, settings.c_oflag, settings.c_cflag, settings.c_lflag)
+}
+
+/// Reads what appears on a terminal until this does.
+fn wait_for(keyboard: &mut File, what: &str) {
+    let (mut seen, mut part) = (String::new(), [0; 4096]);
+    let since = Instant::now();
+    while !seen.contains(what) {
+        assert!(since.elapsed() < Duration::from_secs(60), "{what:?} is not in {seen:?}");
+        let mut wanted = libc::pollfd { fd: keyboard.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one descriptor, which lives.
+        if unsafe { libc::poll(&raw mut wanted, 1, 100) } == 1 {
+            let length = keyboard.read(&mut part).unwrap();
+            seen += &String::from_utf8_lossy(&part[..length]);
+        }
+    }
+}
+
+#[test]
+fn a_signal_to_top_leaves_the_terminal_as_it_was() {
+    let (mut keyboard, screen) = terminal();
+    let before = settings(&keyboard);
+    for signal in [libc::SIGTERM, libc::SIGALRM, libc::SIGINT] {
+        let mut top = std::process::Command::new(env!("CARGO_BIN_EXE_relpoline"));
+        top.arg("top").env("TERM", "xterm");
+        top.stdin(screen.try_clone().unwrap()).stdout(screen.try_clone().unwrap());
+        // SAFETY: `setsid` is a system call.
+        let mut top =
+            unsafe { top.pre_exec(|| (libc::setsid() != -1).then_some(()).ok_or(std::io::ErrorKind::Other.into())) }
+                .spawn()
+                .unwrap();
+        wait_for(&mut keyboard, "\x1b[?1049h");
+        assert_ne!(settings(&keyboard), before);
+        // SAFETY: the child has not been waited for.
+        unsafe { libc::kill(top.id().cast_signed(), signal) };
+        wait_for(&mut keyboard, "\x1b[?1049l");
+        assert_eq!((top.wait().unwrap().signal(), settings(&keyboard)), (Some(signal), before));
+    }
 }

@@ -175,8 +175,8 @@ static void changes_under_threads(void) {
 }
 
 /* A library of C that is loaded and unloaded, over and over, perhaps to another address. */
-static void plugins(const char *path) {
-    for (int i = 0; i < 20; i++) {
+static void plugins(const char *path, int times) {
+    for (int i = 0; i < times; i++) {
         void *plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL);
         if (!plugin) fprintf(stderr, "%s\n", dlerror());
         CHECK(plugin);
@@ -186,12 +186,18 @@ static void plugins(const char *path) {
     }
 }
 
+/* check [PLUGIN [TIMES]]: with TIMES, nothing but to load the plugin so often. */
 int main(int argc, char **argv) {
+    if (argc > 2) {
+        plugins(argv[1], atoi(argv[2]));
+        puts("all right");
+        return 0;
+    }
     keys();
     static_calls();
     dynamic_calls();
     changes_under_threads();
-    if (argc > 1) plugins(argv[1]);
+    if (argc > 1) plugins(argv[1], 20);
     MADE(relpoline_prepare_for_sandbox());
     MADE(relpoline_key_set(&off, true));
     CHECK(branches() == 15);
