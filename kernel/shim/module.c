@@ -1,14 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
  * Loading, the thread that looks at sites every few milliseconds, unloading.
+ *
+ * While promotion is on, the module holds itself: it cannot be unloaded. It lets
+ * itself go once every branch leads to its thunk again, which a probe on a branch
+ * can delay. So unloading never waits for anybody but tasks that are in the
+ * module's text, and a branch never leads into text that is gone.
  */
 #define pr_fmt(fmt) "relpoline: " fmt
 
-#include <linux/delay.h>
+#include <linux/cpu.h>
+#include <linux/freezer.h>
+#include <linux/hrtimer.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
+#include <linux/rcupdate.h>
+#include <linux/timer.h>
 #include <linux/workqueue.h>
 #include "relpoline.h"
+
+#ifndef RLP_TIMER_DELETE_SYNC
+#define timer_delete_sync del_timer_sync
+#endif
+
+/* From here on a rest may last as long as the processor sleeps (us). */
+#define LONG_REST	20000
 
 DEFINE_MUTEX(relpoline_lock);
 
@@ -17,6 +33,54 @@ module_param(enable, bool, 0444);
 MODULE_PARM_DESC(enable, "begin to promote at once (default: yes)");
 
 static struct task_struct *thread;
+static struct workqueue_struct *queue;
+/* Whether the module holds itself. Guarded by relpoline_lock. */
+static bool is_held;
+
+/* Promotes from now on. Called with relpoline_lock held, by somebody who holds the module. */
+void relpoline_enable(void)
+{
+	if (!is_held)
+		__module_get(THIS_MODULE);
+	is_held = true;
+	relpoline_engine_enable();
+	relpoline_wake();
+}
+
+/* True once every branch leads to its thunk. Called with relpoline_lock held. */
+bool relpoline_disable(void)
+{
+	bool restored = relpoline_engine_disable();
+
+	if (restored && is_held)
+		module_put(THIS_MODULE);
+	if (restored)
+		is_held = false;
+	return restored;
+}
+
+static int nothing(void *unused)
+{
+	return 0;
+}
+
+/*
+ * Returns when no task is where our text was left before: every processor has been
+ * through its scheduler, idle ones too, which no kind of RCU waits for on all
+ * kernels; every section with preemption off has ended; and every preempted task
+ * has gone on by itself.
+ */
+static void wait_for_tasks(void)
+{
+	int cpu;
+
+	cpus_read_lock();
+	for_each_online_cpu(cpu)
+		smp_call_on_cpu(cpu, nothing, NULL, false);
+	cpus_read_unlock();
+	synchronize_rcu();
+	synchronize_rcu_tasks();
+}
 
 /* Slots that a preempted task may still be in are free after this. */
 static void wait_for_grace(struct work_struct *work)
@@ -24,8 +88,7 @@ static void wait_for_grace(struct work_struct *work)
 	mutex_lock(&relpoline_lock);
 	relpoline_engine_grace(false);
 	mutex_unlock(&relpoline_lock);
-	relpoline_kernel.synchronize_rcu_tasks_rude();
-	relpoline_kernel.synchronize_rcu_tasks();
+	wait_for_tasks();
 	mutex_lock(&relpoline_lock);
 	relpoline_engine_grace(true);
 	mutex_unlock(&relpoline_lock);
@@ -33,16 +96,39 @@ static void wait_for_grace(struct work_struct *work)
 
 static DECLARE_DELAYED_WORK(grace, wait_for_grace);
 
+/* Deferrable: it wakes no processor that sleeps. */
+static void rested(struct timer_list *unused)
+{
+	wake_up_process(thread);
+}
+
+static struct timer_list alarm;
+
+void relpoline_wake(void)
+{
+	if (thread)
+		wake_up_process(thread);
+}
+
+/* Interruptible: so a suspend can wake us to be frozen. */
 static void rest(u32 us)
 {
-	if (us < 20000)
-		usleep_range_state(us, us + us / 4, TASK_IDLE);
-	else
-		schedule_timeout_idle(usecs_to_jiffies(us));
+	set_current_state(TASK_INTERRUPTIBLE);
+	if (kthread_should_stop()) {
+		__set_current_state(TASK_RUNNING);
+	} else if (us < LONG_REST) {
+		ktime_t time = ns_to_ktime(us * (u64)NSEC_PER_USEC);
+
+		schedule_hrtimeout_range(&time, us * (NSEC_PER_USEC / 4), HRTIMER_MODE_REL);
+	} else {
+		mod_timer(&alarm, jiffies + usecs_to_jiffies(us));
+		schedule();
+	}
 }
 
 static int look_around(void *unused)
 {
+	set_freezable();
 	while (!kthread_should_stop()) {
 		bool wants_grace;
 		u32 us;
@@ -52,40 +138,58 @@ static int look_around(void *unused)
 		wants_grace = relpoline_engine_wants_grace();
 		mutex_unlock(&relpoline_lock);
 		if (wants_grace)
-			queue_delayed_work(system_unbound_wq, &grace, HZ / 4);
+			queue_delayed_work(queue, &grace, HZ / 4);
 		rest(us);
+		try_to_freeze();
 	}
+	/* By ourselves, while there is somebody to be woken. */
+	timer_delete_sync(&alarm);
 	return 0;
 }
 
-/* Every site leads to its thunk again when this returns, and nobody is in our text any more. */
-static void restore(void)
+static int __init begin_looking(void)
 {
-	bool told = false;
+	struct task_struct *task;
 
-	for (;;) {
-		bool restored;
-
-		mutex_lock(&relpoline_lock);
-		restored = relpoline_engine_disable();
-		mutex_unlock(&relpoline_lock);
-		if (restored)
-			break;
-		if (!told)
-			pr_warn("waiting: a probe stands on a site that has to be restored before the module can go\n");
-		told = true;
-		msleep(100);
+	queue = alloc_workqueue("relpoline", WQ_UNBOUND | WQ_FREEZABLE, 1);
+	if (!queue)
+		return -ENOMEM;
+	task = kthread_create(look_around, NULL, "relpoline");
+	if (IS_ERR(task)) {
+		destroy_workqueue(queue);
+		return PTR_ERR(task);
 	}
-	relpoline_kernel.synchronize_rcu_tasks_rude();
-	relpoline_kernel.synchronize_rcu_tasks();
+	timer_setup(&alarm, rested, TIMER_DEFERRABLE);
+	thread = task;
+	wake_up_process(task);
+	return 0;
 }
 
-static int __init relpoline_init(void)
+static void end_looking(void)
 {
-	int err = relpoline_find_symbols();
+	kthread_stop(thread);
+	cancel_delayed_work_sync(&grace);
+	destroy_workqueue(queue);
+}
+
+static int __init find_out(void)
+{
+	int err = relpoline_check_machine();
 
 	if (!err)
+		err = relpoline_find_symbols();
+	if (!err)
 		err = relpoline_check_kernel();
+	if (!err)
+		err = relpoline_check_stubs();
+	return err;
+}
+
+/* Promotion begins last: from then on nothing can fail. */
+static int __init relpoline_init(void)
+{
+	int err = find_out();
+
 	if (!err)
 		err = relpoline_machine_start();
 	if (err)
@@ -93,21 +197,22 @@ static int __init relpoline_init(void)
 	err = relpoline_watch();
 	if (err)
 		goto stop;
+	err = begin_looking();
+	if (err)
+		goto unwatch;
+	err = relpoline_devices_create();
+	if (err)
+		goto end_looking;
 	if (enable) {
 		mutex_lock(&relpoline_lock);
-		relpoline_engine_enable();
+		relpoline_enable();
 		mutex_unlock(&relpoline_lock);
 	}
-	thread = kthread_run(look_around, NULL, "relpoline");
-	if (IS_ERR(thread)) {
-		err = PTR_ERR(thread);
-		goto undo;
-	}
-	relpoline_debugfs_create();
 	pr_info("loaded\n");
 	return 0;
-undo:
-	restore();
+end_looking:
+	end_looking();
+unwatch:
 	relpoline_unwatch();
 stop:
 	relpoline_machine_stop();
@@ -116,12 +221,10 @@ stop:
 
 static void __exit relpoline_exit(void)
 {
-	relpoline_debugfs_remove();
-	kthread_stop(thread);
-	cancel_delayed_work_sync(&grace);
-	/* Modules are watched until the last branch is put back: one of theirs may go meanwhile. */
-	restore();
+	relpoline_devices_remove();
+	end_looking();
 	relpoline_unwatch();
+	wait_for_tasks();
 	relpoline_machine_stop();
 	pr_info("unloaded\n");
 }

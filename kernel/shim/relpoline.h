@@ -12,6 +12,7 @@
 #include <linux/types.h>
 #include "layout.h"
 
+struct kprobe;
 struct module;
 
 /* What a processor records and counts. Its offsets are known to stubs.S. */
@@ -21,6 +22,7 @@ struct relpoline_cpu {
 	u32 misses[RLP_TREES];
 	u64 calls[RLP_TREES];
 	u64 records[RLP_RING];
+	u32 cold[RLP_SITES];
 };
 
 DECLARE_PER_CPU(struct relpoline_cpu *, relpoline_cpu);
@@ -28,7 +30,7 @@ DECLARE_PER_CPU(struct relpoline_cpu *, relpoline_cpu);
 /* Shared with the engine. */
 
 struct relpoline_places {
-	u64 cold, cold_counters, recorders, trees;
+	u64 cold, recorders, trees;
 	u64 thunks[16];
 };
 
@@ -39,7 +41,7 @@ struct relpoline_text {
 };
 
 struct relpoline_poke {
-	u64 at;
+	u64 at, start;
 	u8 old[5], new[5];
 	bool done;
 	u32 site;
@@ -87,25 +89,28 @@ extern struct relpoline_kernel {
 	unsigned long (*lookup_name)(const char *name);
 	int (*lookup_size_offset)(unsigned long at, unsigned long *size, unsigned long *offset);
 	struct module *(*module_text_address)(unsigned long at);
-	void *(*text_poke_copy)(void *at, const void *bytes, size_t len);
+	void *(*text_poke)(void *at, const void *bytes, size_t len);
 	void (*text_poke_queue)(void *at, const void *bytes, size_t len, const void *emulate);
 	void (*text_poke_finish)(void);
-	void (*synchronize_rcu_tasks)(void);
-	void (*synchronize_rcu_tasks_rude)(void);
+	struct kprobe *(*get_kprobe)(void *at);
 	struct mutex *text_mutex;
 	struct mutex *module_mutex;
+	struct mutex *kprobe_mutex;
 	struct list_head *modules;
 	int *spectre_v2;
-	u64 stext, etext, thunks;
+	u64 thunks[16];
+	u64 stext, etext;
 	u64 noinstr_start, noinstr_end, entry_start, entry_end;
 	u64 barred[4];
 } relpoline_kernel;
 
+int relpoline_check_machine(void);
 int relpoline_find_symbols(void);
 int relpoline_check_kernel(void);
 
 /* machine.c: what the engine asks of the kernel. */
 
+int relpoline_check_stubs(void);
 int relpoline_machine_start(void);
 void relpoline_machine_stop(void);
 
@@ -114,9 +119,15 @@ void relpoline_machine_stop(void);
 int relpoline_watch(void);
 void relpoline_unwatch(void);
 
-/* debugfs.c */
+/* module.c: promoting, and with it holding the module. */
 
-void relpoline_debugfs_create(void);
-void relpoline_debugfs_remove(void);
+void relpoline_enable(void);
+bool relpoline_disable(void);
+void relpoline_wake(void);
+
+/* device.c */
+
+int relpoline_devices_create(void);
+void relpoline_devices_remove(void);
 
 #endif

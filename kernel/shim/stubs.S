@@ -8,8 +8,15 @@
  * All of it runs between a caller and its callee. Registers are as the caller
  * left them; only flags are clobbered, which no calling convention keeps. The
  * stack is used, and is as it was when the code goes on.
+ *
+ * What is written at run time stands at a fixed offset. Instructions before it
+ * are of different length on different kernels: .org fills up, and the assembler
+ * refuses what does not fit. The module looks at all of it again when it is
+ * loaded (relpoline_check_stubs).
  */
 #include <linux/linkage.h>
+#include <linux/objtool.h>
+#include <asm/asm.h>
 #include <asm/nospec-branch.h>
 #include <asm/percpu.h>
 #include <asm/unwind_hints.h>
@@ -18,18 +25,47 @@
 	.section .text
 
 /*
- * Counting stubs. Site n: incl counter[n](%rip); jmp thunk; int3 ...
- * They do not touch the stack, so one ORC entry serves all.
+ * A stub without an ENDBR, whatever the kernel's configuration: nothing is led
+ * here but by direct branches. No probe may be set in it, since what stands
+ * there changes.
  */
-	.balign 64
-SYM_FUNC_START(relpoline_cold_stubs)
+	.macro STUBS name
+	.balign 64, 0xcc
+SYM_START(\name, SYM_L_GLOBAL, SYM_A_NONE)
+#ifdef CONFIG_X86_KERNEL_IBT
+	ANNOTATE_NOENDBR
+#endif
+	.endm
+
+	.macro STUBS_END name
+SYM_END(\name, SYM_T_FUNC)
+_ASM_NOKPROBE(\name)
+	.endm
+
+/* Counts at the offset "counter" in this processor's memory, and goes on to a thunk: 22 bytes in all. */
+	.macro COUNT_AND_GO
+881:
+	pushq	%rax
+	movq	PER_CPU_VAR(relpoline_cpu), %rax
+	.byte	0xff, 0x80		/* incl counter(%rax) */
+	.long	counter
+	popq	%rax
+	.org	881b + RLP_COLD_JUMP, 0x90
+	.byte	0xe9			/* jmp thunk */
+	.long	__x86_indirect_thunk_rax - . - 4
+	.endm
+
+/* Counting stubs, one for each site. The jump is written at run time. */
+	STUBS relpoline_cold_stubs
+	.set	n, 0
 	.rept	RLP_SITES
-	.byte	0x66, 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00
-	.byte	0x0f, 0x1f, 0x44, 0x00, 0x00
+	UNWIND_HINT_FUNC
+	.set	counter, RLP_CPU_COLD + 4 * n
+	COUNT_AND_GO
+	.org	881b + RLP_COLD_STUB, 0xcc
+	.set	n, n + 1
 	.endr
-	jmp	__x86_indirect_thunk_rax
-	int3
-SYM_FUNC_END(relpoline_cold_stubs)
+	STUBS_END relpoline_cold_stubs
 
 /*
  * Recording stubs: 64 for each register, by the register's hardware number.
@@ -79,8 +115,7 @@ SYM_FUNC_END(relpoline_cold_stubs)
 	int3
 	.endm
 
-	.balign 64
-SYM_FUNC_START(relpoline_recorders)
+	STUBS relpoline_recorders
 	.set	number, 0
 	.irp	reg, rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15
 	.ifc	\reg, rsp
@@ -97,14 +132,13 @@ SYM_FUNC_START(relpoline_recorders)
 	.irp	reg, rax, rcx, rdx, rbx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15
 	RECORDER \reg
 	.endr
-SYM_FUNC_END(relpoline_recorders)
+	STUBS_END relpoline_recorders
 
 /*
  * Tree slots: see ../src/trees.rs. The tree is written over the first 64 bytes,
  * the jump to the thunk over the five bytes at the end of the miss stub.
  */
-	.balign 64
-SYM_FUNC_START(relpoline_trees)
+	STUBS relpoline_trees
 	.set	slot, 0
 	.rept	RLP_TREES
 771:
@@ -114,14 +148,9 @@ SYM_FUNC_START(relpoline_trees)
 	.byte	0x0f, 0x1f, 0x44, 0x00, 0x00
 	.endr
 	/* +64: the miss stub */
-	pushq	%rax
-	movq	PER_CPU_VAR(relpoline_cpu), %rax
-	.byte	0xff, 0x80		/* incl misses[slot](%rax) */
-	.long	RLP_CPU_MISSES + 4 * slot
-	popq	%rax
-	.byte	0xe9			/* jmp thunk */
-	.long	__x86_indirect_thunk_rax - . - 4
-	.skip	771b + RLP_COUNTED - ., 0xcc
+	.set	counter, RLP_CPU_MISSES + 4 * slot
+	COUNT_AND_GO
+	.org	771b + RLP_COUNTED, 0xcc
 	/* +96: the counting entry */
 	UNWIND_HINT_FUNC
 	pushq	%rax
@@ -131,7 +160,7 @@ SYM_FUNC_START(relpoline_trees)
 	popq	%rax
 	.byte	0xe9			/* jmp tree */
 	.long	771b - . - 4
-	.skip	771b + RLP_TREE - ., 0xcc
+	.org	771b + RLP_TREE, 0xcc
 	.set	slot, slot + 1
 	.endr
-SYM_FUNC_END(relpoline_trees)
+	STUBS_END relpoline_trees

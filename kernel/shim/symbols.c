@@ -2,24 +2,51 @@
 /*
  * Symbols that the kernel does not export, and the reasons for which the module
  * does not load. Each reason is one sentence; `relpoline kernel load` shows it.
+ *
+ * A kernel is known by what it has, not by its version: what is missing, or lies
+ * otherwise than expected, is a reason not to load.
  */
 #define pr_fmt(fmt) "relpoline: " fmt
 
 #include <linux/kprobes.h>
 #include <linux/module.h>
-#include <linux/security.h>
 #include <linux/utsname.h>
-#include <linux/version.h>
 #include <generated/utsrelease.h>
 #include <asm/cpufeature.h>
 #include <asm/nospec-branch.h>
 #include "relpoline.h"
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0) || LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
-#error "relpoline knows Linux 6.1: the layout of modules and the int3 patching differ elsewhere"
-#endif
-
 struct relpoline_kernel relpoline_kernel;
+
+/* What can be told without a symbol. Looking for symbols is deadly with IBT, so this comes first. */
+int relpoline_check_machine(void)
+{
+	const char *built_for = UTS_RELEASE;
+	const char *why = NULL;
+
+	/* Compared as a string, not in pieces that the compiler made of it: the test alters the string. */
+	OPTIMIZER_HIDE_VAR(built_for);
+	if (strcmp(init_utsname()->release, built_for)) {
+		pr_err("refused: built for Linux %s, and this is %s; build it for this kernel\n",
+		       built_for, init_utsname()->release);
+		return -ENOEXEC;
+	}
+#ifdef X86_FEATURE_IBT
+	if (boot_cpu_has(X86_FEATURE_IBT) && IS_ENABLED(CONFIG_X86_KERNEL_IBT))
+		why = "the kernel runs with indirect branch tracking, which the module has not been tested with; boot with ibt=off";
+#endif
+#ifdef X86_FEATURE_CALL_DEPTH
+	if (boot_cpu_has(X86_FEATURE_CALL_DEPTH))
+		why = "the kernel tracks the depth of calls (retbleed=stuff or its=stuff), and its indirect calls go by other thunks";
+#endif
+	if (boot_cpu_has(X86_FEATURE_XENPV))
+		why = "the kernel runs as a Xen PV guest, whose text the module has not been tested with";
+	if (why) {
+		pr_err("refused: %s\n", why);
+		return -EOPNOTSUPP;
+	}
+	return 0;
+}
 
 /* kallsyms_lookup_name is not exported, but a probe on it finds its address. */
 static int find_lookup(void)
@@ -28,7 +55,7 @@ static int find_lookup(void)
 	int err = register_kprobe(&probe);
 
 	if (err) {
-		pr_err("refused: no probe can be set on kallsyms_lookup_name (error %d); the kernel needs CONFIG_KPROBES and must not be locked down\n",
+		pr_err("refused: no probe can be set on kallsyms_lookup_name (error %d); the kernel needs CONFIG_KPROBES\n",
 		       err);
 		return err;
 	}
@@ -37,40 +64,69 @@ static int find_lookup(void)
 	return 0;
 }
 
-static int find(const char *name, void *place)
+/* The first of several names that a symbol had in the course of time. */
+static int find(const char *const *names, void *place)
 {
-	unsigned long at = relpoline_kernel.lookup_name(name);
+	unsigned long at = 0;
+	int i;
 
+	for (i = 0; !at && names[i]; i++)
+		at = relpoline_kernel.lookup_name(names[i]);
 	if (!at) {
-		pr_err("refused: this kernel has no symbol %s; it is not one that the module knows\n", name);
+		pr_err("refused: this kernel has no symbol %s; it is not one that the module knows\n", names[0]);
 		return -ENOENT;
 	}
 	*(unsigned long *)place = at;
 	return 0;
 }
 
+/* The kernel's thunks by the numbers of their registers: each must begin with the call of a retpoline. */
+static int find_thunks(void)
+{
+	static const char *const names[16] = {
+		"rax", "rcx", "rdx", "rbx", NULL /* rsp */, "rbp", "rsi", "rdi",
+		"r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+	};
+	u64 *thunks = relpoline_kernel.thunks;
+	char name[32];
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++) {
+		if (!names[i])
+			continue;
+		snprintf(name, sizeof(name), "__x86_indirect_thunk_%s", names[i]);
+		thunks[i] = relpoline_kernel.lookup_name(name);
+		if (!thunks[i] || *(u8 *)thunks[i] != 0xe8) {
+			pr_err("refused: %s is not a retpoline; it is not a kernel that the module knows\n", name);
+			return -EOPNOTSUPP;
+		}
+	}
+	/* Nothing is called through rsp; where the kernel has a thunk for it, it lies between two others. */
+	thunks[4] = thunks[3] + (thunks[5] - thunks[3]) / 2;
+	return 0;
+}
+
 int relpoline_find_symbols(void)
 {
 	struct relpoline_kernel *k = &relpoline_kernel;
-	struct { const char *name; void *place; } wanted[] = {
-		{ "kallsyms_lookup_size_offset", &k->lookup_size_offset },
-		{ "__module_text_address", &k->module_text_address },
-		{ "text_poke_copy", &k->text_poke_copy },
-		{ "text_poke_queue", &k->text_poke_queue },
-		{ "text_poke_finish", &k->text_poke_finish },
-		{ "synchronize_rcu_tasks", &k->synchronize_rcu_tasks },
-		{ "synchronize_rcu_tasks_rude", &k->synchronize_rcu_tasks_rude },
-		{ "text_mutex", &k->text_mutex },
-		{ "module_mutex", &k->module_mutex },
-		{ "modules", &k->modules },
-		{ "spectre_v2_enabled", &k->spectre_v2 },
-		{ "__x86_indirect_thunk_array", &k->thunks },
-		{ "_stext", &k->stext },
-		{ "_etext", &k->etext },
-		{ "__noinstr_text_start", &k->noinstr_start },
-		{ "__noinstr_text_end", &k->noinstr_end },
-		{ "__entry_text_start", &k->entry_start },
-		{ "__entry_text_end", &k->entry_end },
+	struct { const char *const names[3]; void *place; } wanted[] = {
+		{ { "kallsyms_lookup_size_offset" }, &k->lookup_size_offset },
+		{ { "__module_text_address" }, &k->module_text_address },
+		{ { "text_poke" }, &k->text_poke },
+		{ { "text_poke_queue", "smp_text_poke_batch_add" }, &k->text_poke_queue },
+		{ { "text_poke_finish", "smp_text_poke_batch_finish" }, &k->text_poke_finish },
+		{ { "get_kprobe" }, &k->get_kprobe },
+		{ { "text_mutex" }, &k->text_mutex },
+		{ { "module_mutex" }, &k->module_mutex },
+		{ { "kprobe_mutex" }, &k->kprobe_mutex },
+		{ { "modules" }, &k->modules },
+		{ { "spectre_v2_enabled" }, &k->spectre_v2 },
+		{ { "_stext" }, &k->stext },
+		{ { "_etext" }, &k->etext },
+		{ { "__noinstr_text_start" }, &k->noinstr_start },
+		{ { "__noinstr_text_end" }, &k->noinstr_end },
+		{ { "__entry_text_start" }, &k->entry_start },
+		{ { "__entry_text_end" }, &k->entry_end },
 	};
 	/*
 	 * Left alone by name. The BPF interpreter has computed gotos, at whose
@@ -82,7 +138,7 @@ int relpoline_find_symbols(void)
 
 	BUILD_BUG_ON(ARRAY_SIZE(barred) > ARRAY_SIZE(k->barred));
 	for (i = 0; !err && i < ARRAY_SIZE(wanted); i++)
-		err = find(wanted[i].name, wanted[i].place);
+		err = find(wanted[i].names, wanted[i].place);
 	/* A kernel without one of these has no such function to leave alone. */
 	for (i = 0; !err && i < ARRAY_SIZE(barred); i++)
 		k->barred[i] = k->lookup_name(barred[i]);
@@ -112,32 +168,12 @@ static const char *no_retpolines(int mitigation)
 int relpoline_check_kernel(void)
 {
 	const char *why = no_retpolines(*relpoline_kernel.spectre_v2);
-	const char *built_for = UTS_RELEASE;
 
-	/* Compared as a string, not in pieces that the compiler made of it: the test alters the string. */
-	OPTIMIZER_HIDE_VAR(built_for);
-	if (strcmp(init_utsname()->release, built_for)) {
-		pr_err("refused: built for Linux %s, and this is %s; build it for this kernel\n",
-		       built_for, init_utsname()->release);
-		return -ENOEXEC;
-	}
+	if (!why && (!boot_cpu_has(X86_FEATURE_RETPOLINE) || boot_cpu_has(X86_FEATURE_RETPOLINE_LFENCE)))
+		why = "the kernel has not turned its retpolines on";
 	if (why) {
 		pr_err("refused: %s\n", why);
 		return -EOPNOTSUPP;
 	}
-	if (!boot_cpu_has(X86_FEATURE_RETPOLINE) || boot_cpu_has(X86_FEATURE_RETPOLINE_LFENCE)) {
-		pr_err("refused: the kernel has not turned its retpolines on\n");
-		return -EOPNOTSUPP;
-	}
-#ifdef X86_FEATURE_IBT
-	if (boot_cpu_has(X86_FEATURE_IBT) && (IS_ENABLED(CONFIG_X86_KERNEL_IBT))) {
-		pr_err("refused: the kernel runs with indirect branch tracking, which the module has not been tested with; boot with ibt=off\n");
-		return -EOPNOTSUPP;
-	}
-#endif
-	if (security_locked_down(LOCKDOWN_DEBUGFS)) {
-		pr_err("refused: the kernel is locked down, and neither its text nor debugfs may be touched\n");
-		return -EPERM;
-	}
-	return 0;
+	return find_thunks();
 }

@@ -3,6 +3,8 @@
  * Text that comes and goes: tells the engine of the kernel's own text, of the
  * modules that are there already, and of those that come and go.
  */
+#define pr_fmt(fmt) "relpoline: " fmt
+
 #include <linux/module.h>
 #include <linux/notifier.h>
 #include <linux/slab.h>
@@ -14,6 +16,24 @@ struct known {
 	struct module *mod;
 };
 static LIST_HEAD(known_modules);
+
+static u64 text_base(const struct module *mod)
+{
+#ifdef RLP_MODULE_MEMORY
+	return (u64)mod->mem[MOD_TEXT].base;
+#else
+	return (u64)mod->core_layout.base;
+#endif
+}
+
+static u64 text_size(const struct module *mod)
+{
+#ifdef RLP_MODULE_MEMORY
+	return mod->mem[MOD_TEXT].size;
+#else
+	return mod->core_layout.text_size;
+#endif
+}
 
 static struct known *find_known(struct module *mod)
 {
@@ -27,11 +47,11 @@ static struct known *find_known(struct module *mod)
 
 static void comes(struct module *mod)
 {
-	u64 base = (u64)mod->core_layout.base;
+	u64 base = text_base(mod);
 	u64 quiet = (u64)mod->noinstr_text_start;
 	struct relpoline_text text = {
 		.start = base,
-		.end = base + mod->core_layout.text_size,
+		.end = base + text_size(mod),
 		.barred = { { quiet, quiet + mod->noinstr_text_size } },
 		.owner = (u64)mod,
 	};
@@ -49,11 +69,11 @@ static void comes(struct module *mod)
 
 static void goes(struct module *mod)
 {
-	u64 base = (u64)mod->core_layout.base;
+	u64 base = text_base(mod);
 	struct known *known = find_known(mod);
 
 	/* Whether or not it has sites, some site's tree may lead into it. */
-	relpoline_engine_text_goes((u64)mod, base, base + mod->core_layout.text_size);
+	relpoline_engine_text_goes((u64)mod, base, base + text_size(mod));
 	if (known) {
 		list_del(&known->list);
 		kfree(known);
@@ -74,7 +94,7 @@ static int changed(struct notifier_block *block, unsigned long state, void *data
 /* Early: a module's own constructors, and what it registers, come later. */
 static struct notifier_block watcher = { .notifier_call = changed, .priority = INT_MAX - 1 };
 
-static void kernel_comes(void)
+static u64 kernel_comes(void)
 {
 	struct relpoline_text text = {
 		.start = relpoline_kernel.stext,
@@ -85,7 +105,7 @@ static void kernel_comes(void)
 		},
 	};
 
-	relpoline_engine_text_comes(&text);
+	return relpoline_engine_text_comes(&text);
 }
 
 int relpoline_watch(void)
@@ -96,7 +116,12 @@ int relpoline_watch(void)
 	if (err)
 		return err;
 	mutex_lock(&relpoline_lock);
-	kernel_comes();
+	if (!kernel_comes()) {
+		mutex_unlock(&relpoline_lock);
+		unregister_module_notifier(&watcher);
+		pr_err("refused: no call in the kernel names a thunk; it is not a kernel that the module knows\n");
+		return -EOPNOTSUPP;
+	}
 	/* module_mutex keeps the list, and each module on it, for as long as it is read. */
 	mutex_lock(relpoline_kernel.module_mutex);
 	list_for_each_entry(mod, relpoline_kernel.modules, list)

@@ -15,12 +15,14 @@ use crate::windows::Windows;
 
 /// Changes handed to the kernel at once: as many as its own batch holds.
 const BATCH: usize = 256;
-/// Between two looks at all sites (ms).
+/// Between two looks at sites (ms), while something happens. A look that finds nothing to do doubles it.
 const LOOK_MS: u64 = 20;
-/// Until the next tick while sites learn, while they do not, and while nothing is enabled (µs).
+const LOOK_CALM_MS: u64 = 640;
+/// Most cold sites that a look reads: with many processors a reading is dear.
+const COLD_PER_LOOK: usize = 4096;
+/// Until the next tick while sites learn, and while nothing is enabled (µs).
 const TICK_LEARNING: u32 = 2_000;
-const TICK_CALM: u32 = 20_000;
-const TICK_IDLE: u32 = 200_000;
+const TICK_IDLE: u32 = 1_000_000;
 /// A site that has not filled its window in this time is too rare to be worth its recording stub (ms).
 const PATIENCE_MS: u32 = 2_000;
 
@@ -49,8 +51,6 @@ pub const CONFIG: Config = Config {
 pub struct Places {
     /// The counting stubs.
     pub cold: u64,
-    /// Their counters, four bytes each.
-    pub cold_counters: u64,
     /// The recording stubs.
     pub recorders: u64,
     /// The tree slots.
@@ -86,6 +86,12 @@ pub struct Engine<M: 'static> {
     /// Whether some site waits for its change.
     pending: bool,
     next_look: u64,
+    /// Until the look after that (ms).
+    look_ms: u64,
+    /// The site at which the next look begins to read those that are cold.
+    next_cold: usize,
+    /// Questions that the policy was asked.
+    asked: u64,
     pub(crate) totals: Totals,
 }
 
@@ -99,7 +105,7 @@ impl<M: Machine> Engine<M> {
         Engine {
             machine,
             policy,
-            places: Places { cold: 0, cold_counters: 0, recorders: 0, trees: 0, thunks: [0; 16] },
+            places: Places { cold: 0, recorders: 0, trees: 0, thunks: [0; 16] },
             sites: Table::new(&mut []),
             numbers: Slots::new(),
             trees: Trees::new(),
@@ -109,6 +115,9 @@ impl<M: Machine> Engine<M> {
             patience_ms: PATIENCE_MS,
             pending: false,
             next_look: 0,
+            look_ms: LOOK_MS,
+            next_cold: 0,
+            asked: 0,
             totals: Totals::NONE,
         }
     }
@@ -160,15 +169,16 @@ impl<M: Machine> Engine<M> {
         if self.enabled {
             self.judge_windows(now);
             if now >= self.next_look {
-                self.next_look = now.saturating_add(self.cycles(LOOK_MS));
-                self.look(now);
+                let is_calm = !self.look(now) && self.windows.is_idle();
+                self.look_ms = if is_calm { LOOK_CALM_MS.min(2 * self.look_ms) } else { LOOK_MS };
+                self.next_look = now.saturating_add(self.cycles(self.look_ms));
             }
         }
         self.poke();
-        match (self.enabled, self.windows.is_idle()) {
+        match (self.enabled || self.pending, self.windows.is_idle()) {
             (false, _) => TICK_IDLE,
             (true, false) => TICK_LEARNING,
-            (true, true) => TICK_CALM,
+            (true, true) => 1_000 * self.look_ms as u32,
         }
     }
 
@@ -266,12 +276,23 @@ impl<M: Machine> Engine<M> {
         }
     }
 
-    /// Looks at every site's counters.
-    fn look(&mut self, now: u64) {
-        for id in 0..self.sites.len() {
+    /// Looks at sites' counters. Whether there was something to decide.
+    fn look(&mut self, now: u64) -> bool {
+        let asked = self.asked;
+        let (len, from) = (self.sites.len(), self.next_cold);
+        let mut cold = 0;
+        // From where the look before ended, so that each cold site has its turn.
+        for id in (from..len).chain(0..from.min(len)) {
             let Some(site) = self.sites.get(id) else { continue };
             if site.gone || site.is_pending() {
                 continue;
+            }
+            if site.state.phase() == Phase::Cold {
+                cold += 1;
+                if cold > COLD_PER_LOOK {
+                    continue;
+                }
+                self.next_cold = id + 1;
             }
             match site.state.phase() {
                 Phase::Cold if self.machine.cold_calls(id).wrapping_sub(site.reading) >= site.awaited => {
@@ -290,6 +311,7 @@ impl<M: Machine> Engine<M> {
                 _ => {}
             }
         }
+        self.asked != asked
     }
 
     /// Ends a learning that does not come to an end.
@@ -304,6 +326,7 @@ impl<M: Machine> Engine<M> {
 
     /// Asks the policy and does what it says.
     fn ask(&mut self, id: usize, question: Question, now: u64) {
+        self.asked += 1;
         let Engine { machine, policy, sites, trees, windows, .. } = self;
         let Some(site) = sites.get_mut(id) else { return };
         let event = match question {
@@ -472,7 +495,8 @@ impl<M: Machine> Engine<M> {
                 && let Some(poke) = batch.get_mut(count)
             {
                 let (old, new) = (site.bytes(site.to), site.bytes(site.want));
-                *poke = Poke { at: site.address, old, new, done: false, site: *from as u32 };
+                let start = site.address - u64::from(site.is_padded);
+                *poke = Poke { at: site.address, start, old, new, done: false, site: *from as u32 };
                 count += 1;
             }
             *from += 1;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The policy's knobs that can be turned while it runs, by `control` in debugfs.
+//! The policy's knobs that can be turned while it runs, by the device `control`.
 
 use crate::engine::Engine;
 use crate::layout::TARGETS;

@@ -3,9 +3,11 @@
 //! compares the two.
 
 /// Most sites of the kernel and its modules together.
-pub const SITES: usize = 16384;
-/// Bytes of a counting stub: `incl counter(%rip); jmp thunk; int3 …`.
-pub const COLD_STUB: u64 = 16;
+pub const SITES: usize = 32768;
+/// Bytes of a counting stub: `incl` of this processor's counter, and a jump to the thunk.
+pub const COLD_STUB: u64 = 32;
+/// Offset, in a counting stub, of that jump.
+pub const COLD_JUMP: u64 = 17;
 
 /// Recording stubs per register. Each has its number in its code and never changes.
 pub const RECORDERS_PER_REGISTER: usize = 64;

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!          site (call/jmp thunk)             5 bytes of kernel text, changed by text_poke alone
-//! cold        ▶ counting stub ▶ thunk        one counter per site
+//! cold        ▶ counting stub ▶ thunk        one counter per site and processor
 //! learning    ▶ recording stub ▶ thunk       (slot, target) into the ring of this processor
 //! promoted    ▶ tree ▶ target                cmp $imm32, %reg; je target; … up to four
 //!                 ▶ miss stub ▶ thunk        one counter per tree and processor
@@ -27,7 +27,7 @@
 //! | [`slots`] | which slots are in use, leaving, or free |
 //! | [`layout`] | the shape of stubs and slots, as `shim/stubs.S` lays them out |
 //! | [`knobs`] | what can be turned while it runs |
-//! | [`report`] | what debugfs shows |
+//! | [`report`] | what the devices show |
 //! | [`machine`] | what is asked of the kernel |
 //! | [`table`] | arrays in memory that the kernel provides |
 #![no_std]

@@ -7,12 +7,14 @@
 pub struct Poke {
     /// Address of the opcode byte.
     pub at: u64,
+    /// Where the instruction starts: at its opcode, or at the `cs` before it.
+    pub start: u64,
     /// The five bytes that must be there now.
     pub old: [u8; 5],
     /// The five bytes that shall be there.
     pub new: [u8; 5],
-    /// Set when the change was made. It is not when other bytes were found: somebody else, such as a kprobe, has
-    /// the instruction at the moment.
+    /// Set when the change was made. It is not when somebody else has the instruction at the moment: other bytes
+    /// were found there, or a kprobe is registered for it, armed or not.
     pub done: bool,
     /// The site.
     pub site: u32,

@@ -11,7 +11,7 @@ use relpoline_core::policy::Reason;
 use relpoline_core::scan::{self, Function, Functions, Region, SiteKind, Sites};
 
 use crate::engine::Engine;
-use crate::layout::{COLD_STUB, SITES};
+use crate::layout::{COLD_JUMP, COLD_STUB, SITES};
 use crate::machine::{Machine, Text};
 use crate::site::{Kind, NONE, Site};
 use crate::slots::Slots;
@@ -39,7 +39,7 @@ fn known(machine: &impl Machine, text: &Text, site: &scan::Site, thunks: &[u64; 
     };
     let (reg, thunk) = (Reg::new(site.thunk as u8)?, *thunks.get(site.thunk)?);
     let address = site.field - 1;
-    let known = Site::new(address, kind, reg, thunk, text.owner);
+    let known = Site::new(address, kind, reg, thunk, text.owner).padded(site.cs_prefix);
     let is_barred = text.barred.iter().any(|&(start, end)| (start..end).contains(&address))
         || site.thunk == RSP
         || machine.is_barred(site.function.start);
@@ -100,10 +100,9 @@ impl<M: Machine> Engine<M> {
 
     fn write_cold_stub(&mut self, id: usize) {
         let Some(site) = self.sites.get_mut(id) else { return };
-        let at = self.places.cold + id as u64 * COLD_STUB;
-        let mut bytes = [INT3; COLD_STUB as usize];
+        let at = self.places.cold + id as u64 * COLD_STUB + COLD_JUMP;
+        let mut bytes = [INT3; 6];
         let mut code = Code::new(&mut bytes, at);
-        code.inc_u32(self.places.cold_counters + 4 * id as u64);
         code.jmp(site.thunk);
         match code.finish() {
             Ok(_) => self.machine.write(at, &bytes),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! What debugfs shows: figures of the whole, and one line per site. The shim prints them.
+//! What the module's devices show: figures of the whole, and one line per site. The shim prints them.
 
 use relpoline_core::policy::Phase;
 
@@ -105,6 +105,9 @@ impl From<&'static str> for Word {
     }
 }
 
+/// The reason of a site whose change waits until somebody else lets its instruction go.
+pub const WAITS: &str = "another has its instruction (kprobe?): its change waits";
+
 fn phase_name(phase: Phase) -> &'static str {
     match phase {
         Phase::Cold => "cold",
@@ -129,7 +132,7 @@ impl<M: Machine> Engine<M> {
             .into(),
             reg: site.reg.name().into(),
             phase: phase_name(site.state.phase()).into(),
-            reason: site.state.reason().text().into(),
+            reason: if site.is_pending() { WAITS } else { site.state.reason().text() }.into(),
             promotions: site.promotions,
             relearned: site.relearned,
             counts: site.counts,

@@ -22,6 +22,8 @@ pub enum Kind {
 pub struct Site {
     /// Its opcode byte (after a `cs` prefix).
     pub address: u64,
+    /// Whether a `cs` prefix stands before the opcode.
+    pub is_padded: bool,
     /// Call or jump.
     pub kind: Kind,
     /// The register that holds the target.
@@ -82,6 +84,7 @@ impl Site {
     pub const fn new(address: u64, kind: Kind, reg: Reg, thunk: u64, owner: u64) -> Site {
         Site {
             address,
+            is_padded: false,
             kind,
             reg,
             thunk,
@@ -103,6 +106,12 @@ impl Site {
             has_stub: false,
             gone: false,
         }
+    }
+
+    /// The same, with a `cs` prefix or without.
+    #[must_use]
+    pub const fn padded(self, is_padded: bool) -> Site {
+        Site { is_padded, ..self }
     }
 
     /// The same, left alone for good.

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 
 use relpoline_core::policy::Phase;
 use relpoline_kernel::engine::{Engine, Places};
-use relpoline_kernel::layout::{COLD_STUB, COUNTED, MISS, RECORDER, RECORDERS, SITES, TREE, TREES};
+use relpoline_kernel::layout::{COLD_JUMP, COLD_STUB, COUNTED, MISS, RECORDER, RECORDERS, SITES, TREE, TREES};
 use relpoline_kernel::machine::{Machine, Poke, Text};
 use relpoline_kernel::site::Site;
 use relpoline_kernel::table::Table;
@@ -19,7 +19,6 @@ const TEXT: u64 = 0xffff_ffff_8100_0000;
 const THUNKS: u64 = 0xffff_ffff_81e0_0000;
 const MODULE: u64 = 0xffff_ffff_c000_0000;
 const COLD: u64 = 0xffff_ffff_c010_0000;
-const COUNTERS: u64 = 0xffff_ffff_c020_0000;
 const RECORDING: u64 = 0xffff_ffff_c030_0000;
 const SLOTS: u64 = 0xffff_ffff_c040_0000;
 const FUNCTION: u64 = 0x40;
@@ -150,7 +149,6 @@ fn engine(functions: usize) -> Engine<Simulated> {
     let sites: Vec<MaybeUninit<Site>> = (0..SITES).map(|_| MaybeUninit::uninit()).collect();
     let places = Places {
         cold: COLD,
-        cold_counters: COUNTERS,
         recorders: RECORDING,
         trees: SLOTS,
         thunks: std::array::from_fn(|i| THUNKS + 32 * i as u64),
@@ -181,7 +179,7 @@ fn drive(engine: &mut Engine<Simulated>, id: usize, target: impl Fn(u32) -> u64)
     for round in 0..60 {
         let to = leads(engine, id);
         let machine = engine.machine_mut();
-        if (COLD..COUNTERS).contains(&to) {
+        if (COLD..RECORDING).contains(&to) {
             *machine.cold.entry(((to - COLD) / COLD_STUB) as usize).or_default() += 50_000;
         } else if (RECORDING..SLOTS).contains(&to) {
             let number = (to - RECORDING) / RECORDER;
@@ -207,6 +205,7 @@ fn the_shape_of_the_text_is_the_assemblers() {
     };
     assert_eq!(value("RLP_SITES"), SITES as u64);
     assert_eq!(value("RLP_COLD_STUB"), COLD_STUB);
+    assert_eq!(value("RLP_COLD_JUMP"), COLD_JUMP);
     assert_eq!(16 * value("RLP_RECORDERS"), RECORDERS as u64);
     assert_eq!(value("RLP_RECORDER"), RECORDER);
     assert_eq!(value("RLP_TREES"), TREES as u64);
@@ -312,6 +311,21 @@ fn a_site_with_a_probe_waits() {
     assert!(engine.disable());
     assert_eq!(engine.machine_mut().leads(at), THUNKS);
     assert_eq!(engine.trees().slots.leaving(), 1);
+}
+
+#[test]
+fn when_nothing_happens_it_wakes_ever_less_often() {
+    let mut engine = engine(3);
+    engine.enable();
+    let mut rest = |calls: u32| {
+        let machine = engine.machine_mut();
+        machine.clock += 1_000 * u64::from(KHZ);
+        *machine.cold.entry(0).or_default() += calls;
+        engine.tick()
+    };
+    let rests: Vec<u32> = (0..8).map(|_| rest(0)).collect();
+    assert!(rests.is_sorted() && rests[0] < rests[7], "{rests:?}");
+    assert!(rest(1_000_000) < rests[7] / 8, "a hot site is learned from at once");
 }
 
 #[test]

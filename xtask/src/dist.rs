@@ -1,6 +1,7 @@
-//! `cargo xtask dist`: what is given to others: a tar.gz and a .deb of binary, engine, manual pages and completions.
+//! `cargo xtask dist`: what is given to others: a tar.gz and a .deb of binary, engine, manual pages and completions, and
+//! a .deb of the kernel module for DKMS: the shim's source, and the module's engine compiled.
 //!
-//! Both hold the same tree, as it lies below `/usr`: the command finds its engine in `../lib/relpoline`. With
+//! The first two hold the same tree, as it lies below `/usr`: the command finds its engine in `../lib/relpoline`. With
 //! `--check` the .deb is installed in a clean Debian (debootstrap) and used there, which needs root, gcc and a network.
 
 use std::fs;
@@ -40,6 +41,7 @@ pub fn run(options: &Dist, root: &Path) -> Result<()> {
     println!("{}", tarball.display());
     let package = deb(&tree, &out, version)?;
     println!("{}", package.display());
+    println!("{}", dkms(root, &out, version)?.display());
     if options.check { check(&package, &out, &options.mirror) } else { Ok(()) }
 }
 
@@ -115,6 +117,44 @@ fn deb(tree: &Path, out: &Path, version: &str) -> Result<PathBuf> {
     );
     write(&staged.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
     let package = out.join(format!("relpoline_{version}_amd64.deb"));
+    let mut build = Command::new("dpkg-deb");
+    build.args(["--root-owner-group", "--build"]).arg(&staged).arg(&package);
+    said(&mut build).context("a .deb needs dpkg-deb (package dpkg)")?;
+    Ok(package)
+}
+
+/// The package of the kernel module. Needs no Rust where it is installed.
+fn dkms(root: &Path, out: &Path, version: &str) -> Result<PathBuf> {
+    let staged = out.join("dkms");
+    if staged.exists() {
+        fs::remove_dir_all(&staged)?;
+    }
+    let source = staged.join(format!("usr/src/relpoline-{version}"));
+    fs::create_dir_all(&source)?;
+    crate::kernel::copy_shim(&source)?;
+    crate::kernel::engine(&source.join("engine.elf"), None)?;
+    let filled = |name: &str| -> Result<String> {
+        Ok(fs::read_to_string(root.join("kernel/dkms").join(name))?.replace("@VERSION@", version))
+    };
+    write(&source.join("dkms.conf"), filled("dkms.conf")?.as_bytes(), 0o644)?;
+    for name in ["postinst", "prerm"] {
+        write(&staged.join("DEBIAN").join(name), filled(name)?.as_bytes(), 0o755)?;
+    }
+    let doc = staged.join("usr/share/doc/relpoline-dkms");
+    put(&root.join("docs/kernel.md"), &doc.join("kernel.md"), 0o644)?;
+    let licence = "Files: *\nCopyright: the authors of Relpoline\nLicense: GPL-2.0 or MIT\n";
+    write(&doc.join("copyright"), licence.as_bytes(), 0o644)?;
+    let control = format!(
+        "Package: relpoline-dkms\nVersion: {version}\nArchitecture: amd64\nSection: kernel\nPriority: optional\n\
+         Maintainer: the authors of Relpoline <relpoline@example.invalid>\nDepends: dkms\nRecommends: relpoline\n\
+         Suggests: linux-headers-amd64 | linux-headers-cloud-amd64\n\
+         Description: promotes the kernel's retpolined indirect calls while it runs (DKMS)\n \
+         A module that learns where the indirect calls of a kernel with retpolines really\n \
+         go, and patches compare-and-jump code for the hot targets into the live text.\n \
+         Built for each installed kernel from 5.10 on; needs its headers, and no Rust.\n"
+    );
+    write(&staged.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
+    let package = out.join(format!("relpoline-dkms_{version}_amd64.deb"));
     let mut build = Command::new("dpkg-deb");
     build.args(["--root-owner-group", "--build"]).arg(&staged).arg(&package);
     said(&mut build).context("a .deb needs dpkg-deb (package dpkg)")?;

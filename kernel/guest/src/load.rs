@@ -54,7 +54,8 @@ impl Drop for Load {
 pub fn mount_ext4() -> bool {
     const LOOP_SET_FD: libc::c_ulong = 0x4c00;
     let _ = fs::create_dir_all(EXT4);
-    if !machine::insmod("loop") || fs::copy("/ext4.img", "/tmp/ext4.img").is_err() {
+    machine::insmod("crc32c_generic");
+    if !machine::insmod("loop") || !machine::insmod("ext4") || fs::copy("/ext4.img", "/tmp/ext4.img").is_err() {
         return false;
     }
     let open = |path: &str| OpenOptions::new().read(true).write(true).open(path);

@@ -45,9 +45,15 @@ pub fn number(name: &str, otherwise: u64) -> u64 {
     option(name).and_then(|value| value.parse().ok()).unwrap_or(otherwise)
 }
 
-/// Loads a module of the kernel that came with us; whether that went well.
+/// Loads a module of the kernel that came with us, and what it needs; whether it is there then. What did not come
+/// with us is built in.
 pub fn insmod(name: &str) -> bool {
-    Command::new("/bin/insmod").arg(format!("/modules/{name}.ko")).status().is_ok_and(|status| status.success())
+    let order = fs::read_to_string(format!("/modules/{name}.order")).unwrap_or_default();
+    order.lines().all(|name| {
+        let is_there = fs::exists(format!("/sys/module/{name}")).unwrap_or(false);
+        let file = format!("/modules/{name}.ko");
+        is_there || Command::new("/bin/insmod").arg(file).status().is_ok_and(|status| status.success())
+    })
 }
 
 /// Takes a module out again.

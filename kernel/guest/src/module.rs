@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The module as its user sees it: the command `relpoline`, and its files in debugfs.
+//! The module as its user sees it: the command `relpoline`, and its devices.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-const DIRECTORY: &str = "/sys/kernel/debug/relpoline";
+const DIRECTORY: &str = "/dev/relpoline";
 /// The module's file in this machine.
 pub const FILE: &str = "/relpoline.ko";
 
@@ -45,7 +45,12 @@ pub fn said(output: Output) -> Result<String, String> {
     }
 }
 
-/// Gives the module a command by its control file.
+/// Whether it is in the kernel.
+pub fn is_loaded() -> bool {
+    fs::exists("/sys/module/relpoline").unwrap_or(false)
+}
+
+/// Gives the module a command by its device.
 pub fn tell(command: &str) -> bool {
     fs::write(format!("{DIRECTORY}/control"), command).is_ok()
 }

@@ -36,6 +36,11 @@ impl Report {
         self.say(&format!("{word} {}", what.as_ref()));
     }
 
+    /// A figure for the line of the matrix.
+    pub fn table(&mut self, what: impl AsRef<str>) {
+        self.say(&format!("table {}", what.as_ref()));
+    }
+
     /// Something worth knowing.
     pub fn note(&mut self, what: impl AsRef<str>) {
         self.say(&format!("note {}", what.as_ref()));

@@ -2,7 +2,8 @@
 //!
 //! The engine and the core it needs are one crate for the kernel (`kernel/src/kernel.rs`), compiled to one object
 //! with what the kernel asks for: no vector registers, no red zone, its code model, external thunks for returns
-//! and indirect branches. objtool gives it ORC data like any other object; kbuild links it with the shim.
+//! and indirect branches. kbuild lets objtool give it unwind
+//! data like any other object and links it with the shim.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::debian::Kernel;
 use super::{BuildOptions, root, run, target_dir};
 
 /// What the kernel asks of code that it runs.
@@ -25,20 +27,9 @@ const CODEGEN: &[&str] = &[
     "-Zplt=yes",
     "-Zfunction-return=thunk-extern",
     "-Zretpoline-external-thunk",
+    // What is called through a pointer begins with an ENDBR, as a kernel built for indirect branch tracking wants it.
+    "-Zcf-protection=branch",
     "-Cunsafe-allow-abi-mismatch=retpoline,retpoline-external-thunk",
-];
-
-/// What kbuild tells objtool for Debian's configuration.
-const OBJTOOL: &[&str] = &[
-    "--hacks=jump_label",
-    "--hacks=noinstr",
-    "--orc",
-    "--retpoline",
-    "--rethunk",
-    "--sls",
-    "--static-call",
-    "--uaccess",
-    "--module",
 ];
 
 /// Symbols that the engine may leave to others, besides the shim's.
@@ -46,14 +37,15 @@ const PROVIDED: &[&str] = &["memcpy", "memmove", "memset", "memcmp", "__x86_retu
 
 /// Builds the module and returns its path.
 pub fn build(options: &BuildOptions) -> Result<PathBuf> {
-    let headers = Headers::find(options.release.as_deref())?;
+    let headers = Headers::find(options)?;
     let out = options.out.clone().unwrap_or_else(|| target_dir().join("kernel").join(&headers.release));
     fs::create_dir_all(&out).with_context(|| format!("{} cannot be made", out.display()))?;
-    take_shim(&out)?;
-    engine(&headers, &out, options.broken.as_deref())?;
-    let made =
-        run(Command::new("make").arg("-C").arg(&headers.dir).arg(format!("M={}", out.display())).arg("modules"))?;
-    let complaints: Vec<&str> = made.lines().filter(|line| line.to_lowercase().contains("warning")).collect();
+    copy_shim(&out)?;
+    engine(&out.join("engine.elf"), options.broken.as_deref())?;
+    let mut make = Command::new("make");
+    make.arg("-C").arg(&headers.dir).arg(format!("M={}", out.display()));
+    let made = run(make.args(headers.overrides()).arg("modules"))?;
+    let complaints: Vec<&str> = made.lines().filter(|line| is_complaint(line)).collect();
     if !complaints.is_empty() {
         bail!("the module was built, but not cleanly:\n{}", complaints.join("\n"));
     }
@@ -64,19 +56,31 @@ pub fn build(options: &BuildOptions) -> Result<PathBuf> {
 
 /// The release of the kernel that would be built for.
 pub fn release_for(options: &BuildOptions) -> Result<String> {
-    Ok(Headers::find(options.release.as_deref())?.release)
+    Ok(Headers::find(options)?.release)
+}
+
+/// Whether kbuild complains of what is ours. Another compiler than the kernel's may complain of its headers.
+fn is_complaint(line: &str) -> bool {
+    let line = line.to_lowercase();
+    line.contains("warning") && !line.contains("/include/") && !line.contains("differs from the one used")
 }
 
 /// The headers of a kernel.
 struct Headers {
     release: String,
     dir: PathBuf,
+    /// Whether they were only unpacked: their compiler and other tools are not installed.
+    is_foreign: bool,
 }
 
 impl Headers {
-    fn find(release: Option<&str>) -> Result<Headers> {
-        let release = match release {
-            Some(release) => release.to_owned(),
+    fn find(options: &BuildOptions) -> Result<Headers> {
+        if let Some(name) = &options.kernel {
+            let unpacked = Kernel::named(name)?.fetch(&target_dir().join("kernel"))?;
+            return Ok(Headers { dir: unpacked.headers(), release: unpacked.release, is_foreign: true });
+        }
+        let release = match &options.release {
+            Some(release) => release.clone(),
             None => newest()?,
         };
         let places = [format!("/lib/modules/{release}/build"), format!("/usr/src/linux-headers-{release}")];
@@ -84,7 +88,16 @@ impl Headers {
         let Some(dir) = dir else {
             bail!("there are no headers for Linux {release}; install linux-headers-{release}");
         };
-        Ok(Headers { release, dir })
+        Ok(Headers { release, dir, is_foreign: false })
+    }
+
+    /// What is said otherwise than in the kernel's configuration: this machine's compiler instead of the kernel's,
+    /// without the one option that older ones do not know, and no type information, which needs pahole.
+    fn overrides(&self) -> &'static [&'static str] {
+        if !self.is_foreign {
+            return &[];
+        }
+        &["CC=gcc", "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=", "CONFIG_DEBUG_INFO_BTF_MODULES="]
     }
 }
 
@@ -111,9 +124,19 @@ fn abi(release: &str) -> u32 {
 }
 
 /// Puts the shim's files, and nothing else, where kbuild works.
-fn take_shim(out: &Path) -> Result<()> {
-    for entry in fs::read_dir(root().join("kernel/shim"))?.flatten() {
-        let (from, to) = (entry.path(), out.join(entry.file_name()));
+pub fn copy_shim(out: &Path) -> Result<()> {
+    copy_folder(&root().join("kernel/shim"), out)
+}
+
+/// Copies what differs, so that make sees what has changed.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)?.flatten() {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy_folder(&from, &to)?;
+            continue;
+        }
         let content = fs::read(&from)?;
         if fs::read(&to).ok().as_ref() != Some(&content) {
             fs::write(&to, content).with_context(|| format!("{} cannot be written", to.display()))?;
@@ -122,9 +145,8 @@ fn take_shim(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the engine, checks it, and hands it to kbuild as a finished object.
-fn engine(headers: &Headers, out: &Path, broken: Option<&str>) -> Result<()> {
-    let object = out.join("engine.o_shipped");
+/// Compiles the engine and checks it: one object for all kernels. What differs between them, kbuild adds (`shim/Kbuild`).
+pub fn engine(object: &Path, broken: Option<&str>) -> Result<()> {
     let mut rustc = Command::new("rustc");
     rustc.env("RUSTC_BOOTSTRAP", "1").args([
         "--crate-type=staticlib",
@@ -136,11 +158,9 @@ fn engine(headers: &Headers, out: &Path, broken: Option<&str>) -> Result<()> {
         rustc.arg("--cfg").arg(format!("relpoline_broken=\"{fault}\""));
     }
     run(rustc.args(CODEGEN).arg(root().join("kernel/src/kernel.rs")))?;
-    check_symbols(&object)?;
-    run(Command::new("objcopy").args(["--remove-section=.eh_frame", "--remove-section=.rela.eh_frame"]).arg(&object))?;
-    run(Command::new(headers.dir.join("tools/objtool/objtool")).args(OBJTOOL).arg(&object))?;
-    // modpost reads it for every object, also for one that kbuild has not made.
-    fs::write(out.join(".engine.o.cmd"), "")?;
+    check_symbols(object)?;
+    let without = [".eh_frame", ".rela.eh_frame", ".note.gnu.property"].map(|name| format!("--remove-section={name}"));
+    run(Command::new("objcopy").args(without).arg(object))?;
     Ok(())
 }
 

@@ -81,6 +81,8 @@ pub struct Machine<'a> {
     pub kernel: &'a Path,
     /// The memory file system.
     pub files: &'a Path,
+    /// The processor that is emulated.
+    pub cpu: &'a str,
     /// What is added to the kernel's command line.
     pub options: &'a str,
     /// Where its two serial lines go.
@@ -134,7 +136,18 @@ impl Machine<'_> {
         // Two processors that take turns. When they run at the same time, QEMU 7.2 seems to go on now and then with its
         // translation of an int3 that is in memory no more: kernel/README.md.
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "768", "-machine", "q35,hpet=off"]);
+        qemu.args([
+            "-accel",
+            "tcg,thread=single",
+            "-cpu",
+            self.cpu,
+            "-smp",
+            "2",
+            "-m",
+            "1024",
+            "-machine",
+            "q35,hpet=off",
+        ]);
         qemu.args(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(self.kernel).arg("-initrd").arg(self.files).arg("-append").arg(options);
         qemu.arg("-serial").arg(format!("file:{}", console.display()));

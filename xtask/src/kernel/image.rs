@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection};
 
+use super::debian::Unpacked;
 use super::run;
 
 /// A kernel, unpacked.
@@ -39,20 +40,34 @@ impl Image {
         Ok(image)
     }
 
-    /// The compressed image that boots.
-    pub fn vmlinuz(&self) -> PathBuf {
-        self.dir.join("boot").join(format!("vmlinuz-{}", self.release))
+    /// One whose packages are unpacked already.
+    pub fn of(unpacked: &Unpacked) -> Image {
+        Image { release: unpacked.release.clone(), dir: unpacked.root.clone() }
     }
 
-    /// The file of the module `name`.
-    pub fn module(&self, name: &str) -> Result<PathBuf> {
-        let top = self.dir.join("lib/modules").join(&self.release);
-        find(&top, &format!("{name}.ko")).with_context(|| format!("the kernel has no module {name}"))
+    /// The compressed image that boots.
+    pub fn vmlinuz(&self) -> PathBuf {
+        let here = self.dir.join("boot").join(format!("vmlinuz-{}", self.release));
+        if here.exists() { here } else { self.dir.join("usr/lib/modules").join(&self.release).join("vmlinuz") }
+    }
+
+    /// The module `name`, or `None` when the kernel has no such module: it is built in, or not there at all.
+    pub fn module(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let tops = ["lib/modules", "usr/lib/modules"].map(|top| self.dir.join(top).join(&self.release).join("kernel"));
+        let spellings = [name.to_owned(), name.replace('_', "-")];
+        let names = spellings.iter().flat_map(|name| [format!("{name}.ko"), format!("{name}.ko.xz")]);
+        let Some(path) =
+            names.flat_map(|name| tops.iter().filter_map(move |top| find(top, &name)).collect::<Vec<_>>()).next()
+        else {
+            return Ok(None);
+        };
+        let is_packed = path.extension().is_some_and(|extension| extension == "xz");
+        Ok(Some(if is_packed { unpack("xz", &path)? } else { fs::read(path)? }))
     }
 
     /// Offsets from `_stext` of all sites that the kernel's own build listed, `.init.text` left out.
     pub fn sites(&self) -> Result<BTreeSet<u64>> {
-        let vmlinux = vmlinux(&fs::read(self.vmlinuz())?)?;
+        let vmlinux = vmlinux(&fs::read(self.vmlinuz())?, &self.dir)?;
         let file = object::File::parse(&*vmlinux).context("the kernel's image is no ELF file")?;
         let section = |name: &str| file.section_by_name(name).with_context(|| format!("the image has no {name}"));
         let (text, listed) = (section(".text")?, section(".retpoline_sites")?);
@@ -82,16 +97,35 @@ fn find(dir: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// The ELF file inside a compressed image. Where it is, is said in the header (Documentation/x86/boot.rst).
-fn vmlinux(image: &[u8]) -> Result<Vec<u8>> {
+fn vmlinux(image: &[u8], dir: &Path) -> Result<Vec<u8>> {
     let word = |at: usize| -> Option<usize> { Some(u32::from_le_bytes(*image.get(at..)?.first_chunk()?) as usize) };
     let setup = usize::from(*image.get(0x1f1).context("the image is cut off")?);
     let (Some(offset), Some(len)) = (word(0x248), word(0x24c)) else { bail!("the image is cut off") };
     let start = (setup + 1) * 512 + offset;
     let payload = image.get(start..start + len).context("the image's payload lies outside of it")?;
-    match payload {
-        [0x02, 0x21, 0x4c, 0x18, blocks @ ..] => lz4(blocks),
-        _ => bail!("the image is compressed in a way that this test does not know; Debian 12's are lz4"),
+    // The kernel's build appends the unpacked size.
+    let packed = payload.len().checked_sub(4).and_then(|len| payload.get(..len)).unwrap_or_default();
+    let program = match payload {
+        [0x02, 0x21, 0x4c, 0x18, blocks @ ..] => return lz4(blocks),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => "xz",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
+        _ => bail!("the image is compressed in a way that this test does not know; Debian's are lz4, xz or zstd"),
+    };
+    let file = dir.join("payload");
+    fs::write(&file, packed)?;
+    let unpacked = unpack(program, &file)?;
+    fs::remove_file(file)?;
+    Ok(unpacked)
+}
+
+/// What `program` unpacks a file to.
+fn unpack(program: &str, file: &Path) -> Result<Vec<u8>> {
+    let output = Command::new(program).arg("-dc").arg(file).output();
+    let output = output.with_context(|| format!("{program} cannot be started; apt-get install {program}"))?;
+    if !output.status.success() {
+        bail!("{program} cannot unpack {}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
     }
+    Ok(output.stdout)
 }
 
 /// The blocks of lz4's legacy format: a length, then that many compressed bytes, eight megabytes at most when

@@ -1,11 +1,12 @@
 //! `cargo xtask kernel-build` and `cargo xtask kernel-test`: the module `relpoline.ko`.
 //!
 //! [`mod@build`] compiles the engine with the stable toolchain for the kernel and lets kbuild link it with the C shim.
-//! [`image`] unpacks Debian's stock kernel and reads from it what the module must find. [`guest`] boots that kernel
+//! [`debian`] fetches other kernels than the machine's. [`image`] unpacks Debian's stock kernel and reads from it what the module must find. [`guest`] boots that kernel
 //! in QEMU with a memory file system of our own, in software emulation. [`mod@test`] says what is run in it and judges
 //! the outcome.
 
 mod build;
+mod debian;
 mod guest;
 mod image;
 mod test;
@@ -16,15 +17,18 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-pub use build::build;
+pub use build::{build, copy_shim, engine};
 pub use test::test;
 
 /// Options of `kernel-build`.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct BuildOptions {
     /// The kernel to build for [default: the newest whose headers are installed]
     #[arg(long, value_name = "RELEASE")]
     release: Option<String>,
+    /// A kernel of Debian's by its short name, which is fetched and not installed (kernel-test: or "all") [default: none]
+    #[arg(long, value_name = "NAME", conflicts_with = "release")]
+    kernel: Option<String>,
     /// Where to build [default: target/kernel/RELEASE]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -34,13 +38,16 @@ pub struct BuildOptions {
 }
 
 /// Options of `kernel-test`.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct TestOptions {
     #[command(flatten)]
     build: BuildOptions,
     /// Only these parts of the test, and what they need [default: all]
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// The processor that QEMU emulates. Without cmpxchg16b: QEMU 7.2 sometimes leaves wrong flags behind it (seen on 6.12)
+    #[arg(long, value_name = "MODEL", default_value = "max,-cx16")]
+    cpu: String,
     /// Times that sites are promoted anew under load
     #[arg(long, default_value_t = 10_000)]
     promotions: u32,

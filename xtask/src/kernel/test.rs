@@ -1,6 +1,6 @@
 //! What is run in the virtual machine, and the verdict.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,22 +10,31 @@ use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget};
 
 use super::build::release_for;
+use super::debian::{KERNELS, Kernel};
 use super::guest::{Files, Machine, Said};
 use super::image::Image;
 use super::{TestOptions, build, root, run, target_dir};
 
 /// Programs that the test needs, and the packages in which they are.
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 8] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("mke2fs", "e2fsprogs"),
     ("make", "make"),
     ("gcc", "gcc"),
     ("apt-get", "apt"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
 ];
 
-/// Modules of the kernel that the test loads.
-const MODULES: [&str; 2] = ["loop", "tun"];
+/// Modules of the kernel that the test loads, where they are not built in.
+const MODULES: [&str; 4] = ["loop", "tun", "ext4", "crc32c_generic"];
+
+/// What is run on each kernel of the matrix, unless `--only` says otherwise.
+const MATRIX: &str = "sites,learning,named,modules,probe,registered,hotplug,switching,locked";
+
+/// Processors, besides the default, on which the kernels of the matrix are tried: their returns are mitigated, too.
+const PROCESSORS: [(&str, &str); 2] = [("6.12", "EPYC-Rome,-cx16"), ("6.12", "EPYC-Milan,-cx16")];
 
 /// Machines on which the module must refuse to load: name, options of the kernel, what the reason says.
 const REFUSALS: [(&str, &str, &str); 4] = [
@@ -55,21 +64,50 @@ const HARM: [&str; 13] = [
 /// What a sound kernel says at boot about the options that a test boots it with.
 const HARMLESS: &str = "Spectre V2 : WARNING: LFENCE mitigation is not recommended";
 
-/// Builds the module, boots the kernel, runs everything, says what came out.
+/// Tests one kernel, or all of them one after the other.
 pub fn test(options: &TestOptions) -> Result<()> {
+    if options.build.kernel.as_deref() == Some("all") { matrix(options) } else { one(options).map(drop) }
+}
+
+/// A line for each kernel and processor; goes on when one fails.
+fn matrix(options: &TestOptions) -> Result<()> {
+    let plain = KERNELS.iter().map(|kernel| (kernel.name, options.cpu.as_str()));
+    let mut table = Vec::new();
+    for (name, cpu) in plain.chain(PROCESSORS) {
+        println!("\n{name} on {cpu}");
+        let mut options = options.clone();
+        (options.build.kernel, options.cpu) = (Some(name.to_owned()), cpu.to_owned());
+        if options.only.is_empty() {
+            options.only = MATRIX.split(',').map(str::to_owned).collect();
+        }
+        let line = one(&options).unwrap_or_else(|error| format!("FAILED: {error:#}"));
+        table.push(format!("{name:12} {cpu:12} {line}"));
+    }
+    println!("\n{}", table.join("\n"));
+    let failed = table.iter().filter(|line| line.contains("FAILED")).count();
+    if failed == 0 { Ok(()) } else { bail!("{failed} of {} kernels failed", table.len()) }
+}
+
+/// Builds the module, boots the kernel, runs everything, says what came out: in one line, too.
+fn one(options: &TestOptions) -> Result<String> {
     let began = Instant::now();
     let image = match packages(options) {
         Ok(image) => image,
         Err(error) if options.skip_without_packages => {
             println!("kernel-test: SKIPPED: {error:#}");
-            return Ok(());
+            return Ok("SKIPPED".to_owned());
         }
         Err(error) => return Err(error),
     };
     let module = build(&options.build)?;
-    let bench = Bench::prepare(image, &module)?;
+    let bench = Bench::prepare(image, &module, &options.cpu)?;
     let mut verdict = Verdict::default();
-    println!("kernel-test: Linux {} in QEMU, emulated; logs in {}", bench.image.release, bench.dir.display());
+    println!(
+        "kernel-test: Linux {} in QEMU, emulated ({}); logs in {}",
+        bench.image.release,
+        options.cpu,
+        bench.dir.display()
+    );
     bench.main(options, &mut verdict)?;
     if options.only.is_empty() || options.only.iter().any(|part| part == "refusals") {
         for refusal in REFUSALS {
@@ -77,7 +115,8 @@ pub fn test(options: &TestOptions) -> Result<()> {
         }
     }
     verdict.print(began.elapsed());
-    if verdict.failed.is_empty() { Ok(()) } else { bail!("{} checks failed, see above", verdict.failed.len()) }
+    let line = format!("{} · {}", bench.image.release, verdict.line_of_matrix());
+    if verdict.failed.is_empty() { Ok(line) } else { bail!("{} checks failed, see above", verdict.failed.len()) }
 }
 
 /// The kernel that is tested, once everything that the test needs is there.
@@ -85,8 +124,11 @@ fn packages(options: &TestOptions) -> Result<Image> {
     if let Some(missing) = missing() {
         bail!("the kernel test needs packages that are not there; apt-get install {missing}");
     }
-    let release = release_for(&options.build)?;
-    Image::fetch(&release, &target_dir().join("kernel"))
+    let dir = target_dir().join("kernel");
+    match &options.build.kernel {
+        Some(name) => Ok(Image::of(&Kernel::named(name)?.fetch(&dir)?)),
+        None => Image::fetch(&release_for(&options.build)?, &dir),
+    }
 }
 
 /// Packages that are not installed.
@@ -101,6 +143,8 @@ fn missing() -> Option<String> {
 #[derive(Default)]
 struct Verdict {
     held: usize,
+    /// What the machine's report says of sites and promotions.
+    told: Vec<String>,
     failed: Vec<String>,
 }
 
@@ -119,6 +163,7 @@ impl Verdict {
         match line.split_once(' ') {
             Some(("ok", what)) => self.take(true, what),
             Some(("FAIL", what)) => self.take(false, what),
+            Some(("table", what)) => self.told.push(what.to_owned()),
             Some(("note", what)) => println!("       {what}"),
             Some(("part", what)) => println!("{}", what.rsplit_once(' ').map_or(what, |(name, _)| name)),
             _ => {}
@@ -137,6 +182,10 @@ impl Verdict {
         }
     }
 
+    fn line_of_matrix(&self) -> String {
+        format!("{} · {} checks", self.told.join(" · "), self.held)
+    }
+
     fn print(&self, took: Duration) {
         println!("\nkernel-test: {} checks held, {} failed, {} s", self.held, self.failed.len(), took.as_secs());
         for what in &self.failed {
@@ -150,19 +199,27 @@ struct Bench {
     image: Image,
     dir: PathBuf,
     files: PathBuf,
+    cpu: String,
 }
 
 impl Bench {
-    fn prepare(image: Image, module: &Path) -> Result<Bench> {
+    fn prepare(image: Image, module: &Path, cpu: &str) -> Result<Bench> {
         let dir = module.with_file_name("test");
         fs::create_dir_all(&dir)?;
         let files = dir.join("files.cpio");
         collect(&image, module, &dir)?.write(&files)?;
-        Ok(Bench { image, dir, files })
+        Ok(Bench { image, dir, files, cpu: cpu.to_owned() })
     }
 
     fn machine<'a>(&'a self, options: &'a str, kernel: &'a Path, seconds: u64) -> Machine<'a> {
-        Machine { kernel, files: &self.files, options, logs: &self.dir, limit: Duration::from_secs(seconds) }
+        Machine {
+            kernel,
+            files: &self.files,
+            cpu: &self.cpu,
+            options,
+            logs: &self.dir,
+            limit: Duration::from_secs(seconds),
+        }
     }
 
     fn main(&self, options: &TestOptions, verdict: &mut Verdict) -> Result<()> {
@@ -207,9 +264,13 @@ fn collect(image: &Image, module: &Path, dir: &Path) -> Result<Files> {
     files.add("ext4.img", ext4(dir)?, 0o644);
     let mut listed = String::new();
     for name in MODULES {
-        let content = fs::read(image.module(name)?)?;
-        listed += &format!("{name} {}\n", sites_of_module(&content)?);
-        files.add(&format!("modules/{name}.ko"), content, 0o644);
+        let modules = with_dependencies(image, name)?;
+        let order: Vec<&str> = modules.iter().map(|(name, _)| name.as_str()).collect();
+        files.add(&format!("modules/{name}.order"), order.join("\n").into_bytes(), 0o644);
+        for (name, content) in &modules {
+            listed += &format!("{name} {}\n", sites_of_module(content)?);
+            files.add(&format!("modules/{name}.ko"), content.clone(), 0o644);
+        }
     }
     files.add("expected/modules", listed.into_bytes(), 0o644);
     let sites: BTreeSet<u64> = image.sites()?;
@@ -229,6 +290,33 @@ fn ext4(dir: &Path) -> Result<Vec<u8>> {
     file.set_len(16 << 20)?;
     run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&path))?;
     Ok(fs::read(path)?)
+}
+
+/// A module and what it needs, in the order of loading. What is not there is built in.
+fn with_dependencies(image: &Image, name: &str) -> Result<Vec<(String, Vec<u8>)>> {
+    let Some(content) = image.module(name)? else { return Ok(Vec::new()) };
+    let mut found: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for needed in dependencies(&content)? {
+        for (name, content) in with_dependencies(image, &needed)? {
+            if found.insert(name.clone(), content).is_none() {
+                order.push(name);
+            }
+        }
+    }
+    let mut modules: Vec<(String, Vec<u8>)> =
+        order.into_iter().filter_map(|name| found.remove(&name).map(|content| (name, content))).collect();
+    modules.push((name.to_owned(), content));
+    Ok(modules)
+}
+
+/// The modules that a module names as needed.
+fn dependencies(content: &[u8]) -> Result<Vec<String>> {
+    let file = object::File::parse(content).context("a kernel module is no ELF file")?;
+    let info = file.section_by_name(".modinfo").context("a kernel module says nothing of itself")?.data()?;
+    let needs = info.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(b"depends="));
+    let names = String::from_utf8_lossy(needs.unwrap_or_default()).into_owned();
+    Ok(names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
 }
 
 /// How many sites the build of a module listed in text that stays after it was loaded.

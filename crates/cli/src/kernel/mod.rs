@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `load`, `unload` | [`module`]: with the reason, when the module refuses |
 //! | `status`, `sites`, `top` | [`show`]: what it has learned and done |
-//! | `enable`, `disable`, `relearn`, `count`, `set` | [`debugfs`]: its control file |
+//! | `enable`, `disable`, `relearn`, `count`, `set` | [`device`]: its device `control` |
+//! | `doctor` | [`doctor`]: whether there is anything to gain on this machine |
 //!
-//! Everything but `--help` needs root, since debugfs does.
+//! Loading and unloading needs root. Who may do the rest, the permissions of the devices in `/dev/relpoline` say.
 
-pub mod debugfs;
+pub mod device;
+pub mod doctor;
 pub mod module;
 pub mod named;
 pub mod show;
@@ -18,7 +20,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use debugfs::Control;
+use device::Control;
 
 /// `relpoline kernel`.
 #[derive(Debug, Args)]
@@ -31,18 +33,21 @@ pub struct KernelArgs {
 
 const AFTER_HELP: &str = "\
 Examples:
+  relpoline kernel doctor
   cargo xtask kernel-build && sudo relpoline kernel load
   sudo relpoline kernel status
   sudo relpoline kernel sites --promoted
   sudo relpoline kernel sites --named           the three sites of the dynamic-call patches
   sudo relpoline kernel count --seconds 10      how many calls are covered
 
-It needs a 6.1 kernel of Debian 12 that runs with retpolines. See docs/kernel.md.
+It needs a kernel that runs with retpolines: `relpoline kernel doctor` says whether this one does. See docs/kernel.md.
 
-Exit status: 0 done; 1 not done, and the kernel is unharmed.";
+Exit status: 0 done; 1 not done, and the kernel is unharmed; doctor: 0 there is something to gain, 1 there is not.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Say whether there is anything to gain on this machine, and if not, why.
+    Doctor,
     /// Load the module and begin to promote.
     Load(module::LoadArgs),
     /// Put every site back and take the module out of the kernel.
@@ -80,6 +85,7 @@ struct SetArgs {
 /// What went wrong: the module is not loaded, refuses, or may not be asked.
 pub fn run(arguments: &KernelArgs) -> Result<ExitCode> {
     match &arguments.verb {
+        Verb::Doctor => return doctor::run(),
         Verb::Load(arguments) => module::load(arguments)?,
         Verb::Unload => module::unload()?,
         Verb::Status(arguments) => show::status(arguments)?,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::debugfs::{self, Control};
+use super::device::{self, Control};
 
 /// `relpoline kernel load`.
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ pub struct LoadArgs {
 /// # Errors
 /// Why the module is not loaded: what the kernel said, or the module's own reason.
 pub fn load(arguments: &LoadArgs) -> Result<()> {
-    if debugfs::is_loaded() {
+    if device::is_loaded() {
         bail!("the module relpoline is loaded already; see: relpoline kernel status");
     }
     let release = release()?;
@@ -40,7 +40,7 @@ pub fn load(arguments: &LoadArgs) -> Result<()> {
     let parameters = if arguments.disabled { c"enable=0" } else { c"" };
     let log = Log::from_now();
     // SAFETY: a descriptor of ours and a string that outlives the call.
-    let done = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
+    let done = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), flags(&path)) };
     if done != 0 {
         let error = std::io::Error::last_os_error();
         bail!("{} was not loaded: {}", path.display(), why(&error, &log.reasons(), &path, &release));
@@ -52,21 +52,28 @@ pub fn load(arguments: &LoadArgs) -> Result<()> {
     Ok(())
 }
 
-/// Unloads the module.
+/// What finit_module has to know of a file.
+fn flags(path: &Path) -> libc::c_int {
+    const COMPRESSED: libc::c_int = 4;
+    if path.extension().is_some_and(|extension| extension == "ko") { 0 } else { COMPRESSED }
+}
+
+/// Unloads the module. It holds itself while a branch leads into it, so promotion is switched off first.
 ///
 /// # Errors
-/// The module is not loaded, in use, or we may not.
+/// The module is not loaded, in use, or we may not; a branch cannot be put back yet.
 pub fn unload() -> Result<()> {
-    if !debugfs::is_loaded() {
+    if !device::is_loaded() {
         bail!("the module relpoline is not loaded");
     }
     let name = CString::new("relpoline").expect("no zero in it");
+    switch_off()?;
     // SAFETY: a string that outlives the call.
     if unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) } != 0 {
         let error = std::io::Error::last_os_error();
         let hint = match error.raw_os_error() {
             Some(libc::EPERM) => "; only root may unload modules",
-            Some(libc::EAGAIN | libc::EBUSY) => "; somebody has one of its files in /sys/kernel/debug/relpoline open",
+            Some(libc::EAGAIN | libc::EBUSY) => "; somebody has one of its devices in /dev/relpoline open",
             _ => "",
         };
         bail!("the module was not unloaded: {error}{hint}");
@@ -74,22 +81,42 @@ pub fn unload() -> Result<()> {
     Ok(())
 }
 
-fn release() -> Result<String> {
+/// Lets every branch lead to its retpoline, or says which ones wait, and for whom.
+fn switch_off() -> Result<()> {
+    let control = Control::open()?;
+    let Err(error) = control.tell("disable") else { return Ok(()) };
+    let waiting = control.waiting().unwrap_or_default();
+    if waiting.is_empty() {
+        return Err(error);
+    }
+    let named: Vec<&str> = waiting.iter().take(3).map(String::as_str).collect();
+    bail!(
+        "the module was not unloaded: somebody else has {} of its branches ({}{}); promotion is off, and they are put back \
+         when the probe (kprobe, perf probe, bpftrace) goes; then unload again",
+        waiting.len(),
+        named.join(", "),
+        if waiting.len() > named.len() { ", …" } else { "" }
+    )
+}
+
+pub(super) fn release() -> Result<String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("/proc is not mounted")?;
     Ok(release.trim().to_owned())
 }
 
 /// The module's file for the running kernel, in the places where it is put.
-fn find(release: &str) -> Result<PathBuf> {
+pub(super) fn find(release: &str) -> Result<PathBuf> {
     let installed =
         ["updates", "extra", "updates/dkms"].map(|dir| format!("/lib/modules/{release}/{dir}/relpoline.ko"));
     let built = format!("target/kernel/{release}/relpoline.ko");
-    let places = installed.iter().map(String::as_str).chain([built.as_str()]);
+    // DKMS packs modules as the kernel's own are packed, which finit_module can be told.
+    let places =
+        installed.iter().flat_map(|path| [path.clone(), format!("{path}.xz"), format!("{path}.zst")]).chain([built]);
     let found = places.map(PathBuf::from).find(|path| path.exists());
     found.with_context(|| {
         format!(
-            "there is no relpoline.ko for this kernel ({release}); build it by: cargo xtask kernel-build --release \
-             {release}, or name its file by --module"
+            "there is no relpoline.ko for this kernel ({release}); install relpoline-dkms, build it by: cargo \
+             xtask kernel-build --release {release}, or name its file by --module"
         )
     })
 }
@@ -118,7 +145,7 @@ fn why(error: &std::io::Error, reasons: &[String], path: &Path, release: &str) -
 }
 
 /// The kernel's lockdown state, unless that is "none".
-fn lockdown() -> Option<String> {
+pub(super) fn lockdown() -> Option<String> {
     let states = fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
     let state = states.split('[').nth(1)?.split(']').next()?;
     (state != "none").then(|| state.to_owned())

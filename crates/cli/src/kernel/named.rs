@@ -5,7 +5,7 @@
 //! the others (packet sockets, ARP, forwarding) reach the retpoline, and so a site. Sites are told by their functions
 //! here, some of which hold another indirect call besides.
 
-use super::debugfs::Site;
+use super::device::Site;
 
 /// A line of source and the functions that it is compiled into.
 struct Named {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use super::debugfs::{Control, Site, Stats};
+use super::device::{Control, Site, Stats};
 use super::named::name_of;
 
 /// `relpoline kernel status`.

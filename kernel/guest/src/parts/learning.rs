@@ -23,6 +23,7 @@ pub fn run(report: &mut Report) {
     let get = |name: &str| figures.get(name).copied().unwrap_or(0);
     let promoted = get("now_promoted");
     report.check(promoted >= ENOUGH, format!("{promoted} sites promoted under load, at least {ENOUGH} wanted"));
+    report.table(format!("{promoted} promoted"));
     let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
     let (calls, misses) = (get("counted_promoted_calls"), get("counted_promoted_misses"));
     let hit = percent(calls.saturating_sub(misses), calls);

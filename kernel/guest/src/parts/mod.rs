@@ -2,11 +2,14 @@
 //! The parts of the test, in the order in which they run.
 
 mod captured;
+mod hotplug;
 mod learning;
 mod loading;
+mod locked;
 mod modules;
 mod probe;
 pub mod refusal;
+mod registered;
 mod relearning;
 mod reloading;
 mod switching;
@@ -18,7 +21,7 @@ use crate::{emulated, load, machine, module, traffic};
 /// A part: its name, and what it does.
 type Part = (&'static str, fn(&mut Report));
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 12] = [
     ("sites", loading::sites),
     ("learning", learning::run),
     ("unwinding", unwinding::run),
@@ -26,8 +29,12 @@ const PARTS: [Part; 9] = [
     ("relearning", relearning::run),
     ("modules", modules::run),
     ("probe", probe::run),
+    ("registered", registered::run),
+    ("hotplug", hotplug::run),
     ("switching", switching::run),
     ("reloading", reloading::run),
+    // Last: a lockdown stays.
+    ("locked", locked::run),
 ];
 
 /// Runs all parts, or those named by `rlp.only=`.

@@ -1,4 +1,4 @@
-//! The module's files in debugfs.
+//! The module's devices: /dev/relpoline/{control,sites,stats}.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-/// Where the module's files are.
-const DIRECTORY: &str = "/sys/kernel/debug/relpoline";
+/// Where the module's devices are.
+const DIRECTORY: &str = "/dev/relpoline";
 
 /// Whether the module is in the kernel.
 #[must_use]
@@ -17,28 +17,30 @@ pub fn is_loaded() -> bool {
     Path::new("/sys/module/relpoline").exists()
 }
 
-/// The module's files, when they can be had.
+/// The module's devices, when they can be had.
 #[derive(Debug)]
 pub struct Control {
     directory: PathBuf,
 }
 
 impl Control {
-    /// Finds the module's files.
+    /// Finds the module's devices.
     ///
     /// # Errors
-    /// The module is not loaded, debugfs is not mounted, or we are not root.
+    /// The module is not loaded, its devices are not there, or we may not read them.
     pub fn open() -> Result<Control> {
         if !is_loaded() {
             bail!("the module relpoline is not loaded; load it by: relpoline kernel load");
         }
         let directory = PathBuf::from(DIRECTORY);
-        match fs::metadata(directory.join("stats")) {
+        match fs::File::open(directory.join("stats")) {
             Ok(_) => Ok(Control { directory }),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                bail!("only root may look at the module's files in debugfs; try sudo")
+                bail!("only root, and whom root lets, may read the module's devices in {DIRECTORY}; try sudo")
             }
-            Err(_) => bail!("debugfs is not mounted; mount it by: mount -t debugfs debugfs /sys/kernel/debug"),
+            Err(error) => {
+                bail!("the module's devices in {DIRECTORY} cannot be read ({error}); is devtmpfs mounted on /dev?")
+            }
         }
     }
 
@@ -64,10 +66,18 @@ impl Control {
         })
     }
 
+    /// Sites that wait to be put back, since somebody else has their instruction: where they are.
+    ///
+    /// # Errors
+    /// The device cannot be read.
+    pub fn waiting(&self) -> Result<Vec<String>> {
+        Ok(self.sites()?.into_iter().filter(Site::is_waiting).map(|site| site.place).collect())
+    }
+
     /// The knobs, one per line.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The device cannot be read.
     pub fn knobs(&self) -> Result<String> {
         self.read("control")
     }
@@ -75,7 +85,7 @@ impl Control {
     /// The module's figures.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The device cannot be read.
     pub fn stats(&self) -> Result<Stats> {
         let lines = self.read("stats")?;
         let pairs = lines.lines().filter_map(|line| line.split_once(' '));
@@ -85,7 +95,7 @@ impl Control {
     /// All sites.
     ///
     /// # Errors
-    /// The file cannot be read, or is not what this program knows.
+    /// The device cannot be read, or is not what this program knows.
     pub fn sites(&self) -> Result<Vec<Site>> {
         let lines = self.read("sites")?;
         lines.lines().map(|line| Site::parse(line).with_context(|| format!("not the line of a site: {line}"))).collect()
@@ -151,6 +161,12 @@ impl Site {
     #[must_use]
     pub fn function(&self) -> &str {
         self.place.split(['+', '.', ' ']).next().unwrap_or_default()
+    }
+
+    /// Whether a change of it waits for somebody else.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.reason.starts_with("another has its instruction")
     }
 
     fn parse(line: &str) -> Option<Site> {

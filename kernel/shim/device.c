@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * /sys/kernel/debug/relpoline: control, sites, stats. What they mean is in
- * docs/kernel.md.
+ * /dev/relpoline/{control,sites,stats}. What they mean is in docs/kernel.md. Devices,
+ * since a kernel that is locked down lets nobody into debugfs.
  */
-#include <linux/debugfs.h>
+#define pr_fmt(fmt) "relpoline: " fmt
+
+#include <linux/capability.h>
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/seq_file.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
 #include "relpoline.h"
-
-static struct dentry *directory;
 
 static void print_word(struct seq_file *m, struct relpoline_word word)
 {
@@ -32,7 +34,11 @@ static int stats_show(struct seq_file *m, void *unused)
 	mutex_unlock(&relpoline_lock);
 	return 0;
 }
-DEFINE_SHOW_ATTRIBUTE(stats);
+static int stats_open(struct inode *inode, struct file *file)
+{
+	file->private_data = NULL; /* was the device */
+	return single_open(file, stats_show, NULL);
+}
 
 /* sites: one line per site, fields separated by tabs. */
 
@@ -57,6 +63,12 @@ static void sites_stop(struct seq_file *m, void *unused)
 	mutex_unlock(&relpoline_lock);
 }
 
+/* Who was given the file, but not the right to see kernel addresses, sees names only. */
+static bool may_see_addresses(struct seq_file *m)
+{
+	return file_ns_capable(m->file, &init_user_ns, CAP_SYSLOG);
+}
+
 static int sites_show(struct seq_file *m, void *at)
 {
 	struct relpoline_line line;
@@ -64,7 +76,7 @@ static int sites_show(struct seq_file *m, void *at)
 
 	if (relpoline_engine_line(*(loff_t *)at, &line) <= 0)
 		return 0;
-	seq_printf(m, "%llx\t%pS\t", line.address, (void *)line.address);
+	seq_printf(m, "%llx\t%pS\t", may_see_addresses(m) ? line.address : 0, (void *)line.address);
 	print_word(m, line.kind);
 	seq_putc(m, '\t');
 	print_word(m, line.reg);
@@ -90,7 +102,12 @@ static const struct seq_operations sites_sops = {
 	.stop = sites_stop,
 	.show = sites_show,
 };
-DEFINE_SEQ_ATTRIBUTE(sites);
+
+static int sites_open(struct inode *inode, struct file *file)
+{
+	file->private_data = NULL;
+	return seq_open(file, &sites_sops);
+}
 
 /* control: shows the knobs; takes one command per write. */
 
@@ -110,6 +127,7 @@ static int control_show(struct seq_file *m, void *unused)
 
 static int control_open(struct inode *inode, struct file *file)
 {
+	file->private_data = NULL;
 	return single_open(file, control_show, NULL);
 }
 
@@ -130,9 +148,9 @@ static int set_knob(const char *command)
 static int obey(const char *command)
 {
 	if (!strcmp(command, "enable"))
-		relpoline_engine_enable();
+		relpoline_enable();
 	else if (!strcmp(command, "disable"))
-		return relpoline_engine_disable() ? 0 : -EBUSY;
+		return relpoline_disable() ? 0 : -EBUSY;
 	else if (!strcmp(command, "relearn"))
 		relpoline_engine_relearn();
 	else if (!strcmp(command, "count on"))
@@ -169,15 +187,59 @@ static const struct file_operations control_fops = {
 	.release = single_release,
 };
 
-void relpoline_debugfs_create(void)
+static const struct file_operations sites_fops = {
+	.owner = THIS_MODULE,
+	.open = sites_open,
+	.read = seq_read,
+	.llseek = seq_lseek,
+	.release = seq_release,
+};
+
+static const struct file_operations stats_fops = {
+	.owner = THIS_MODULE,
+	.open = stats_open,
+	.read = seq_read,
+	.llseek = seq_lseek,
+	.release = single_release,
+};
+
+#define DEVICE(_name, _mode)						\
+	{								\
+		.minor = MISC_DYNAMIC_MINOR,				\
+		.name = "relpoline-" #_name,				\
+		.nodename = "relpoline/" #_name,			\
+		.mode = _mode,						\
+		.fops = &_name##_fops,					\
+	}
+
+static struct miscdevice devices[] = {
+	DEVICE(control, 0600),
+	DEVICE(sites, 0400),
+	DEVICE(stats, 0400),
+};
+
+static void remove_devices(int count)
 {
-	directory = debugfs_create_dir("relpoline", NULL);
-	debugfs_create_file("control", 0600, directory, NULL, &control_fops);
-	debugfs_create_file("sites", 0400, directory, NULL, &sites_fops);
-	debugfs_create_file("stats", 0400, directory, NULL, &stats_fops);
+	while (count)
+		misc_deregister(&devices[--count]);
 }
 
-void relpoline_debugfs_remove(void)
+int relpoline_devices_create(void)
 {
-	debugfs_remove_recursive(directory);
+	int i, err;
+
+	for (i = 0; i < ARRAY_SIZE(devices); i++) {
+		err = misc_register(&devices[i]);
+		if (err) {
+			pr_err("refused: the device /dev/%s cannot be made (error %d)\n", devices[i].nodename, err);
+			remove_devices(i);
+			return err;
+		}
+	}
+	return 0;
+}
+
+void relpoline_devices_remove(void)
+{
+	remove_devices(ARRAY_SIZE(devices));
 }
