@@ -25,6 +25,9 @@ pub struct Dist {
     /// Install the .deb in a clean Debian and use it there
     #[arg(long)]
     check: bool,
+    /// Only the package of the kernel module; --check lets DKMS build it in a clean Debian 12 and 13
+    #[arg(long)]
+    dkms: bool,
     /// Mirror for --check
     #[arg(long, value_name = "URL", default_value = "http://deb.debian.org/debian")]
     mirror: String,
@@ -34,6 +37,12 @@ pub struct Dist {
 pub fn run(options: &Dist, root: &Path) -> Result<()> {
     let out = options.out.clone().unwrap_or_else(|| root.join("target/dist"));
     let version = env!("CARGO_PKG_VERSION");
+    if options.dkms {
+        let package = dkms(root, &out, version)?;
+        println!("{}", package.display());
+        let releases = ["bookworm", "trixie"].into_iter().filter(|_| options.check);
+        return releases.into_iter().try_for_each(|release| check_dkms(&package, &out, release, &options.mirror));
+    }
     let built = build(root)?;
     let tree = out.join(format!("relpoline-{version}-x86_64-linux"));
     lay_out(root, &built, &tree)?;
@@ -195,6 +204,35 @@ fn check(package: &Path, out: &Path, mirror: &str) -> Result<()> {
     succeed(&mut inside)?;
     fs::remove_dir_all(&place)?;
     println!("the package installs, works, and goes again in a clean {RELEASE}");
+    Ok(())
+}
+
+/// Lets DKMS build the module for the kernel of a clean Debian, without Rust, and take it away again.
+fn check_dkms(package: &Path, out: &Path, release: &str, mirror: &str) -> Result<()> {
+    let place = out.join(format!("dkms-{release}"));
+    if place.exists() {
+        fs::remove_dir_all(&place)?;
+    }
+    let mut bootstrap = Command::new("debootstrap");
+    bootstrap.arg("--variant=minbase").arg(release).arg(&place).arg(mirror);
+    said(&mut bootstrap).context("--check needs debootstrap, root and a network")?;
+    fs::copy(package, place.join("relpoline-dkms.deb"))?;
+    let script = "set -e
+        export DEBIAN_FRONTEND=noninteractive
+        mount -t proc proc /proc
+        apt-get -q -y install --no-install-recommends linux-headers-cloud-amd64 /relpoline-dkms.deb
+        ls /lib/modules/*/updates/dkms/relpoline.ko*
+        modinfo -F vermagic /lib/modules/*/updates/dkms/relpoline.ko*
+        dkms status relpoline | grep -q installed
+        apt-get -q -y remove relpoline-dkms
+        ! ls /lib/modules/*/updates/dkms/relpoline.ko* 2>/dev/null
+        ! test -e /usr/src/relpoline-*";
+    let mut inside = Command::new("unshare");
+    inside.args(["--mount", "--pid", "--fork", "chroot"]).arg(&place).args(["/bin/sh", "-c", script]);
+    inside.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    succeed(&mut inside)?;
+    fs::remove_dir_all(&place)?;
+    println!("DKMS builds the module in a clean {release}, and takes it away again");
     Ok(())
 }
 

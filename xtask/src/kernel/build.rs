@@ -44,6 +44,9 @@ pub fn build(options: &BuildOptions) -> Result<PathBuf> {
     engine(&out.join("engine.elf"), options.broken.as_deref())?;
     let mut make = Command::new("make");
     make.arg("-C").arg(&headers.dir).arg(format!("M={}", out.display()));
+    if options.broken.as_deref() == Some("kernel-ignores-probes") {
+        make.arg("KCFLAGS=-DRLP_BROKEN_IGNORES_PROBES");
+    }
     let made = run(make.args(headers.overrides()).arg("modules"))?;
     let complaints: Vec<&str> = made.lines().filter(|line| is_complaint(line)).collect();
     if !complaints.is_empty() {

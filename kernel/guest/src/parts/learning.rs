@@ -13,7 +13,8 @@ const ENOUGH: u64 = 100;
 /// Under load, many sites are promoted, and their trees cover nearly all calls.
 pub fn run(report: &mut Report) {
     let _load = Load::start();
-    wait_until(45, || stat("now_promoted") >= ENOUGH + 20);
+    // A busy host makes emulation slow, not wrong.
+    wait_until(150, || stat("now_promoted") >= ENOUGH + 20);
     module::tell("count on");
     sleep(Duration::from_secs(8));
     let figures = stats();

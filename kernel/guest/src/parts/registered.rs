@@ -19,6 +19,10 @@ const EVENTS: &str = "/sys/kernel/tracing/kprobe_events";
 const GROUP: &str = "/sys/kernel/tracing/events/waiting";
 /// Probes that are wanted at once.
 const PROBES: usize = 12;
+/// Where probes before a `cs` prefix go, which are never armed: Linux's own kprobes, with or without the module, push a
+/// return address that is one byte short for them (`int3_emulate_call` takes every call for five bytes), and the kernel
+/// panics. Seen on 6.12.
+const NEVER: &str = "unarmed";
 
 /// Registers probes, tries to unload, arms them, lets them go, unloads.
 pub fn run(report: &mut Report) {
@@ -26,7 +30,7 @@ pub fn run(report: &mut Report) {
     wait_until(30, || stat("now_promoted") > 50);
     let (plain, padded) = register();
     report.check(plain > 0, format!("{plain} probes are registered on promoted branches and not armed"));
-    report.note(format!("{padded} of them before a cs prefix"));
+    report.check(padded > 0, format!("{padded} of them before a cs prefix"));
     let refused = said(module::relpoline(&["unload"])).err().unwrap_or_default();
     report.check(refused.contains("somebody else has"), format!("unload is refused: {}", refused.trim()));
     let rmmod = machine::rmmod("relpoline");
@@ -83,12 +87,16 @@ fn register() -> (usize, usize) {
         .filter(|site| site.phase == "promoted" && site.kind == "call")
         .map(|site| (memory.branch(site.address - 1).is_some_and(|bytes| bytes[0] == 0x2e), site))
         .collect();
-    // Those with a prefix are the fewer.
+    // Those with a prefix are the fewer: they come first, up to a third.
     sites.sort_by_key(|(is_padded, _)| !is_padded);
     for (is_padded, site) in sites {
+        if is_padded && padded == PROBES / 3 {
+            continue;
+        }
         let Some(place) = place(&site, is_padded) else { continue };
         // Appended: what is registered stays.
-        let event = format!("p:waiting/p{:x} {place}\n", site.address);
+        let group = if is_padded { NEVER } else { "waiting" };
+        let event = format!("p:{group}/p{:x} {place}\n", site.address);
         let file = fs::OpenOptions::new().append(true).open(EVENTS);
         if file.and_then(|mut file| std::io::Write::write_all(&mut file, event.as_bytes())).is_ok() {
             set += 1;
