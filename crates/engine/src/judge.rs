@@ -18,17 +18,15 @@ use relpoline_core::tree::{self, CELL, TreeSpec};
 use relpoline_text::arena::{Arena, Counters};
 use relpoline_text::cells::Cell;
 use relpoline_text::frames::Shape;
-use relpoline_text::stub::{self, RING_BITS, Recording};
+use relpoline_text::stub::{self, Recording};
 use relpoline_text::sync::{self, AtomicU32};
 
 use core::mem::offset_of;
+use relpoline_learn::countdown::{self, is_over, never, running};
 use relpoline_text::broken;
 
-/// A countdown that nobody waits for. It does end: whoever stored it may have come too late, to a site that waits for
-/// something else by now.
-const NEVER: u32 = if cfg!(relpoline_model) { 100 } else { 1 << 24 };
-/// Calls until a site that found the lock taken asks again.
-pub const LATER: u32 = if cfg!(relpoline_model) { 16 } else { 64 };
+pub use relpoline_learn::countdown::LATER;
+
 /// Retpolined sites that one slow path looks at.
 const DUE_STEPS: u32 = 16;
 
@@ -59,7 +57,7 @@ pub unsafe extern "C" fn slow(site: u32, _target: u64) {
         let later = match engine.frozen {
             Frozen::No if engine.enabled && engine.inherited => fork::STEP,
             Frozen::No if engine.enabled => LATER,
-            _ => NEVER,
+            _ => never(),
         };
         // SAFETY: as above.
         unsafe { postpone(site, later) };
@@ -78,17 +76,9 @@ pub unsafe extern "C" fn slow(site: u32, _target: u64) {
 unsafe fn postpone(site: u32, calls: u32) {
     // SAFETY: sites are only appended; the fields read here do not change after that.
     let sites = unsafe { engine() }.sites.as_slice();
-    let Some(site) = sites.get(site as usize) else { return };
-    let counters = site.counters();
-    for counter in [&counters.misses, &counters.exits, &counters.settle] {
-        if counter.load(Ordering::Relaxed).cast_signed() <= 0 {
-            counter.store(calls, Ordering::Relaxed);
-        }
+    if let Some(site) = sites.get(site as usize) {
+        countdown::postpone(site.counters(), calls);
     }
-}
-
-fn is_over(counter: &AtomicU32) -> bool {
-    counter.load(Ordering::Relaxed).cast_signed() <= 0
 }
 
 impl Engine {
@@ -174,23 +164,23 @@ impl Engine {
             Phase::Learning => self.window_ended(id, now),
             Phase::Promoted | Phase::Linked => {
                 if is_over(&counters.settle) {
-                    counters.settle.store(NEVER, Ordering::Relaxed);
+                    counters.settle.store(never(), Ordering::Relaxed);
                     self.decide(id, Event::Settled, now);
                 }
                 if is_over(&counters.exits) {
-                    counters.exits.store(NEVER, Ordering::Relaxed);
+                    counters.exits.store(never(), Ordering::Relaxed);
                     self.decide(id, Event::ExitWindow { exits: site.exits }, now);
                 }
                 if is_over(&counters.misses) {
                     self.count_misses(id);
-                    counters.misses.store(NEVER, Ordering::Relaxed);
+                    counters.misses.store(never(), Ordering::Relaxed);
                     self.decide(id, Event::MissWindow { misses: site.misses }, now);
                 }
             }
             // Where everything is counted, a site that is left alone counts on.
             Phase::Retpolined if is_over(&counters.misses) => {
                 self.count_misses(id);
-                counters.misses.store(NEVER, Ordering::Relaxed);
+                counters.misses.store(never(), Ordering::Relaxed);
             }
             _ => {}
         }
@@ -222,8 +212,8 @@ impl Engine {
         let counts = self.options().count;
         match self.sites.get_mut(id as usize) {
             Some(site) if counts && !site.stuck => {
-                site.misses = NEVER;
-                site.counters().misses.store(NEVER, Ordering::Relaxed);
+                site.misses = never();
+                site.counters().misses.store(never(), Ordering::Relaxed);
                 self.publish_counting(id);
             }
             _ => self.publish_thunk(id),
@@ -250,14 +240,14 @@ impl Engine {
         if site.ring == NO_RING {
             return;
         }
-        let within = site.counters().cursor.load(Ordering::Relaxed) & ((1 << RING_BITS) - 1);
-        // A cursor at the start has gone round once.
-        let recorded = if within == 0 { 1 << (RING_BITS - 3) } else { within as usize / 8 };
+        let Some(recorded) = self.rings.recorded(site.ring, site.counters().cursor.load(Ordering::Relaxed)) else {
+            return site.counters().cursor.store(self.rings.address(site.ring), Ordering::Relaxed);
+        };
         if recorded < site.window as usize {
             return;
         }
-        let count = recorded.min(WINDOW_MAX);
         let trace = self.rings.address(site.ring);
+        let count = recorded.min(WINDOW_MAX);
         // SAFETY: `count` records of the ring that was lent to this site; others may still be writing them.
         let trace = unsafe { core::slice::from_raw_parts(trace as *const core::sync::atomic::AtomicU64, count) };
         let current = self.current(&site);
@@ -351,8 +341,10 @@ impl Engine {
         if let Some(site) = self.sites.get_mut(id as usize)
             && site.ring != NO_RING
         {
-            let within = site.counters().cursor.load(Ordering::Relaxed) & ((1 << RING_BITS) - 1);
-            site.calls_seen += within / 8;
+            let recorded = self.rings.recorded(site.ring, site.counters().cursor.load(Ordering::Relaxed));
+            site.calls_seen += recorded.unwrap_or(0) as u64;
+            // Before another site gets it: whoever records late shall not do so there.
+            site.counters().cursor.store(self.rings.nobodys(), Ordering::Relaxed);
             self.rings.give_back(site.ring);
             site.ring = NO_RING;
         }
@@ -379,7 +371,7 @@ impl Engine {
                 site.missed += u64::from(site.misses.saturating_sub(left));
             }
             // Nothing counts them down now, unless a link was not noted.
-            site.counters().misses.store(NEVER, Ordering::Relaxed);
+            site.counters().misses.store(never(), Ordering::Relaxed);
             site.ring = ring;
             site.window = window;
             let (cell, site) = (Cell(site.recording), *site);
@@ -575,7 +567,6 @@ impl Engine {
         site.exits = start.exits;
         let site = *site;
         let counters = site.counters();
-        let running = |n: u32| if n == 0 { NEVER } else { n };
         counters.misses.store(running(start.misses), Ordering::Relaxed);
         counters.exits.store(running(start.exits), Ordering::Relaxed);
         counters.settle.store(running(start.settle), Ordering::Relaxed);

@@ -4,7 +4,7 @@ use crate::board::{Board, Leaves};
 use crate::judge::slow;
 use crate::known::Known;
 use crate::maps::Mapping;
-use crate::rings::Rings;
+use crate::rings::{self, Rings};
 use crate::share::Share;
 use crate::site::{NONE, Site, Tree};
 use crate::table::Table;
@@ -282,7 +282,7 @@ impl Engine {
         self.targets = Table::reserve(TARGETS)?;
         self.boards = Table::reserve(BOARDS)?;
         self.leaves = Leaves::reserve()?;
-        self.rings = Rings::reserve()?;
+        self.rings = rings::reserve()?;
         Some(())
     }
 

@@ -45,7 +45,8 @@
 //! [`Learner::look_at`]. `crates/bpf/src/learn` is the smallest example; the library's has links, a contest
 //! between a tree and the plain jump (`admits`), and children that do not learn.
 //!
-//! The engine has its own `judge` as yet. Its adapter will need what follows.
+//! The engine has [`rings`] and [`countdown`] from here, and a `judge` of its own as yet. Its adapter will
+//! need what follows.
 //! - `Memory` in place of the fields of its `Site` of the same names (`calls_seen` is `seen`); the rest of
 //!   that struct, its arena, `Trees`, boards, options and statistics make up the view that implements
 //!   [`Site`], so `Engine` is to be split into the learner (policy, rings), the sites, and what views borrow.
