@@ -32,7 +32,7 @@ fn directory(variable: &str) -> PathBuf {
 
 /// Everything the engine is made of.
 fn watch(crates: &Path) {
-    for name in ["core", "text", "stats", "engine"] {
+    for name in ["core", "text", "learn", "stats", "engine"] {
         for part in ["src", "Cargo.toml", "build.rs"] {
             let path = crates.join(name).join(part);
             if path.exists() {
