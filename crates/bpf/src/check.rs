@@ -4,7 +4,8 @@
 //! - every jump lands on the first slot of an instruction of the same function;
 //! - no function runs off its end;
 //! - calls between functions nest at most [`MAX_FRAMES`] deep, recursion included, so the stack a run needs is
-//!   bounded beforehand;
+//!   bounded beforehand; calls by register begin anew, and at most [`MAX_BY_REGISTER`] of them may be under way in a run,
+//!   which is checked there;
 //! - what is accessed directly through r10 lies in the function's own frame. (What is accessed through other registers
 //!   is checked while the program runs, against the stack of the whole run: a program that reckons its addresses wrongly
 //!   can damage frames of its own run, and nothing else.)
@@ -21,6 +22,9 @@ use crate::op::{Op, R};
 pub const FRAME: usize = 512;
 /// Functions that may be active at once in one program, the first included.
 pub const MAX_FRAMES: usize = 8;
+
+/// Calls by register that may be under way at once in one run.
+pub const MAX_BY_REGISTER: usize = 8;
 
 /// One function of a program.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +44,8 @@ pub struct Checked {
     pub(crate) ops: Vec<Op>,
     /// In order of their slots; the first is where runs begin.
     pub(crate) functions: Vec<Function>,
+    /// First slots of the functions that can be called by register, in order.
+    pub(crate) taken: Vec<u32>,
 }
 
 impl Checked {
@@ -70,7 +76,11 @@ pub fn check(program: &[Insn]) -> Result<Checked, (usize, InsnError)> {
         check_function(&ops, function)?;
     }
     check_depth(&ops, &functions)?;
-    Ok(Checked { ops, functions })
+    let taken = ops.iter().filter_map(|op| if let Op::LoadFunction { target, .. } = op { Some(*target) } else { None });
+    let mut taken: Vec<u32> = taken.collect();
+    taken.sort_unstable();
+    taken.dedup();
+    Ok(Checked { ops, functions, taken })
 }
 
 fn decode_all(program: &[Insn]) -> Result<Vec<Op>, (usize, InsnError)> {
@@ -79,11 +89,17 @@ fn decode_all(program: &[Insn]) -> Result<Vec<Op>, (usize, InsnError)> {
         let at = ops.len();
         let op = decode(program, at).map_err(|e| (at, e))?;
         ops.push(op);
-        if matches!(op, Op::LoadImm { .. } | Op::LoadMap { .. } | Op::LoadMapValue { .. }) {
+        if is_wide(op) {
             ops.push(Op::Pad);
         }
     }
     Ok(ops)
+}
+
+/// Whether it takes two slots.
+#[must_use]
+pub fn is_wide(op: Op) -> bool {
+    matches!(op, Op::LoadImm { .. } | Op::LoadMap { .. } | Op::LoadMapValue { .. } | Op::LoadFunction { .. })
 }
 
 /// The register an instruction writes, calls aside.
@@ -98,6 +114,8 @@ pub fn written(op: Op) -> Option<R> {
         | Op::LoadImm { dst, .. }
         | Op::LoadMap { dst, .. }
         | Op::LoadMapValue { dst, .. }
+        | Op::LoadFunction { dst, .. }
+        | Op::LoadAcquire { dst, .. }
         | Op::Load { dst, .. } => Some(dst),
         Op::Atomic { op: Atomic::Cmpxchg, .. } => Some(R::R0),
         Op::Atomic { op: Atomic::Xchg, src, .. } => Some(src),
@@ -117,7 +135,10 @@ pub fn written(op: Op) -> Option<R> {
 fn divide(ops: &[Op]) -> Vec<Function> {
     let mut starts: Vec<u32> = ops
         .iter()
-        .filter_map(|op| if let Op::CallLocal { target } = op { Some(*target) } else { None })
+        .filter_map(|op| match op {
+            Op::CallLocal { target } | Op::LoadFunction { target, .. } => Some(*target),
+            _ => None,
+        })
         .chain([0])
         .collect();
     starts.sort_unstable();
@@ -142,16 +163,24 @@ fn check_function(ops: &[Op], function: &Function) -> Result<(), (usize, InsnErr
     for at in range.clone() {
         let fail = |e| Err((at as usize, e));
         match ops[at as usize] {
-            Op::Jump { target } | Op::Branch { target, .. } | Op::CallLocal { target }
+            Op::Jump { target }
+            | Op::MayGoto { target }
+            | Op::Branch { target, .. }
+            | Op::CallLocal { target }
+            | Op::LoadFunction { target, .. }
                 if ops[target as usize] == Op::Pad =>
             {
                 return fail(InsnError::JumpIntoMiddle(target));
             }
-            Op::Jump { target } | Op::Branch { target, .. } if !range.contains(&target) => {
+            Op::Jump { target } | Op::MayGoto { target } | Op::Branch { target, .. } if !range.contains(&target) => {
                 return fail(InsnError::JumpIntoFunction(target));
             }
-            Op::Load { size, src: R::FP, offset, .. } => check_stack(offset, size.bytes()).or_else(fail)?,
-            Op::Store { size, dst: R::FP, offset, .. } | Op::Atomic { size, dst: R::FP, offset, .. } => {
+            Op::Load { size, src: R::FP, offset, .. } | Op::LoadAcquire { size, src: R::FP, offset, .. } => {
+                check_stack(offset, size.bytes()).or_else(fail)?;
+            }
+            Op::Store { size, dst: R::FP, offset, .. }
+            | Op::StoreRelease { size, dst: R::FP, offset, .. }
+            | Op::Atomic { size, dst: R::FP, offset, .. } => {
                 check_stack(offset, size.bytes()).or_else(fail)?;
             }
             _ => {}

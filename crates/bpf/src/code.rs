@@ -72,6 +72,11 @@ impl Body {
         i64::from(function.end - function.start)
     }
 
+    /// What a call by register takes from the budget: as much as the longest function that it may call.
+    pub fn reference_cost(&self) -> i64 {
+        self.checked.taken.iter().map(|target| self.call_cost(*target)).max().unwrap_or(1)
+    }
+
     /// The arrays it can tail-call through.
     pub fn arrays(&self) -> impl Iterator<Item = &Arc<ArrayCore>> {
         self.maps.iter().filter_map(|map| if let MapRef::Array(array) = map { Some(array) } else { None })

@@ -4,7 +4,7 @@
 //! paths meet, what they disagree on becomes anything. That is enough for what compilers make of
 //! `bpf_tail_call(ctx, &array, 3)`; an index computed at run time stays unknown and takes the indirect way.
 
-use crate::check::{Checked, Function, written};
+use crate::check::{Checked, Function, is_wide, written};
 use crate::decode::InsnError;
 use crate::helper::TAIL_CALL;
 use crate::op::{Alu, Op, Operand, R};
@@ -92,8 +92,8 @@ fn successors(op: Op, at: u32) -> impl Iterator<Item = u32> {
     let (next, jump) = match op {
         Op::Exit => (None, None),
         Op::Jump { target } => (None, Some(target)),
-        Op::Branch { target, .. } => (Some(at + 1), Some(target)),
-        Op::LoadImm { .. } | Op::LoadMap { .. } | Op::LoadMapValue { .. } => (Some(at + 2), None),
+        Op::Branch { target, .. } | Op::MayGoto { target } => (Some(at + 1), Some(target)),
+        _ if is_wide(op) => (Some(at + 2), None),
         _ => (Some(at + 1), None),
     };
     next.into_iter().chain(jump)
@@ -117,7 +117,7 @@ fn transfer(mut state: State, op: Op) -> State {
         },
         Op::LoadImm { dst, value } => (dst, Known::Number(value)),
         Op::LoadMap { dst, map } => (dst, Known::Map(map)),
-        Op::Call { .. } | Op::CallLocal { .. } => {
+        Op::Call { .. } | Op::CallLocal { .. } | Op::CallReg { .. } => {
             state[..6].fill(Known::Anything);
             return state;
         }

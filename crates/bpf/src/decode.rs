@@ -34,7 +34,7 @@ pub enum InsnError {
     /// Legacy packet access is not supported.
     #[error("legacy packet access (ld_abs, ld_ind) is not supported")]
     Legacy,
-    /// A kind of call that is not supported (by BTF id, by register).
+    /// A kind of call that is not supported (by BTF id).
     #[error("call of unsupported kind {0}")]
     UnsupportedCall(u8),
     /// A jump or call leads out of the program.
@@ -74,6 +74,10 @@ pub enum InsnError {
     UnknownProgArray,
 }
 
+/// Immediates of the ordered load and store.
+const LOAD_ACQUIRE: i32 = 0x100;
+const STORE_RELEASE: i32 = 0x110;
+
 fn reg(n: u8) -> Result<R, InsnError> {
     R::new(n).ok_or(InsnError::BadRegister(n))
 }
@@ -111,7 +115,7 @@ pub fn decode(program: &[Insn], at: usize) -> Result<Op, InsnError> {
         class::ALU64 => arithmetic(i, Width::W64),
         class::JMP => jump(program.len(), at, i, Width::W64),
         class::JMP32 => jump(program.len(), at, i, Width::W32),
-        class::LD => load_imm(i, program.get(at + 1).copied()),
+        class::LD => load_imm(program.len(), at, i, program.get(at + 1).copied()),
         class::LDX => load(i),
         class::ST | class::STX => store(i),
         _ => unreachable!("three bits"),
@@ -188,8 +192,13 @@ fn jump(len: usize, at: usize, i: Insn, width: Width) -> Result<Op, InsnError> {
     let cond = match i.opcode >> 4 {
         0x0 => return jump_always(len, at, i, width),
         0x8 if i.opcode == insn::CALL => return call_op(len, at, i),
-        0x8 if i.opcode == insn::CALL | insn::SOURCE_REG => {
-            return Err(InsnError::UnsupportedCall(i.src));
+        0x8 if i.opcode == insn::CALL_REG => {
+            zero(&[i.src.into(), i.offset.into(), i.imm.into()])?;
+            return Ok(Op::CallReg { dst: reg(i.dst)? });
+        }
+        0xe if i.opcode == insn::MAY_GOTO => {
+            zero(&[i.dst.into(), i.src.into(), i.imm.into()])?;
+            return Ok(Op::MayGoto { target: slot(len, at, i.offset.into())? });
         }
         0x9 if i.opcode == insn::EXIT => {
             zero(&[i.dst.into(), i.src.into(), i.offset.into(), i.imm.into()])?;
@@ -233,7 +242,7 @@ fn call_op(len: usize, at: usize, i: Insn) -> Result<Op, InsnError> {
     }
 }
 
-fn load_imm(i: Insn, next: Option<Insn>) -> Result<Op, InsnError> {
+fn load_imm(len: usize, at: usize, i: Insn, next: Option<Insn>) -> Result<Op, InsnError> {
     if i.opcode != insn::LD_IMM64 {
         let legacy = matches!(i.opcode >> 5, 1 | 2);
         return Err(if legacy { InsnError::Legacy } else { InsnError::UnknownOpcode(i.opcode) });
@@ -248,6 +257,10 @@ fn load_imm(i: Insn, next: Option<Insn>) -> Result<Op, InsnError> {
     match i.src {
         imm64::NUMBER => Ok(Op::LoadImm { dst, value: u64::from(low) | u64::from(high) << 32 }),
         imm64::MAP => zero(&[high.into()]).map(|()| Op::LoadMap { dst, map: low }),
+        imm64::FUNCTION => {
+            zero(&[high.into()])?;
+            Ok(Op::LoadFunction { dst, target: slot(len, at, i.imm.into())? })
+        }
         imm64::MAP_VALUE => Ok(Op::LoadMapValue { dst, map: low, offset: high }),
         kind => Err(InsnError::UnsupportedImm64(kind)),
     }
@@ -283,6 +296,12 @@ fn store(i: Insn) -> Result<Op, InsnError> {
         (class::STX, 3) => {
             zero(&[i.imm.into()])?;
             Ok(Op::Store { size, dst, offset: i.offset, src: Operand::Reg(reg(i.src)?) })
+        }
+        (class::STX, 6) if i.imm == LOAD_ACQUIRE => {
+            Ok(Op::LoadAcquire { size, dst: writable(i.dst)?, src: reg(i.src)?, offset: i.offset })
+        }
+        (class::STX, 6) if i.imm == STORE_RELEASE => {
+            Ok(Op::StoreRelease { size, dst, offset: i.offset, src: reg(i.src)? })
         }
         (class::STX, 6) if matches!(size, Size::W | Size::D) => atomic(i, size, dst),
         _ => Err(InsnError::UnknownOpcode(i.opcode)),

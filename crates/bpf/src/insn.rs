@@ -79,6 +79,8 @@ pub mod imm64 {
     pub const MAP: u8 = 1;
     /// The first value of a map plus the second slot's `imm`.
     pub const MAP_VALUE: u8 = 2;
+    /// A function of the program, relative to the next slot.
+    pub const FUNCTION: u8 = 4;
 }
 
 /// What the source field of a call says (RFC 9669 section 4.3).
@@ -95,5 +97,9 @@ pub const SOURCE_REG: u8 = 0x08;
 pub const LD_IMM64: u8 = 0x18;
 /// `call`.
 pub const CALL: u8 = 0x85;
+/// `callx`: a call of what a register says.
+pub const CALL_REG: u8 = CALL | SOURCE_REG;
+/// `may_goto`.
+pub const MAY_GOTO: u8 = 0xe5;
 /// `exit`.
 pub const EXIT: u8 = 0x95;

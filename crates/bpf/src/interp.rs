@@ -8,10 +8,11 @@ use crate::check::FRAME;
 use crate::code::{Code, MapRef};
 use crate::helper::{self, TAIL_CALL};
 use crate::op::{Atomic, Op, R, Size, Width};
-use crate::run::Run;
+use crate::run::{FUNCTION, Run};
 use crate::semantics::{self as sem, value};
 use relpoline_core::tailcall::LIMIT;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, fence};
 
 /// What a tail call that is not taken returns: no such entry.
 pub const NOT_TAKEN: i32 = -2;
@@ -19,6 +20,7 @@ pub const NOT_TAKEN: i32 = -2;
 struct Frame<'a> {
     /// Where the caller goes on, in which program.
     back: Option<(&'a Code, usize)>,
+    by_register: bool,
     /// r6 to r9 at entry.
     saved: [u64; 4],
 }
@@ -44,7 +46,7 @@ enum Flow {
 pub unsafe fn run(code: &Code, input: u64, len: u64, run: &mut Run) -> Option<u64> {
     let mut regs = [0; 11];
     (regs[1], regs[2], regs[10]) = (input, len, run.stack_end);
-    let frames = vec![Frame { back: None, saved: [0; 4] }];
+    let frames = vec![Frame { back: None, by_register: false, saved: [0; 4] }];
     let mut machine = Machine { regs, code, at: 0, frames, tail_calls: 0 };
     machine.count_start(run);
     loop {
@@ -114,6 +116,24 @@ impl Machine<'_> {
                 store(address, size, value(&self.regs, src));
             }
             Op::Atomic { size, op, dst, offset, src } => self.atomic(size, op, dst, offset, src, run)?,
+            Op::LoadAcquire { size, dst, src, offset } => {
+                let address = self.address(src, offset, size, false, run)?;
+                self.set(dst, load(address, size));
+                fence(Acquire);
+            }
+            Op::StoreRelease { size, dst, offset, src } => {
+                let address = self.address(dst, offset, size, true, run)?;
+                fence(Release);
+                store(address, size, self.get(src));
+            }
+            Op::LoadFunction { dst, target } => self.set(dst, FUNCTION | u64::from(target)),
+            Op::MayGoto { target } => {
+                run.patience -= 1;
+                if run.patience < 0 {
+                    return self.jump(target, run).map(|()| Flow::Next);
+                }
+            }
+            Op::CallReg { dst } => return self.call_register(dst, run),
             Op::Jump { target } => return self.jump(target, run).map(|()| Flow::Next),
             Op::Branch { width, cond, dst, src, target } => {
                 if sem::holds(width, cond, self.get(dst), value(&self.regs, src)) {
@@ -128,7 +148,7 @@ impl Machine<'_> {
             }
             Op::Call { helper } => self.call_helper(helper, run)?,
             Op::CallLocal { target } => return self.call_local(target, run),
-            Op::Exit => return Some(self.exit()),
+            Op::Exit => return Some(self.exit(run)),
         }
         self.at += 1;
         Some(Flow::Next)
@@ -168,6 +188,11 @@ impl Machine<'_> {
 
     fn call_helper(&mut self, number: u32, run: &mut Run) -> Option<()> {
         run.helper = self.code.body.shared.helpers.index(number)?;
+        self.call_out(run)
+    }
+
+    /// Calls the helper that the run names.
+    fn call_out(&mut self, run: &mut Run) -> Option<()> {
         let [_, r1, r2, r3, r4, r5, ..] = self.regs;
         self.regs[0] = helper::call(r1, r2, r3, r4, r5, run);
         // Compiled code must not show what the host's calling convention leaves in these.
@@ -180,14 +205,38 @@ impl Machine<'_> {
         if body.options.budget.is_some() {
             run.charge(body.call_cost(target)).then_some(())?;
         }
-        let [_, _, _, _, _, _, r6, r7, r8, r9, _] = self.regs;
-        self.frames.push(Frame { back: Some((self.code, self.at + 1)), saved: [r6, r7, r8, r9] });
-        self.regs[10] -= FRAME as u64;
-        self.at = target as usize;
+        self.enter(target, false);
         Some(Flow::Next)
     }
 
-    fn exit(&mut self) -> Flow {
+    fn call_register(&mut self, r: R, run: &mut Run) -> Option<Flow> {
+        let body = &self.code.body;
+        if body.options.budget.is_some() {
+            run.charge(body.reference_cost()).then_some(())?;
+        }
+        let value = self.get(r);
+        let target = value.wrapping_sub(FUNCTION);
+        if !body.checked.taken.iter().any(|taken| u64::from(*taken) == target) {
+            (run.callee, run.helper) = (value, helper::BY_REGISTER);
+            self.call_out(run)?;
+            self.at += 1;
+            return Some(Flow::Next);
+        }
+        if !run.nest() {
+            return None;
+        }
+        self.enter(target as u32, true);
+        Some(Flow::Next)
+    }
+
+    fn enter(&mut self, target: u32, by_register: bool) {
+        let [_, _, _, _, _, _, r6, r7, r8, r9, _] = self.regs;
+        self.frames.push(Frame { back: Some((self.code, self.at + 1)), by_register, saved: [r6, r7, r8, r9] });
+        self.regs[10] -= FRAME as u64;
+        self.at = target as usize;
+    }
+
+    fn exit(&mut self, run: &mut Run) -> Flow {
         let Some(frame) = self.frames.pop() else {
             return Flow::Stop;
         };
@@ -196,6 +245,7 @@ impl Machine<'_> {
         };
         self.regs[6..10].copy_from_slice(&frame.saved);
         self.regs[10] += FRAME as u64;
+        run.nested -= u32::from(frame.by_register);
         (self.code, self.at) = (code, at);
         Flow::Next
     }

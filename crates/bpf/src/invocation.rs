@@ -4,7 +4,7 @@ use crate::code::Body;
 use crate::frame::After;
 use crate::hits;
 use crate::region::Region;
-use crate::run::{BUFFERS, Run, Window};
+use crate::run::{BUFFERS, PATIENCE, Run, Window};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -91,6 +91,9 @@ pub(crate) fn new_run(body: &Body, invocation: &Invocation<'_>, stack: (u64, u64
         program: body.id,
         helper: 0,
         hits: hits::mine(),
+        callee: 0,
+        patience: PATIENCE,
+        nested: 0,
         shared: Arc::as_ptr(&body.shared),
         stack_start: stack.0,
         buffers: invocation.buffers,

@@ -61,7 +61,7 @@
 //!   [`Invocation::clear_stack`] is asked for.
 //! - [`Checks::off`], which is `unsafe`, switches the memory checks off, and [`Options::budget`] can be switched off; then
 //!   what they promise no longer holds.
-//! - Not supported, and refused when loaded (an object's other programs are loaded: [`Object::refused`]): legacy packet access, calls by register or BTF id, kernel functions, CO-RE
+//! - Not supported, and refused when loaded (an object's other programs are loaded: [`Object::refused`]): legacy packet access, calls by BTF id, kernel functions, CO-RE
 //!   relocations against types whose layout is the kernel's affair, spin locks, timers, maps of kinds other than [`MapKind`]'s.
 //!
 //! # Limits
@@ -85,11 +85,13 @@
 //! | `array` | program arrays: updates, swaps, patch sites |
 //! | `elf` | object files |
 //! | [`listing`] | instructions as text, beside the machine code they became |
+//! | `callback` | helpers that call functions of the program |
 //! | `map`, `slot`, `helper` | maps, whose values per CPU are whose, and helpers |
 //! | `reclaim`, `space`, `inherited` | grace periods; code memory; forked children |
 
 mod array;
 mod branches;
+mod callback;
 pub mod check;
 mod code;
 pub mod constant;

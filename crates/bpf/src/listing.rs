@@ -192,6 +192,15 @@ impl Display for Op {
                 let fetch = if fetch { "fetch " } else { "" };
                 write!(f, "lock {fetch}{name} *(u{} *)({dst} {offset:+}), {src}", bits(size))
             }
+            Op::LoadAcquire { size, dst, src, offset } => {
+                write!(f, "{dst} = load_acquire((u{} *)({src} {offset:+}))", bits(size))
+            }
+            Op::StoreRelease { size, dst, offset, src } => {
+                write!(f, "store_release((u{} *)({dst} {offset:+}), {src})", bits(size))
+            }
+            Op::LoadFunction { dst, target } => write!(f, "{dst} = function {target} ll"),
+            Op::MayGoto { target } => write!(f, "may_goto {target}"),
+            Op::CallReg { dst } => write!(f, "callx {dst}"),
             Op::Jump { target } => write!(f, "goto {target}"),
             Op::Branch { width, cond: c, dst, src, target } => {
                 write!(f, "if {} {} {} goto {target}", In(width, dst), cond(c), In(width, src))

@@ -200,6 +200,14 @@ pub enum Op {
     Store { size: Size, dst: R, offset: i16, src: Operand },
     /// Atomic update of `*(dst + offset)`; `size` is W or D.
     Atomic { size: Size, op: Atomic, dst: R, offset: i16, src: R },
+    /// `dst = *(src + offset)`, before everything that follows.
+    LoadAcquire { size: Size, dst: R, src: R, offset: i16 },
+    /// `*(dst + offset) = src`, behind everything that went before.
+    StoreRelease { size: Size, dst: R, offset: i16, src: R },
+    /// `dst =` what [`Op::CallReg`] knows the function at `target` by.
+    LoadFunction { dst: R, target: u32 },
+    /// Jump when the run has passed such instructions very often.
+    MayGoto { target: u32 },
     /// Unconditional jump.
     Jump { target: u32 },
     /// Jump if `dst cond src`.
@@ -208,6 +216,8 @@ pub enum Op {
     Call { helper: u32 },
     /// Call of a function of this program.
     CallLocal { target: u32 },
+    /// Call of a function of this program, or of a helper by its number: what `dst` says.
+    CallReg { dst: R },
     /// Return, or end of the run.
     Exit,
 }

@@ -27,7 +27,7 @@ use crate::reclaim::{self, Section};
 use crate::runtime::{Runtime, Shared};
 use crate::stack::Taken;
 use crate::trap::Trap;
-use crate::{ProgArray, hits, interp, jit};
+use crate::{ProgArray, callback, hits, interp, jit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -184,7 +184,7 @@ impl Program {
         if source.insns.len() > MOST_INSTRUCTIONS {
             return Err(fail(None, LoadErrorKind::TooLarge));
         }
-        let checked = check(source.insns).map_err(insn)?;
+        let checked = check(&callback::expand(source.insns)).map_err(insn)?;
         let tails = tail_calls(&checked).map_err(insn)?;
         let maps = map_refs(runtime, source.maps).ok_or_else(|| fail(None, LoadErrorKind::OtherRuntime))?;
         check_references(runtime.shared(), &checked, &tails, &maps).map_err(insn)?;

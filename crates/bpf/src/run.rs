@@ -10,6 +10,7 @@
 //! last. What neither allows, [`Run::check`] looks up among all regions of the run, and moves the second
 //! window there.
 
+use crate::check::MAX_BY_REGISTER;
 use crate::frame::Frame;
 use crate::op::Size;
 use crate::redirect::Redirect;
@@ -39,6 +40,9 @@ impl Window {
     }
 }
 
+/// How often a run may pass a `may_goto`, as in the kernel (`BPF_MAX_LOOPS`).
+pub const PATIENCE: i64 = 8 << 20;
+
 /// Buffers a run may have besides its input.
 pub const BUFFERS: usize = 3;
 
@@ -63,6 +67,12 @@ pub struct Run {
     pub helper: u32,
     /// Counters of programs' starts in this thread, by program number.
     pub hits: *mut u64,
+    /// What a call by register is to call, if it is no function.
+    pub callee: u64,
+    /// How many more times `may_goto` goes on.
+    pub patience: i64,
+    /// Calls by register that are under way.
+    pub nested: u32,
 
     /// The runtime.
     pub shared: *const Shared,
@@ -82,7 +92,18 @@ pub struct Run {
     pub kind: Option<TrapKind>,
 }
 
+/// What a function's number looks like in a register: its first slot, with an upper half that no address has.
+pub const FUNCTION: u64 = 0xb9f0_66aa << 32;
+
 impl Run {
+    /// Begins a call by register, if there may be one more.
+    pub fn nest(&mut self) -> bool {
+        self.nested += 1;
+        // The broken variant that the tests must catch: calls by register use up the stack.
+        let too_deep = self.nested as usize > MAX_BY_REGISTER && !cfg!(relpoline_broken = "calls-nest-for-ever");
+        !too_deep || self.fail(TrapKind::NestedCalls)
+    }
+
     /// Whether the access is allowed; moves the second window there if so.
     pub fn allows(&mut self, address: u64, size: Size, write: bool) -> bool {
         let way = usize::from(write);

@@ -7,14 +7,14 @@
 //! It is not cleared between runs of the same runtime; before another runtime's programs use it, it is, so
 //! runtimes do not see each other's data.
 
-use crate::check::{FRAME, MAX_FRAMES};
+use crate::check::{FRAME, MAX_BY_REGISTER, MAX_FRAMES};
 use crate::trap::TrapKind;
 use relpoline_core::tailcall::LIMIT;
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::cell::Cell;
 
 /// Bytes of stack.
-pub const BYTES: usize = (LIMIT as usize + 1) * MAX_FRAMES * FRAME;
+pub const BYTES: usize = (LIMIT as usize + 1 + MAX_BY_REGISTER) * MAX_FRAMES * FRAME;
 
 /// One thread's stack of programs.
 #[repr(C, align(64))]

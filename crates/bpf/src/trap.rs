@@ -30,6 +30,15 @@ pub enum TrapKind {
         /// What the program passed.
         value: u64,
     },
+    /// A call by register to what is neither a function of the program nor a helper.
+    #[error("{value:#x} is neither a function nor a helper")]
+    NotAFunction {
+        /// What the register held.
+        value: u64,
+    },
+    /// Calls by register nest too deep.
+    #[error("calls by register are nested deeper than {limit}", limit = crate::check::MAX_BY_REGISTER)]
+    NestedCalls,
     /// A helper refused its arguments.
     #[error("a helper refused its arguments")]
     Refused,

@@ -12,7 +12,6 @@ mod support;
 use relpoline_bpf::{ContextKind, Engine, Expects, Object, Options, PacketBuffer, Runtime};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
 /// What the kernel says of a program that it does not load, and we might.
 const REFUSED: &str = "refused";
@@ -91,17 +90,9 @@ fn the_kernel_still_answers_so() {
         eprintln!("skipped: RELPOLINE_BPF_KERNEL is not set");
         return;
     };
-    let scratch = std::env::temp_dir().join(format!("relpoline-bpf-kernel-{}", std::process::id()));
-    std::fs::create_dir_all(&scratch).unwrap();
-    let (tool, object) = (scratch.join("kernel"), scratch.join("helpers.o"));
     let bytes = support::object("helpers");
-    std::fs::write(&object, &bytes).unwrap();
-    let built = Command::new("cc").arg("-o").arg(&tool).arg(folder().join("kernel.c")).arg("-lbpf").status();
-    assert!(built.unwrap().success(), "kernel.c cannot be built: libbpf-dev?");
-    let output = Command::new(&tool).arg(&object).output().unwrap();
-    std::fs::remove_dir_all(&scratch).unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success() && said.lines().count() > 100, "{said}");
+    let said = support::kernel::Kernel::build().run(&bytes, &[]);
+    assert!(said.lines().count() > 100, "{said}");
     if how == "write" {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let head = format!("# What programs/helpers.c did in the kernel's test run: Linux {}", release.trim());

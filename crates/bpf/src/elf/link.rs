@@ -240,6 +240,20 @@ impl Linker<'_> {
         found.ok_or_else(|| self.refuse(text, from, "a call to where no function begins"))
     }
 
+    /// The address of a function, for a helper that calls back.
+    fn connect_function(
+        &mut self,
+        text: &Text,
+        slot: usize,
+        at: usize,
+        (section, address): (SectionIndex, u64),
+    ) -> Result<(), ObjectError> {
+        let target = (address as i64 + i64::from(text.insns[slot].imm)) / BYTES as i64;
+        let to = self.place(&self.function_at(section, target, text, slot)?)?;
+        self.insns[at] = Insn { src: imm64::FUNCTION, imm: (to as i64 - at as i64 - 1) as i32, ..self.insns[at] };
+        Ok(())
+    }
+
     fn connect_imm64(
         &mut self,
         text: &Text,
@@ -248,6 +262,9 @@ impl Linker<'_> {
         to: (SectionIndex, u64),
     ) -> Result<(), ObjectError> {
         let (section, address) = to;
+        if self.code.texts.contains_key(&section) {
+            return self.connect_function(text, slot, at, to);
+        }
         let definitions = self.code.definitions;
         let addend = u64::from(text.insns[slot].imm.cast_unsigned());
         let is_data = |d: &Definition| d.spec.name.starts_with('.');

@@ -93,3 +93,24 @@ pub fn next(c: &mut HelperCall<'_>, take: bool) -> Result<u64, TrapKind> {
     c.write(c.args[1], value.as_deref().unwrap_or(&vec![0; size as usize]))?;
     Ok(if value.is_some() { 0 } else { errno::NO_ENTRY })
 }
+
+/// `(map, place, key)`: the next entry of a walk. `place` is two words, the value's address and where the walk is. 0 at the end.
+pub fn walk(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
+    let [handle, place, key, ..] = c.args;
+    let map = c.map(handle)?;
+    if u64::from(map.spec.key_size) > crate::callback::MOST_KEY {
+        return Err(TrapKind::NotAMap { value: handle });
+    }
+    let at = c.read(place + 8, 8)?.try_into().map_or(0, u64::from_le_bytes);
+    match map.next(at) {
+        Err(MapError::NoSlot) => Err(TrapKind::NoSlot),
+        Err(_) => Err(TrapKind::NotAMap { value: handle }),
+        Ok(None) => Ok(0),
+        Ok(Some((found, value, at))) => {
+            c.write(key, &found)?;
+            c.write(place, &value.to_le_bytes())?;
+            c.write(place + 8, &at.to_le_bytes())?;
+            Ok(1)
+        }
+    }
+}

@@ -29,6 +29,7 @@ mod ring;
 mod skb;
 mod text;
 
+use crate::callback;
 use crate::frame::Frame;
 use crate::map::MapBody;
 use crate::packet::ContextKind;
@@ -40,6 +41,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The number of the tail call, which is compiled, not called.
 pub const TAIL_CALL: u32 = 12;
+
+/// The place in the table of the helper that [`Run::callee`] numbers.
+pub const BY_REGISTER: u32 = u32::MAX;
 
 /// A helper.
 pub type Helper = dyn Fn(&mut HelperCall<'_>) -> Result<u64, TrapKind> + Send + Sync;
@@ -192,7 +196,15 @@ pub extern "C" fn call(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, run: *mut Ru
     // SAFETY: both callers pass their own run, which nobody else uses meanwhile.
     let run = unsafe { &mut *run };
     // SAFETY: the runtime outlives its runs.
-    let helper = unsafe { &(&(*run.shared).helpers.table)[run.helper as usize] };
+    let helpers = unsafe { &(*run.shared).helpers };
+    if run.helper == BY_REGISTER {
+        let number = u32::try_from(run.callee).ok();
+        let Some(index) = number.and_then(|number| helpers.index(number)) else {
+            return u64::from(run.fail(TrapKind::NotAFunction { value: run.callee }));
+        };
+        run.helper = index;
+    }
+    let helper = &helpers.table[run.helper as usize];
     let mut call = HelperCall { args: [r1, r2, r3, r4, r5], run };
     if !cfg!(relpoline_broken = "helpers-are-free") && !call.run.charge(CALL) {
         return 0;
@@ -274,6 +286,7 @@ const BUILT_IN: &[(u32, BuiltIn)] = &[
     (189, bytes::xdp_load),
     (190, bytes::xdp_store),
     (195, maps::lookup_in_slot),
+    (callback::NEXT, maps::walk),
 ];
 
 /// For questions whose answer is always zero here: control groups' classes, routing realms, memory nodes.

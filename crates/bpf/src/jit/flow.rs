@@ -1,14 +1,17 @@
 //! Jumps, calls, and where functions begin and end.
 
 use super::Compiler;
-use super::asm::{ADD, ADDR, CMP, RBP, RUN, SUB, reg};
-use crate::check::{FRAME, function_at};
+use super::asm::{ADD, ADDR, CMP, RBP, RUN, SUB, TMP, reg};
+use crate::check::{FRAME, MAX_BY_REGISTER, function_at};
 use crate::op::{Cond, Operand, R, Width};
-use crate::run::Run;
+use crate::run::{FUNCTION, Run};
 use std::mem::offset_of;
 
 /// Condition code: sign, that is, the budget went below zero.
 const SIGN: u8 = 8;
+/// Condition codes of comparisons.
+const BELOW: u8 = 2;
+const NOT_EQUAL: u8 = 5;
 
 fn condition(cond: Cond) -> u8 {
     match cond {
@@ -115,8 +118,57 @@ impl Compiler<'_> {
         self.asm.call_outside(self.stubs.helper);
     }
 
+    /// Counts the run's patience down, and jumps when there is none left.
+    pub(super) fn may_goto(&mut self, target: u32) {
+        let past = self.asm.label();
+        self.asm.rm(&[], true, false, &[0x83], 5, RUN, offset_of!(Run, patience) as i32);
+        self.asm.raw(&[1]);
+        self.asm.jcc(SIGN ^ 1, past);
+        self.jump(target);
+        self.asm.place(past);
+    }
+
+    /// Compares the register with each function that it may name; what is none of them is a helper's number. So there is no
+    /// indirect branch.
+    pub(super) fn call_register(&mut self, r: R) {
+        self.charge(self.body.reference_cost());
+        let done = self.asm.label();
+        for target in self.body.checked.taken.clone() {
+            let other = self.asm.label();
+            self.asm.mov_imm(TMP, FUNCTION | u64::from(target));
+            self.asm.binary(Width::W64, CMP, reg(r), TMP);
+            self.asm.jcc(NOT_EQUAL, other);
+            let nested = offset_of!(Run, nested) as i32;
+            let fits = self.asm.label();
+            self.asm.rm(&[], false, false, &[0x83], 7, RUN, nested);
+            // The broken variant is the interpreter's, too.
+            let most =
+                if cfg!(relpoline_broken = "calls-nest-for-ever") { i8::MAX as u8 } else { MAX_BY_REGISTER as u8 };
+            self.asm.raw(&[most]);
+            self.asm.jcc(BELOW, fits);
+            self.note_instruction();
+            self.asm.jmp_outside(self.stubs.nested);
+            self.asm.place(fits);
+            self.asm.rm(&[], false, false, &[0xff], 0, RUN, nested);
+            self.enter(target);
+            self.asm.rm(&[], false, false, &[0xff], 1, RUN, nested);
+            self.asm.jmp(done);
+            self.asm.place(other);
+        }
+        self.asm.store(RUN, offset_of!(Run, callee) as i32, reg(r));
+        self.asm.store_imm32(RUN, offset_of!(Run, helper) as i32, crate::helper::BY_REGISTER);
+        self.note_instruction();
+        self.asm.call_outside(self.stubs.helper);
+        self.asm.place(done);
+    }
+
     pub(super) fn call_local(&mut self, target: u32) {
         self.charge(self.body.call_cost(target));
+        self.enter(target);
+    }
+
+    /// Calls the function at `target`, with a frame of its own.
+    fn enter(&mut self, target: u32) {
         let callee = function_at(&self.body.checked.functions, target);
         self.asm.binary_imm(Width::W64, SUB, RBP, FRAME as i32);
         let entry = self.entries[callee];

@@ -21,6 +21,7 @@ mod tail;
 
 use crate::code::Body;
 use crate::op::{Op, Operand, Width};
+use crate::run::FUNCTION;
 use crate::space::{Block, Space};
 use asm::{Asm, Label, reg};
 
@@ -181,6 +182,12 @@ impl<'a> Compiler<'a> {
             Op::Load { size, signed, dst, src, offset } => self.load(size, signed, dst, src, offset),
             Op::Store { size, dst, offset, src } => self.store(size, dst, offset, src),
             Op::Atomic { size, op, dst, offset, src } => self.atomic(size, op, dst, offset, src),
+            // On this machine loads and stores are ordered so anyway.
+            Op::LoadAcquire { size, dst, src, offset } => self.load(size, false, dst, src, offset),
+            Op::StoreRelease { size, dst, offset, src } => self.store(size, dst, offset, Operand::Reg(src)),
+            Op::LoadFunction { dst, target } => self.asm.mov_imm(reg(dst), FUNCTION | u64::from(target)),
+            Op::MayGoto { target } => self.may_goto(target),
+            Op::CallReg { dst } => self.call_register(dst),
             Op::Jump { target } => self.jump(target),
             Op::Branch { width, cond, dst, src, target } => self.branch(width, cond, dst, src, target),
             Op::Call { helper: crate::helper::TAIL_CALL } => self.tail_call(),

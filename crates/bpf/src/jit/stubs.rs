@@ -35,6 +35,8 @@ pub struct Stubs {
     pub helper: u64,
     /// Ends the run: the budget is used up.
     pub budget: u64,
+    /// Ends the run: calls by register are nested too deep.
+    pub nested: u64,
     /// Ends the run: a tail call lost its target.
     pub lost_target: u64,
 }
@@ -50,6 +52,11 @@ extern "C" fn slow_check(address: u64, how: u64, run: *mut Run) {
 extern "C" fn fail_budget(run: *mut Run) {
     // SAFETY: as above.
     unsafe { &mut *run }.fail(TrapKind::Budget);
+}
+
+extern "C" fn fail_nested(run: *mut Run) {
+    // SAFETY: as above.
+    unsafe { &mut *run }.fail(TrapKind::NestedCalls);
 }
 
 extern "C" fn fail_lost(run: *mut Run) {
@@ -82,6 +89,7 @@ impl Stubs {
         let helper = helper(&mut asm, ways);
         let learn = learn(&mut asm, ways);
         let budget = fail(&mut asm, fail_budget, ways);
+        let nested = fail(&mut asm, fail_nested, ways);
         let lost_target = fail(&mut asm, fail_lost, ways);
         let jump = asm.offset(jump);
         let block = space.take(asm.at())?;
@@ -97,6 +105,7 @@ impl Stubs {
             check: at(check),
             helper: at(helper),
             budget: at(budget),
+            nested: at(nested),
             lost_target: at(lost_target),
         })
     }

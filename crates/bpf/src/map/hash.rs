@@ -125,6 +125,13 @@ impl Hash {
         Ok(index as usize)
     }
 
+    /// The first entry from the value of number `at` on: that number, and the key.
+    pub fn next(&self, at: usize) -> Option<(usize, Vec<u8>)> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let found = |(index, key): (usize, &Option<Box<[u8]>>)| Some((index, key.as_deref()?.to_vec()));
+        entries.keys.iter().enumerate().skip(at).find_map(found)
+    }
+
     /// All keys.
     pub fn keys(&self) -> Vec<Vec<u8>> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);

@@ -401,6 +401,23 @@ impl MapBody {
         }
     }
 
+    /// The next entry of a walk that `at` stands for, 0 at its beginning: its key, the address of its value, and where the
+    /// walk goes on.
+    pub(crate) fn next(&self, at: u64) -> Result<Option<(Vec<u8>, u64, u64)>, MapError> {
+        let (at, copy) = (usize::try_from(at).map_err(|_| MapError::NotFound)?, self.copy()?);
+        Ok(match &self.kind {
+            Kind::Array if at < self.spec.max_entries as usize => {
+                Some(((at as u32).to_le_bytes().into(), self.values.address(at, copy), at as u64 + 1))
+            }
+            Kind::Array => None,
+            Kind::Hash(hash) if !self.spec.kind.holds_maps() => {
+                let next = hash.next(at);
+                next.map(|(index, key)| (key, self.values.address(index, copy), index as u64 + 1))
+            }
+            _ => return Err(MapError::Unsupported),
+        })
+    }
+
     /// The map, if the host may change it.
     fn thawed(&self) -> Result<&MapBody, MapError> {
         if self.frozen.load(Ordering::Acquire) { Err(MapError::ReadOnly) } else { Ok(self) }

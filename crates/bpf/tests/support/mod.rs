@@ -8,6 +8,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod asm;
+pub mod kernel;
 
 use relpoline_bpf::insn::Insn;
 use relpoline_bpf::{MapHandle, Options, Program, Runtime, Source};
