@@ -674,6 +674,69 @@ impl Drop for Frozen {
     }
 }
 
+/// Where root lets a run of eBPF programs listen, and where perf's file is made, another user has put something.
+#[test]
+fn sockets_and_dumps_that_were_planted() {
+    if !is_root() {
+        return;
+    }
+    let _one = alone();
+    let directory = open_directory();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o1777)).unwrap();
+    let victim = tempfile::tempdir().unwrap();
+    let precious = victim.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    let programs = open_directory();
+    let [program, relpoline] = ["hostile", "relpoline"].map(|name| programs.path().join(name));
+    tool::install(&Program::retpolined("hostile.c").build(), &program);
+    tool::install(tool::relpoline(), &relpoline);
+    tool::install(&tool::engine(), &programs.path().join(tool::engine().file_name().unwrap()));
+    let mut run = Command::new(relpoline);
+    run.args(["run", "-q", "--"]).arg(program).uid(ATTACKER).gid(ATTACKER);
+    let mut living = Living::start(&mut run);
+    assert_eq!(living.said, "ready");
+    let pid = living.pid().to_string();
+    let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/bpf/tests/programs/counts.o");
+    let (object, place) = (object.display().to_string(), directory.path().display().to_string());
+    let name = directory.path().join(format!("jit-{pid}.dump"));
+    let path = name.display().to_string();
+    for planted in ["link", "dangling", "fifo", "socket", "hard link"] {
+        match planted {
+            "link" => symlink(&precious, &name).unwrap(),
+            "dangling" => symlink(victim.path().join("new"), &name).unwrap(),
+            "fifo" => assert!(Command::new("mkfifo").args(["-m", "666"]).arg(&name).status().unwrap().success()),
+            "socket" => drop(std::os::unix::net::UnixListener::bind(&name).unwrap()),
+            _ => fs::hard_link(&precious, &name).unwrap(),
+        }
+        if planted != "hard link" {
+            lchown(&name, Some(ATTACKER), Some(ATTACKER)).unwrap();
+        }
+        let seen = fs::symlink_metadata(&name).unwrap().ino();
+        let listened = ends(&["bpf", "run", &object, "--hex", "00", "--control", &path]);
+        assert_eq!(listened.status.code(), Some(1), "{planted}: {}", text(&listened.stdout));
+        assert!(text(&listened.stderr).contains("cannot listen"), "{planted}: {}", text(&listened.stderr));
+        assert_eq!(fs::symlink_metadata(&name).unwrap().ino(), seen, "{planted}");
+        let asked = ends(&["bpf", "swap", &path, "array", "0="]);
+        assert_eq!(asked.status.code(), Some(1), "{planted}: {}", text(&asked.stdout));
+        let dumped = ends(&["perf", &pid, "--dir", &place]);
+        // A name that is root's own makes way, and only the name.
+        assert_eq!(dumped.status.success(), planted == "hard link", "{planted}: {}", text(&dumped.stderr));
+        if planted != "hard link" {
+            fs::remove_file(&name).unwrap();
+        }
+    }
+    // What the process has mapped makes way for another file, and that stays.
+    fs::rename(&name, directory.path().join("moved")).unwrap();
+    fs::hard_link(&precious, &name).unwrap();
+    let dumped = ends(&["perf", &pid, "--dir", &place]);
+    println!("{}", text(&dumped.stdout) + &text(&dumped.stderr));
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    assert_eq!(fs::read_dir(victim.path()).unwrap().count(), 1);
+    assert!(living.is_alive());
+    drop(living);
+    forget();
+}
+
 /// Another user exchanges, without end, directories for links to root's, and files for links, FIFOs and hard links, where root
 /// writes and reads. In a directory of that user's own, and where everybody may write.
 #[test]
