@@ -5,10 +5,12 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use relpoline_tests::broken::run;
-use relpoline_tests::{Outcome, Program, Run, tool};
+use relpoline_tests::living::{relpoline, text};
+use relpoline_tests::{Living, Outcome, Program, Run, tool};
 
 /// What `steps.c` has seen: steps, of those looked at, of those in an arena, in the engine; whether libunwind was there.
 struct Figures {
@@ -77,6 +79,70 @@ fn every_instruction_at_a_computed_goto_of_a_program_with_frame_pointers() {
 #[test]
 fn every_instruction_at_a_call_of_a_position_dependent_program() {
     steps_through(&steps().flags(&["-no-pie"]), "call", "--count");
+}
+
+/// Starts the program without an engine; it steps, waits for a line, and steps on.
+fn begins(kind: &str, figures: &Path) -> Living {
+    let mut command = Command::new(steps().build());
+    command.args([kind, "6000", "wait"]).env("STEPS_FIGURES", figures);
+    let program = Living::start(&mut command);
+    assert_eq!(program.said, "ready");
+    program
+}
+
+#[test]
+fn every_instruction_of_an_engine_that_was_attached() {
+    for kind in ["call", "jump", "goto"] {
+        let place = tempfile::tempdir().expect("no temporary directory");
+        let file = place.path().join("figures");
+        let mut program = begins(kind, &file);
+        program.must(&["attach"]);
+        let said = program.tell("\n");
+        assert!(said.starts_with(kind), "it noticed something: {said}");
+        assert!(figures(&file).in_arena > 1_000, "{kind}: it was not stepped through");
+    }
+}
+
+/// A thread that steps through its code right now is not made to run ours: the tool says so, and may try again.
+#[test]
+fn every_instruction_while_an_engine_is_being_attached() {
+    let place = tempfile::tempdir().expect("no temporary directory");
+    let mut program = begins("call", &place.path().join("figures"));
+    let pid = program.pid().to_string();
+    let tries = std::thread::spawn(move || {
+        for n in 0.. {
+            let said = relpoline(&["attach"], &pid);
+            let is_over =
+                said.status.success() || text(&said).contains("no process") || text(&said).contains("No such process");
+            if is_over {
+                return (n, text(&said));
+            }
+            assert!(text(&said).contains("try again"), "{}", text(&said));
+        }
+        unreachable!("it ends or is attached")
+    });
+    let said = program.tell("\n");
+    assert!(said.starts_with("call"), "it noticed something: {said}");
+    let (failed, said) = tries.join().expect("the tries are checked");
+    println!("after {failed} refusals: {said}");
+}
+
+/// LLVM's unwinder of before 19, which looks everything up in the lists of objects. Debian's package of it excludes the other
+/// libunwind's, so it is unpacked beside it.
+#[test]
+fn every_instruction_by_llvms_unwinder() {
+    let place = tempfile::tempdir().expect("no temporary directory");
+    let shell = "apt-get download -q libunwind-14 && dpkg -x libunwind-14*.deb .";
+    let fetched = Command::new("sh").args(["-c", shell]).current_dir(&place).output();
+    let library = place.path().join("usr/lib/x86_64-linux-gnu/libunwind.so.1");
+    if !library.exists() {
+        println!("skipped: LLVM's libunwind cannot be had: {fetched:?}");
+        return;
+    }
+    for kind in ["call", "jump", "goto"] {
+        let run = Run::new(steps().build()).args(&[kind, "4000"]).option("--count").env("STEPS_LLVM", &library);
+        let _ = run.deadline(Duration::from_secs(300)).same();
+    }
 }
 
 /// Engines that do not say how they unwind, or say it wrongly in one place, are noticed: frames differ, or the unwinder reads

@@ -30,6 +30,8 @@ pub const ROOM: usize = 640;
 pub const MARK: [u8; 8] = *b"RLPSTUB!";
 /// Selector of 64-bit code.
 const CODE_SEGMENT: u64 = 0x33;
+/// The flag by which a thread traps after each instruction.
+const TRAP: u64 = 1 << 8;
 /// All system calls together do not take longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -138,6 +140,8 @@ pub fn is_in_room(thread: &Thread, at: u64) -> anyhow::Result<bool> {
 pub fn run(thread: &mut Thread, memory: &Memory, room: u64, calls: &[Call]) -> anyhow::Result<Vec<i64>> {
     let before = thread.registers()?;
     ensure!(before.cs == CODE_SEGMENT, "thread {} executes 32-bit code just now; try again", thread.tid);
+    // The code, which touches no flags, would be stepped through too, and a thread that it makes would begin with that.
+    ensure!(before.eflags & TRAP == 0, "thread {} steps through its code just now; try again", thread.tid);
     let mask = thread.blocked_signals()?;
     let blocks = calls.iter().any(|call| call.is_clone);
     let all = if blocks { with_signals_blocked(calls, room) } else { calls.to_vec() };
