@@ -278,6 +278,7 @@ static int cpu_comes(unsigned int cpu)
 static int allocate(void)
 {
 	gfp_t gfp = GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+	int cpu, err = 0;
 
 	BUILD_BUG_ON(offsetof(struct relpoline_cpu, cursor) != RLP_CPU_CURSOR);
 	BUILD_BUG_ON(offsetof(struct relpoline_cpu, misses) != RLP_CPU_MISSES);
@@ -288,9 +289,18 @@ static int allocate(void)
 	records = kvzalloc(relpoline_engine_memory(1), gfp);
 	if (!sites || !records)
 		return -ENOMEM;
-	/* For each processor that is online, and for one that comes, before it does. */
-	hotplug = cpuhp_setup_state(CPUHP_BP_PREPARE_DYN, "relpoline:prepare", cpu_comes, NULL);
-	return hotplug < 0 ? hotplug : 0;
+	/*
+	 * For a processor that comes, before it does; and for each that is online. By
+	 * ourselves: until 2024, kernels did not call back for these at this state.
+	 */
+	hotplug = cpuhp_setup_state_nocalls(CPUHP_BP_PREPARE_DYN, "relpoline:prepare", cpu_comes, NULL);
+	if (hotplug < 0)
+		return hotplug;
+	cpus_read_lock();
+	for_each_online_cpu(cpu)
+		err = err ?: cpu_comes(cpu);
+	cpus_read_unlock();
+	return err;
 }
 
 void relpoline_machine_stop(void)
