@@ -1,8 +1,9 @@
 //! `cargo xtask bpf-bench`: tail calls here, in the kernel, in rbpf and in ubpf, from one run.
 //!
-//! `relpoline bpf bench` measures itself and the kernel, and asks *peers* for rounds in between. Peers are small programs
-//! (`xtask/peers`) around the other runtimes, built here, out of the workspace, so that nothing of ours depends on them:
-//! rbpf comes from crates.io, ubpf from a source tree that is given or cloned.
+//! `relpoline bpf bench` measures itself and the kernel, and asks *peers* for rounds in between. Peers are
+//! small programs (`xtask/peers`) around the other runtimes, built here, out of the workspace, so that
+//! nothing of ours depends on them: rbpf comes from crates.io, ubpf from a source tree that is given or
+//! cloned.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ rbpf = { version = \"0.4\", default-features = false, features = [\"std\"] }
 [workspace]
 ";
 
-/// Arguments.
+/// What to measure.
 #[derive(Args)]
 pub struct BpfBench {
     /// Source tree of ubpf [default: cloned from GitHub]

@@ -1,11 +1,11 @@
 //! Builds a program in one variant, once.
 //!
-//! Build systems treat `CFLAGS` each in their own way: some drop it for a part, some put `-O3` behind it.
-//! So the variant's flags sit in a compiler of our own, a two-line script that calls gcc with everything it was given and then the
-//! flags: the last one wins, for every file, library and configure test alike.
+//! Build systems treat `CFLAGS` each in their own way: some drop it for a part, some put `-O3` behind it. So
+//! the variant's flags sit in a compiler of our own, a two-line script that calls gcc with everything it was
+//! given and then the flags: the last one wins, for every file, library and configure test alike.
 //!
-//! A stamp beside the tree holds all that went into it. As long as it would come out the same, the tree is kept.
-//! Variants that learn from a training run are built by `feedback`, in steps made of this module's.
+//! A stamp beside the tree holds all that went into it. As long as it would come out the same, the tree is
+//! kept. Variants that learn from a training run are built by `feedback`, in steps made of this module's.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -26,7 +26,7 @@ use crate::workload::Setting;
 
 /// Builds programs into one place.
 pub struct Builder<'a> {
-    /// Where.
+    /// Where sources and builds are kept.
     pub place: &'a Place,
 }
 
@@ -104,8 +104,8 @@ impl<'a> Builder<'a> {
             source::install_missing(feedback::needs(*variant, program.toolchain()))?;
         }
         let version = program.source().fetch(self.place)?;
-        // The relpoline variant has no tree of its own. The retpoline tree is the base of every comparison, and
-        // makes the data that training runs of others need.
+        // The relpoline variant has no tree of its own. The retpoline tree is the base of every comparison,
+        // and makes the data that training runs of others need.
         self.variant(program, Variant::Retpoline, &version)?;
         let setting = Setting::direct(self.place, program.name(), Variant::Retpoline)?;
         program.prepare(&setting).context("making the data of its workloads")?;
@@ -181,8 +181,9 @@ fn replace(path: &Path, text: &str) -> Result<()> {
     Ok(fs::rename(&fresh, path)?)
 }
 
-/// A compiler with flags added last. Not where it only preprocesses: configure scripts parse that output, and an included
-/// header would be in their way. What says "position-dependent" is kept from code for shared libraries.
+/// A compiler with flags added last. Not where it only preprocesses: configure scripts parse that output, and
+/// an included header would be in their way. What says "position-dependent" is kept from code for shared
+/// libraries.
 fn compiler_script(name: &str, flags: &str) -> String {
     let shared: Vec<_> = flags.split(' ').filter(|flag| !matches!(*flag, "-fno-pie" | "-no-pie")).collect();
     format!(

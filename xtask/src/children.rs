@@ -1,8 +1,9 @@
 //! Child processes that never outlive the driver.
 //!
-//! Every child leads a process group of its own, noted in a table that a signal handler and the panic hook can read
-//! without locks. A normal end kills groups through `Drop` of their owners; an interrupt or a panic
-//! kills whatever the table holds. Should the driver be killed outright, the kernel sends the child its stop signal.
+//! Every child leads a process group of its own, noted in a table that a signal handler and the panic hook
+//! can read without locks. A normal end kills groups through `Drop` of their owners; an interrupt or a panic
+//! kills whatever the table holds. Should the driver be killed outright, the kernel sends the child its stop
+//! signal.
 
 use std::io;
 use std::os::unix::process::CommandExt;

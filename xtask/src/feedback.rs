@@ -1,8 +1,9 @@
-//! The peers that learn before the program runs: profile feedback in the compiler, and LLVM BOLT after the linker.
+//! The peers that learn before the program runs: profile feedback in the compiler, and LLVM BOLT after the
+//! linker.
 //!
-//! Both go through the same three steps: a build that counts, a training run on another input than is measured, and a
-//! build that uses the counts. Both promote indirect calls to their commonest targets, and both need what Relpoline does
-//! without: a second build and a representative load.
+//! Both go through the same three steps: a build that counts, a training run on another input than is
+//! measured, and a build that uses the counts. Both promote indirect calls to their commonest targets, and
+//! both need what Relpoline does without: a second build and a representative load.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -33,8 +34,8 @@ pub fn needs(variant: Variant, toolchain: Toolchain) -> &'static [&'static str] 
     }
 }
 
-/// Builds with the compiler's counters, trains, builds again with what was counted. Compilers name profiles after the paths
-/// of objects, so both builds are made in the same directory.
+/// Builds with the compiler's counters, trains, builds again with what was counted. Compilers name profiles
+/// after the paths of objects, so both builds are made in the same directory.
 pub fn promoted_by_compiler(builder: &Builder, program: &dyn Program) -> Result<()> {
     let counts = fresh_directory(&builder.place.beside(program.name(), Variant::Pgo, "profile"))?;
     let dir = counts.display();
@@ -56,8 +57,8 @@ pub fn promoted_by_compiler(builder: &Builder, program: &dyn Program) -> Result<
     builder.tree(program, Variant::Pgo, &using)
 }
 
-/// Builds without retpolines, lets BOLT instrument the executable, trains, and lets BOLT promote and insert retpolines for
-/// the calls that are left. Shared libraries stay as they were built: BOLT rewrites one file.
+/// Builds without retpolines, lets BOLT instrument the executable, trains, and lets BOLT promote and insert
+/// retpolines for the calls that are left. Shared libraries stay as they were built: BOLT rewrites one file.
 pub fn promoted_by_bolt(builder: &Builder, program: &dyn Program) -> Result<()> {
     builder.tree(program, Variant::Bolt, "")?;
     let built = builder.place.built(program.name(), Variant::Bolt).join(program.executable());
@@ -77,8 +78,9 @@ pub fn promoted_by_bolt(builder: &Builder, program: &dyn Program) -> Result<()> 
     measure::run(&mut merge, LIMIT)?;
     let mut optimise = bolt(&original, &built);
     optimise.arg(format!("-data={}", merged.display()));
-    // Left to itself BOLT calls through memory, and gets the address wrong where that is relative to the stack pointer
-    // (CPython's list_sort_impl). As gcc does: through a register, which the ABI has free before calls.
+    // Left to itself BOLT calls through memory, and gets the address wrong where that is relative to the
+    // stack pointer (CPython's list_sort_impl). As gcc does: through a register, which the ABI has free
+    // before calls.
     optimise.args(["-insert-retpolines", "--r11-availability=abi"]);
     optimise.args(["-indirect-call-promotion=all", "--indirect-call-promotion-topn=4"]);
     optimise.args(["-reorder-blocks=ext-tsp", "-reorder-functions=hfsort", "-split-functions"]);

@@ -1,9 +1,10 @@
 //! `cargo xtask fuzz`: the targets in `fuzz/`, each from its seeds, for a time.
 //!
-//! Coverage comes from flags that a stable compiler takes, so that this needs no nightly and no cargo-fuzz; what it does
-//! without is the address sanitizer, for which there is `cargo +nightly fuzz` (see `fuzz/Cargo.toml`). Several
-//! targets run at once, one on each processor. New inputs are kept in `fuzz/corpus/TARGET`, what fails in
-//! `fuzz/artifacts/TARGET`, what libFuzzer says in `target/fuzz/TARGET.log`.
+//! Coverage comes from flags that a stable compiler takes, so that this needs no nightly and no cargo-fuzz;
+//! what it does without is the address sanitizer, for which there is `cargo +nightly fuzz` (see
+//! `fuzz/Cargo.toml`). Several targets run at once, one on each processor. New inputs are kept in
+//! `fuzz/corpus/TARGET`, what fails in `fuzz/artifacts/TARGET`, what libFuzzer says in
+//! `target/fuzz/TARGET.log`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,10 +29,11 @@ const FLAGS: [&str; 6] = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
 ];
 
-/// Naming it, even where it is the machine's own, keeps those flags away from build scripts, which cannot be linked with them.
+/// Naming it, even where it is the machine's own, keeps those flags away from build scripts, which cannot be
+/// linked with them.
 const MACHINE: &str = "x86_64-unknown-linux-gnu";
 
-/// Arguments.
+/// Which targets to run, and for how long.
 #[derive(Args)]
 pub struct Fuzz {
     /// Targets by name; none means all

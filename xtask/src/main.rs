@@ -1,10 +1,10 @@
 //! The one entry point for work that is not plain cargo: benchmarks, the kernel module and its test,
 //! fuzzing, packages.
 //!
-//! A benchmark of Relpoline needs programs built with retpolines, which no distribution ships. So the
-//! driver takes Debian's source packages (`source`), builds each in variants that differ in nothing but how an
-//! indirect call is made (`variant`, `build`, `programs`), runs them interleaved (`rounds`), and turns
-//! paired ratios with intervals (`stats`) into JSON, a Markdown table (`report`) and a plot (`plot`).
+//! A benchmark of Relpoline needs programs built with retpolines, which no distribution ships. So the driver
+//! takes Debian's source packages (`source`), builds each in variants that differ in nothing but how an
+//! indirect call is made (`variant`, `build`, `programs`), runs them interleaved (`rounds`), and turns paired
+//! ratios with intervals (`stats`) into JSON, a Markdown table (`report`) and a plot (`plot`).
 
 mod bpf;
 mod build;

@@ -42,7 +42,8 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
     Ok(Finished { stdout, user, processor })
 }
 
-/// Runs a command with all its output going to `log`, and returns how it ended; outlasting `limit` is an error.
+/// Runs a command with all its output going to `log`, and returns how it ended; outlasting `limit` is an
+/// error.
 pub fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<Ended> {
     let line = format!("{command:?}");
     let file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
@@ -86,7 +87,8 @@ fn wait(pid: i32) -> Result<Ended> {
     // SAFETY: an all-zero rusage is a valid value of that struct of integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
-        // SAFETY: both pointers are to live locals of the right types, and pid is a child nobody else waits for.
+        // SAFETY: both pointers are to live locals of the right types, and pid is a child nobody else waits
+        // for.
         let result = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
         if result == pid {
             let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;

@@ -1,9 +1,10 @@
 //! How much memory the processes of a program hold for themselves, sampled while it runs.
 //!
-//! What the engine costs is dirty memory: pages of text that it re-pointed, its tables, and the arena, which is
-//! shared between its two mappings and with forked children. `Pss_Dirty` in `smaps_rollup` (Linux 6.0 or later) counts just
-//! those, each page divided by the number of its mappings. The sum over all processes of a program is taken every
-//! 50 ms, and its largest value kept. Sampling disturbs, so it is done in runs that are not timed.
+//! What the engine costs is dirty memory: pages of text that it re-pointed, its tables, and the arena, which
+//! is shared between its two mappings and with forked children. `Pss_Dirty` in `smaps_rollup` (Linux 6.0 or
+//! later) counts just those, each page divided by the number of its mappings. The sum over all processes of a
+//! program is taken every 50 ms, and its largest value kept. Sampling disturbs, so it is done in runs that
+//! are not timed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,8 @@ impl Memory {
     }
 }
 
-/// Runs `work` while the processes whose executable lies below `programs` are watched. No peak when there were none.
+/// Runs `work` while the processes whose executable lies below `programs` are watched. No peak when there
+/// were none.
 pub fn watch<T>(programs: &Path, work: impl FnOnce() -> T) -> (T, Option<Peak>) {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {

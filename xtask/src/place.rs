@@ -1,4 +1,5 @@
-//! Where everything lies: the repository, and below `target/bench-programs` what the driver fetches and makes.
+//! Where everything lies: the repository, and below `target/bench-programs` what the driver fetches and
+//! makes.
 //!
 //! ```text
 //! apt/               private package lists, caches and fetched source packages
@@ -75,8 +76,8 @@ impl Place {
     }
 }
 
-/// Locks a file for this process alone; with `LOCK_NB` says whether it could, else waits. The lock ends with the
-/// open file, so a driver that is killed leaves none behind.
+/// Locks a file for this process alone; with `LOCK_NB` says whether it could, else waits. The lock ends with
+/// the open file, so a driver that is killed leaves none behind.
 fn try_lock(file: &File, how: i32) -> Result<bool> {
     // SAFETY: flock takes a descriptor, which the borrowed file keeps open, and a number.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | how) } == 0 {

@@ -1,6 +1,7 @@
 //! The plot of a report: for each metric a group of bars, the retpoline build being the line at 1.
 //!
-//! SVG is written by hand; a bar chart is a handful of rectangles. Bars are horizontal, since the names of workloads are long.
+//! SVG is written by hand; a bar chart is a handful of rectangles. Bars are horizontal, since the names of
+//! workloads are long.
 
 use std::fmt::Write as _;
 

@@ -1,8 +1,9 @@
-//! The protocol: all variants of a workload in every round, in alternating order, after one round that does not count.
+//! The protocol: all variants of a workload in every round, in alternating order, after one round that does
+//! not count.
 //!
-//! The first round fills caches (files, byte code, the engine's own start) and shows whether all variants answer
-//! alike. The order turns around in every round and starts one variant later every other one, so that no
-//! variant always follows the same neighbour.
+//! The first round fills caches (files, byte code, the engine's own start) and shows whether all variants
+//! answer alike. The order turns around in every round and starts one variant later every other one, so that
+//! no variant always follows the same neighbour.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,8 @@ impl Protocol {
     }
 }
 
-/// Measures all workloads of a program; returns how many things failed, which is an error unless told to go on.
+/// Measures all workloads of a program; returns how many things failed, which is an error unless told to go
+/// on.
 pub fn measure_program(
     place: &Place,
     program: &dyn Program,
@@ -142,8 +144,8 @@ impl<'a> Series<'a> {
         Ok(sample)
     }
 
-    /// Two more runs that are not timed. With the engine trees count their calls: what it covers, and what it leaves.
-    /// In both memory is looked at.
+    /// Two more runs that are not timed. With the engine trees count their calls: what it covers, and what it
+    /// leaves. In both memory is looked at.
     fn count_calls(&mut self, protocol: &Protocol) -> Result<()> {
         let Some(binary) = protocol.engine.as_deref().filter(|_| self.variants.contains(&Variant::Relpoline)) else {
             return Ok(());

@@ -1,9 +1,10 @@
 //! Debian source packages through apt, without touching the machine's own apt configuration.
 //!
 //! `deb-src` is off on most machines. So apt is given a private sources file, private lists and a private
-//! cache on its command line; the archive's signature is still checked against Debian's keyring. Debian's patches are
-//! not applied: what is compared is one source with itself, and upstream's builds need fewer packages.
-//! A Rust program comes from crates.io instead, through a small host crate of ours that pins its version.
+//! cache on its command line; the archive's signature is still checked against Debian's keyring. Debian's
+//! patches are not applied: what is compared is one source with itself, and upstream's builds need fewer
+//! packages. A Rust program comes from crates.io instead, through a small host crate of ours that pins its
+//! version.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -120,8 +121,8 @@ fn unpack(place: &Place, package: &str, version: &str) -> Result<()> {
     unpack_upstream(place, package, version, &target)
 }
 
-/// Unpacks upstream's part alone: some mirrors lack Debian's part of packages that have not changed for long, and its patches
-/// are not applied anyway.
+/// Unpacks upstream's part alone: some mirrors lack Debian's part of packages that have not changed for long,
+/// and its patches are not applied anyway.
 fn unpack_upstream(place: &Place, package: &str, version: &str, target: &Path) -> Result<()> {
     let upstream = version.rsplit_once('-').map_or(version, |(upstream, _)| upstream);
     let tarball = place.work.join("apt/sources").join(format!("{package}_{upstream}.orig.tar.gz"));

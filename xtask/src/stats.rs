@@ -2,9 +2,9 @@
 //!
 //! The variants of one round run within seconds of each other, so a slow minute of the machine hits all of
 //! them: the ratio within a round is steadier than the ratio of two medians. Of the ratios of all rounds the
-//! median is taken, with the interval between two order statistics: the k-th smallest and the k-th largest
-//! of n values enclose the true median with probability 1 − 2·P(Binomial(n, ½) < k). With 7 rounds the smallest and
-//! the largest do so in 98.4 % of cases; with 5 in 93.8 %, which the result says.
+//! median is taken, with the interval between two order statistics: the k-th smallest and the k-th largest of
+//! n values enclose the true median with probability 1 − 2·P(Binomial(n, ½) < k). With 7 rounds the smallest
+//! and the largest do so in 98.4 % of cases; with 5 in 93.8 %, which the result says.
 
 use serde::{Deserialize, Serialize};
 
@@ -66,11 +66,12 @@ pub fn ratios(values: &[f64], base: &[f64]) -> Vec<f64> {
     values.iter().zip(base).map(|(value, base)| value / base).collect()
 }
 
-/// Below this share of the retpoline build's time there is too little to win back for a quotient to mean anything.
+/// Below this share of the retpoline build's time there is too little to win back for a quotient to mean
+/// anything.
 const WORTH_WINNING: f64 = 0.03;
 
-/// How much of what retpolines cost was won back, round by round: 0 is the retpoline build, 1 the unprotected thunk.
-/// The same quotient serves times and rates: both its differences change sign together.
+/// How much of what retpolines cost was won back, round by round: 0 is the retpoline build, 1 the unprotected
+/// thunk. The same quotient serves times and rates: both its differences change sign together.
 pub fn won_back(retpoline: &[f64], unprotected: &[f64], engine: &[f64]) -> Option<Interval> {
     let cost = median(&ratios(unprotected, retpoline))? - 1.0;
     if cost.abs() < WORTH_WINNING {

@@ -94,7 +94,8 @@ pub fn short(report: &Report) -> String {
     text
 }
 
-/// `text` with what stands between the two marks of [`short`]'s place replaced; `None` when it has no such marks.
+/// `text` with what stands between the two marks of [`short`]'s place replaced; `None` when it has no such
+/// marks.
 pub fn replaced(text: &str, table: &str) -> Option<String> {
     let (before, rest) = text.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;

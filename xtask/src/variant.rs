@@ -1,12 +1,13 @@
 //! The variants of a program: the same source and optimisation, another way to make an indirect call.
 //!
 //! `jmpthunk` is the fair yardstick. It calls thunks exactly as the retpoline build does, so code size,
-//! register choice and missing jump tables are the same, but the thunk is a plain `jmp *%reg`. What it is faster by
-//! is what the protection costs; what `plain` is faster by also holds what the compiler may do once
+//! register choice and missing jump tables are the same, but the thunk is a plain `jmp *%reg`. What it is
+//! faster by is what the protection costs; what `plain` is faster by also holds what the compiler may do once
 //! jump tables are allowed again.
 //!
-//! The peers are what else can be done about the cost: promotion by the compiler (`pgo`) or by a post-link optimiser
-//! (`bolt`), each trained beforehand on another input, and the other protection, `lfence` before the jump.
+//! The peers are what else can be done about the cost: promotion by the compiler (`pgo`) or by a post-link
+//! optimiser (`bolt`), each trained beforehand on another input, and the other protection, `lfence` before
+//! the jump.
 
 use std::fmt::Write as _;
 
@@ -68,8 +69,8 @@ impl Toolchain {
 
 /// What every variant is compiled with. CET is off since gcc rejects it together with thunks.
 pub const BASE_FLAGS: &str = "-O2 -g0 -fcf-protection=none";
-/// What BOLT needs of the link: relocations kept, and code at fixed addresses, since it cannot move the relative label
-/// tables of computed gotos in a position-independent executable.
+/// What BOLT needs of the link: relocations kept, and code at fixed addresses, since it cannot move the
+/// relative label tables of computed gotos in a position-independent executable.
 const BOLT_FLAGS: &str = "-fno-pie -no-pie -Wl,--emit-relocs";
 
 impl Variant {
@@ -102,7 +103,8 @@ impl Variant {
         if self == Variant::Relpoline { Variant::Retpoline } else { self }
     }
 
-    /// Compiler flags, given after the program's own so that they win. `thunks` is the header with the variant's thunks.
+    /// Compiler flags, given after the program's own so that they win. `thunks` is the header with the
+    /// variant's thunks.
     pub fn flags(self, toolchain: Toolchain, thunks: &str) -> String {
         match self {
             Variant::Plain => BASE_FLAGS.to_owned(),

@@ -1,6 +1,8 @@
-//! What is run and measured: a workload gives numbers for its metrics and an answer that must not depend on the variant.
+//! What is run and measured: a workload gives numbers for its metrics and an answer that must not depend on
+//! the variant.
 //!
-//! Most programs are commands: start, read the output, take the user time. Servers bring their own `Workload`.
+//! Most programs are commands: start, read the output, take the user time. Servers bring their own
+//! `Workload`.
 
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hasher};
@@ -31,9 +33,9 @@ pub struct Metric {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
-    /// Times.
+    /// Less is better: times.
     Less,
-    /// Rates.
+    /// More is better: rates.
     More,
 }
 
@@ -86,12 +88,14 @@ impl<'a> Setting<'a> {
         Ok(Setting { place, built, run, engine: None, quick: false, program: program.to_owned() })
     }
 
-    /// The command that starts a program of the built tree, under the engine if there is one, pinned if asked for.
+    /// The command that starts a program of the built tree, under the engine if there is one, pinned if asked
+    /// for.
     pub fn start(&self, executable: &str, pin: Option<usize>) -> Command {
         self.started(&self.built.join(executable), pin)
     }
 
-    /// The same for a program that is not of the tree but starts one: make, or an interpreter of test scripts.
+    /// The same for a program that is not of the tree but starts one: make, or an interpreter of test
+    /// scripts.
     pub fn start_driver(&self, program: &str) -> Command {
         self.started(Path::new(program), None)
     }

@@ -1,8 +1,9 @@
 //! Reading and writing slices without a way to panic.
 //!
-//! The kernel module links no panic at all: one that the compiler cannot rule out is an undefined symbol there,
-//! and the build fails. So what the module uses of this crate indexes through these. Indices are right by
-//! construction everywhere; these functions only say what happens if they were not, which is nothing harmful.
+//! The kernel module links no panic at all: one that the compiler cannot rule out is an undefined symbol
+//! there, and the build fails. So what the module uses of this crate indexes through these. Indices are right
+//! by construction everywhere; these functions only say what happens if they were not, which is nothing
+//! harmful.
 
 /// Element `i`, or the default past the end.
 pub(crate) fn at<T: Copy + Default>(items: &[T], i: usize) -> T {

@@ -20,7 +20,8 @@
 //! - *Trials* (`trial`): a long loop looks random in a short trace. Before a hot site is given up as
 //!   unpredictable, its tree is tried against the clock.
 //! - *Thinking again*: a tree counts its misses, and exits from its chain. When a window of them costs more
-//!   than 1/1000 of the time it took, the site learns again. A learning that changed nothing doubles the window.
+//!   than 1/1000 of the time it took, the site learns again. A learning that changed nothing doubles the
+//!   window.
 //! - *Flapping*: targets normally make way for new ones, as a tree that holds everything has a stale order.
 //!   But when a target that was dropped comes back, old and new targets are merged.
 //! - *Another chance*: a retpolined site has no counter. It asks to be looked at after doubling intervals
@@ -63,7 +64,8 @@ pub struct Policy {
     pub costs: Costs,
     /// What may still be spent.
     pub budget: Budget,
-    /// Whether the next event's site needs a tree that keeps flags: for the caller to say, where there are both kinds.
+    /// Whether the next event's site needs a tree that keeps flags: for the caller to say, where there are
+    /// both kinds.
     pub keeps_flags: bool,
     scratch: Scratch,
     candidates: Candidates,

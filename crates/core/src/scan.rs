@@ -3,12 +3,13 @@
 //! Two steps, each usable by itself and none allocating:
 //!
 //! 1. [`thunk::find`](crate::arch::thunk::find) finds the thunks by their bytes.
-//! 2. [`Sites`] finds every direct call and jump to one of them. Candidates are found by their opcode's first byte and
-//!    a displacement that names a thunk to the byte; each is then held against the instruction boundaries of its
-//!    function, read from the function's start. What does not stand on a boundary is refused, with a reason.
+//! 2. [`Sites`] finds every direct call and jump to one of them. Candidates are found by their opcode's first
+//!    byte and a displacement that names a thunk to the byte; each is then held against the instruction
+//!    boundaries of its function, read from the function's start. What does not stand on a boundary is
+//!    refused, with a reason.
 //!
-//! Whether a jump is a tail call or a computed goto nobody needs to know: what is put between a jump and its target keeps
-//! all flags, see [`crate::arch::keep`].
+//! Whether a jump is a tail call or a computed goto nobody needs to know: what is put between a jump and its
+//! target keeps all flags, see [`crate::arch::keep`].
 //!
 //! Where functions start and end is asked of [`Functions`]. [`EhFrameHdr`] answers from the unwind tables,
 //! which even stripped programs carry; a sorted slice of [`Function`]s answers from anything else.

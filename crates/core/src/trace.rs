@@ -108,7 +108,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Empty.
+    /// Memory in which nothing was read yet.
     #[must_use]
     pub const fn new() -> Scratch {
         Scratch { histogram: Histogram::new(), predictor: Predictor::new() }

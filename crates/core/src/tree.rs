@@ -26,8 +26,9 @@
 //! C3 …:   .quad T3, …                 the pool of constants, 8-byte aligned, after the code
 //! ```
 //!
-//! Only flags are clobbered; no register, no stack. At calls they are dead by the ABI. At jumps they may be live: trees for
-//! those ([`TreeSpec::keeps_flags`]) consist of instructions that change none, see [`crate::arch::keep`]:
+//! Only flags are clobbered; no register, no stack. At calls they are dead by the ABI. At jumps they may be
+//! live: trees for those ([`TreeSpec::keeps_flags`]) consist of instructions that change none, see
+//! [`crate::arch::keep`]:
 //!
 //! ```text
 //! head:   mov    %rcx, -8(%rsp)       the word that the thunk itself writes
@@ -54,12 +55,13 @@
 //! above:  …
 //! ```
 //!
-//! Each target is read from the list once, so the compared constant and the displacement behind it
-//! cannot disagree even if the list changes meanwhile: whatever the list says, the code is of the form "if it equals T,
-//! jump to T". Every unconditional jump is followed by `int3`.
+//! Each target is read from the list once, so the compared constant and the displacement behind it cannot
+//! disagree even if the list changes meanwhile: whatever the list says, the code is of the form "if it equals
+//! T, jump to T". Every unconditional jump is followed by `int3`.
 //!
-//! [`board`] writes another kind of tree, whose targets can be exchanged. [`shape`] decides how the search tree branches; [`emit()`] writes it down. The cost model of
-//! [`crate::policy`] walks the same shape, so what is priced is what is built.
+//! [`board`] writes another kind of tree, whose targets can be exchanged. [`shape`] decides how the search
+//! tree branches; [`emit()`] writes it down. The cost model of [`crate::policy`] walks the same shape, so
+//! what is priced is what is built.
 
 pub mod board;
 mod emit;
@@ -103,7 +105,8 @@ pub struct TreeSpec<'a> {
     /// that takes over (with the target still in `reg`) when it drops to zero or below. No effect on a
     /// tree whose chain holds everything.
     pub exits: Option<(u64, u64)>,
-    /// Change no flag: for jumps to a thunk that begins with a call, since -8(%rsp) is written. `reg` is not rsp.
+    /// Change no flag: for jumps to a thunk that begins with a call, since -8(%rsp) is written. `reg` is not
+    /// rsp.
     pub keeps_flags: bool,
 }
 

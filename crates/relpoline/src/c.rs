@@ -114,21 +114,21 @@ pub extern "C" fn relpoline_error_text(error: c_int) -> *const c_char {
 /// # Safety
 /// It must have been defined by the header's macro, with static storage duration.
 unsafe fn key(key: *const relpoline_key) -> &'static StaticKey {
-    // SAFETY: passed on to the caller; the layouts are the same, as asserted above.
+    // SAFETY: the header's macro made it, says the caller; the layouts are the same, as asserted above.
     unsafe { &*key.cast::<StaticKey>() }
 }
 
 /// # Safety
 /// As for [`key`].
 unsafe fn call(call: *const relpoline_call) -> &'static StaticCall {
-    // SAFETY: as in `key`.
+    // SAFETY: the header's macro made it, says the caller; the layouts are the same, as asserted above.
     unsafe { &*call.cast::<StaticCall>() }
 }
 
 /// # Safety
 /// As for [`key`].
 unsafe fn dynamic(call: *const relpoline_dynamic) -> &'static DynamicCall {
-    // SAFETY: as in `key`.
+    // SAFETY: the header's macro made it, says the caller; the layouts are the same, as asserted above.
     unsafe { &*call.cast::<DynamicCall>() }
 }
 
@@ -138,7 +138,7 @@ unsafe fn dynamic(call: *const relpoline_dynamic) -> &'static DynamicCall {
 /// `k` was defined by `RELPOLINE_STATIC_KEY`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_key_set(k: *const relpoline_key, on: bool) -> relpoline_error {
-    // SAFETY: passed on to the caller.
+    // SAFETY: a key that the header's macro made, says the caller.
     told(unsafe { key(k) }.set(on))
 }
 
@@ -148,7 +148,7 @@ pub unsafe extern "C" fn relpoline_key_set(k: *const relpoline_key, on: bool) ->
 /// As for `relpoline_key_set`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_key_inc(k: *const relpoline_key) -> relpoline_error {
-    // SAFETY: passed on to the caller.
+    // SAFETY: a key that the header's macro made, says the caller.
     told(unsafe { key(k) }.inc())
 }
 
@@ -158,7 +158,7 @@ pub unsafe extern "C" fn relpoline_key_inc(k: *const relpoline_key) -> relpoline
 /// As for `relpoline_key_set`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_key_dec(k: *const relpoline_key) -> relpoline_error {
-    // SAFETY: passed on to the caller.
+    // SAFETY: a key that the header's macro made, says the caller.
     told(unsafe { key(k) }.dec())
 }
 
@@ -181,9 +181,9 @@ pub unsafe extern "C" fn relpoline_keys_set(changes: *const relpoline_key_change
     if count == 0 {
         return RELPOLINE_OK;
     }
-    // SAFETY: passed on to the caller.
+    // SAFETY: so many changes lie there, says the caller.
     let changes = unsafe { core::slice::from_raw_parts(changes, count) };
-    // SAFETY: likewise.
+    // SAFETY: the keys in them are the header's, says the caller.
     let changes: Vec<_> = changes.iter().map(|change| (unsafe { key(change.key) }, change.on)).collect();
     told(crate::set_keys(&changes))
 }
@@ -195,10 +195,10 @@ pub unsafe extern "C" fn relpoline_keys_set(changes: *const relpoline_key_change
 /// As for `relpoline_key_set`; `falling_through` is null or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_key_sites(k: *const relpoline_key, falling_through: *mut usize) -> usize {
-    // SAFETY: passed on to the caller.
+    // SAFETY: a key that the header's macro made, says the caller.
     let sites = unsafe { key(k) }.sites();
     if !falling_through.is_null() {
-        // SAFETY: passed on to the caller.
+        // SAFETY: it is writable if it is not null, says the caller.
         unsafe { falling_through.write(sites.falling_through) };
     }
     sites.all
@@ -214,10 +214,10 @@ pub unsafe extern "C" fn relpoline_call_update(
     c: *const relpoline_call,
     target: relpoline_function,
 ) -> relpoline_error {
-    // SAFETY: passed on to the caller.
+    // SAFETY: a call that the header's macro made, says the caller.
     let c = unsafe { call(c) };
     match target {
-        // SAFETY: passed on to the caller.
+        // SAFETY: a function of the call's type, says the caller.
         Some(target) => told(unsafe { c.update(target as *const ()) }),
         None => told(c.reset()),
     }
@@ -229,7 +229,7 @@ pub unsafe extern "C" fn relpoline_call_update(
 /// As for `relpoline_call_update`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_call_is_direct(c: *const relpoline_call) -> bool {
-    // SAFETY: passed on to the caller.
+    // SAFETY: a call that the header's macro made, says the caller.
     unsafe { call(c) }.form() == crate::Form::Direct
 }
 
@@ -297,7 +297,7 @@ pub struct relpoline_stats {
 /// `d` was defined by `RELPOLINE_DYNAMIC_CALL`; `stats` is writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_dynamic_stats(d: *const relpoline_dynamic, stats: *mut relpoline_stats) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: a call that the header's macro made, says the caller.
     let known = unsafe { dynamic(d) }.stats();
     let mut targets = [relpoline_target { address: 0, share: 0.0 }; 16];
     for (to, from) in targets.iter_mut().zip(&known.targets) {
@@ -322,7 +322,7 @@ pub unsafe extern "C" fn relpoline_dynamic_stats(d: *const relpoline_dynamic, st
         misses: known.misses,
         targets,
     };
-    // SAFETY: passed on to the caller.
+    // SAFETY: it is writable, says the caller.
     unsafe { stats.write(told) };
 }
 
@@ -332,7 +332,7 @@ pub unsafe extern "C" fn relpoline_dynamic_stats(d: *const relpoline_dynamic, st
 /// As for `relpoline_dynamic_stats`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_dynamic_pause(d: *const relpoline_dynamic) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: a call that the header's macro made, says the caller.
     unsafe { dynamic(d) }.pause();
 }
 
@@ -342,7 +342,7 @@ pub unsafe extern "C" fn relpoline_dynamic_pause(d: *const relpoline_dynamic) {
 /// As for `relpoline_dynamic_stats`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_dynamic_forget(d: *const relpoline_dynamic) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: a call that the header's macro made, says the caller.
     unsafe { dynamic(d) }.forget();
 }
 
@@ -352,7 +352,7 @@ pub unsafe extern "C" fn relpoline_dynamic_forget(d: *const relpoline_dynamic) {
 /// As for `relpoline_dynamic_stats`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_dynamic_count_calls(d: *const relpoline_dynamic, on: bool) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: a call that the header's macro made, says the caller.
     unsafe { dynamic(d) }.count_calls(on);
 }
 
@@ -362,7 +362,7 @@ pub unsafe extern "C" fn relpoline_dynamic_count_calls(d: *const relpoline_dynam
 /// As for `relpoline_dynamic_stats`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_dynamic_always_promote(d: *const relpoline_dynamic, on: bool) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: a call that the header's macro made, says the caller.
     unsafe { dynamic(d) }.always_promote(on);
 }
 
@@ -379,9 +379,9 @@ pub unsafe extern "C" fn relpoline_dynamic_pin(
     if count == 0 {
         return false;
     }
-    // SAFETY: passed on to the caller; pointers to anything have the same layout.
+    // SAFETY: so many functions lie there, says the caller; pointers to anything have the same layout.
     let targets = unsafe { core::slice::from_raw_parts(targets.cast::<*const ()>(), count) };
-    // SAFETY: passed on to the caller.
+    // SAFETY: a call that the header's macro made, says the caller.
     unsafe { dynamic(d) }.pin(targets)
 }
 
@@ -397,7 +397,7 @@ pub extern "C" fn relpoline_prepare_for_sandbox() -> relpoline_error {
 /// `start` to `end` is the module's section of sites.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_register(start: *mut c_void, end: *mut c_void) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: the module's own section, says the caller, who is what the macros left in it.
     unsafe { crate::imp::register(start.cast(), end.cast()) };
 }
 
@@ -407,6 +407,6 @@ pub unsafe extern "C" fn relpoline_register(start: *mut c_void, end: *mut c_void
 /// `start` is what the module was registered with.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_unregister(start: *mut c_void) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: what it was registered with, says the caller, who is what the macros left in the module.
     unsafe { crate::imp::unregister(start.cast()) };
 }

@@ -41,7 +41,7 @@ pub fn call_form(_: &StaticCall) -> Form {
 /// Nothing to prepare: no system call is ever made.
 ///
 /// # Errors
-/// None.
+/// Never: there is nothing to bring back.
 pub fn prepare_for_sandbox() -> Result<(), UpdateError> {
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The virtual machine: what is in its memory file system, and how it is run.
 //!
-//! QEMU emulates the processor in software (TCG), since hardware virtualisation is mostly not to be had where tests
-//! run. Two emulated processors on two threads.
+//! QEMU emulates the processor in software (TCG), since hardware virtualisation is mostly not to be had where
+//! tests run. Two emulated processors on two threads.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -133,8 +133,8 @@ impl Machine<'_> {
             "console=ttyS0 loglevel=5 no_timer_check tsc=reliable panic=-1 oops=panic random.trust_cpu=on {}",
             self.options
         );
-        // Two processors that take turns. When they run at the same time, QEMU 7.2 seems to go on now and then with its
-        // translation of an int3 that is in memory no more: kernel/README.md.
+        // Two processors that take turns. When they run at the same time, QEMU 7.2 seems to go on now and
+        // then with its translation of an int3 that is in memory no more: kernel/README.md.
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args([
             "-accel",

@@ -252,7 +252,8 @@ impl Bench {
     }
 }
 
-/// The memory file system: the first process, the command, the module, the kernel's own modules, what is expected.
+/// The memory file system: the first process, the command, the module, the kernel's own modules, what is
+/// expected.
 fn collect(image: &Image, module: &Path, dir: &Path) -> Result<Files> {
     let mut files = Files::default();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

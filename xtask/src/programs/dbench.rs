@@ -1,5 +1,5 @@
-//! dbench: a file server's load on a file system. Nearly all of its time is the kernel's, whose calls are not ours; it is here
-//! since the work that Relpoline comes from measured it.
+//! dbench: a file server's load on a file system. Nearly all of its time is the kernel's, whose calls are not
+//! ours; it is here since the work that Relpoline comes from measured it.
 
 use std::fs;
 use std::time::Duration;

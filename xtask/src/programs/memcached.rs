@@ -1,5 +1,5 @@
-//! memcached: gets and sets of small values, pipelined. One protocol switch and libevent's callbacks are all its indirect
-//! calls, and libevent is the system's, built without retpolines.
+//! memcached: gets and sets of small values, pipelined. One protocol switch and libevent's callbacks are all
+//! its indirect calls, and libevent is the system's, built without retpolines.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -176,8 +176,8 @@ fn expect(stream: &mut TcpStream, expected: &[u8]) -> Result<()> {
 /// Runs something on a thread of its own that is pinned to the clients' processor.
 fn pinned<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let on_client_cpu = || {
-        // SAFETY: an all-zero set is a valid, empty one; the index is far below its size; and the call changes this
-        // thread alone, reading the set that lives until it returns.
+        // SAFETY: an all-zero set is a valid, empty one; the index is far below its size; and the call
+        // changes this thread alone, reading the set that lives until it returns.
         let result = unsafe {
             let mut set: libc::cpu_set_t = std::mem::zeroed();
             libc::CPU_SET(CLIENT_CPU, &mut set);

@@ -1,7 +1,7 @@
 //! nginx: a small static file over kept-alive loopback connections, served by one pinned worker.
 //!
-//! A request passes a dozen phase handlers and filters, each an indirect call, between two system calls that cost far
-//! more. So the gain is small, and processor time per request shows it better than throughput.
+//! A request passes a dozen phase handlers and filters, each an indirect call, between two system calls that
+//! cost far more. So the gain is small, and processor time per request shows it better than throughput.
 
 use std::fs;
 use std::path::Path;

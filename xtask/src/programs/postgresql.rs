@@ -1,7 +1,8 @@
-//! PostgreSQL: `pgbench -S` for short requests, the same with a connection each (`-C`), and a session of aggregates for the executor.
+//! PostgreSQL: `pgbench -S` for short requests, the same with a connection each (`-C`), and a session of
+//! aggregates for the executor.
 //!
-//! All variants share one cluster, made by the retpoline build, so they read the very same pages. It runs as `nobody`, since
-//! PostgreSQL refuses root, and listens on a unix socket alone.
+//! All variants share one cluster, made by the retpoline build, so they read the very same pages. It runs as
+//! `nobody`, since PostgreSQL refuses root, and listens on a unix socket alone.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -46,7 +47,8 @@ impl Program for PostgreSql {
     fn build(&self, tree: &Tree) -> Result<()> {
         let prefix = format!("--prefix={}", tree.dir.join("inst").display());
         tree.step("./configure", &[&prefix, "--without-readline", "--without-zlib"])?;
-        // What instruments code for a profile adds calls of exit, which libpq's build checks for, but not then.
+        // What instruments code for a profile adds calls of exit, which libpq's build checks for, but not
+        // then.
         const INSTRUMENTED: &str = "enable_coverage=yes";
         tree.make(&["-s", INSTRUMENTED])?;
         tree.make(&["-s", INSTRUMENTED, "install"])
@@ -100,7 +102,8 @@ const AGGREGATES: &str = "
     select sum(r) from (select rank() over (partition by kind order by amount) as r from facts where id < 120000) w;
     select sum(i * 3 % 11), sum(sqrt(i)::int) from generate_series(1, 400000) i;";
 
-/// What the peers are trained on: look-ups by key, sorts, sub-selects, dates and arrays, with some of the same operators.
+/// What the peers are trained on: look-ups by key, sorts, sub-selects, dates and arrays, with some of the
+/// same operators.
 const OTHERS: &str = "
     select abalance from pgbench_accounts where aid = 4711;
     select count(*) from generate_series(1, 3000) i join pgbench_accounts on aid = i * 7 where abalance = 0;

@@ -1,4 +1,5 @@
-//! redis: pipelined commands from redis-benchmark, the server pinned to one processor and the client to another.
+//! redis: pipelined commands from redis-benchmark, the server pinned to one processor and the client to
+//! another.
 
 use std::fs;
 use std::time::Duration;

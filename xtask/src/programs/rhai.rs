@@ -1,8 +1,8 @@
-//! rhai, a script engine in Rust: calls through `dyn` for every function of a script. Built by cargo with rustc's
-//! retpolines, for which rustc has one thunk, through r11.
+//! rhai, a script engine in Rust: calls through `dyn` for every function of a script. Built by cargo with
+//! rustc's retpolines, for which rustc has one thunk, through r11.
 //!
-//! The standard library comes compiled without retpolines, on every variant alike. Flags of this kind are not stable yet, so
-//! the stable compiler is told to take them.
+//! The standard library comes compiled without retpolines, on every variant alike. Flags of this kind are not
+//! stable yet, so the stable compiler is told to take them.
 
 use anyhow::Result;
 

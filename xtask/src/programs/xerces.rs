@@ -66,7 +66,8 @@ fn print(name: &'static str, file: &'static str) -> Box<dyn Workload> {
     })
 }
 
-/// What the peers are trained on: another shape of document, flatter, with entities and processing instructions.
+/// What the peers are trained on: another shape of document, flatter, with entities and processing
+/// instructions.
 fn parts(count: u32) -> String {
     let mut text = String::from(
         "<?xml version=\"1.0\"?>\n<!DOCTYPE parts [<!ENTITY mm \"millimetres\"><!ELEMENT parts (part*)><!ELEMENT part (size, w)>\

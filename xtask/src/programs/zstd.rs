@@ -1,4 +1,5 @@
-//! zstd: its hot loops make no indirect calls, so nothing is lost to retpolines and nothing may be lost to the engine.
+//! zstd: its hot loops make no indirect calls, so nothing is lost to retpolines and nothing may be lost to
+//! the engine.
 
 use std::fs;
 

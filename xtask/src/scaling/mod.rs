@@ -1,9 +1,10 @@
 //! `cargo xtask scaling`: what promotion costs and wins as something grows.
 //!
-//! One small program (workloads/scaling.c) calls through one hot site: from more and more threads, with targets that change
-//! at longer and longer intervals, in children that live longer and longer, from libraries that come and go. And programs
-//! of 1, 10 and 100 MB of code that do nothing show what starting costs. Each point is measured in the retpoline build,
-//! the unprotected one and under the engine, interleaved; values are processor time.
+//! One small program (workloads/scaling.c) calls through one hot site: from more and more threads, with
+//! targets that change at longer and longer intervals, in children that live longer and longer, from
+//! libraries that come and go. And programs of 1, 10 and 100 MB of code that do nothing show what starting
+//! costs. Each point is measured in the retpoline build, the unprotected one and under the engine,
+//! interleaved; values are processor time.
 
 mod chart;
 mod text;
@@ -110,7 +111,7 @@ const SCALES: [Scale; 5] = [
 pub struct Point {
     /// The value of what grows.
     pub value: u64,
-    /// Medians.
+    /// The median of each variant.
     pub medians: BTreeMap<Variant, f64>,
     /// Ratios to the retpoline build of the same round.
     pub ratios: BTreeMap<Variant, Interval>,

@@ -1,8 +1,8 @@
 //! A program of any size that does nothing: functions, one in eight with a thunked call, written as assembly.
 //!
-//! Every function is some 250 bytes of plausible instructions with unwind rules around it, as a compiler would emit. So the
-//! engine has as many functions to read and sites to re-point as in a real program of the size: one site per 2 KiB is what
-//! CPython has; PostgreSQL has one per 4 KiB.
+//! Every function is some 250 bytes of plausible instructions with unwind rules around it, as a compiler
+//! would emit. So the engine has as many functions to read and sites to re-point as in a real program of the
+//! size: one site per 2 KiB is what CPython has; PostgreSQL has one per 4 KiB.
 
 use std::fmt::Write as _;
 

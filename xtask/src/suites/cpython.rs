@@ -9,8 +9,9 @@ use crate::programs::{Program, cpython};
 
 pub struct CPython;
 
-/// What is left out: tests of the C interface's test modules (which are not built), of the build itself, of a screen, of the
-/// network, and those that take minutes to test something in pure Python. `multiprocessing` is tested by fork only.
+/// What is left out: tests of the C interface's test modules (which are not built), of the build itself, of a
+/// screen, of the network, and those that take minutes to test something in pure Python. `multiprocessing` is
+/// tested by fork only.
 const LEFT_OUT: [&str; 26] = [
     "test_asyncio",
     "test_multiprocessing_forkserver",
@@ -86,7 +87,8 @@ impl Suite for CPython {
     }
 }
 
-/// Lines such as `0:00:09 load avg: 1.88 [7/422/1] test_bool passed`; the first word after the name is the verdict.
+/// Lines such as `0:00:09 load avg: 1.88 [7/422/1] test_bool passed`; the first word after the name is the
+/// verdict.
 fn verdicts(log: &str) -> Verdicts {
     let mut verdicts = Verdicts::new();
     for line in log.lines().filter(|line| line.contains(" load avg: ")) {

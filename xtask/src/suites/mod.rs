@@ -1,9 +1,10 @@
-//! `cargo xtask suites`: the programs' own test suites without the engine and under it, equal results demanded.
+//! `cargo xtask suites`: the programs' own test suites without the engine and under it, equal results
+//! demanded.
 //!
-//! A suite is whatever the program's authors run. Its log is read into verdicts, one per test. A test that fails in both
-//! runs is listed as such; one whose verdicts differ is run again in both, since suites hold tests that depend on
-//! timing, and only one that differs again counts. Suites marked nervous run a third time with windows of 16 calls, so
-//! that the engine judges, patches and relearns as often as it can.
+//! A suite is whatever the program's authors run. Its log is read into verdicts, one per test. A test that
+//! fails in both runs is listed as such; one whose verdicts differ is run again in both, since suites hold
+//! tests that depend on timing, and only one that differs again counts. Suites marked nervous run a third
+//! time with windows of 16 calls, so that the engine judges, patches and relearns as often as it can.
 
 mod cpython;
 mod lua;

@@ -1,5 +1,5 @@
-//! nginx has no test suite in its source package, so here is a suite of requests of ours: each module that is built by default
-//! answers something, and the answer (status, chosen header fields, body) must be the same.
+//! nginx has no test suite in its source package, so here is a suite of requests of ours: each module that is
+//! built by default answers something, and the answer (status, chosen header fields, body) must be the same.
 
 use std::fs;
 use std::path::Path;
@@ -34,7 +34,8 @@ impl Suite for Nginx {
         server.wait_until(|| server::ask(port, &get("/plain.txt", "")).is_ok())?;
         let rounds = if bench.setting.quick { 20 } else { 400 };
         let mut verdicts = Verdicts::new();
-        // Often enough for every site on the way to be promoted, with the answers of all rounds in the verdict.
+        // Often enough for every site on the way to be promoted, with the answers of all rounds in the
+        // verdict.
         for (name, request) in requests() {
             let mut answers = Vec::new();
             for _ in 0..rounds {

@@ -1,4 +1,5 @@
-//! redis' own Tcl suite, the unit part: each file against servers that the suite starts, one verdict per test.
+//! redis' own Tcl suite, the unit part: each file against servers that the suite starts, one verdict per
+//! test.
 
 use std::time::Duration;
 
@@ -58,7 +59,8 @@ impl Suite for Redis {
     }
 
     fn run(&self, bench: &Bench) -> Result<Verdicts> {
-        // The suite's `kill -9` checks and its clock-bound tests are the suite's business: both runs have them.
+        // The suite's `kill -9` checks and its clock-bound tests are the suite's business: both runs have
+        // them.
         let mut command = bench.setting.start_driver("tclsh");
         command.arg("tests/test_helper.tcl").current_dir(&bench.setting.built);
         command.args(["--clients", "1", "--timeout", "300", "--no-latency", "--tags", "-slow"]);

@@ -1,4 +1,5 @@
-//! SQLite's own Tcl tests, through `testfixture`, a Tcl interpreter with the library and its fault injection built in.
+//! SQLite's own Tcl tests, through `testfixture`, a Tcl interpreter with the library and its fault injection
+//! built in.
 
 use std::os::unix::fs::chown;
 use std::process::Command;
@@ -29,7 +30,8 @@ impl Suite for Sqlite {
         if bench.setting.built.join("testfixture").exists() {
             return Ok(());
         }
-        // The benchmark's tree is configured without Tcl; the same compiler configures it anew with it, for this target.
+        // The benchmark's tree is configured without Tcl; the same compiler configures it anew with it, for
+        // this target.
         let compiler = Builder { place: bench.setting.place }.compiler(&programs::sqlite::Sqlite, Variant::Retpoline);
         for step in [&["./configure", "--with-tcl=/usr/lib/tcl8.6"][..], &["make", "-j2", "testfixture"][..]] {
             let mut command = Command::new(step[0]);

@@ -87,8 +87,8 @@ pub struct Config {
     pub cold_calls: u32,
     /// A cold site is worth learning at once when its retpolines cost more than 1/this of the elapsed time …
     pub cold_share: u32,
-    /// … and in the end when they have cost this many times what learning costs. Many rare sites add up: a server's
-    /// request may run a hundred of them once each.
+    /// … and in the end when they have cost this many times what learning costs. Many rare sites add up: a
+    /// server's request may run a hundred of them once each.
     pub cold_patience: u32,
     /// Calls in the first window of a learning.
     pub window_first: u32,
@@ -114,8 +114,9 @@ pub struct Config {
     pub max_backoff: u8,
     /// First wait before a retpolined site gets another chance (ms).
     pub retry_ms: u32,
-    /// Whether a tree is tried against the clock when the trace cannot tell the order of targets. Needs settling
-    /// and cold windows that end to the call, so not for engines that look at counters from time to time.
+    /// Whether a tree is tried against the clock when the trace cannot tell the order of targets. Needs
+    /// settling and cold windows that end to the call, so not for engines that look at counters from time to
+    /// time.
     pub trials: bool,
     /// Most doublings of that wait.
     pub max_retry_backoff: u8,
@@ -156,8 +157,8 @@ impl Config {
         patch_interval_us: 2000,
     };
 
-    /// Learns and changes its mind at every chance, however little there is to gain: for tests that are to see as much
-    /// patching as the budget for patches allows.
+    /// Learns and changes its mind at every chance, however little there is to gain: for tests that are to
+    /// see as much patching as the budget for patches allows.
     pub const NERVOUS: Config = Config {
         cold_calls: 1,
         cold_share: u32::MAX,

@@ -18,8 +18,8 @@ use crate::tree::shape::{sort, sort_by_address};
 use crate::tree::{MAX_TARGETS, Target};
 
 /// Longest chain. A foreseen compare that is not taken costs half a cycle, and processors that keep their
-/// branch history by taken branches do not see it at all; a node of the search tree costs two to three times as
-/// much. So chains win far beyond the four targets of an inlined cache.
+/// branch history by taken branches do not see it at all; a node of the search tree costs two to three times
+/// as much. So chains win far beyond the four targets of an inlined cache.
 pub const CHAIN_MAX: usize = 24;
 /// Targets that are few enough for their order not to matter.
 pub(super) const FEW: usize = 4;
@@ -165,8 +165,8 @@ impl Candidates {
         self.sort();
     }
 
-    /// Mixes the first `size` of `fresh` into the list, with 1/`parts` of the weight, and drops what then weighs
-    /// less than 1/1024.
+    /// Mixes the first `size` of `fresh` into the list, with 1/`parts` of the weight, and drops what then
+    /// weighs less than 1/1024.
     #[inline(never)]
     pub fn merge(&mut self, fresh: &Candidates, size: usize, parts: u32, max: usize, reach: &dyn Fn(u64) -> bool) {
         for target in first_mut(&mut self.targets, self.len) {

@@ -7,8 +7,8 @@ use crate::trace::ONE;
 use crate::tree::{MAX_TARGETS, Target};
 
 impl Policy {
-    /// Leaves a tree for `targets`, in this order, in [`Policy::plan`]. If it is wrong its misses say so, as with any
-    /// tree that has become wrong.
+    /// Leaves a tree for `targets`, in this order, in [`Policy::plan`]. If it is wrong its misses say so, as
+    /// with any tree that has become wrong.
     #[inline(never)]
     pub(super) fn known(&mut self, site: &mut SiteState, targets: &[Target], chain: usize, now: u64) -> Action {
         let count = targets.len().min(usize::from(self.config.max_targets)).min(MAX_TARGETS);

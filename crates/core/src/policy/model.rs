@@ -11,9 +11,9 @@
 //! that is taken with probability `q` is mispredicted with probability `min(q, 1-q)`. In a chain these add up
 //! to one mispredict per call at most; in a search tree every level can add half a mispredict, which is why
 //! random streams over many targets are better left to the retpoline. And when the hottest target takes less
-//! than half of the calls, comparing with it first makes each of its calls a mispredict; comparing with it last
-//! makes it what a blind predictor expects, and only the others are mispredicted. Of those mistakes the part
-//! `randomness` remains when history is known: none in a repeating order, all in a random one.
+//! than half of the calls, comparing with it first makes each of its calls a mispredict; comparing with it
+//! last makes it what a blind predictor expects, and only the others are mispredicted. Of those mistakes the
+//! part `randomness` remains when history is known: none in a repeating order, all in a random one.
 
 use super::costs::{Config, Costs};
 use crate::bounded::{after, at as element, first};

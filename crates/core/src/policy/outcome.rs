@@ -44,8 +44,8 @@ impl Policy {
         action.unwrap_or_else(|| self.reject(site, order, now))
     }
 
-    /// For a new site with a few targets, when the same tree wins in a random and in a repeating order: what is
-    /// certain without a replay, which takes most of the time of judging.
+    /// For a new site with a few targets, when the same tree wins in a random and in a repeating order: what
+    /// is certain without a replay, which takes most of the time of judging.
     #[inline(never)]
     fn order_is_beside_the_point(&mut self, site: &SiteState) -> Option<Predictability> {
         if site.had_tree || self.scratch.histogram.distinct() > FEW {
@@ -204,8 +204,8 @@ impl Policy {
         site.retry_backoff /= 2;
     }
 
-    /// Whether the site flaps: its hottest target is one that an earlier tree was built around and the standing
-    /// one lacks, or one of a merged tree.
+    /// Whether the site flaps: its hottest target is one that an earlier tree was built around and the
+    /// standing one lacks, or one of a merged tree.
     fn came_back(&self, site: &SiteState) -> bool {
         self.candidates.targets().first().is_some_and(|hottest| {
             let known = self.standing.targets().iter().any(|t| t.address == hottest.address);

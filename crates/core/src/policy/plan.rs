@@ -32,8 +32,8 @@ impl Plan {
         }
     }
 
-    /// The targets in the order of comparing: by descending share, except that a chain for a random order may end
-    /// with the hottest.
+    /// The targets in the order of comparing: by descending share, except that a chain for a random order may
+    /// end with the hottest.
     #[must_use]
     pub fn targets(&self) -> &[Target] {
         first(&self.targets, self.len)
@@ -57,8 +57,8 @@ impl Plan {
         self.covered
     }
 
-    /// Share of calls whose target a branch predictor foresees at least, in 1/65536: that of the hottest target
-    /// where a closer look would not have changed the outcome.
+    /// Share of calls whose target a branch predictor foresees at least, in 1/65536: that of the hottest
+    /// target where a closer look would not have changed the outcome.
     #[must_use]
     pub fn accuracy(&self) -> u32 {
         self.accuracy

@@ -1,7 +1,7 @@
 //! Why a site is what it is. "Why was this site not promoted" must always have an answer.
 
-/// The reason of a site's current state. Numbers are stable: they are part of the shared report. 6 and 14 said that flags
-/// are live at a jump, or may be; trees keep them now.
+/// The reason of a site's current state. Numbers are stable: they are part of the shared report. 6 and 14
+/// said that flags are live at a jump, or may be; trees keep them now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Reason {

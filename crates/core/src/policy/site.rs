@@ -104,7 +104,7 @@ impl SiteState {
         self.phase
     }
 
-    /// Why.
+    /// Why it is there.
     #[must_use]
     pub const fn reason(&self) -> Reason {
         self.reason
@@ -199,7 +199,7 @@ pub struct Counters {
 /// What to do with a site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Nothing.
+    /// Leave everything as it is.
     None,
     /// Count this many more calls before asking again; retpoline meanwhile. A tree that was in place is kept
     /// for an [`Action::Resume`]: the two take turns while they are timed.

@@ -4,10 +4,10 @@
 //! it, though a branch predictor learns it well: an interpreter at work. So before a site is given up as
 //! unpredictable, the tree that would be worth having is put in place, left alone until predictors have
 //! learnt what they can, and then tree and retpoline take turns, each for the same number of calls, and the
-//! clock says which is faster. The turns follow each other closely, so both see the same program. The tree must
-//! win nearly all of them by more than a few cycles per call, and by no more than it can possibly save: where a
-//! program waits or does much else between calls, differences are mostly noise. There the retpoline stays, and
-//! little is lost.
+//! clock says which is faster. The turns follow each other closely, so both see the same program. The tree
+//! must win nearly all of them by more than a few cycles per call, and by no more than it can possibly save:
+//! where a program waits or does much else between calls, differences are mostly noise. There the retpoline
+//! stays, and little is lost.
 
 use super::Policy;
 use super::costs::cycles;

@@ -1,8 +1,8 @@
 //! Streams of calls to try the policy on: the traces on which it must hold.
 //!
-//! A [`Workload`] names a pattern and how much a program does between two calls; [`Workload::calls`] plays it,
-//! deterministically, as an endless iterator. Phases that last milliseconds follow the nominal clock of the
-//! stream ([`Call::at`]), so every contender sees the very same calls. Used by the tests and by
+//! A [`Workload`] names a pattern and how much a program does between two calls; [`Workload::calls`] plays
+//! it, deterministically, as an endless iterator. Phases that last milliseconds follow the nominal clock of
+//! the stream ([`Call::at`]), so every contender sees the very same calls. Used by the tests and by
 //! `relpoline bench policy`.
 
 /// Cycles that a call is nominally taken to cost, for the stream's own clock.

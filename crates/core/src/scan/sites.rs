@@ -1,10 +1,10 @@
 //! The search for sites.
 //!
-//! Any branch opcode, wherever it stands, behind which four bytes lead to a thunk when read as a displacement, is a
-//! candidate. Finding them is a search for three bytes, which costs the same however far apart a linker has put the
-//! thunks. Real code has next to no candidates that
-//! are not branches, but next to none is not none: so the function around a candidate is decoded from its
-//! start. The decoder's place is kept, and a function with many sites is read once.
+//! Any branch opcode, wherever it stands, behind which four bytes lead to a thunk when read as a
+//! displacement, is a candidate. Finding them is a search for three bytes, which costs the same however far
+//! apart a linker has put the thunks. Real code has next to no candidates that are not branches, but next to
+//! none is not none: so the function around a candidate is decoded from its start. The decoder's place is
+//! kept, and a function with many sites is read once.
 
 use super::{Function, Functions, Refusal, Region};
 use crate::arch::decode::{Flow, decode, length};
@@ -39,8 +39,9 @@ pub struct Site {
 }
 
 impl Site {
-    /// Why it is left alone if its thunk has this shape. Flags may be live at a jump, and to keep them one word below the
-    /// stack is needed. The thunk's own call overwrites it; without a call it may hold the program's data.
+    /// Why it is left alone if its thunk has this shape. Flags may be live at a jump, and to keep them one
+    /// word below the stack is needed. The thunk's own call overwrites it; without a call it may hold the
+    /// program's data.
     #[must_use]
     pub fn refusal(&self, shape: Shape) -> Option<Refusal> {
         (self.kind != SiteKind::Call && !shape.begins_with_call()).then_some(Refusal::PlainThunk)

@@ -101,7 +101,7 @@ pub struct Predictor {
 }
 
 impl Predictor {
-    /// Untrained.
+    /// A predictor that has seen nothing.
     #[must_use]
     pub const fn new() -> Predictor {
         Predictor { tables: [[VACANT; TABLE]; ORDERS.len()], history: [0; THREADS], mask: TABLE - 1 }

@@ -10,12 +10,13 @@
 //!         jmp   miss
 //! ```
 //!
-//! Where flags are live ([`super`]), keys are negative, and none of the code changes a flag: `mov key(%rip), %rcx; lea
-//! (%rcx,%reg), %rcx; jrcxz hit`, all of it in the body.
+//! Where flags are live ([`super`]), keys are negative, and none of the code changes a flag: `mov key(%rip),
+//! %rcx; lea (%rcx,%reg), %rcx; jrcxz hit`, all of it in the body.
 //!
-//! Keys and words are exchanged one by one, and a thread may stand anywhere between them. So what is found here is a hint:
-//! each word leads to a *leaf*, a tree of one target ([`super::emit()`]) that never changes and compares again. Whatever
-//! mixture of old and new a thread sees, it ends at the target that it asked for, or at its retpoline.
+//! Keys and words are exchanged one by one, and a thread may stand anywhere between them. So what is found
+//! here is a hint: each word leads to a *leaf*, a tree of one target ([`super::emit()`]) that never changes
+//! and compares again. Whatever mixture of old and new a thread sees, it ends at the target that it asked
+//! for, or at its retpoline.
 
 use super::{CELL, Emitted};
 use crate::arch::keep;
@@ -52,8 +53,8 @@ pub struct BoardSpec {
     pub keeps_flags: bool,
 }
 
-/// Writes the board to `head_buf`, which will run at `head_at`, and `body_buf`, which will run at `body_at`: the first
-/// [`CELL`] and the first [`body_size`] bytes, to the last.
+/// Writes the board to `head_buf`, which will run at `head_at`, and `body_buf`, which will run at `body_at`:
+/// the first [`CELL`] and the first [`body_size`] bytes, to the last.
 ///
 /// # Errors
 /// As for [`super::emit()`].

@@ -18,7 +18,7 @@ const FORK_BYTES: usize = 6;
 const JUMP_BYTES: usize = 6;
 /// `decl; jle`.
 const EXIT_BYTES: usize = 12;
-/// `incq`.
+/// Bytes of `incq` with a displacement, by which trees count.
 const COUNT_BYTES: usize = 7;
 
 /// How constants are compared.
@@ -134,7 +134,8 @@ fn keeps_flags(spec: &TreeSpec<'_>) -> bool {
 /// # Errors
 /// [`CodeError::Overflow`] when a buffer is too small or there are more than [`MAX_TARGETS`] targets;
 /// [`CodeError::OutOfReach`] when a target, a counter or the other part is more than 2 GiB away;
-/// [`CodeError::Register`] when flags are to be kept and the target is in rsp. The buffers then hold unfinished code.
+/// [`CodeError::Register`] when flags are to be kept and the target is in rsp. The buffers then hold
+/// unfinished code.
 #[inline(never)]
 pub fn emit(
     spec: &TreeSpec<'_>,

@@ -1,8 +1,9 @@
-//! Writing down a tree that changes no flag. See [`super`] for what it looks like, and [`keep`] for what it is made of.
+//! Writing down a tree that changes no flag. See [`super`] for what it looks like, and [`keep`] for what it
+//! is made of.
 //!
-//! `jrcxz` reaches 127 bytes. So the code behind a hit stands close by: behind the end of its way, or, in a long chain,
-//! behind a group of [`GROUP`] compares. How long the code gets depends on the distances between targets; it is measured
-//! by writing it nowhere.
+//! `jrcxz` reaches 127 bytes. So the code behind a hit stands close by: behind the end of its way, or, in a
+//! long chain, behind a group of [`GROUP`] compares. How long the code gets depends on the distances between
+//! targets; it is measured by writing it nowhere.
 
 use super::shape::{Fork, LEVELS, Walk, by_address};
 use super::{CELL, Emitted, Target, TreeSpec};
@@ -11,8 +12,8 @@ use crate::arch::encode::{Code, CodeError, INT3, Label, ShortLabel};
 use crate::arch::keep;
 use crate::bounded::{after, at, first, put};
 
-/// Compares whose hits stand behind the last of them. Each is at most 16 bytes long, a hit at most 14, and the way out
-/// between them 20: less than 127 for any of the hits.
+/// Compares whose hits stand behind the last of them. Each is at most 16 bytes long, a hit at most 14, and
+/// the way out between them 20: less than 127 for any of the hits.
 const GROUP: usize = 6;
 /// Most targets that may fit a head.
 const HEAD_MOST: usize = 3;
@@ -148,8 +149,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// `if key == address, jump to address`. The one place where a target is compared: both mentions of it come from
-    /// the same value.
+    /// `if key == address, jump to address`. The one place where a target is compared: both mentions of it
+    /// come from the same value.
     fn compare(&mut self, address: u64) {
         if self.waiting == GROUP {
             self.skip_hits();
@@ -198,8 +199,8 @@ impl<'a> Writer<'a> {
         self.distance_from = None;
     }
 
-    /// Parts the keys above the address that was compared last from those below. The side that the fork says comes next;
-    /// the other is to be bound.
+    /// Parts the keys above the address that was compared last from those below. The side that the fork says
+    /// comes next; the other is to be bound.
     fn fork(&mut self, fork: Fork) -> Label {
         let above = keep::jump_if_above(&mut self.code);
         self.distance_from = None;

@@ -35,7 +35,7 @@ impl Text {
     /// # Safety
     /// `at` must lie in text of a registered module.
     pub unsafe fn byte(&mut self, at: u64, old: u8, new: u8) -> Result<(), UpdateError> {
-        // SAFETY: passed on to the caller.
+        // SAFETY: text of a registered module, says the caller.
         unsafe { self.open()?.byte(at, old, new) }.map_err(explained)
     }
 

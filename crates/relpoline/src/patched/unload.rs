@@ -27,7 +27,7 @@ unsafe extern "C" {
 }
 
 const GO_ON: c_int = 0;
-/// `_URC_END_OF_STACK`.
+/// What ends the walk up the stack: `_URC_END_OF_STACK` of the unwinder's ABI.
 const STOP: c_int = 5;
 
 extern "C" fn frame(context: *mut c_void, argument: *mut c_void) -> c_int {

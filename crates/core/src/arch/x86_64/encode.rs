@@ -35,7 +35,7 @@ impl core::fmt::Display for CodeError {
 /// Conditions of the conditional jumps in use, by their opcode nibble (Intel SDM vol. 2, appendix B.1.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cond {
-    /// Equal.
+    /// The operands were equal.
     E = 0x4,
     /// Unsigned above.
     A = 0x7,

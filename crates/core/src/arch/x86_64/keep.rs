@@ -1,14 +1,17 @@
 //! Pieces of code that change no flag and do not move the stack pointer.
 //!
-//! A jump to a thunk may be a computed goto, and whether its labels read the flags cannot be found out in general. What
-//! stands between such a jump and its label therefore consists of `mov`, `lea`, `movabs`, `bswap`, `movzbl`, `jmp` and
-//! `jrcxz`, none of which touches a flag (Intel SDM vol. 2, "Flags Affected: none"; `jrcxz` looks at rcx alone).
+//! A jump to a thunk may be a computed goto, and whether its labels read the flags cannot be found out in
+//! general. What stands between such a jump and its label therefore consists of `mov`, `lea`, `movabs`,
+//! `bswap`, `movzbl`, `jmp` and `jrcxz`, none of which touches a flag (Intel SDM vol. 2, "Flags Affected:
+//! none"; `jrcxz` looks at rcx alone).
 //!
-//! All of it works in rcx, because `jrcxz` does. What rcx held is kept at -8(%rsp): the thunk's own call writes its
-//! return address there, so nothing of the program's can live in that word at any jump to a thunk that begins with a
-//! call. When the target itself travels in rcx, it moves to rax for so long, and rax is kept in that word.
+//! All of it works in rcx, because `jrcxz` does. What rcx held is kept at -8(%rsp): the thunk's own call
+//! writes its return address there, so nothing of the program's can live in that word at any jump to a thunk
+//! that begins with a call. When the target itself travels in rcx, it moves to rax for so long, and rax is
+//! kept in that word.
 //!
-//! The rest of the red zone may hold data, and the stack pointer stays where the function's own unwind rules have it.
+//! The rest of the red zone may hold data, and the stack pointer stays where the function's own unwind rules
+//! have it.
 
 use super::Reg;
 use super::encode::{Code, ShortLabel};
@@ -37,7 +40,8 @@ pub fn restore(code: &mut Code<'_>, reg: Reg) {
     }
 }
 
-/// Sets rcx to `key - address`, exactly, modulo 2^64. `known` is the address whose distance from `key` rcx holds already.
+/// Sets rcx to `key - address`, exactly, modulo 2^64. `known` is the address whose distance from `key` rcx
+/// holds already.
 pub fn distance(code: &mut Code<'_>, key: Reg, known: Option<u64>, address: u64) {
     let narrow = |value: u64| i32::try_from(value.cast_signed()).ok();
     let less = 0u64.wrapping_sub(address);
@@ -51,8 +55,8 @@ pub fn distance(code: &mut Code<'_>, key: Reg, known: Option<u64>, address: u64)
     }
 }
 
-/// Jumps when rcx holds 0 to 2^56: behind [`distance`], when the key lies above the address. Addresses of user space
-/// have at most 57 bits, so for them this is exact. What rcx held is lost.
+/// Jumps when rcx holds 0 to 2^56: behind [`distance`], when the key lies above the address. Addresses of
+/// user space have at most 57 bits, so for them this is exact. What rcx held is lost.
 pub fn jump_if_above(code: &mut Code<'_>) -> ShortLabel {
     code.top_byte_of_rcx();
     code.jrcxz_forward()
@@ -60,7 +64,8 @@ pub fn jump_if_above(code: &mut Code<'_>) -> ShortLabel {
 
 /// Counts the 32-bit `counter` down, and jumps unless it has come to zero or below. What rcx held is lost.
 ///
-/// A counter may be counted by several threads, and what one of them has counted may be lost to another: as with a `decl`.
+/// A counter may be counted by several threads, and what one of them has counted may be lost to another: as
+/// with a `decl`.
 pub fn count_down(code: &mut Code<'_>, counter: u64) -> ShortLabel {
     code.load_u32(Reg::RCX, counter);
     code.decrement_ecx();

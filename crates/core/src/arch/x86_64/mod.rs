@@ -11,11 +11,11 @@ pub mod thunk;
 pub struct Reg(u8);
 
 impl Reg {
-    /// rax.
+    /// The register rax.
     pub const RAX: Reg = Reg(0);
-    /// rcx.
+    /// The register rcx.
     pub const RCX: Reg = Reg(1);
-    /// rdx.
+    /// The register rdx.
     pub const RDX: Reg = Reg(2);
     /// The frame pointer, where there is one.
     pub const RBP: Reg = Reg(5);

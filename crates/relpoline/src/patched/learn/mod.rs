@@ -182,7 +182,7 @@ pub unsafe fn end() {
         // SAFETY: it came from a box, and nobody uses it any more, says the caller.
         unsafe { end_of(Box::from_raw(shared)) };
     }
-    // SAFETY: passed on to the caller: the lock on changes is held, and nobody waits for it.
+    // SAFETY: no module is registered, says the caller, who has the lock on changes: nobody waits for it.
     unsafe { wiped::give_back() };
 }
 
@@ -195,10 +195,10 @@ unsafe fn end_of(shared: Box<Shared>) {
         return core::mem::forget(tables);
     }
     for group in tables.arenas {
-        // SAFETY: passed on to the caller.
+        // SAFETY: nobody is in its code, says the caller.
         unsafe { group.arena.unmap() };
     }
-    // SAFETY: passed on to the caller.
+    // SAFETY: nobody is in a recording stub, says the caller.
     unsafe { tables.rings.unmap() };
 }
 
