@@ -36,15 +36,16 @@ use relpoline_text::poke::Repoint;
 const PAGE: u64 = relpoline_text::cells::PAGE as u64;
 
 /// Brings what is known of objects up to date with the loader's list. The caller holds the lock and sees to
-/// it that no thread runs objects that are new, and that the list does not change meanwhile.
-pub fn sweep(engine: &mut Engine) {
+/// it that no thread runs objects that are new, and that the list does not change meanwhile. `memory` opens what headers are
+/// read by.
+pub fn sweep(engine: &mut Engine, memory: fn() -> Reader) {
     begin(engine);
     let mut hint = 0;
     loader::each(&mut |link| {
         // In a sandbox libraries stay as they are, and nobody may look for their headers.
         if !engine.sees(link.base, link.dynamic, &mut hint) && sandbox::may_call() {
             // SAFETY: the list does not change. The reader's descriptor may be the only one that is left.
-            let object = unsafe { Object::of(link, &Reader::open()) };
+            let object = unsafe { Object::of(link, &memory()) };
             meet(engine, &object);
         }
     });
@@ -141,8 +142,13 @@ fn record(engine: &mut Engine, index: usize, object: &Object<'_>, outcome: &Outc
 }
 
 /// Whether an object is none of our business: the engine itself, and the kernel's.
-pub fn is_special(object: &Object<'_>) -> bool {
-    object.span().contains(&(is_special as *const () as u64)) || object.name.starts_with(b"linux-vdso")
+fn is_special(object: &Object<'_>) -> bool {
+    object.span().contains(&(is_special as *const () as u64)) || is_kernels(object.name)
+}
+
+/// Whether what the loader calls `name` is the kernel's own.
+pub fn is_kernels(name: &[u8]) -> bool {
+    name.starts_with(b"linux-vdso")
 }
 
 /// Finds the thunks and sites of an object; those that can be promoted, and those that cannot.

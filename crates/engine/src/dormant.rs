@@ -23,15 +23,17 @@ const MOST: usize = 512;
 /// are, by which the loader's list tells them apart.
 struct Clean(UnsafeCell<Remembered>);
 
+/// The count comes first, so that a program with few objects touches one page.
+#[repr(C)]
 struct Remembered {
-    objects: [(u64, u64); MOST],
     count: usize,
+    objects: [(u64, u64); MOST],
 }
 
 // SAFETY: used by the constructor, and then by the thread that holds the loader's lock.
 unsafe impl Sync for Clean {}
 
-static CLEAN: Clean = Clean(UnsafeCell::new(Remembered { objects: [(0, 0); MOST], count: 0 }));
+static CLEAN: Clean = Clean(UnsafeCell::new(Remembered { count: 0, objects: [(0, 0); MOST] }));
 
 static DORMANT: AtomicBool = AtomicBool::new(false);
 /// The process in which the engine is being started late, or 0.
@@ -81,11 +83,12 @@ pub unsafe fn note_clean(base: u64, dynamic: u64) {
     }
 }
 
-/// Whether any object has thunks. Those that have none are not looked at again while they are mapped.
+/// Whether any object has thunks. Those that have none are not looked at again while they are mapped. `memory` opens what
+/// headers are read by.
 ///
 /// # Safety
 /// To be called by the constructor, or by the thread that holds the loader's lock.
-pub unsafe fn finds_thunks() -> bool {
+pub unsafe fn finds_thunks(memory: fn() -> Reader) -> bool {
     // SAFETY: says the caller.
     let clean = unsafe { &mut *CLEAN.0.get() };
     let mut found = false;
@@ -99,7 +102,7 @@ pub unsafe fn finds_thunks() -> bool {
             Some(known) => known,
             None if found => return,
             None => {
-                found = clean.count == MOST || has_thunks(link, &mut list);
+                found = clean.count == MOST || has_thunks(link, &mut list, memory);
                 if found {
                     return;
                 }
@@ -126,18 +129,18 @@ pub unsafe fn is_clean(object: &Object<'_>) -> bool {
     clean.objects[..clean.count].contains(&(object.base, object.dynamic()))
 }
 
-fn has_thunks(link: &Link, list: &mut List) -> bool {
+fn has_thunks(link: &Link, list: &mut List, memory: fn() -> Reader) -> bool {
     // SAFETY: the loader's names are C strings, or null.
     let name = if link.name == 0 { &[] } else { unsafe { CStr::from_ptr(link.name as *const c_char) }.to_bytes() };
+    if discover::is_kernels(name) {
+        return false;
+    }
     let file = list.identify(if link.is_executable { b"/proc/self/exe" } else { name });
     if file.is_some_and(|file| list.has(file)) {
         return false;
     }
     // SAFETY: in the loader's list, which does not change.
-    let object = unsafe { Object::of(link, &Reader::open()) };
-    if discover::is_special(&object) {
-        return false;
-    }
+    let object = unsafe { Object::of(link, &memory()) };
     let has_thunk = |text| thunk::find(object.segment_bytes(text)).any(|(_, thunk)| thunk.shape.takes_sites());
     let found = object.texts().any(has_thunk);
     if let Some(file) = file.filter(|_| !found) {

@@ -23,6 +23,7 @@ use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use relpoline_core::policy::{Config, SiteState};
 use relpoline_stats::Refusal;
 use relpoline_stats::codes::flag;
+use relpoline_text::poke::Idle;
 use relpoline_text::sync::{self, AtomicU64};
 
 /// The engine was started: what is asked of it before, or when it has declined, is passed over.
@@ -45,28 +46,31 @@ pub unsafe fn start(envp: *const *const c_char) {
     // SAFETY: the only thread, before anything else could use it.
     let engine = unsafe { engine() };
     engine.options = Some(options);
+    let is_alone = threads() == Some(1);
     // SAFETY: passed on.
-    let of_libc = unsafe { look_around(envp, !options.no_follow) };
+    let of_libc = unsafe { look_around(envp, !options.no_follow, if is_alone { Reader::alone } else { Reader::open }) };
     if options.hidden || options.no_follow {
         // SAFETY: passed on.
         unsafe { exec::hide(envp) };
     }
-    if threads() != Some(1) {
+    if !is_alone {
         if options.stats.is_some() {
             let _ = begin(engine, |_| Err(Refusal::Threads));
         }
         return;
     }
-    let hears_of_sandboxes = of_libc.entries.is_some_and(|entries| entries.lead());
+    let text = Idle::open();
+    let hears_of_sandboxes = of_libc.entries.is_some_and(|entries| entries.lead(&text));
     if !options.dry_run {
         // Without the hook, libraries that are loaded later stay as they are.
-        let _ = loader::listen();
+        let _ = loader::listen(&text);
         // Before there is an arena: when one is needed, threads may run in libc's function.
-        unwind::iterate::listen();
+        unwind::iterate::listen(&text);
     }
+    drop(text);
     // SAFETY: says the caller.
-    if options.stats.is_some() || unsafe { dormant::finds_thunks() } {
-        let _ = begin(engine, promote_all);
+    if options.stats.is_some() || unsafe { dormant::finds_thunks(Reader::alone) } {
+        let _ = begin(engine, |engine| promote_all(engine, Reader::alone));
         // SAFETY: the only thread.
         unsafe { dormant::wake() };
     } else {
@@ -92,10 +96,10 @@ struct OfLibc {
 ///
 /// # Safety
 /// As for [`start`].
-unsafe fn look_around(envp: *const *const c_char, follow: bool) -> OfLibc {
+unsafe fn look_around(envp: *const *const c_char, follow: bool, memory: fn() -> Reader) -> OfLibc {
     let here = look_around as *const () as u64;
     let mut found = OfLibc::default();
-    object::each(&mut |object| {
+    object::each(&memory(), &mut |object| {
         if object.span().contains(&here) {
             // SAFETY: says the caller.
             unsafe {
@@ -112,9 +116,9 @@ unsafe fn look_around(envp: *const *const c_char, follow: bool) -> OfLibc {
 }
 
 /// Gives every site of every object a gate.
-fn promote_all(engine: &mut Engine) -> Result<(), Refusal> {
+fn promote_all(engine: &mut Engine, memory: fn() -> Reader) -> Result<(), Refusal> {
     prepare(engine)?;
-    discover::sweep(engine);
+    discover::sweep(engine, memory);
     unwind::listen();
     control::preloaded();
     Ok(())
@@ -124,7 +128,7 @@ fn promote_all(engine: &mut Engine) -> Result<(), Refusal> {
 /// loader's lock.
 fn start_late() {
     // SAFETY: the loader's lock is held.
-    if !dormant::is_asleep() || !sandbox::may_call() || !unsafe { dormant::finds_thunks() } {
+    if !dormant::is_asleep() || !sandbox::may_call() || !unsafe { dormant::finds_thunks(Reader::open) } {
         return;
     }
     dormant::starting(pid());
@@ -138,7 +142,7 @@ fn start_late() {
             let options = engine.options;
             *engine = Engine::new();
             engine.options = options;
-            let _ = begin(engine, promote_all);
+            let _ = begin(engine, |engine| promote_all(engine, Reader::open));
         });
         // SAFETY: the loader's lock is held.
         unsafe { dormant::wake() };
@@ -293,7 +297,7 @@ pub fn loader_changed(change: Change) {
             let begun = calibrate::now();
             // What is gone is noted before anything is mended. Who sleeps will look at everything when it wakes.
             if !engine.asleep && may_change(engine) {
-                discover::sweep(engine);
+                discover::sweep(engine, Reader::open);
                 unwind::listen();
                 engine.recover();
                 engine.share.header().startup_cycles += calibrate::now().wrapping_sub(begun);

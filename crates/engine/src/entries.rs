@@ -12,11 +12,15 @@
 
 use crate::control;
 use crate::exec;
+use crate::memory::keep_out_of_cores;
 use crate::object::Object;
 use crate::sandbox;
+use core::ffi::c_void;
 use relpoline_core::arch::encode::rel32;
 use relpoline_stats::control::{ENTRIES, HOOK_BYTES, hook, room_in_entry};
-use relpoline_text::poke;
+use relpoline_text::poke::Idle;
+
+const PAGE: u64 = relpoline_text::cells::PAGE as u64;
 
 /// A function that is to be led here.
 #[derive(Clone, Copy)]
@@ -36,7 +40,6 @@ impl Entries {
     pub fn of(libc: &Object<'_>) -> Option<Entries> {
         /// Larger functions are not what is looked for.
         const MOST: u64 = 4096;
-        const PAGE: u64 = relpoline_text::cells::PAGE as u64;
         let to: [*const (); ENTRIES.len()] =
             [sandbox::prctl as *const (), sandbox::syscall as *const (), exec::execve as *const ()];
         let mut entries = [Entry { at: 0, own: [0; HOOK_BYTES], jump: [0; HOOK_BYTES] }; ENTRIES.len()];
@@ -57,11 +60,22 @@ impl Entries {
     /// Leads them to the engine. False when they cannot be changed: then the engine would not hear of a sandbox. To be
     /// called while the process has one thread.
     #[must_use]
-    pub fn lead(&self) -> bool {
+    pub fn lead(&self, text: &Idle) -> bool {
         for (n, entry) in self.0.iter().enumerate() {
             control::note_hook(hook::PRCTL + n, entry.at, entry.own, entry.jump);
         }
+        set_apart(&self.0.map(|entry| entry.at));
         // SAFETY: there is one thread, and it is here.
-        unsafe { poke::lead_idle(&self.0.map(|entry| (entry.at, entry.jump))) }.is_ok()
+        unsafe { text.lead(&self.0.map(|entry| (entry.at, entry.jump))) }.is_ok()
     }
+}
+
+/// Makes the pages of some instructions of libc's a mapping of their own: once a page of a mapping was changed, fork copies the
+/// page table of all of it, and that of libc's text is most of what there is. They stay out of cores, since the rest of the text
+/// does: debuggers read it from the file.
+pub fn set_apart(instructions: &[u64]) {
+    let page = |at: &u64| at & !(PAGE - 1);
+    let (first, last) = (instructions.iter().min().map_or(0, page), instructions.iter().max().map_or(0, page));
+    // SAFETY: libc's text, which stays as it is.
+    unsafe { keep_out_of_cores(first as *mut c_void, (last + PAGE - first) as usize) };
 }

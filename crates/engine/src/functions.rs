@@ -272,7 +272,7 @@ mod tests {
     fn rules_read_from_their_start_are_those_in_the_table() {
         crate::object::tests::find_list();
         let mut compared = 0;
-        object::each(&mut |object| {
+        object::each(&Reader::open(), &mut |object| {
             let Some(table) = discover::table_of_frames(object) else { return };
             let (address, bytes) = object.eh_frame_hdr().unwrap();
             let start = EhFrameHdr::frames(Region { address, bytes }).unwrap();
@@ -292,7 +292,7 @@ mod tests {
     fn symbols_in_memory_are_counted() {
         crate::object::tests::find_list();
         let mut most = 0;
-        object::each(&mut |object| {
+        object::each(&Reader::open(), &mut |object| {
             let (symbols, rest) = object.dynamic_symbols().as_chunks::<SYMBOL>();
             assert!(rest.is_empty());
             most = most.max(symbols.len());

@@ -16,7 +16,7 @@ use crate::object::{self, Link};
 use core::sync::atomic::{AtomicU64, Ordering};
 use relpoline_core::arch::encode::rel32;
 use relpoline_stats::control::{HOOK_BYTES, hook, room_in_empty_function};
-use relpoline_text::poke::{self, PokeError};
+use relpoline_text::poke::{Idle, PokeError};
 
 /// What is going on, from `r_state`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,7 +75,7 @@ pub fn find() -> bool {
 ///
 /// # Errors
 /// Nothing was changed then.
-pub fn listen() -> Result<(), HookError> {
+pub fn listen(text: &Idle) -> Result<(), HookError> {
     let debug = DEBUG.load(Ordering::Acquire);
     if debug == 0 {
         return Err(HookError::Unfamiliar);
@@ -87,7 +87,7 @@ pub fn listen() -> Result<(), HookError> {
     let at = brk + room_in_empty_function(&code).ok_or(HookError::Unfamiliar)?;
     let rel = rel32(at + HOOK_BYTES as u64, entry as *const () as u64).ok_or(HookError::Unfamiliar)?.to_le_bytes();
     let jump = [0xe9, rel[0], rel[1], rel[2], rel[3]];
-    poke::poke_idle(at, &jump).map_err(HookError::Poke)?;
+    text.write(at, &jump).map_err(HookError::Poke)?;
     let mut own = [0; HOOK_BYTES];
     own.copy_from_slice(&code[(at - brk) as usize..][..HOOK_BYTES]);
     control::note_hook(hook::NOTICE, at, own, jump);

@@ -533,10 +533,9 @@ pub fn build_id_in(mut notes: &[u8]) -> Option<&[u8]> {
 
 /// Calls `visit` for every object that the loader has mapped, in whichever namespace, the executable first. Nothing may be
 /// mapped or unmapped meanwhile.
-pub fn each(visit: &mut dyn FnMut(&Object<'_>)) {
-    let memory = Reader::open();
+pub fn each(memory: &Reader, visit: &mut dyn FnMut(&Object<'_>)) {
     // SAFETY: the list does not change, sees the caller to.
-    loader::each(&mut |link| visit(&unsafe { Object::of(link, &memory) }));
+    loader::each(&mut |link| visit(&unsafe { Object::of(link, memory) }));
 }
 
 /// Where the executable's dynamic section says that the loader's `struct r_debug` is.

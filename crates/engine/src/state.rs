@@ -266,17 +266,17 @@ impl Engine {
 
     /// Reserves what the tables need; `None` when the process may not have that much address space.
     pub fn reserve(&mut self) -> Option<()> {
+        self.thunks = Table::scratch(THUNKS)?;
+        self.thunk_addresses = Table::scratch(THUNKS)?;
+        self.thunk_registers = Table::scratch(THUNKS)?;
+        self.found = Table::scratch(SITES)?;
+        self.found_frames = Table::scratch(SITES)?;
+        self.refusals = Table::scratch(REFUSALS)?;
+        self.functions = Table::scratch(FUNCTIONS)?;
+        self.mappings = Table::scratch(MAPPINGS)?;
         self.objects = Table::reserve(OBJECTS)?;
-        self.thunks = Table::reserve(THUNKS)?;
-        self.thunk_addresses = Table::reserve(THUNKS)?;
-        self.thunk_registers = Table::reserve(THUNKS)?;
-        self.found = Table::reserve(SITES)?;
-        self.found_frames = Table::reserve(SITES)?;
         self.rows = Table::reserve(ROWS)?;
         self.copies = Table::reserve(4 * ROWS)?;
-        self.refusals = Table::reserve(REFUSALS)?;
-        self.functions = Table::reserve(FUNCTIONS)?;
-        self.mappings = Table::reserve(MAPPINGS)?;
         self.sites = Table::reserve(SITES)?;
         self.trees = Table::reserve(TREES)?;
         self.targets = Table::reserve(TARGETS)?;

@@ -28,8 +28,18 @@ impl<T: Copy> Table<T> {
     /// Reserves address space for `capacity` values; `None` when the kernel refuses it.
     #[must_use]
     pub fn reserve(capacity: usize) -> Option<Table<T>> {
+        Self::by(memory::reserve, capacity)
+    }
+
+    /// Likewise, for values that are cleared before they are used again: a forked child has none of them.
+    #[must_use]
+    pub fn scratch(capacity: usize) -> Option<Table<T>> {
+        Self::by(memory::reserve_scratch, capacity)
+    }
+
+    fn by(reserve: fn(usize) -> Option<*mut u8>, capacity: usize) -> Option<Table<T>> {
         let bytes = capacity.checked_mul(size_of::<T>())?;
-        Some(Table { start: memory::reserve(bytes)?.cast(), capacity, len: AtomicUsize::new(0), _owns: PhantomData })
+        Some(Table { start: reserve(bytes)?.cast(), capacity, len: AtomicUsize::new(0), _owns: PhantomData })
     }
 
     /// Whether there is any room.

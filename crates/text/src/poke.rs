@@ -131,36 +131,50 @@ fn linger() {
     }
 }
 
-/// Writes `bytes` at `at`, in text that no thread is executing.
-///
-/// # Errors
-/// Text is unchanged or, after a partial write that the kernel then refused to complete, partly changed.
-pub fn poke_idle(at: u64, bytes: &[u8]) -> Result<(), PokeError> {
-    write_all(&open_mem()?, at, bytes)
-}
+/// Text that no thread is executing, for some bytes here and there. Whoever has several to write opens the file once: that
+/// costs more than all of them.
+pub struct Idle(Result<OwnedFd, PokeError>);
 
-/// Puts jumps to other code at several places of text that no thread is executing, each inside one page, all or none.
-///
-/// # Errors
-/// Nothing is changed then, unless the kernel stops accepting writes half-way.
-///
-/// # Safety
-/// No thread may execute those pages, nor write to them, meanwhile.
-pub unsafe fn lead_idle(jumps: &[(u64, [u8; 5])]) -> Result<(), PokeError> {
-    let mem = open_mem().ok().filter(|mem| jumps.first().is_some_and(|jump| Repoint::may_write(mem, jump.0)));
-    for (at, jump) in jumps {
-        match &mem {
-            Some(mem) => write_all(mem, *at, jump)?,
-            // SAFETY: says the caller; the bytes lie in that page, which is writable then.
-            None => unsafe {
-                let page = at & !(PAGE as u64 - 1);
-                let _way = unprotect(page, PAGE, false)?;
-                core::ptr::copy_nonoverlapping(jump.as_ptr(), *at as *mut u8, jump.len());
-                protect(page, PAGE, MprotectFlags::READ | MprotectFlags::EXEC)?;
-            },
-        }
+impl Idle {
+    /// Opens the memory of this process for as long as the value lives.
+    #[must_use]
+    pub fn open() -> Idle {
+        Idle(open_mem())
     }
-    Ok(())
+
+    /// Writes `bytes` at `at`.
+    ///
+    /// # Errors
+    /// Text is unchanged or, after a partial write that the kernel then refused to complete, partly changed.
+    pub fn write(&self, at: u64, bytes: &[u8]) -> Result<(), PokeError> {
+        write_all(self.0.as_ref().map_err(|error| *error)?, at, bytes)
+    }
+
+    /// Puts jumps to other code at several places, each inside one page, all or none.
+    ///
+    /// # Errors
+    /// Nothing is changed then, unless the kernel stops accepting writes half-way.
+    ///
+    /// # Safety
+    /// No thread may execute those pages, nor write to them, meanwhile.
+    pub unsafe fn lead(&self, jumps: &[(u64, [u8; 5])]) -> Result<(), PokeError> {
+        let mut mem = self.0.as_ref().ok();
+        for (n, (at, jump)) in jumps.iter().enumerate() {
+            match mem.map(|mem| write_all(mem, *at, jump)) {
+                Some(Ok(())) => {}
+                Some(Err(error)) if n > 0 => return Err(error),
+                // SAFETY: says the caller; the bytes lie in that page, which is writable then.
+                _ => unsafe {
+                    mem = None;
+                    let page = at & !(PAGE as u64 - 1);
+                    let _way = unprotect(page, PAGE, false)?;
+                    core::ptr::copy_nonoverlapping(jump.as_ptr(), *at as *mut u8, jump.len());
+                    protect(page, PAGE, MprotectFlags::READ | MprotectFlags::EXEC)?;
+                },
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How the displacements of an idle object are written.

@@ -12,6 +12,7 @@
 
 use super::{COVERED, covered};
 use crate::control;
+use crate::entries::set_apart;
 use crate::object::Object;
 use crate::sandbox;
 use core::cell::UnsafeCell;
@@ -20,7 +21,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use relpoline_core::arch::encode::rel32;
 use relpoline_stats::control::{HOOK_BYTES, ITERATE, PUSHES, hook, room_in_entry};
 use relpoline_text::cells::PAGE;
-use relpoline_text::poke;
+use relpoline_text::poke::Idle;
 
 /// `Elf64_Phdr`.
 #[repr(C)]
@@ -194,7 +195,7 @@ pub fn note(libc: &Object<'_>) {
 }
 
 /// Leads libc's function here. To be called by the constructor, in a process of one thread.
-pub fn listen() {
+pub fn listen(text: &Idle) {
     let at = FUNCTION.load(Ordering::Acquire);
     if at == 0 || !sandbox::may_call() {
         return;
@@ -202,7 +203,8 @@ pub fn listen() {
     let rel = rel32(at + HOOK_BYTES as u64, iterate as *const () as u64).map(i32::to_le_bytes);
     let (true, Some(rel)) = (is_known(at), rel) else { return };
     let jump = [0xe9, rel[0], rel[1], rel[2], rel[3]];
-    if poke::poke_idle(at, &jump).is_ok() {
+    set_apart(&[at]);
+    if text.write(at, &jump).is_ok() {
         let mut own = [0; HOOK_BYTES];
         own.copy_from_slice(&PUSHES[..HOOK_BYTES]);
         control::note_hook(hook::ITERATE, at, own, jump);
