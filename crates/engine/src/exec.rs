@@ -124,7 +124,9 @@ fn judge(path: *const c_char) -> Verdict {
         return Verdict::Exclude;
     }
     let refusal = match look(path) {
-        None => return Verdict::Leave,
+        None if is_reachable() => return Verdict::Leave,
+        // One that may be started and not read, say. Its loader would complain.
+        None => return Verdict::Exclude,
         Some(Program::Fit | Program::Script) if is_reachable() => return Verdict::Include,
         Some(Program::Fit | Program::Script) => Refusal::Unreachable,
         Some(Program::Unfit(refusal)) => refusal,
@@ -133,7 +135,7 @@ fn judge(path: *const c_char) -> Verdict {
     crate::engine::child_refused(refusal, unsafe { CStr::from_ptr(path) }.to_bytes());
     match refusal {
         // What else may be there: a program of another C library, one that the kernel has somebody else run.
-        Refusal::OtherLoader | Refusal::NotElf | Refusal::SetId => Verdict::Leave,
+        Refusal::OtherLoader | Refusal::NotElf | Refusal::SetId if is_reachable() => Verdict::Leave,
         _ => Verdict::Exclude,
     }
 }
