@@ -11,6 +11,7 @@
 use crate::control;
 use crate::dormant;
 use crate::functions::{self, Sources};
+use crate::heap;
 use crate::known::{Identity, Known, Place};
 use crate::loader;
 use crate::maps;
@@ -432,7 +433,10 @@ fn group_for(engine: &mut Engine, object: &Object<'_>) -> Result<usize, Reason> 
         return Ok(found);
     }
     let free = engine.groups.iter().position(Option::is_none).ok_or(Reason::NoArena)?;
-    let arena = Arena::create(&span).map_err(|_| Reason::NoArena)?;
+    let arena = match heap::arena_below(&span) {
+        Some(arena) => arena,
+        None => Arena::create(&span).map_err(|_| Reason::NoArena)?,
+    };
     engine.groups[free] = Some(Group::new(arena).ok_or(Reason::NoArena)?);
     Ok(free)
 }

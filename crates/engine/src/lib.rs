@@ -46,6 +46,7 @@ pub mod entries;
 pub mod exec;
 pub mod fork;
 pub mod functions;
+mod heap;
 pub mod hold;
 pub mod judge;
 pub mod known;

@@ -215,7 +215,19 @@ impl Arena {
     /// # Errors
     /// Why the kernel does not let us have one; nothing is left behind but reserved address space.
     pub fn create(near: &Range<u64>) -> Result<Arena, ArenaError> {
-        let base = reserve_near(near).ok_or(ArenaError::NoRoom)?;
+        Arena::make(reserve_near(near).ok_or(ArenaError::NoRoom)?)
+    }
+
+    /// Likewise, at exactly `base`, if nothing is there. It is for the caller to know what it reaches.
+    ///
+    /// # Errors
+    /// As for [`Arena::create`].
+    pub fn create_at(base: u64) -> Result<Arena, ArenaError> {
+        if reserve(base) { Arena::make(base) } else { Err(ArenaError::NoRoom) }
+    }
+
+    /// One in address space that was reserved for it.
+    fn make(base: u64) -> Result<Arena, ArenaError> {
         let made = Arena::fill(base);
         if made.is_err() {
             // SAFETY: the reservation is ours and nothing refers to it.
