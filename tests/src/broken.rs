@@ -22,13 +22,14 @@ pub const TORTURED: [(&str, &[&str]); 7] = [
 ];
 
 /// Variants whose mistake has a test of its own: program, arguments, option.
-pub const TESTED: [(&str, &str, &[&str], &str); 12] = [
+pub const TESTED: [(&str, &str, &[&str], &str); 13] = [
     ("reads-unasked", "starts.c", &["unreadable", "/tmp", "/usr/bin/true"], "--count"),
     ("memory-stays-lent", "starts.c", &["many", "/tmp", "/usr/bin/true"], "--count"),
     ("child-shares-arena", "fork.c", &["bytes"], "--count"),
     ("fork-does-not-wait", "fork.c", &["descriptors"], "--count"),
     ("child-inside-judgement", "fork.c", &["handlers"], "--nervous"),
     ("visitor-pokes", "fork.c", &["visitors"], "--nervous"),
+    ("links-unseen", "control.c", &["links"], "--count"),
     ("unsealed", "pages.c", &["engine"], "--count"),
     ("calls-in-sandbox", "sandbox.c", &["kill", "prctl"], "--count"),
     ("vectors-clobbered", "registers.c", &[], "--count"),

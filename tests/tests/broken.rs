@@ -57,6 +57,11 @@ fn a_stub_that_counts_with_flags() {
 }
 
 #[test]
+fn links_that_nobody_noted() {
+    is_caught("links-unseen");
+}
+
+#[test]
 fn data_below_the_stack_pointer() {
     is_caught("red-zone-trodden");
 }

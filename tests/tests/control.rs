@@ -14,6 +14,13 @@ fn disable_leads_every_site_back_to_its_thunk() {
 }
 
 #[test]
+fn a_link_that_nobody_noted_is_undone() {
+    let outcome = Run::new(Program::retpolined("control.c").build()).args(&["links"]).promoted();
+    outcome.assert_success();
+    outcome.report().assert_promoted(&["quiet_site", "running_site"]);
+}
+
+#[test]
 fn options_that_choose() {
     let program = Program::retpolined("calls.c").build();
     let run = |options: &[&str]| options.iter().fold(Run::new(&program), |run, option| run.option(option)).same();

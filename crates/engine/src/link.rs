@@ -18,6 +18,7 @@ use crate::site::Site;
 use crate::state::{Engine, LOCK};
 use core::sync::atomic::Ordering;
 use relpoline_core::policy::Reason;
+use relpoline_text::broken;
 use relpoline_text::poke::{self, PokeError};
 
 /// A displacement, as it lies in memory.
@@ -87,6 +88,10 @@ impl Engine {
     /// Notes that the site is linked where its text says so. A thread that was overtaken while it undid a link may have noted
     /// that it is not, after somebody else had linked it again.
     pub fn see_link(&mut self, id: u32, text: &Reader) {
+        // The broken variant that the tests must catch: nobody looks.
+        if broken!("links-unseen") {
+            return;
+        }
         let Some(&site) = self.sites.as_slice().get(id as usize).filter(|site| !site.gone && !site.linked) else {
             return;
         };
