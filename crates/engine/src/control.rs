@@ -260,7 +260,6 @@ fn sleep(engine: &mut Engine, control: &Control) -> u32 {
     } else {
         engine.enabled = false;
     }
-    unwind::leave();
     list(engine, control)
 }
 

@@ -12,6 +12,9 @@
 //! libgcc's `__register_frame_info` would reach the first of these too, but takes a lock that the thread which is
 //! interrupted may hold. perf unwinds later, in another process: by frame pointers, which the slow path has.
 //!
+//! When the engine is detached, `dl_iterate_phdr` is put back with the text, but not the pointer: threads may stand in an arena for any
+//! time, and who unwinds from there is to find his way. The engine, like its arenas, stays mapped.
+//!
 //! Nothing of it is done before there is an arena, but that `dl_iterate_phdr` is led here while there is one thread.
 
 pub mod find;
@@ -92,12 +95,6 @@ pub fn listen() {
     if covered().next().is_some() {
         find::listen();
     }
-}
-
-/// Puts back what [`listen`] has changed: the engine was detached. Threads may still be on their way out of its code, but
-/// nobody enters it any more.
-pub fn leave() {
-    find::leave();
 }
 
 /// Covers the engine itself, which the loader does not know of when it was attached.

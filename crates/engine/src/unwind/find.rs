@@ -120,20 +120,6 @@ fn name_link_map(loaders: *mut c_void) {
     }
 }
 
-/// Puts the loader's own pointer back.
-pub fn leave() {
-    let slot = SLOT.load(Ordering::Acquire);
-    let loaders = LOADERS.load(Ordering::Acquire);
-    if slot == 0 || slot == u64::MAX || loaders.is_null() || !sandbox::may_call() {
-        return;
-    }
-    // SAFETY: the loader's word, aligned.
-    let pointer = unsafe { &*(slot as *const AtomicPtr<c_void>) };
-    if pointer.load(Ordering::Acquire) == find_object as *mut c_void {
-        let _ = store(slot, pointer, loaders);
-    }
-}
-
 /// Stores one word in a page that the loader has made read-only. Threads may be reading it.
 fn store(slot: u64, pointer: &AtomicPtr<c_void>, to: *mut c_void) -> Option<()> {
     let page = (slot & !0xfff) as *mut c_void;
