@@ -61,8 +61,9 @@
 //!   [`Invocation::clear_stack`] is asked for.
 //! - [`Checks::off`], which is `unsafe`, switches the memory checks off, and [`Options::budget`] can be switched off; then
 //!   what they promise no longer holds.
-//! - Not supported, and refused when loaded (an object's other programs are loaded: [`Object::refused`]): legacy packet access, calls by BTF id, kernel functions, CO-RE
-//!   relocations against types whose layout is the kernel's affair, spin locks, timers, maps of kinds other than [`MapKind`]'s.
+//! - Not supported, and refused when loaded (an object's other programs are loaded: [`Object::refused`]): legacy packet
+//!   access, calls by BTF id, kernel functions, CO-RE relocations against types whose layout is the kernel's affair, spin
+//!   locks, timers, maps of kinds other than [`MapKind`]'s.
 //!
 //! # Limits
 //! x86-64 Linux. 64 MiB of code, 4096 maps and 16384 computed tail calls per runtime; 8 nested

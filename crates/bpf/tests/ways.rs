@@ -143,6 +143,26 @@ fn maps_within_maps() {
     assert_eq!(result, Ok((-22i64).cast_unsigned()));
 }
 
+/// What programs push takes memory of the host's: no more than other maps may have.
+#[test]
+fn lines_are_as_large_as_other_maps() {
+    let runtime = Runtime::new().unwrap();
+    let queue = |kind, value_size, max_entries| {
+        let spec = MapSpec { name: "q".into(), kind, key_size: 0, value_size, max_entries, read_only: false };
+        Map::new(&runtime, &spec)
+    };
+    for kind in [MapKind::Queue, MapKind::Stack, MapKind::BloomFilter] {
+        assert_eq!(queue(kind, 1 << 16, 1 << 16).err(), Some(MapError::BadSize), "{kind:?}");
+        assert!(queue(kind, 8, 2).is_ok());
+    }
+    let stack = queue(MapKind::Stack, 2, 2).unwrap();
+    for value in [[1; 2], [2; 2]] {
+        stack.push(&value).unwrap();
+    }
+    assert_eq!(stack.push(&[3; 2]), Err(MapError::Full));
+    assert_eq!((stack.pop(), stack.queued()), (Some(vec![2; 2]), vec![vec![1; 2]]));
+}
+
 /// A map that says so is one for all objects of a runtime, for as long as one of them has it.
 #[test]
 fn pinned_maps_are_shared() {

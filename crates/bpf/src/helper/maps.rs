@@ -89,6 +89,8 @@ pub fn next(c: &mut HelperCall<'_>, take: bool) -> Result<u64, TrapKind> {
         });
     }
     let line = map.line().ok_or(TrapKind::NotAMap { value: c.args[0] })?;
+    // Not more than the program has there, whatever the map's size is, and before anything is taken out.
+    c.run.bytes_mut(c.args[1], size.into())?;
     let value = line.next(take);
     c.write(c.args[1], value.as_deref().unwrap_or(&vec![0; size as usize]))?;
     Ok(if value.is_some() { 0 } else { errno::NO_ENTRY })

@@ -255,6 +255,8 @@ impl MapBody {
         let hash = |evicts| Hash::new(max_entries, evicts).map(Kind::Hash).ok_or(MapError::NoMemory);
         // Checked before an index is made, which takes memory for each entry.
         let keys = (1..=MOST_KEYS).contains(&max_entries) && (1..=MOST_KEY).contains(&key_size);
+        // As much as the values of other maps may take.
+        let lined = (1..=1 << 30).contains(&(u64::from(max_entries) * u64::from(value_size)));
         let (index, size, count) = match kind {
             K::Array | K::PerCpuArray if key_size == 4 => (Kind::Array, value_size, max_entries),
             K::Hash | K::PerCpuHash if keys => (hash(false)?, value_size, max_entries),
@@ -270,10 +272,10 @@ impl MapBody {
                 (Kind::Lpm(lpm), value_size, max_entries)
             }
             // What programs do not reach lies elsewhere.
-            K::Queue | K::Stack if key_size == 0 && max_entries > 0 && value_size > 0 => {
+            K::Queue | K::Stack if key_size == 0 && lined => {
                 (Kind::Line(Line::new(max_entries, kind == K::Stack)), 8, 1)
             }
-            K::BloomFilter if key_size == 0 && max_entries > 0 && value_size > 0 => {
+            K::BloomFilter if key_size == 0 && lined => {
                 (Kind::Bloom(Bloom::new(max_entries, bloom::HASHES).ok_or(MapError::NoMemory)?), 8, 1)
             }
             K::PerfEventArray if key_size == 4 && value_size == 4 => (Kind::Events(Events::default()), 8, 1),
