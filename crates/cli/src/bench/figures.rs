@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::measure::{Alone, MICRO, Measured, Rounds};
+use super::starts::Start;
 use super::traces::{TRACES, Trace};
 use super::verdict::{self, Verdict};
 use crate::report::schema::Site;
@@ -33,6 +34,8 @@ pub struct Figures {
     pub traces: Vec<TraceFigure>,
     /// Traces that should be left to their retpolines, each in a process of its own.
     pub left_alone: Vec<AloneFigure>,
+    /// Starts of programs and children.
+    pub starts: Vec<StartFigure>,
     /// The engine in the program that played all of it.
     pub engine: EngineFigure,
     /// The budgets.
@@ -100,6 +103,19 @@ pub struct AloneFigure {
     pub reason: String,
 }
 
+/// A kind of start.
+#[derive(Debug, Serialize)]
+pub struct StartFigure {
+    /// Its name.
+    pub name: &'static str,
+    /// What is started.
+    pub of: String,
+    /// Milliseconds that one takes without the engine.
+    pub plain_ms: Sample,
+    /// By how many it takes longer with it, round by round.
+    pub more_ms: Sample,
+}
+
 /// The engine's own account.
 #[derive(Debug, Serialize)]
 pub struct EngineFigure {
@@ -134,7 +150,8 @@ impl Figures {
         let spread = typical_spread(&micro, &traces);
         let engine = engine(measured);
         let left_alone: Vec<_> = measured.alone.iter().map(alone_figure).collect();
-        let verdicts = verdict::all(&micro, &traces, &left_alone, &engine);
+        let starts: Vec<_> = measured.starts.iter().map(start_figure).collect();
+        let verdicts = verdict::all(&micro, &traces, &left_alone, &starts, &engine);
         let clock_mhz = measured.cycles_per_us;
         Self {
             schema: 1,
@@ -146,6 +163,7 @@ impl Figures {
             micro,
             traces,
             left_alone,
+            starts,
             engine,
             verdicts,
         }
@@ -169,6 +187,10 @@ fn alone_figure(alone: &Alone) -> AloneFigure {
         state: alone.site.state.to_string(),
         reason: alone.site.reason.to_string(),
     }
+}
+
+fn start_figure(start: &Start) -> StartFigure {
+    StartFigure { name: start.name, of: start.of.clone(), plain_ms: Sample::of(&start.plain), more_ms: start.more() }
 }
 
 fn trace_figure(trace: &Trace, rounds: &Rounds, site: Site) -> TraceFigure {

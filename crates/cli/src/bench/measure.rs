@@ -7,6 +7,7 @@ use anyhow::Context;
 use indicatif::ProgressBar;
 
 use super::player::{Played, Player};
+use super::starts::Start;
 use super::traces::{TRACES, Trace};
 use crate::report::schema::{Report, Site};
 use crate::workbench::progress::progress;
@@ -143,6 +144,8 @@ pub struct Measured {
     pub traces: Vec<Rounds>,
     /// Traces that should be left to their retpolines.
     pub alone: Vec<Alone>,
+    /// Starts of programs and children.
+    pub starts: Vec<Start>,
     /// Rate of the time-stamp counter.
     pub cycles_per_us: f64,
     /// Microseconds that the program under relpoline lived.

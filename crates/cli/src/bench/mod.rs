@@ -5,6 +5,7 @@
 //! traces     the sequences of calls it is to play
 //! player     a variant, alive, told over a pipe what to play
 //! measure    the variants take turns, slice by slice
+//! starts     programs and children are started, in turn with the engine and without
 //! figures    medians, spread, ratios: what --json prints
 //! verdict    the budgets
 //! table      for people
@@ -17,6 +18,7 @@ mod build;
 mod figures;
 mod measure;
 mod player;
+mod starts;
 mod table;
 mod traces;
 mod verdict;
@@ -53,7 +55,10 @@ pub fn run(arguments: &BenchArgs) -> anyhow::Result<ExitCode> {
     let scratch = tempfile::Builder::new().prefix("relpoline-bench-").tempdir()?;
     let compiler = Compiler::find(arguments.cc.as_deref(), scratch.path())?;
     let programs = build::build(&compiler, scratch.path())?;
-    let measured = measure::measure(&programs, scratch.path(), Effort::new(arguments.quick))?;
+    let effort = Effort::new(arguments.quick);
+    let starts = starts::measure(&compiler, scratch.path(), effort)?;
+    let mut measured = measure::measure(&programs, scratch.path(), effort)?;
+    measured.starts = starts;
     let figures = Figures::new(&measured, machine::describe(&compiler), arguments.quick);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&figures)?);

@@ -13,6 +13,7 @@ pub fn render(figures: &Figures) -> String {
     let _ = machine(&mut out, figures)
         .and_then(|()| micro(&mut out, figures))
         .and_then(|()| traces(&mut out, figures))
+        .and_then(|()| starts(&mut out, figures))
         .and_then(|()| engine(&mut out, figures))
         .and_then(|()| verdicts(&mut out, figures));
     out
@@ -66,6 +67,15 @@ fn trace_line(out: &mut String, trace: &TraceFigure) -> fmt::Result {
 
 fn spread(sample: &Sample) -> String {
     format!("{:.2} – {:.2}", sample.min, sample.max)
+}
+
+fn starts(out: &mut String, figures: &Figures) -> fmt::Result {
+    writeln!(out, "\n{:<28}{:>10}{:>10}{:>21}", "starts, ms each", "without", "more", "spread of that")?;
+    figures.starts.iter().try_for_each(|start| {
+        let more = format!("{:.3} – {:.3}", start.more_ms.min, start.more_ms.max);
+        let (plain, median) = (start.plain_ms.median, start.more_ms.median);
+        writeln!(out, "{:<28}{plain:>10.3}{median:>10.3}{more:>21}  {}", start.name, start.of)
+    })
 }
 
 fn engine(out: &mut String, figures: &Figures) -> fmt::Result {

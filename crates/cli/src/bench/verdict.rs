@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::figures::{AloneFigure, EngineFigure, MicroFigure, TraceFigure};
+use super::figures::{AloneFigure, EngineFigure, MicroFigure, StartFigure, TraceFigure};
 use crate::workbench::sample::Sample;
 
 /// A budget and what was measured.
@@ -32,11 +32,19 @@ impl Verdict {
     }
 }
 
+/// Of each kind of start: how much longer it may take with the engine.
+const STARTS: [(&str, &str, f64); 3] = [
+    ("exec without retpolines", "exec without retpolines, more", 0.1),
+    ("fork without calls", "fork without calls, more", 0.02),
+    ("start of a large program", "start of a large program, more", 6.0),
+];
+
 /// All of them.
 pub fn all(
     micro: &[MicroFigure],
     traces: &[TraceFigure],
     left_alone: &[AloneFigure],
+    starts: &[StartFigure],
     engine: &EngineFigure,
 ) -> Vec<Verdict> {
     let single = |value| Sample { median: value, min: value, max: value };
@@ -72,6 +80,10 @@ pub fn all(
     let share = single(engine.learning_share * 100.0);
     let of = format!("of {:.0} s, the start's allowance included", engine.lived_s);
     verdicts.push(Verdict::new("learning", 0.5, "%", share, of));
+    verdicts.extend(starts.iter().filter_map(|start| {
+        let (_, budget, limit) = STARTS.iter().find(|(name, ..)| *name == start.name)?;
+        Some(Verdict::new(budget, *limit, "ms", start.more_ms, start.of.as_str()))
+    }));
     verdicts.push(Verdict::new("start-up", 10.0, "ms", single(engine.startup_ms), "the bundled program"));
     verdicts
 }

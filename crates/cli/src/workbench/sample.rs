@@ -27,6 +27,12 @@ impl Sample {
         }
     }
 
+    /// Likewise, of differences, which may all be below zero.
+    #[must_use]
+    pub fn of_any(runs: &[f64]) -> Self {
+        Self { max: runs.iter().copied().reduce(f64::max).unwrap_or_default(), ..Self::of(runs) }
+    }
+
     /// Round by round, what `runs` are relative to `base`: rounds drift together, so their ratios spread less.
     #[must_use]
     pub fn of_ratios(runs: &[f64], base: &[f64]) -> Self {

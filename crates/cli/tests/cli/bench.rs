@@ -17,7 +17,10 @@ fn its_figures_follow_the_schema() {
     assert!(said.stderr.is_empty(), "no progress bar off a terminal");
     let figures: Value = serde_json::from_slice(&said.stdout).unwrap();
     assert_eq!((&figures["schema"], &figures["quick"]), (&1.into(), &true.into()));
-    has(&figures, &["machine", "clock_mhz", "spread", "noisy", "micro", "traces", "left_alone", "engine", "verdicts"]);
+    has(
+        &figures,
+        &["machine", "clock_mhz", "spread", "noisy", "micro", "traces", "left_alone", "starts", "engine", "verdicts"],
+    );
     for line in figures["micro"].as_array().unwrap() {
         has(line, &["name", "variant"]);
         assert!(line["cycles"]["median"].as_f64().unwrap() > 0.0, "{line:#}");
@@ -28,6 +31,12 @@ fn its_figures_follow_the_schema() {
         has(trace, &["ratio", "ratio_to_best", "changes", "state", "reason", "targets", "relearned"]);
         assert!(trace["ratio"]["median"].as_f64().unwrap() > 0.0, "{trace:#}");
         assert_ne!(trace["state"], "", "the report knows the site of {}", trace["name"]);
+    }
+    let starts = figures["starts"].as_array().unwrap();
+    assert!(starts.len() >= 2, "programs and children");
+    for start in starts {
+        has(start, &["name", "of", "more_ms"]);
+        assert!(start["plain_ms"]["median"].as_f64().unwrap() > 0.0, "{start:#}");
     }
     has(&figures["engine"], &["patches", "patches_per_s_max", "judgements", "links", "learn_cycles"]);
     has(&figures["engine"], &["learning_share", "lived_s", "startup_ms"]);
