@@ -76,6 +76,8 @@ pub struct Setting<'a> {
     pub run: PathBuf,
     /// The engine, for the variant that has one.
     pub engine: Option<&'a Engine>,
+    /// A library that every process loads.
+    pub preload: Option<&'a Path>,
     /// A short run is enough.
     pub quick: bool,
     program: String,
@@ -85,7 +87,7 @@ impl<'a> Setting<'a> {
     /// A setting without the engine.
     pub fn direct(place: &'a Place, program: &str, variant: Variant) -> Result<Setting<'a>> {
         let (built, run) = (place.built(program, variant), place.run(program)?);
-        Ok(Setting { place, built, run, engine: None, quick: false, program: program.to_owned() })
+        Ok(Setting { place, built, run, engine: None, preload: None, quick: false, program: program.to_owned() })
     }
 
     /// The command that starts a program of the built tree, under the engine if there is one, pinned if asked
@@ -109,6 +111,9 @@ impl<'a> Setting<'a> {
         words.push(program.to_owned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
+        if let Some(library) = self.preload {
+            command.env("LD_PRELOAD", library);
+        }
         command
     }
 

@@ -5,6 +5,8 @@
 //! fails in both runs is listed as such; one whose verdicts differ is run again in both, since suites hold
 //! tests that depend on timing, and only one that differs again counts. Suites marked nervous run a third
 //! time with windows of 16 calls, so that the engine judges, patches and relearns as often as it can.
+//! With `--profiled`, in both runs every process looks at its stack a thousand times per second of its time
+//! (`workloads/profiler.c`): an engine that cannot be seen through crashes there.
 
 mod cpython;
 mod lua;
@@ -91,10 +93,34 @@ pub struct Suites {
     /// A part of each suite: a smoke test
     #[arg(long)]
     quick: bool,
+    /// Interrupt every process a thousand times a second, with the engine and without, and look at its stack
+    #[arg(long)]
+    profiled: bool,
     #[command(flatten)]
     kept: options::Programs,
     #[command(flatten)]
     tested: options::Tested,
+}
+
+/// How a suite is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// With the engine as it is.
+    Shipped,
+    /// With one that judges, patches and relearns as often as it can.
+    Nervous,
+    /// With one as it is, in processes that are interrupted all the time.
+    Profiled,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Mode::Shipped => "as shipped",
+            Mode::Nervous => "nervous",
+            Mode::Profiled => "as shipped, under a profiler",
+        }
+    }
 }
 
 /// What came of one suite.
@@ -181,8 +207,13 @@ pub fn run(options: &Suites) -> Result<()> {
     let mut results = Results::open(&out)?;
     let mut differing = 0;
     for suite in chosen(&options.names)? {
-        for nervous in [false, true].into_iter().filter(|nervous| !nervous || suite.nervous()) {
-            let outcome = compare(&place, suite.as_ref(), &binary, options.quick, nervous)?;
+        let modes: &[Mode] = match options.profiled {
+            true => &[Mode::Profiled],
+            false if suite.nervous() => &[Mode::Shipped, Mode::Nervous],
+            false => &[Mode::Shipped],
+        };
+        for &mode in modes {
+            let outcome = compare(&place, suite.as_ref(), &binary, options.quick, mode)?;
             eprintln!("{}", line(&outcome));
             differing += outcome.differ.len();
             results.add(outcome);
@@ -204,17 +235,31 @@ fn chosen(names: &[String]) -> Result<Vec<Box<dyn Suite>>> {
     Ok(suites)
 }
 
+/// The library that interrupts its process and looks at the stack.
+fn profiler(place: &Place, run: &Path) -> Result<PathBuf> {
+    let library = run.join("profiler.so");
+    let source = place.workload("profiler.c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(source);
+    ensure!(compiler.status().context("no C compiler")?.success(), "the profiler does not compile");
+    Ok(library)
+}
+
 /// One suite, without the engine and under it.
-fn compare(place: &Place, suite: &dyn Suite, binary: &Path, quick: bool, nervous: bool) -> Result<Outcome> {
+fn compare(place: &Place, suite: &dyn Suite, binary: &Path, quick: bool, mode: Mode) -> Result<Outcome> {
     let program = suite.program();
     crate::source::install_missing(suite.needs())?;
     Builder::new(place)?.all_variants(program.as_ref(), &[Variant::Retpoline])?;
     let reports = place.run(program.name())?.join("suite-reports");
-    let options: &[&str] = if nervous { &["--nervous"] } else { &[] };
+    let options: &[&str] = if mode == Mode::Nervous { &["--nervous"] } else { &[] };
+    let preload = match mode {
+        Mode::Profiled => Some(profiler(place, &place.run(program.name())?)?),
+        _ => None,
+    };
     let engine = Engine::new(binary, reports)?.with_options(options);
     let run = |engine: Option<&Engine>, name: &str| -> Result<(Verdicts, Duration)> {
         let mut setting = Setting::direct(place, program.name(), Variant::Retpoline)?;
-        (setting.engine, setting.quick) = (engine, quick);
+        (setting.engine, setting.quick, setting.preload) = (engine, quick, preload.as_deref());
         let log = setting.run.join(format!("suite-{name}.log"));
         let bench = Bench { setting, log };
         eprintln!("xtask: suite of {} {name}", program.name());
@@ -229,7 +274,7 @@ fn compare(place: &Place, suite: &dyn Suite, binary: &Path, quick: bool, nervous
 
     engine.forget();
     let (without, seconds_without) = run(None, "without")?;
-    let (under, seconds_under) = run(Some(&engine), if nervous { "nervous" } else { "under" })?;
+    let (under, seconds_under) = run(Some(&engine), if mode == Mode::Nervous { "nervous" } else { "under" })?;
     let promotions = engine.promotions();
     let once = differing(&without, &under);
     let mut differ = Vec::new();
@@ -244,7 +289,7 @@ fn compare(place: &Place, suite: &dyn Suite, binary: &Path, quick: bool, nervous
     Ok(Outcome {
         suite: program.name().to_owned(),
         package: format!("{} {}", program.source().name(), program.source().version(place).unwrap_or_default()),
-        mode: if nervous { "nervous" } else { "as shipped" }.to_owned(),
+        mode: mode.name().to_owned(),
         quick,
         tests: without.len(),
         passed: under.values().filter(|verdict| *verdict != "failed" && *verdict != "skipped").count(),
