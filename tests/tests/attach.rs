@@ -1,7 +1,7 @@
 //! An engine in a process that runs already: attach, steer, detach, and the death of the tool in the middle of it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -314,6 +314,33 @@ fn where_there_is_nothing_to_promote_nobody_is_stopped() {
     let program = waiting();
     program.must(&["attach", "--anyway"]);
     assert!(ends_saying(program, "was stopped"), "a stop goes unnoticed by this test");
+}
+
+/// A preloaded engine that has seen nothing with retpolines yet.
+#[test]
+fn what_waits_for_something_to_promote_can_be_detached() {
+    let flags = ["-shared", "-fPIC", "-DVARIANT=0", "-DPADDING=1"];
+    let plugin = Program::retpolined("plugin.c").flags(&flags).build();
+    let mut command = Command::new(tool::relpoline());
+    command.args(["run", "--quiet", "--"]).arg(Program::plain("late.c").build()).arg(&plugin);
+    for detaches in [true, false] {
+        let mut program = Living::start(&mut command);
+        assert!(!program.changed_text().is_empty(), "nothing leads to the engine");
+        if detaches {
+            program.must(&["detach"]);
+            assert_eq!(program.changed_text(), []);
+            assert!(program.must(&["detach"]).contains("detached already"));
+        }
+        assert_eq!(program.tell("l"), "loaded");
+        let is_started = program.changed_text().iter().any(|(path, _)| Path::new(path) == plugin);
+        assert_eq!(is_started, !detaches, "the library's text");
+        if detaches {
+            program.must(&["attach"]);
+            program.must(&["detach"]);
+            assert_eq!(program.changed_text(), []);
+        }
+        assert!(program.ends_with("late done"));
+    }
 }
 
 fn ends_saying(mut program: Living, last: &str) -> bool {

@@ -15,6 +15,7 @@
 //! one by one, so it does not matter where that stops. `Displacement`s say what is to be written.
 
 use crate::calibrate;
+use crate::dormant;
 use crate::engine;
 use crate::hold;
 use crate::loader;
@@ -138,6 +139,12 @@ fn obey(control: &Control) -> u32 {
     if wanted == command::PREPARE {
         return prepare(control);
     }
+    if wanted == command::SLEEP && gives_up_sleep() {
+        // There are the jumps that lead to it, which the tool puts back, and nothing else.
+        control.displacement_count.store(0, Ordering::Relaxed);
+        control.listed.store(control.generation.load(Ordering::Relaxed), Ordering::Relaxed);
+        return 0;
+    }
     if !engine::is_running() || !crate::fork::settle_epoch() {
         return outcome::NOT_STARTED;
     }
@@ -155,6 +162,17 @@ fn obey(control: &Control) -> u32 {
         command::RELEARN => each_meant(engine, control, Engine::begin_anew, |_| {}),
         _ => outcome::UNKNOWN,
     }
+}
+
+/// Whether the engine waited for something to promote, and does so no more. Another thread may just have found something.
+fn gives_up_sleep() -> bool {
+    if !dormant::leave() {
+        return false;
+    }
+    while dormant::is_starting(pid) {
+        rest();
+    }
+    !engine::is_running()
 }
 
 /// Whether a command makes no sense while promotion is off altogether.

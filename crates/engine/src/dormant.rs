@@ -36,6 +36,8 @@ unsafe impl Sync for Clean {}
 static CLEAN: Clean = Clean(UnsafeCell::new(Remembered { count: 0, objects: [(0, 0); MOST] }));
 
 static DORMANT: AtomicBool = AtomicBool::new(false);
+/// It was detached in its sleep.
+static LEFT: AtomicBool = AtomicBool::new(false);
 /// The process in which the engine is being started late, or 0.
 static STARTING: AtomicU32 = AtomicU32::new(0);
 
@@ -57,6 +59,15 @@ pub unsafe fn wake() {
     DORMANT.store(false, Ordering::Release);
     // SAFETY: says the caller.
     unsafe { (*CLEAN.0.get()).count = 0 };
+}
+
+/// Ends the sleep for good: the engine is being detached. Whether there is nothing of it, or was not before. Whoever starts the
+/// engine looks once more whether it sleeps, after saying that he does.
+pub fn leave() -> bool {
+    if DORMANT.swap(false, Ordering::SeqCst) {
+        LEFT.store(true, Ordering::SeqCst);
+    }
+    LEFT.load(Ordering::SeqCst)
 }
 
 /// Notes that the engine is being started, or is no more, late in process `pid`.

@@ -132,8 +132,8 @@ fn start_late() {
         return;
     }
     dormant::starting(pid());
-    // Whoever asks for a filter says so before he looks whether the engine is being started.
-    if sandbox::may_call() {
+    // Whoever asks for a filter, or detaches it, says so before he looks whether the engine is being started.
+    if sandbox::may_call() && dormant::is_asleep() {
         // Nobody uses an engine that was never started; a parent's thread may have been starting it at a fork.
         sync::know_processor(object::processor());
         LOCK.reset();

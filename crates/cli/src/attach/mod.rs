@@ -39,13 +39,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use relpoline_stats::control::command;
+use relpoline_stats::control::{HOOK_BYTES, command};
 
 use crate::arguments::EngineArgs;
 use crate::live::patience::Patience;
 use crate::preload;
-use memory::Memory;
-use remote::{Remote, field};
+use memory::{Memory, Space as _};
+use remote::{Jump, Remote, field};
 use session::Session;
 use text::Way;
 
@@ -251,7 +251,10 @@ pub fn detach(arguments: &DetachArgs) -> anyhow::Result<ExitCode> {
             }
             return Ok(ExitCode::SUCCESS);
         };
-        let was_asleep = !engine.is_live(&session.memory).with_context(in_process)?;
+        let is_led = |jump: &Jump| session.memory.bytes(jump.at, HOOK_BYTES).is_ok_and(|there| there == jump.jump);
+        // One that has had nothing to promote yet is led to all the same.
+        let was_asleep = !engine.is_live(&session.memory).with_context(in_process)?
+            && !engine.jumps(&session.memory).with_context(in_process)?.iter().any(is_led);
         let edited = leave(&mut session, &engine).with_context(in_process)?;
         if edited.foreign != 0 {
             crate::complain(format_args!(
