@@ -9,12 +9,14 @@
 //! figures    medians, spread, ratios: what --json prints
 //! verdict    the budgets
 //! table      for people
+//! crowds     with --crowds: programs with many sites that are equally warm, which take minutes
 //! ```
 //! Cycles are those of the time-stamp counter, per call, loop included; the empty loop stands beside them and
 //! nothing is subtracted. Each trace has a call site of its own, in one process that lives until the end: so
 //! what is measured after the first milliseconds is what was learned from the very first call on.
 
 mod build;
+mod crowds;
 mod figures;
 mod measure;
 mod player;
@@ -42,6 +44,9 @@ pub struct BenchArgs {
     /// Fewer and shorter rounds: some 20 seconds.
     #[arg(long)]
     quick: bool,
+    /// Measure programs with hundreds and thousands of sites that are equally warm instead: minutes.
+    #[arg(long)]
+    crowds: bool,
     /// C compiler (gcc or clang).
     #[arg(long, value_name = "CC")]
     cc: Option<OsString>,
@@ -54,6 +59,14 @@ pub struct BenchArgs {
 pub fn run(arguments: &BenchArgs) -> anyhow::Result<ExitCode> {
     let scratch = tempfile::Builder::new().prefix("relpoline-bench-").tempdir()?;
     let compiler = Compiler::find(arguments.cc.as_deref(), scratch.path())?;
+    if arguments.crowds {
+        let crowds = crowds::measure(&compiler, scratch.path(), arguments.quick)?;
+        print!(
+            "{}",
+            if arguments.json { serde_json::to_string_pretty(&crowds)? + "\n" } else { crowds::render(&crowds) }
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
     let programs = build::build(&compiler, scratch.path())?;
     let effort = Effort::new(arguments.quick);
     let starts = starts::measure(&compiler, scratch.path(), effort)?;

@@ -45,3 +45,21 @@ fn its_figures_follow_the_schema() {
         has(verdict, &["budget", "limit", "measured", "unit", "pass", "of"]);
     }
 }
+
+/// The smallest crowds, in the shortest way: what they cost is for the bench to say.
+#[test]
+fn crowds_are_measured() {
+    let said = output(&mut relpoline(&["bench", "--crowds", "--quick", "--json"]));
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let figures: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    let crowds = figures["crowds"].as_array().expect("crowds");
+    assert!(!crowds.is_empty());
+    for crowd in crowds {
+        has(
+            crowd,
+            &["sites", "targets", "order", "retpoline", "unprotected", "relpoline", "cold_ratio", "ratio_to_best"],
+        );
+        assert!(crowd["ratio"]["median"].as_f64().is_some_and(|ratio| ratio > 0.0), "{crowd:#}");
+    }
+    assert!(!figures["verdicts"].as_array().expect("verdicts").is_empty());
+}
