@@ -249,6 +249,7 @@ impl File {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Reader;
     use std::vec::Vec;
 
     fn tidied(ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {

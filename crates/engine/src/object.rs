@@ -631,7 +631,7 @@ pub(crate) mod tests {
         }
         find_list();
         let mut found = None;
-        each(&mut |object| {
+        each(&Reader::open(), &mut |object| {
             if object.name.ends_with(b"/libc.so.6") {
                 found = object.function(b"execve");
                 assert!(object.function(b"execv").is_some() && object.function(b"execvee").is_none());
