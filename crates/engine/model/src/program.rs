@@ -15,6 +15,7 @@ use relpoline_engine::state::{Engine, Group, LOCK, engine as the_engine};
 use relpoline_engine::{discover, engine};
 use relpoline_text::arena::{ARENA_BYTES, Arena};
 use relpoline_text::cells::{CELL, CODE_BYTES, Cell, PAGE};
+use relpoline_text::frames::Frame;
 use relpoline_text::poke::Repoint;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use std::collections::HashMap;
@@ -388,7 +389,8 @@ fn add_sites(engine: &mut Engine, text: u64, places: &[Place]) {
             thunk: usize::from(place.reg == Reg::R11),
             function: Function::new(text, text + PAGE as u64),
         };
-        discover::add_site(engine, 0, 0, &found, !place.jumps).expect("a gate");
+        let frame = if place.jumps { Frame::UNKNOWN } else { Frame::NONE };
+        discover::add_site(engine, 0, 0, &found, frame).expect("a gate");
     }
     // SAFETY: nobody runs the program yet.
     let mut writer = unsafe { Repoint::begin(text, PAGE, false) }.expect("text can be changed");
