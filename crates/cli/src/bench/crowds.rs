@@ -36,7 +36,7 @@ const LIMITS: [f64; 3] = [0.6, 1.05, 1.02];
 #[serde(rename_all = "snake_case")]
 enum Order {
     /// In that of addresses.
-    InOrder,
+    Straight,
     /// In another one, always the same.
     Shuffled,
     /// Some sites for a while, then others.
@@ -101,7 +101,7 @@ fn sizes(quick: bool) -> &'static [usize] {
 fn crowds(quick: bool) -> Vec<Crowd> {
     let sizes = sizes(quick);
     let of = |sites, order| [1, 8, sites].map(|targets| Crowd { sites, targets, order });
-    let mut all: Vec<_> = sizes.iter().flat_map(|&sites| of(sites, Order::InOrder)).collect();
+    let mut all: Vec<_> = sizes.iter().flat_map(|&sites| of(sites, Order::Straight)).collect();
     if !quick {
         all.extend([Order::Shuffled, Order::Phases].into_iter().flat_map(|order| of(VARIED, order)));
     }
@@ -186,7 +186,7 @@ fn verdicts(figures: &[CrowdFigure]) -> Vec<CrowdVerdict> {
 impl Order {
     const fn name(self) -> &'static str {
         match self {
-            Self::InOrder => "in order",
+            Self::Straight => "in order",
             Self::Shuffled => "shuffled",
             Self::Phases => "in phases",
         }
