@@ -19,9 +19,9 @@ const EVENTS: &str = "/sys/kernel/tracing/kprobe_events";
 const GROUP: &str = "/sys/kernel/tracing/events/waiting";
 /// Probes that are wanted at once.
 const PROBES: usize = 12;
-/// Where probes before a `cs` prefix go, which are never armed: Linux's own kprobes, with or without the module, push a
-/// return address that is one byte short for them (`int3_emulate_call` takes every call for five bytes), and the kernel
-/// panics. Seen on 6.12.
+/// Where probes before a `cs` prefix go, which are never armed. On 6.12 the kernel panicked once, beside the module, when
+/// one was: the return address was one byte short, as if Linux's own kprobes took every call for five bytes
+/// (`int3_emulate_call`). It was not tried without the module.
 const NEVER: &str = "unarmed";
 
 /// Registers probes, tries to unload, arms them, lets them go, unloads.
