@@ -145,6 +145,32 @@ fn every_link_leads_somewhere() {
     );
 }
 
+/// What stands in a figure's source and not in the drawing: a source that was changed and not drawn anew.
+fn undrawn(source: &str, drawing: &str) -> Vec<String> {
+    let labels = source.split("label=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let lines = labels.flat_map(|label| label.split("\\n")).map(|line| line.trim().replace('&', "&amp;"));
+    lines.filter(|line| !line.is_empty() && !drawing.contains(&format!(">{line}<"))).collect()
+}
+
+/// Each figure is drawn from a text, is what the text says, and is shown somewhere.
+#[test]
+fn every_figure_is_drawn_and_shown() {
+    let (mut figures, mut pages) = (Vec::new(), Vec::new());
+    files(&root().join("docs/figures"), &[".dot"], &mut figures);
+    files(root(), &[".md"], &mut pages);
+    let shown: String = pages.iter().filter_map(|page| fs::read_to_string(page).ok()).collect();
+    assert!(!figures.is_empty());
+    for figure in figures {
+        let (source, name) = (fs::read_to_string(&figure).expect("can be read"), figure.with_extension("svg"));
+        let drawing = fs::read_to_string(&name).unwrap_or_default();
+        let missing = undrawn(&source, &drawing);
+        assert!(missing.is_empty(), "{}: run docs/figures/draw: {missing:?}", figure.display());
+        let name = name.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(shown.contains(&format!("figures/{name})")), "no page shows {name}");
+    }
+    assert_eq!(undrawn("a [label=\"one\\ntwo\"]", "<text>one</text>"), ["two"]);
+}
+
 #[test]
 fn the_book_has_every_page() {
     let docs = root().join("docs");
