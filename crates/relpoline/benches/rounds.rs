@@ -3,7 +3,8 @@
 //! With `--features retpoline` the paused call is what a retpoline costs.
 //!
 //! All variants of a comparison run in turn, round after round, and the least time of each is printed: what
-//! it costs when nothing else disturbs it. `cargo bench -p relpoline --bench rounds`.
+//! it costs when nothing else disturbs it. `cargo bench -p relpoline --bench rounds`; or only some of it: `-- keys calls`, of
+//! toggles, keys, calls, dynamic, learning.
 
 use relpoline::{dynamic_call, dynamic_method, likely, static_call, static_key, unlikely};
 use static_keys::{define_static_key_false, static_branch_unlikely};
@@ -291,9 +292,15 @@ fn toggles() {
 }
 
 fn main() {
-    toggles();
-    keys();
-    static_calls();
-    dynamic_calls();
-    learning_calls();
+    let wanted: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let parts: [(&str, fn()); 5] = [
+        ("toggles", toggles),
+        ("keys", keys),
+        ("calls", static_calls),
+        ("dynamic", dynamic_calls),
+        ("learning", learning_calls),
+    ];
+    for (_, part) in parts.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
+        part();
+    }
 }

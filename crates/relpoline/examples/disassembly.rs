@@ -88,7 +88,9 @@ fn gate_of(function: u64) -> Option<u64> {
 fn main() -> Result<(), relpoline::UpdateError> {
     let [traced_at, summed_at, delivered_at] =
         [traced as *const () as u64, summed as *const () as u64, delivered as *const () as u64];
-    let (Some(checksum_gate), Some(deliver_gate)) = (gate_of(summed_at), gate_of(delivered_at)) else {
+    // Not what `summed` calls: calls are led past it.
+    let checksum_gate = checksum::__parts().1 as u64;
+    let Some(deliver_gate) = gate_of(delivered_at) else {
         println!("without optimisation there is nothing to see here");
         return Ok(());
     };

@@ -87,6 +87,8 @@ typedef struct {
   const char *name;
   // Length of its name.
   size_t name_length;
+  // The library's own; 0 to begin with.
+  uint64_t way;
 } relpoline_call;
 
 // A dynamic call's state. Define it by `RELPOLINE_DYNAMIC_CALL`.
@@ -298,7 +300,7 @@ void relpoline_unregister(void *start);
     RELPOLINE_DECLARE_STATIC_CALL(name, ret, params, arguments);              \
     RELPOLINE_USED_ relpoline_call name##_state = {RELPOLINE_TARGET_(ret, params, function),  \
                                    RELPOLINE_TARGET_(ret, params, function),  \
-                                   #name, sizeof(#name) - 1};                 \
+                                   #name, sizeof(#name) - 1, 0};              \
     RELPOLINE_CALL_GATE_(name)
 
 #define relpoline_update(name, function) \

@@ -37,6 +37,8 @@ pub struct relpoline_call {
     pub name: *const c_char,
     /// Length of its name.
     pub name_length: usize,
+    /// The library's own; 0 to begin with.
+    pub way: u64,
 }
 
 /// A dynamic call's state. Define it by `RELPOLINE_DYNAMIC_CALL`.

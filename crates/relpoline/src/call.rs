@@ -9,7 +9,7 @@ use crate::UpdateError;
 use crate::imp;
 use crate::name::Name;
 use core::fmt;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// The state of a static call; [`static_call!`](crate::static_call) defines one and gives it typed functions.
 #[repr(C, align(8))]
@@ -18,6 +18,8 @@ pub struct StaticCall {
     target: AtomicPtr<()>,
     initial: *const (),
     name: Name,
+    /// Where callers were led, and by which way: the address times 256, and a signed byte. See `patched/callers.rs`.
+    way: AtomicU64,
 }
 
 // SAFETY: the pointers are addresses of functions, which any thread may call.
@@ -34,6 +36,16 @@ pub enum Form {
     Pointer,
 }
 
+/// The calls of a static call: see [`StaticCall::callers`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Callers {
+    /// Those that were found.
+    pub all: usize,
+    /// Those that go straight to the target now.
+    pub direct: usize,
+}
+
 impl StaticCall {
     /// A call that goes to `target`; [`static_call!`](crate::static_call) writes this.
     ///
@@ -41,7 +53,12 @@ impl StaticCall {
     /// `target` must be a function of the type that the call is used with.
     #[must_use]
     pub const unsafe fn new(name: &'static str, target: *const ()) -> StaticCall {
-        StaticCall { target: AtomicPtr::new(target.cast_mut()), initial: target, name: Name::new(name) }
+        StaticCall {
+            target: AtomicPtr::new(target.cast_mut()),
+            initial: target,
+            name: Name::new(name),
+            way: AtomicU64::new(0),
+        }
     }
 
     /// The call's name, as it was defined.
@@ -81,6 +98,27 @@ impl StaticCall {
     #[must_use]
     pub fn form(&self) -> Form {
         imp::call_form(self)
+    }
+
+    /// How many calls of it were found in the modules that are loaded, and how many of them are direct calls of the
+    /// target right now. Others go by a gate, which costs a jump: those that were not found (all, without
+    /// optimisation), and those for which there was no place. Both are 0 where nothing is patched.
+    #[must_use]
+    pub fn callers(&self) -> Callers {
+        imp::call_callers(self)
+    }
+
+    /// Where callers were led, and the distance of their islands.
+    #[cfg(patched)]
+    pub(crate) fn way(&self) -> (u64, i8) {
+        let way = self.way.load(Ordering::Relaxed);
+        (way >> 8, (way as u8).cast_signed())
+    }
+
+    /// Says so.
+    #[cfg(patched)]
+    pub(crate) fn set_way(&self, to: u64, distance: i8) {
+        self.way.store(to << 8 | u64::from(distance.cast_unsigned()), Ordering::Relaxed);
     }
 
     /// Whether `target` is the first one.
@@ -252,15 +290,16 @@ macro_rules! __static_call_define {
                 #[doc(hidden)]
                 #[inline(always)]
                 pub fn __parts() -> (&'static $crate::StaticCall, *const ()) {
-                    let (state, gate, _, _) = Self::__branch::<false>();
+                    let (state, gate, _, _) = Self::__branch::<false, false>();
                     (state, gate)
                 }
 
-                /// Its state, its gate, its first target, and whether a call here goes there: only looked at if `SITE`.
+                /// Its state, its gate, its first target, and whether a call here goes there: only looked at if `SITE`. With
+                /// `CALLER` the gate is called next.
                 #[doc(hidden)]
                 #[inline(always)]
                 #[allow(clippy::type_complexity)]
-                pub fn __branch<const SITE: bool>() -> (&'static $crate::StaticCall, *const (), $($for)* $($q)* fn($($ty),*) $($ret)*, bool) {
+                pub fn __branch<const SITE: bool, const CALLER: bool>() -> (&'static $crate::StaticCall, *const (), $($for)* $($q)* fn($($ty),*) $($ret)*, bool) {
                     $($items)*
                     const TARGET: $($for)* $($q)* fn($($ty),*) $($ret)* = $target;
                     static STATE: $crate::StaticCall = {
@@ -269,15 +308,19 @@ macro_rules! __static_call_define {
                         unsafe { $crate::StaticCall::new(::core::stringify!($name), TARGET as *const ()) }
                     };
                     let first = if SITE { $crate::__first_target_here!(STATE) } else { false };
+                    if CALLER {
+                        $crate::__caller_here!(STATE);
+                    }
                     (&STATE, $crate::__call_gate!(STATE, $target), TARGET, first)
                 }
 
-                /// The gate as what it behaves like.
+                /// The gate as what it behaves like, to be called here.
                 #[doc(hidden)]
                 #[inline(always)]
                 pub fn __gate() -> $($for)* $($q)* fn($($ty),*) $($ret)* {
+                    let (_, gate, _, _) = Self::__branch::<false, true>();
                     // SAFETY: the gate only jumps, to a function of this type, with registers and stack untouched.
-                    unsafe { ::core::mem::transmute(Self::__parts().1) }
+                    unsafe { ::core::mem::transmute(gate) }
                 }
 
                 /// Lets every call that begins after this has returned go to `target`.
@@ -325,7 +368,7 @@ macro_rules! __static_call_body {
         $name::__gate()($($arg),*)
     };
     (inline $name:ident ($($arg:ident),*)) => {{
-        let (_, _, first_target, first) = $name::__branch::<true>();
+        let (_, _, first_target, first) = $name::__branch::<true, false>();
         if first { first_target($($arg),*) } else { $name::__gate()($($arg),*) }
     }};
 }

@@ -24,7 +24,7 @@ mod imp;
 #[path = "plain.rs"]
 mod imp;
 
-pub use call::{Form, StaticCall};
+pub use call::{Callers, Form, StaticCall};
 pub use error::UpdateError;
 pub use imp::prepare_for_sandbox;
 pub use key::{Sites, StaticKey, set_keys};

@@ -5,7 +5,7 @@
 //! with the changer sees it.
 
 use crate::UpdateError;
-use crate::call::{Form, StaticCall};
+use crate::call::{Callers, Form, StaticCall};
 use crate::key::{Change, Sites, StaticKey};
 use crate::table::{DynamicCall, Stats};
 
@@ -31,6 +31,11 @@ pub fn branch_count() -> usize {
 pub fn update_call(call: &StaticCall, target: *const ()) -> Result<(), UpdateError> {
     call.store(target);
     Ok(())
+}
+
+/// None is found.
+pub fn call_callers(_: &StaticCall) -> Callers {
+    Callers::default()
 }
 
 /// Always through the pointer.
@@ -63,6 +68,13 @@ macro_rules! __call_gate {
     ($state:ident, $target:path) => {
         $state.target()
     };
+}
+
+/// Nothing is left where a static call is called.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __caller_here {
+    ($state:ident) => {};
 }
 
 /// The pointer decides.

@@ -60,6 +60,22 @@ fn the_broken_variant_is_noticed() {
     println!("{} {}", run.status, String::from_utf8_lossy(&run.stderr));
 }
 
+/// Each call is a direct call of its target; without the islands in between, threads go where no target is.
+#[test]
+fn calls_are_direct_calls() {
+    let results = build_at(&manifest(), "right", "", &["-p", "callers"]);
+    let text = succeeds(&Command::new(results.join("callers")).output().expect("callers runs"));
+    assert!(text.contains("all right"), "{text}");
+    println!("{text}");
+}
+
+#[test]
+fn going_straight_across_is_noticed() {
+    let run = stress(&build(Some("straight-across")), "20");
+    assert!(!run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
+    println!("{} {}", run.status, String::from_utf8_lossy(&run.stderr));
+}
+
 #[test]
 fn a_dylib_shares_its_keys_and_calls_with_its_program() {
     let results = build_at(&manifest(), "dylib", "-C prefer-dynamic", &["-p", "user"]);
@@ -251,7 +267,7 @@ fn two_versions_do_not_disturb_each_other() {
              [dependencies]\nrelpoline-core = {{ path = \"{crates}/core\" }}\n\
              relpoline-learn = {{ path = \"{crates}/learn\" }}\n\
              relpoline-text = {{ path = \"{crates}/text\" }}\n\
-             rustix = {{ version = \"1.1\", default-features = false, features = [\"mm\", \"process\"] }}\n"
+             rustix = {{ version = \"1.1\", default-features = false, features = [\"fs\", \"mm\", \"process\"] }}\n"
         ),
     );
     write(

@@ -58,7 +58,7 @@
     RELPOLINE_DECLARE_STATIC_CALL(name, ret, params, arguments);              \
     RELPOLINE_USED_ relpoline_call name##_state = {RELPOLINE_TARGET_(ret, params, function),  \
                                    RELPOLINE_TARGET_(ret, params, function),  \
-                                   #name, sizeof(#name) - 1};                 \
+                                   #name, sizeof(#name) - 1, 0};              \
     RELPOLINE_CALL_GATE_(name)
 
 #define relpoline_update(name, function) \

@@ -163,6 +163,26 @@ macro_rules! __first_target_here {
     };
 }
 
+/// Marks that a static call's gate is called soon, without an instruction: see `patched/callers.rs`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __caller_here {
+    ($state:ident) => {
+        // SAFETY: there is no instruction.
+        #[allow(unused_unsafe)]
+        unsafe {
+            ::core::arch::asm!(
+                "2:",
+                $crate::__site!("5"),
+                owner = sym $state,
+                register_sites = sym $crate::__private::register,
+                unregister = sym $crate::__private::unregister,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+    };
+}
+
 /// A jump through the register with this number: `jmp *%register`, with a REX prefix even where it needs none.
 #[cfg(not(feature = "retpoline"))]
 #[doc(hidden)]

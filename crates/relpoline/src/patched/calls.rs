@@ -1,6 +1,7 @@
 //! Re-pointing the slots of a static call.
 //!
-//! A call goes to its gate, a function of the user's module that is a row of five-byte slots:
+//! Calls that are found are led past all of this, straight to the target ([`super::callers`]). Others, and all while they are on
+//! their way, go to the gate, a function of the user's module that is a row of five-byte slots:
 //!
 //! ```text
 //! slot 0    jmp through the pointer          as shipped: right whatever the target is
@@ -19,11 +20,11 @@
 //!
 //! [`slots`](crate::slots) says in which order the bytes of slots change, and why.
 
-use super::keys;
 use super::sites::{Kind, Modules, Site, locked};
 use super::text::Text;
+use super::{callers, keys};
 use crate::UpdateError;
-use crate::call::{Form, StaticCall};
+use crate::call::{Callers, Form, StaticCall};
 use crate::slots::{self, Slots};
 use relpoline_core::arch::encode::rel32;
 
@@ -105,7 +106,7 @@ fn select(text: &mut Text, gate: Gate, index: usize) -> Result<(), UpdateError> 
 ///
 /// # Safety
 /// The site must be one of a registered module, and of a call.
-unsafe fn call_of(site: &Site) -> &'static StaticCall {
+pub unsafe fn call_of(site: &Site) -> &'static StaticCall {
     // SAFETY: the macro wrote the address of a `static` of this type.
     unsafe { &*(site.owner() as *const StaticCall) }
 }
@@ -157,6 +158,7 @@ fn update_under_lock(modules: &Modules, call: &StaticCall, target: *const ()) ->
             keys::bring(&mut text, site, keys::Form::Jumping)?;
         }
     }
+    callers::leave(modules, &mut text, call)?;
     call.store(target);
     for site in sites(Kind::Call) {
         let gate = Gate { at: site.code };
@@ -170,6 +172,8 @@ fn update_under_lock(modules: &Modules, call: &StaticCall, target: *const ()) ->
             Ok(()) => {}
         }
     }
+    // Callers that cannot be led straight there go by the gate.
+    let _ = callers::arrive(modules, &mut text, call);
     if call.is_first(target) {
         for site in sites(Kind::Inline) {
             // One that cannot be led past the gate goes through it.
@@ -177,6 +181,11 @@ fn update_under_lock(modules: &Modules, call: &StaticCall, target: *const ()) ->
         }
     }
     text.fence()
+}
+
+/// Counts the calls of `call` that were found, and those that go straight to its target.
+pub fn call_callers(call: &StaticCall) -> Callers {
+    locked(|modules| callers::count(modules, call))
 }
 
 /// How calls reach the current target.

@@ -25,6 +25,12 @@ static TORN: AtomicBool = AtomicBool::new(false);
 /// Forks that wait for one of the two locks, and take precedence: a thread that changes something again and again would
 /// hold them up for ever.
 static FORKS: AtomicU32 = AtomicU32::new(0);
+/// Threads that wait for the lock, and who had it last, by its thread pointer: a thread that changes something again and again
+/// lets others come in between.
+static WAITING: AtomicU32 = AtomicU32::new(0);
+static LAST: AtomicU64 = AtomicU64::new(0);
+/// Sleeps by which the last holder lets others come first.
+const POLITE: u32 = 4;
 /// By what it was taken for a fork.
 static FORK: AtomicU64 = AtomicU64::new(0);
 /// Turns that a waiter yields, before it sleeps.
@@ -111,6 +117,7 @@ pub fn settle() {
     }
     let inherit = || {
         FORKS.store(0, Ordering::Relaxed);
+        WAITING.store(0, Ordering::Relaxed);
         if OWNER.load(Ordering::Relaxed) != 0 && !is_held_for_fork() {
             free(OWNER.load(Ordering::Relaxed));
             still_torn();
@@ -131,6 +138,12 @@ fn take(for_fork: bool) -> (u64, bool) {
         turns += 1;
         pause(turns);
     }
+    let mut polite = 0;
+    while !for_fork && !sealed && polite < POLITE && LAST.load(Ordering::Relaxed) == me && is_waited_for() {
+        polite += 1;
+        pause(YIELDS);
+    }
+    let mut waits = false;
     while let Err(seen) = OWNER.compare_exchange(0, mark, Ordering::Acquire, Ordering::Acquire) {
         // One's own name: somebody held it who had it too, and is gone (vfork), or this thread itself, which a fault's
         // handler led away.
@@ -143,14 +156,26 @@ fn take(for_fork: bool) -> (u64, bool) {
                 break;
             }
         }
+        if !core::mem::replace(&mut waits, true) {
+            WAITING.fetch_add(1, Ordering::Relaxed);
+        }
         turns += 1;
         pause(turns);
     }
+    if waits {
+        // In a child that was forked meanwhile nobody waits.
+        let _ = WAITING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| waiting.checked_sub(1));
+    }
+    LAST.store(me, Ordering::Relaxed);
     NAME.store(me, Ordering::Relaxed);
     if for_fork {
         FORKER.store(me, Ordering::Release);
     }
     (mark, TORN.swap(false, Ordering::Relaxed))
+}
+
+fn is_waited_for() -> bool {
+    WAITING.load(Ordering::Relaxed) != 0
 }
 
 /// Whether the holder is gone, or forks and may be waiting for this very thread: a handler of that fork may take a lock

@@ -11,22 +11,26 @@
 //! | [`text`] | changing a byte of text, and telling every thread |
 //! | [`keys`] | toggling the sites of a key |
 //! | [`calls`] | re-pointing the slots of a static call |
+//! | [`callers`] | leading the calls themselves straight to the target |
+//! | [`mirror`] | memory that they pass through on the way |
 //! | [`learn`] | learning the targets of dynamic calls |
 //! | [`vtable`] | reading off where a method lies |
 
 pub mod asm;
+mod callers;
 mod calls;
 mod fork;
 mod hold;
 mod keys;
 mod learn;
+mod mirror;
 mod sites;
 mod text;
 mod unload;
 mod vtable;
 mod wiped;
 
-pub use calls::{call_form, update_call};
+pub use calls::{call_callers, call_form, update_call};
 pub use keys::{branch_count, change_keys, key_sites};
 pub use learn::{always_promote, count_calls, forget, pause, pin, stats};
 pub use sites::{prepare_for_sandbox, register, unregister};

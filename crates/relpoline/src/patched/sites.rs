@@ -4,12 +4,13 @@
 //! sites of one key or call are a range in each module. Sites of modules that were unloaded are gone with
 //! the module.
 
+use super::mirror::Mirror;
 use super::text::Text;
 use super::unload::{self, Cause};
-use super::{calls, fork, hold, keys, learn};
-use crate::StaticKey;
+use super::{callers, calls, fork, hold, keys, learn};
 use crate::UpdateError;
-use core::cell::UnsafeCell;
+use crate::{StaticCall, StaticKey};
+use core::cell::{RefCell, UnsafeCell};
 use relpoline_text::membarrier;
 
 /// What a site is, in the low bits of its owner's address.
@@ -25,6 +26,8 @@ pub enum Kind {
     Table,
     /// A branch in front of an inline static call: falls through while that goes to its first target.
     Inline,
+    /// A call of a static call's gate: as written, a place shortly before it; then its displacement, or 0.
+    Caller,
 }
 
 const KIND_BITS: u64 = 7;
@@ -33,7 +36,7 @@ const KIND_BITS: u64 = 7;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Site {
-    /// Address of the instruction.
+    /// Address of the instruction; of a caller's displacement.
     pub code: u64,
     tagged: u64,
 }
@@ -52,6 +55,7 @@ impl Site {
             2 => Some(Kind::Call),
             3 => Some(Kind::Table),
             4 => Some(Kind::Inline),
+            5 => Some(Kind::Caller),
             _ => None,
         }
     }
@@ -64,6 +68,8 @@ pub struct Modules {
     lost: Vec<u64>,
     /// [`prepare_for_sandbox`] was called: no system calls any more.
     pub sealed: bool,
+    /// Where calls pass through.
+    pub mirror: RefCell<Mirror>,
 }
 
 /// What is done to a site.
@@ -74,7 +80,12 @@ struct Shared(UnsafeCell<Modules>);
 // SAFETY: only touched by who holds the lock.
 unsafe impl Sync for Shared {}
 
-static MODULES: Shared = Shared(UnsafeCell::new(Modules { modules: Vec::new(), lost: Vec::new(), sealed: false }));
+static MODULES: Shared = Shared(UnsafeCell::new(Modules {
+    modules: Vec::new(),
+    lost: Vec::new(),
+    sealed: false,
+    mirror: RefCell::new(Mirror::new()),
+}));
 
 /// Does something under the one lock under which anything is changed. `act` allocates nothing.
 pub fn locked<R>(act: impl FnOnce(&mut Modules) -> R) -> R {
@@ -90,11 +101,29 @@ pub fn locked<R>(act: impl FnOnce(&mut Modules) -> R) -> R {
 
 impl Modules {
     /// All sites that belong to the static at `owner`.
-    pub fn of(&self, owner: u64) -> impl Iterator<Item = &'static Site> + '_ {
+    pub fn of(&self, owner: u64) -> impl Iterator<Item = &'static Site> + Clone + '_ {
         self.modules.iter().flat_map(move |&sites| {
             let first = sites.partition_point(|s| s.owner() < owner);
             sites[first..].iter().take_while(move |s| s.owner() == owner)
         })
+    }
+
+    /// Brings the callers in a module to their gates; calls of which one is left are noted. Whether there is none.
+    fn callers_to_gates(&mut self, module: usize) -> bool {
+        let Some(&sites) = self.modules.get(module) else { return true };
+        let mut text = Text::default();
+        let mut all = true;
+        for site in sites.iter().filter(|site| site.kind() == Some(Kind::Call)) {
+            // SAFETY: the kind says that its owner is a call.
+            let call = unsafe { calls::call_of(site) };
+            if callers::to_gate(self, &mut text, call).is_err() {
+                all = false;
+                if !self.lost.contains(&site.owner()) && self.lost.len() < self.lost.capacity() {
+                    self.lost.push(site.owner());
+                }
+            }
+        }
+        all
     }
 
     /// All sites.
@@ -113,7 +142,11 @@ impl Modules {
     /// Lets all sites say what their keys and calls say: somebody vanished in the middle of a change.
     fn mend(&self) -> Result<(), UpdateError> {
         let mut text = Text::default();
-        // In the order of an update: no branch of the inline form goes to the first target while the gate does not.
+        // In the order of an update: no branch of the inline form goes to the first target while the gate does not, and no
+        // caller past it.
+        for call in self.calls() {
+            callers::to_gate(self, &mut text, call)?;
+        }
         let steps: [Step; 3] = [
             |text, site| if site.kind() == Some(Kind::Inline) { keys::disarm(text, site) } else { Ok(()) },
             |text, site| if site.kind() == Some(Kind::Call) { calls::arm(text, site) } else { Ok(()) },
@@ -124,7 +157,16 @@ impl Modules {
             },
         ];
         steps.iter().try_for_each(|step| self.all().try_for_each(|site| step(&mut text, site)))?;
+        for call in self.calls() {
+            callers::arrive(self, &mut text, call)?;
+        }
         text.fence()
+    }
+
+    /// All static calls that have a gate.
+    fn calls(&self) -> impl Iterator<Item = &'static StaticCall> + '_ {
+        // SAFETY: the kind says that their owners are calls.
+        self.all().filter(|site| site.kind() == Some(Kind::Call)).map(|site| unsafe { calls::call_of(site) })
     }
 }
 
@@ -163,6 +205,7 @@ pub unsafe extern "C" fn register(start: *mut Site, end: *mut Site) {
     // SAFETY: the section belongs to this function alone until it is in the list, and is not written after.
     let sites = unsafe { core::slice::from_raw_parts_mut(start, count) };
     sites.sort_unstable_by_key(|s| (s.owner(), s.code));
+    callers::find_all(sites);
     if sites.iter().any(|s| s.kind() == Some(Kind::Table)) {
         learn::prepare();
     }
@@ -172,15 +215,19 @@ pub unsafe extern "C" fn register(start: *mut Site, end: *mut Site) {
         modules.lost.retain(|owner| sites.binary_search_by_key(owner, Site::owner).is_err());
         if !modules.sealed {
             // Early, while the process probably has one thread, since later it is slow.
-            let _ = membarrier::register();
-            arm(sites);
+            let fences = membarrier::register().is_ok();
+            let mut text = arm(sites);
+            // Where callers could not be brought back step by step they stay with their gates.
+            if fences {
+                let _ = callers::arm(modules, &mut text, sites, is_alone());
+            }
         }
     });
 }
 
 /// Brings the sites of a new module into the form in which they cost least. Those that may not be changed
 /// stay as they are shipped, and right.
-fn arm(sites: &'static [Site]) {
+fn arm(sites: &'static [Site]) -> Text {
     let mut text = Text::default();
     for site in sites {
         let armed = match site.kind() {
@@ -188,13 +235,20 @@ fn arm(sites: &'static [Site]) {
             Some(Kind::Call) => calls::arm(&mut text, site),
             Some(Kind::Inline) => calls::arm_inline(&mut text, site),
             Some(Kind::Table) => learn::arm(&mut text, site),
-            None => Ok(()),
+            Some(Kind::Caller) | None => Ok(()),
         };
         if armed == Err(UpdateError::TextUnavailable) {
-            return;
+            return text;
         }
     }
     let _ = text.fence();
+    text
+}
+
+/// Whether no other thread runs, for certain.
+fn is_alone() -> bool {
+    // A link for each thread, besides the directory's own two.
+    rustix::fs::stat(c"/proc/self/task").is_ok_and(|task| task.st_nlink == 3)
 }
 
 /// Called by a module's registrar when it is unloaded, or the program ends: then everything goes on as before, for other
@@ -218,8 +272,13 @@ pub unsafe extern "C" fn unregister(start: *mut Site) {
     with_room(count, |modules| &mut modules.lost);
     let emptied = locked(|modules| {
         let Some(at) = of_module(modules) else { return Vec::new() };
+        let at_gates = modules.sealed || (!forgets && modules.callers_to_gates(at));
         let sites = modules.modules.swap_remove(at);
         let freed = modules.sealed || (!forgets && shut(sites, &mut modules.lost));
+        if modules.modules.is_empty() && at_gates && cause == Cause::Unload {
+            // SAFETY: the last module that used the mirror is being unloaded, and nobody may be on the way to its code.
+            unsafe { modules.mirror.get_mut().give_back() };
+        }
         if modules.modules.is_empty() && freed && cause == Cause::Unload {
             // SAFETY: the last module that used the learner is being unloaded, and nobody may be in its code.
             unsafe { learn::end() };
@@ -244,7 +303,7 @@ fn shut(sites: &'static [Site], lost: &mut Vec<u64>) -> bool {
                     apart &= learn::gone(site);
                     Ok(())
                 }
-                None => Ok(()),
+                Some(Kind::Caller) | None => Ok(()),
             };
             if shut.is_err() && !lost.contains(&site.owner()) && lost.len() < lost.capacity() {
                 lost.push(site.owner());
@@ -267,11 +326,14 @@ fn shut(sites: &'static [Site], lost: &mut Vec<u64>) -> bool {
 pub fn prepare_for_sandbox() -> Result<(), UpdateError> {
     locked(|modules| {
         let mut text = Text::default();
+        for call in modules.calls() {
+            callers::to_gate(modules, &mut text, call)?;
+        }
         for site in modules.all() {
             match site.kind() {
                 Some(Kind::Unlikely | Kind::Likely | Kind::Inline) => keys::disarm(&mut text, site)?,
                 Some(Kind::Call) => calls::disarm(&mut text, site)?,
-                Some(Kind::Table) | None => {}
+                Some(Kind::Table | Kind::Caller) | None => {}
             }
         }
         learn::seal();

@@ -167,6 +167,10 @@ fn main() {
         let (toggles, updates) = (toggler.join().expect("toggler"), updater.join().expect("updater"));
         let loads = loader.map_or(0, |l| l.join().expect("loader"));
         println!("{calls} uses, {toggles} toggles, {updates} updates, {loads} loads, none wrong");
+        // None of them was found by accident only, and all are where they should be.
+        let callers = current::state().callers();
+        assert!(callers.all > 0 && callers.direct == callers.all, "{callers:?}");
+        println!("{callers:?}");
         println!("{:?} {:?} {:?}", KEY.sites(), current::state(), apply::stats());
     });
 }
