@@ -62,7 +62,7 @@ pub struct Places {
 /// What a tick wants to ask the policy.
 #[derive(Clone, Copy)]
 enum Question {
-    Cold,
+    Cold(u32),
     Window,
     Misses(u32),
     Due,
@@ -295,8 +295,11 @@ impl<M: Machine> Engine<M> {
                 self.next_cold = id + 1;
             }
             match site.state.phase() {
-                Phase::Cold if self.machine.cold_calls(id).wrapping_sub(site.reading) >= site.awaited => {
-                    self.ask(id, Question::Cold, now);
+                Phase::Cold => {
+                    let calls = self.machine.cold_calls(id).wrapping_sub(site.reading);
+                    if calls >= site.awaited {
+                        self.ask(id, Question::Cold(calls), now);
+                    }
                 }
                 Phase::Learning => self.evict(id, now),
                 Phase::Promoted | Phase::Linked => {
@@ -330,7 +333,11 @@ impl<M: Machine> Engine<M> {
         let Engine { machine, policy, sites, trees, windows, .. } = self;
         let Some(site) = sites.get_mut(id) else { return };
         let event = match question {
-            Question::Cold => Event::ColdExpired,
+            Question::Cold(calls) => {
+                // The more sites there are, the longer ago it was looked at: what was called since then is what counts.
+                site.state.counted(calls);
+                Event::ColdExpired
+            }
             Question::Due => Event::Due,
             Question::Misses(misses) => Event::MissWindow { misses },
             Question::Window => {

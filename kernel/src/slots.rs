@@ -35,6 +35,9 @@ impl<const N: usize> Slots<N> {
 
     /// Takes a free slot.
     pub fn take(&mut self) -> Option<usize> {
+        if self.free == 0 {
+            return None;
+        }
         for step in 0..N {
             let i = (self.next + step) % N;
             if let Some(slot) = self.uses.get_mut(i)

@@ -343,3 +343,41 @@ fn a_modules_sites_go_with_it_and_their_numbers_come_back() {
     engine.grace_ended();
     assert!(!engine.wants_grace());
 }
+
+#[test]
+fn what_there_is_no_room_for_keeps_its_retpoline_and_is_told() {
+    let mut engine = engine(SITES - 10);
+    let figure = |engine: &mut Engine<Simulated>, name: &str| {
+        engine.figures().iter().find(|(known, _)| *known == name).map(|(_, value)| *value).expect("a figure")
+    };
+    assert_eq!(figure(&mut engine, "sites_without_number"), 0);
+    // A module of thirty sites, for which there is room for ten.
+    engine.machine_mut().text = text(30);
+    let module = Text { start: TEXT, end: TEXT + 30 * FUNCTION, barred: [(0, 0); 2], owner: 7 };
+    assert_eq!(engine.text_comes(&module), 10);
+    assert_eq!(figure(&mut engine, "sites_modules"), 10);
+    assert_eq!(figure(&mut engine, "sites_without_number"), 20);
+    engine.text_goes(7, MODULE, MODULE);
+    assert_eq!(engine.text_comes(&module), 0, "a number is used again only after a grace period");
+    assert_eq!(figure(&mut engine, "sites_without_number"), 50);
+    engine.text_goes(7, MODULE, MODULE);
+    engine.grace_begins();
+    engine.grace_ended();
+    assert_eq!(engine.text_comes(&module), 10, "what has gone makes room");
+}
+
+#[test]
+fn a_full_table_of_sites_is_enabled_and_disabled_whole() {
+    let mut engine = engine(SITES);
+    engine.enable();
+    // One is barred by name, and its branch stays.
+    let led = (0..SITES).filter(|&id| leads(&mut engine, id) == COLD + id as u64 * COLD_STUB).count();
+    assert_eq!(led, SITES - 1);
+    // When little happens it looks at an eighth of them, at most every 0.64 s: all have had their turn after some seconds.
+    for _ in 0..5 {
+        drive(&mut engine, SITES - 2, |_| A);
+    }
+    assert_eq!(targets(&engine, SITES - 2), [A], "the last ones are looked at, too");
+    assert!(engine.disable());
+    assert!((0..SITES).all(|id| leads(&mut engine, id) == site(&engine, id).thunk));
+}

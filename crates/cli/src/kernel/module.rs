@@ -73,7 +73,9 @@ pub fn unload() -> Result<()> {
         let error = std::io::Error::last_os_error();
         let hint = match error.raw_os_error() {
             Some(libc::EPERM) => "; only root may unload modules",
-            Some(libc::EAGAIN | libc::EBUSY) => "; somebody has one of its devices in /dev/relpoline open",
+            Some(libc::EAGAIN | libc::EBUSY) => {
+                "; somebody has one of its devices in /dev/relpoline open; promotion is off (relpoline kernel enable)"
+            }
             _ => "",
         };
         bail!("the module was not unloaded: {error}{hint}");
@@ -140,6 +142,7 @@ fn why(error: &std::io::Error, reasons: &[String], path: &Path, release: &str) -
         Some(libc::ENOKEY | libc::EKEYREJECTED) => {
             "the kernel takes only signed modules; sign it, or switch secure boot off".to_owned()
         }
+        Some(libc::ENOMEM) => "the kernel has not enough memory for the module itself (4 MiB)".to_owned(),
         _ => error.to_string(),
     }
 }

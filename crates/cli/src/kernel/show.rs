@@ -75,6 +75,12 @@ pub fn status(arguments: &StatusArgs) -> Result<()> {
     let get = |name| stats.get(name);
     println!("promotion    {}", if get("enabled") == 1 { "on" } else { "off" });
     println!("sites        {} in the kernel, {} in its modules", get("sites_kernel"), get("sites_modules"));
+    if get("sites_without_number") > 0 {
+        println!(
+            "no room      {} sites of the kernel's modules keep their retpolines: the module has room for 32,768 sites",
+            get("sites_without_number")
+        );
+    }
     println!(
         "now          {} promoted, {} learning, {} cold, {} left to the retpoline, {} barred",
         get("now_promoted"),

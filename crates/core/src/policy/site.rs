@@ -104,6 +104,14 @@ impl SiteState {
         self.phase
     }
 
+    /// A cold site's counter went on by itself and was read late: `calls` were made, not only those that were awaited.
+    /// To be said before [`Event::ColdExpired`].
+    pub fn counted(&mut self, calls: u32) {
+        if self.phase == Phase::Cold && !self.trial.is_running() && calls > self.window {
+            self.window = calls;
+        }
+    }
+
     /// Why it is there.
     #[must_use]
     pub const fn reason(&self) -> Reason {
