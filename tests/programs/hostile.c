@@ -6,7 +6,10 @@
 //   name PATH                 its C library has another path
 //   storm                     signals, threads and system calls without end
 //   exchange A B [C D]...     what is called A is called B, and the other way round, and so on without end
-//   state WHAT                a state that processes are rarely in
+//   state WHAT [DIRECTORY]    a state that processes are rarely in; the directory becomes its root directory
+//   forges PATH               its engine's statistics say that PATH is a file of its, with its retpolines
+//   reads PATH                the same; and as another user it ends with 7 if it can read PATH
+//   mounts DIRECTORY          in a mount namespace of its own, other things are mounted over /dev/shm without end
 #define _GNU_SOURCE
 #include <elf.h>
 #include <fcntl.h>
@@ -21,6 +24,7 @@
 #include <sys/auxv.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -190,9 +194,17 @@ static void storm(void) {
     CHECK(pthread_create(&thread, 0, breed, 0) == 0);
 }
 
-static void exchange(char **names) {
-    if (fork() != 0) return;
+// A child that does something without end, and ends with its parent, also if that has ended already.
+static int in_child(void) {
+    int parent = getpid();
+    if (fork() != 0) return 0;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(0);
+    return 1;
+}
+
+static void exchange(char **names) {
+    if (!in_child()) return;
     for (;;)
         for (char **pair = names; pair[0] && pair[1]; pair += 2)
             syscall(SYS_renameat2, AT_FDCWD, pair[0], AT_FDCWD, pair[1], RENAME_EXCHANGE);
@@ -208,6 +220,70 @@ static void *map_and_unmap(void *unused) {
     return unused;
 }
 
+// Wherever its own path stands in the engine's statistics but at their beginning, which is where the program is named.
+static void forges(const char *path) {
+    char own[4096] = {0}, line[8192];
+    CHECK(readlink("/proc/self/exe", own, sizeof own - 1) > 0);
+    size_t length = strlen(own) + 1;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps);
+    while (fgets(line, sizeof line, maps)) {
+        unsigned long start, end;
+        char access[8];
+        if (!strstr(line, "/dev/shm/relpoline-") || !strstr(line, ".stats")) continue;
+        if (sscanf(line, "%lx-%lx %7s", &start, &end, access) != 3 || access[1] != 'w') continue;
+        int seen = 0;
+        for (char *p = (char *)start; p + 256 < (char *)end; p += 4)
+            if (!memcmp(p, own, length) && seen++) strncpy(memset(p, 0, 232), path, 231);
+    }
+    fclose(maps);
+}
+
+static void reads(const char *path) {
+    forges(path);
+    CHECK(setgid(54322) == 0 && setuid(54322) == 0);
+    if (open(path, O_RDONLY) >= 0) _exit(7);
+}
+
+static void put(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_CREAT, 0600);
+    if (fd < 0) return;
+    if (write(fd, text, strlen(text)) < 0) {}
+    close(fd);
+}
+
+static void mounts(const char *directory) {
+    unsigned long ns;
+    unsigned long long started;
+    whoami(&ns, &started);
+    char map[64], own[64], file[160], link[160];
+    unsigned user = geteuid();
+    snprintf(map, sizeof map, "0 %u 1", user);
+    snprintf(own, sizeof own, "/dev/shm/relpoline-%u", user);
+    snprintf(file, sizeof file, "%s/%d-%lu-%llu.stats", own, getpid(), ns, started);
+    snprintf(link, sizeof link, "%s/4194303-1-2.stats", own);
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) {
+        printf("no namespaces\n");
+        fflush(stdout);
+        _exit(0);
+    }
+    put("/proc/self/uid_map", map);
+    CHECK(mount(0, "/", 0, MS_REC | MS_PRIVATE, 0) == 0);
+    if (!in_child()) return;
+    for (;;) {
+        if (mount("none", "/dev/shm", "tmpfs", 0, 0) == 0) {
+            mkdir(own, 0700);
+            put(file, "RELPSTAT");
+            if (symlink(directory, link) != 0) {}
+            mount(directory, own, 0, MS_BIND, 0);
+            umount2(own, MNT_DETACH);
+            umount2("/dev/shm", MNT_DETACH);
+        }
+        for (int n = 0; n < 2; n++)
+            if (mount(n ? "/proc" : directory, "/dev/shm", 0, MS_BIND | MS_REC, 0) == 0) umount2("/dev/shm", MNT_DETACH);
+    }
+}
+
 static void state(const char *what, char **argv) {
     pthread_t thread;
     if (!strcmp(what, "private")) {
@@ -215,8 +291,7 @@ static void state(const char *what, char **argv) {
     } else if (!strcmp(what, "elsewhere")) {
         // Root there, with mounts and a root directory of its own. Where that is forbidden: as it was.
         if (unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0) {
-            char directory[] = "/tmp/relpoline-hostile-XXXXXX";
-            if (mkdtemp(directory) && chroot(directory) == 0) CHECK(chdir("/") == 0);
+            if (argv[3] && chroot(argv[3]) == 0) CHECK(chdir("/") == 0);
         }
     } else if (!strcmp(what, "lends")) {
         // Waits until its child, which has its memory, calls exec: it does not.
@@ -263,6 +338,9 @@ int main(int argc, char **argv) {
     else if (argc > 1 && !strcmp(argv[1], "storm")) storm();
     else if (argc > 3 && !strcmp(argv[1], "exchange")) exchange(argv + 2);
     else if (argc > 2 && !strcmp(argv[1], "state")) state(argv[2], argv);
+    else if (argc > 2 && !strcmp(argv[1], "forges")) forges(argv[2]);
+    else if (argc > 2 && !strcmp(argv[1], "reads")) reads(argv[2]);
+    else if (argc > 2 && !strcmp(argv[1], "mounts")) mounts(argv[2]);
     printf("ready\n");
     fflush(stdout);
     for (char byte;;) {

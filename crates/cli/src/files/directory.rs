@@ -140,10 +140,18 @@ impl Directory {
 
     /// Whether a file in it has this content, and only this user or root may write to it.
     pub fn holds(&self, name: &OsStr, content: &[u8]) -> bool {
-        let Ok(file) = open::in_directory(&self.fd, name) else { return false };
-        let is_ours =
-            rustix::fs::fstat(&file).is_ok_and(|stat| Trusted::now().owns(&stat) && !is_open_to_others(&stat));
-        is_ours && has(file, content)
+        self.own_file(name).is_ok_and(|file| has(file, content))
+    }
+
+    /// Opens a file in it that nobody but this user and root may write to, for reading.
+    ///
+    /// # Errors
+    /// When there is none, or somebody else may.
+    pub fn own_file(&self, name: &OsStr) -> anyhow::Result<File> {
+        let file = open::in_directory(&self.fd, name)?;
+        let stat = rustix::fs::fstat(&file)?;
+        ensure!(Trusted::now().owns(&stat) && !is_open_to_others(&stat), "somebody else may change it");
+        Ok(file)
     }
 
     /// Puts a file into it: whole, in place of one that is there. `mode` is its mode, whatever the umask says.

@@ -9,12 +9,14 @@
 //! | [`below`] | paths of another root directory, which do not lead out of it |
 //! | [`parts`] | reading parts of a large file, within a budget |
 //! | [`directory`] | directories that are held open, and who else could change something in them |
+//! | [`rights`] | no more rights to files than another user has |
 //! | [`written`] | writing: nothing that others planted is written to |
 
 pub mod below;
 pub mod directory;
 pub mod open;
 pub mod parts;
+pub mod rights;
 pub mod written;
 
 pub use directory::Directory;

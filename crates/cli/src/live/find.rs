@@ -30,7 +30,7 @@ const HEAD_BYTES: usize = Layout::MOST.event_offset();
 /// Looking at all processes takes no longer, whatever they do.
 const LONGEST: Duration = Duration::from_secs(60);
 /// The same of the lists of what one user's processes have mapped; he may make them long. Without its list a process is known
-/// by its number, start, user and name.
+/// by its number, start, user and name. And of the files in the mount namespaces that are his.
 const LISTS: Duration = Duration::from_secs(2);
 /// Times a record is read again that is just being written.
 const PATIENCE: u32 = 4;
@@ -86,8 +86,13 @@ pub fn all() -> Found {
     let processes = Processes::all();
     let mut seen = BTreeSet::new();
     let mut found = Found::default();
-    for root in roots(&processes.all) {
-        shelf::each(&root, &mut |shelf, name| {
+    let mut elsewhere: HashMap<u32, Duration> = HashMap::new();
+    for (user, root) in roots(&processes.all) {
+        // Root's may be containers, which are not each other's.
+        let spent = elsewhere.entry(user).or_default();
+        let left = if user == 0 { shelf::LONGEST } else { shelf::LONGEST.saturating_sub(*spent) };
+        let begun = shelf::processor_time();
+        shelf::each(&root, left, &mut |shelf, name| {
             let Ok(file) = shelf.open(name) else { return };
             let Ok(meta) = file.metadata() else { return };
             if !seen.insert((meta.dev(), meta.ino())) {
@@ -98,6 +103,7 @@ pub fn all() -> Found {
                 None => shelf.forget(name, &file),
             }
         });
+        *spent += shelf::processor_time().saturating_sub(begun);
     }
     found.engines.sort_by_key(|engine| engine.process.pid);
     found
@@ -202,7 +208,7 @@ pub fn one(pid: u32) -> anyhow::Result<Engine> {
 /// their files' names, each read when it is asked for. They are removed: whoever asks collects them.
 pub fn strays(run: u64) -> impl Iterator<Item = (Name, Vec<u8>)> {
     let mut found = Vec::new();
-    shelf::each(Path::new(""), &mut |shelf, name| {
+    shelf::each(Path::new(""), shelf::LONGEST, &mut |shelf, name| {
         let is_stray = |file: &File| header(file).is_some_and(|header| header.run == run);
         if !shelf.is_of_run() && shelf.open(name).is_ok_and(|file| is_stray(&file)) {
             found.push((shelf.clone(), *name));
@@ -219,11 +225,15 @@ fn take(shelf: &Shelf, name: &Name) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The root directories of all mount namespaces we may look into; our own, as an empty path, first.
-fn roots(processes: &[Process]) -> Vec<PathBuf> {
+/// The root directories of all mount namespaces we may look into, with the users that have processes there; our own, as an
+/// empty path, first.
+fn roots(processes: &[Process]) -> Vec<(u32, PathBuf)> {
     let mut seen: BTreeSet<u64> = Process::of(std::process::id()).and_then(|me| me.mounts()).into_iter().collect();
     let foreign = processes.iter().filter(|process| process.mounts().is_some_and(|mounts| seen.insert(mounts)));
-    std::iter::once(PathBuf::new()).chain(foreign.map(Process::root)).collect()
+    let mut roots: Vec<_> = foreign.map(|process| (process.user, process.root())).collect();
+    roots.sort_by_key(|(user, _)| *user);
+    roots.insert(0, (0, PathBuf::new()));
+    roots
 }
 
 /// Whether a process is called like the program in its statistics. The system keeps 15 bytes of a name.
@@ -336,6 +346,43 @@ mod tests {
             assert!(!settle(&mut bytes, &record(then, 9), 0));
             assert_eq!(bytes, record(then, 9));
         }
+    }
+
+    /// Whose processes' lists took too long is known by less from then on, and nobody else is.
+    #[test]
+    fn the_lists_of_one_users_processes_take_only_so_long() {
+        let me = Process::of(std::process::id()).unwrap();
+        let (user, other) = (me.user, me.user + 1);
+        let processes = |spent: &[(u32, Duration)]| Processes {
+            all: vec![me.clone()],
+            by_own_pid: HashMap::from([(me.own_pid, vec![0])]),
+            mapped: RefCell::default(),
+            spent: RefCell::new(spent.iter().copied().collect()),
+        };
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        let (inode, meta) = (file.metadata().unwrap().ino(), file.metadata().unwrap());
+        // SAFETY: a new mapping of a file, which nobody uses.
+        let mapped = unsafe {
+            file.set_len(4096).unwrap();
+            let flags = (rustix::mm::ProtFlags::READ, rustix::mm::MapFlags::SHARED);
+            rustix::mm::mmap(std::ptr::null_mut(), 4096, flags.0, flags.1, &file, 0).unwrap()
+        };
+        let name = Name { pid: me.own_pid, namespace: 0, started: me.started };
+        assert_eq!(processes(&[]).maps(&me, inode), Some(true));
+        assert_eq!(processes(&[(other, LISTS * 2)]).maps(&me, inode), Some(true));
+        assert!(processes(&[]).owner(&name, &file, &meta).is_some());
+        let late = processes(&[(user, LISTS * 2)]);
+        assert_eq!(late.maps(&me, inode), None);
+        // Nothing is in its statistics yet by which it would be known.
+        assert_eq!(late.owner(&name, &file, &meta), None);
+        let mut header = Header::ZERO;
+        relpoline_stats::file::set_text(&mut header.program, me.name.as_bytes());
+        let mut bytes = [0; Header::SIZE];
+        header.store(&mut bytes).unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        assert_eq!(late.owner(&name, &file, &file.metadata().unwrap()), Some(&me));
+        // SAFETY: it was mapped above.
+        unsafe { rustix::mm::munmap(mapped, 4096).unwrap() };
     }
 
     #[test]

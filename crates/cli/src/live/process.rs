@@ -35,6 +35,8 @@ pub struct Process {
     pub started: u64,
     /// The user it is.
     pub user: u32,
+    /// Its group.
+    pub group: u32,
     /// What it calls itself.
     pub name: String,
 }
@@ -51,12 +53,14 @@ impl Process {
         // What a process calls itself need not be text.
         let status = String::from_utf8_lossy(status);
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        // Real, effective, saved, file system: the effective one makes files.
+        let effective = |name| field(name).and_then(|all| all.split_whitespace().nth(1)?.parse().ok());
         Some(Self {
             pid,
             own_pid: field("NSpid").and_then(|all| all.split_whitespace().next_back()?.parse().ok()).unwrap_or(pid),
             started: started(stat).unwrap_or(0),
-            // Real, effective, saved, file system: the effective one makes files.
-            user: field("Uid").and_then(|all| all.split_whitespace().nth(1)?.parse().ok())?,
+            user: effective("Uid")?,
+            group: effective("Gid")?,
             name: field("Name").unwrap_or_default().trim().to_owned(),
         })
     }

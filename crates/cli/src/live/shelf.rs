@@ -2,13 +2,16 @@
 //!
 //! Each is opened once, looked at, and held open: it is a directory, that user's, and closed to others. What lies in it is
 //! opened and removed by it, so whatever becomes of its path meanwhile, nothing else is touched than what that user put into
-//! that directory. Links are followed nowhere, and root directories of other mount namespaces are not left.
+//! that directory. Links are followed nowhere, and root directories of other mount namespaces are not left. He may put
+//! there as much as memory holds: so looking through one user's directories takes only so long, of the processor's time, and
+//! then it is the next one's turn; in another mount namespace, where whoever made that has as many users as he likes, that goes for all of them.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use relpoline_stats::live::{Name, PREFIX, is_private};
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
@@ -17,6 +20,8 @@ use super::place::keeper;
 use super::process::{Process, sees_all};
 use crate::files::{below, open};
 
+/// Looking takes no longer: for a user, or for another mount namespace.
+pub const LONGEST: Duration = Duration::from_secs(2);
 /// Most runs of a user, and most files in one directory, that are looked at.
 const RUNS: usize = 1024;
 const FILES: usize = 1 << 14;
@@ -37,19 +42,24 @@ pub struct Shelf {
 }
 
 /// Calls `visit` for each file that a statistics file's name has, below a root directory (an empty path is our own).
-pub fn each(root: &Path, visit: &mut dyn FnMut(&Shelf, &Name)) {
+/// What that takes at most, of a user here and of all users elsewhere, is `longest`.
+pub fn each(root: &Path, longest: Duration, visit: &mut dyn FnMut(&Shelf, &Name)) {
+    let begun = processor_time();
     let Some(shared) = open_shared(root) else { return };
     let is_here = root.as_os_str().is_empty();
     let most = if is_here { usize::MAX } else { FOREIGN };
     for user in names(&shared).filter_map(|name| user_of(&name)).take(most) {
+        let begun = if is_here { processor_time() } else { begun };
+        let has_time = || processor_time().saturating_sub(begun) < longest;
         let name = format!("{}{user}", prefix());
         let Some(directory) = open_private(&shared, &name, user) else { continue };
         let shelf = Shelf { directory: Rc::new(directory), user, run: None, is_here };
-        shelf.each_file(visit);
-        for run in names(&shelf.directory).filter(|name| keeper(name).is_some()).take(RUNS.min(most)) {
+        shelf.each_file(has_time, visit);
+        let runs = names(&shelf.directory).take_while(|_| has_time()).filter(|name| keeper(name).is_some());
+        for run in runs.take(RUNS.min(most)) {
             if let Some(directory) = open_private(&shelf.directory, &run, user) {
                 let run = Some((Rc::clone(&shelf.directory), run));
-                Shelf { directory: Rc::new(directory), run, ..shelf.clone() }.each_file(visit);
+                Shelf { directory: Rc::new(directory), run, ..shelf.clone() }.each_file(has_time, visit);
             }
         }
     }
@@ -67,6 +77,12 @@ pub fn of_run(path: &Path) -> io::Result<Shelf> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory is open to others"));
     }
     Ok(Shelf { directory: Rc::new(directory), user, run: None, is_here: true })
+}
+
+/// What this thread has taken so far: on a machine that others keep busy, nobody's time runs out for that.
+pub fn processor_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
 /// Where users have their directories.
@@ -108,9 +124,14 @@ impl Shelf {
         names(&self.directory).filter_map(|name| Name::parse(name.as_bytes())).take(FILES)
     }
 
-    fn each_file(&self, visit: &mut dyn FnMut(&Shelf, &Name)) {
+    fn each_file(&self, has_time: impl Fn() -> bool, visit: &mut dyn FnMut(&Shelf, &Name)) {
         // All before the first is removed.
-        self.names().collect::<Vec<_>>().iter().for_each(|name| visit(self, name));
+        let names: Vec<Name> = names(&self.directory)
+            .take_while(|_| has_time())
+            .filter_map(|name| Name::parse(name.as_bytes()))
+            .take(FILES)
+            .collect();
+        names.iter().take_while(|_| has_time()).for_each(|name| visit(self, name));
     }
 
     /// Whether it is a run's.
@@ -189,7 +210,7 @@ mod tests {
 
     fn found(root: &Path) -> usize {
         let mut count = 0;
-        each(root, &mut |shelf, name| count += usize::from(shelf.open(name).is_ok()));
+        each(root, LONGEST, &mut |shelf, name| count += usize::from(shelf.open(name).is_ok()));
         count
     }
 
@@ -209,6 +230,30 @@ mod tests {
         fs::set_permissions(&directory, Permissions::from_mode(0o700)).unwrap();
         fs::set_permissions(&run, Permissions::from_mode(0o755)).unwrap();
         assert_eq!(found(root.path()), 1);
+    }
+
+    /// Who has more files there than time allows has those seen that time allows; elsewhere, where all users are one
+    /// user's, that goes for them together.
+    #[test]
+    fn looking_through_a_directory_takes_only_so_long() {
+        let (root, directory) = root();
+        for pid in 1..=20 {
+            fs::write(directory.join(format!("{pid}-1-2.stats")), b"").unwrap();
+        }
+        let longest = Duration::from_millis(40);
+        let mut visits = 0;
+        each(root.path(), longest, &mut |_, _| {
+            visits += 1;
+            let begun = processor_time();
+            while processor_time() - begun < longest / 2 {
+                std::hint::spin_loop();
+            }
+        });
+        assert!((1..20).contains(&visits), "{visits}");
+        let mut visits = 0;
+        each(root.path(), Duration::ZERO, &mut |_, _| visits += 1);
+        assert_eq!(visits, 0);
+        assert_eq!(found(root.path()), 20);
     }
 
     #[test]
@@ -235,7 +280,7 @@ mod tests {
         let file = directory.join("7-1-2.stats");
         fs::write(&file, b"old").unwrap();
         let mut visits = 0;
-        each(root.path(), &mut |shelf, name| {
+        each(root.path(), LONGEST, &mut |shelf, name| {
             visits += 1;
             let opened = shelf.open(name).unwrap();
             fs::remove_file(&file).unwrap();

@@ -21,6 +21,7 @@ use relpoline_stats::ObjectRecord;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use crate::attach;
+use crate::files::rights::Rights;
 use crate::files::{Directory, open};
 use crate::live::{self, Engine, Patience, clock, maps, memory};
 use crate::report::{digest, now};
@@ -154,7 +155,11 @@ fn create(directory: &Directory, name: &str, content: &[u8], user: u32) -> anyho
 fn codes(engine: &Engine) -> io::Result<Vec<Code>> {
     let mut symbols = engine.symbols();
     let objects: Vec<ObjectRecord> = digest::objects(&engine.stats());
-    let mapped: Vec<_> = objects.iter().map(|record| symbols.map(record)).collect();
+    let mapped: Vec<_> = {
+        // The names are written down for that user, who may have named files that only root can read.
+        let _rights = Rights::of(engine.process.user, engine.process.group)?;
+        objects.iter().map(|record| symbols.map(record)).collect()
+    };
     let pid = engine.process.pid;
     let _patience = Patience::of(LONGEST);
     let (mut codes, mut left) = (Vec::new(), LARGEST_ALL);

@@ -1,5 +1,7 @@
 //! What was found out, as a structure, and the verdict: what `try --json` prints. Schema 1; fields are only added.
 
+use std::os::unix::ffi::OsStrExt;
+
 use serde::Serialize;
 
 use super::TryArgs;
@@ -7,6 +9,7 @@ use super::look::Look;
 use super::outputs::Compared;
 use super::rounds::{Measured, Seconds};
 use super::twin::{Twin, Way};
+use crate::shown::Shown;
 use crate::workbench::machine::{self, Machine};
 use crate::workbench::sample::{Interval, median};
 
@@ -61,7 +64,7 @@ pub struct Figures {
     /// Version of this structure.
     pub schema: u32,
     /// The command.
-    pub command: Vec<String>,
+    pub command: Vec<Shown>,
     /// The verdict in a word.
     pub outcome: Outcome,
     /// The verdict in sentences.
@@ -174,7 +177,7 @@ impl Figures {
     fn blank(arguments: &TryArgs, look: &Look, outcome: Outcome) -> Self {
         Self {
             schema: 1,
-            command: arguments.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+            command: arguments.command.iter().map(|word| Shown::of_bytes(word.as_bytes())).collect(),
             outcome,
             verdict: Vec::new(),
             rounds: 0,

@@ -34,31 +34,33 @@ impl Look {
         let report = directory.join("report");
         let options = ["--count".as_ref(), "--report".as_ref(), report.as_os_str()];
         once(arguments, Kind::With, &options, None)?;
-        let mut reports = Vec::new();
-        // The first process's is the shortest name, so it comes first.
         let mut names: Vec<PathBuf> = std::fs::read_dir(&directory)?.flatten().map(|entry| entry.path()).collect();
+        // The first process's is the shortest name, so it comes first.
         names.sort();
-        for name in names {
-            let text = std::fs::read(&name).context("a report cannot be read")?;
-            reports.push(serde_json::from_slice(&text).context("a report cannot be understood")?);
+        let (mut look, mut files) = (Self::default(), BTreeMap::new());
+        for (n, name) in names.iter().enumerate() {
+            // One at a time: there may be thousands, each of some hundred KiB.
+            let text = std::fs::read(name).context("a report cannot be read")?;
+            let report = serde_json::from_slice(&text).context("a report cannot be understood")?;
+            look.add(&report, n == 0, &mut files);
         }
-        Ok(Self::of(&reports))
+        look.sites = files.values().map(|&sites| u64::from(sites)).sum();
+        look.files = files.into_keys().collect();
+        Ok(look)
     }
 
-    fn of(reports: &[Report]) -> Self {
-        let mut files: BTreeMap<&str, u32> = BTreeMap::new();
-        for object in reports.iter().flat_map(|report| &report.objects).filter(|object| object.thunks > 0) {
-            let sites = files.entry(&object.path).or_default();
+    /// Takes in the report on a process; `files` are those with thunks, with their sites.
+    fn add(&mut self, report: &Report, is_first: bool, files: &mut BTreeMap<PathBuf, u32>) {
+        for object in report.objects.iter().filter(|object| object.thunks > 0) {
+            let sites = files.entry(PathBuf::from(&*object.path)).or_default();
             *sites = object.sites.max(*sites);
         }
-        let first = reports.first();
-        Self {
-            program: first.map(|report| PathBuf::from(&*report.program)).unwrap_or_default(),
-            sites: files.values().map(|&sites| u64::from(sites)).sum(),
-            files: files.into_keys().map(PathBuf::from).collect(),
-            promoted: reports.iter().map(|report| report.sites_promoted).max().unwrap_or_default(),
-            refusal: first.and_then(|report| report.engine.why_disabled.as_ref().map(ToString::to_string)),
-            processes: reports.iter().filter(|report| report.engine.why_disabled.is_none()).count(),
+        let refusal = report.engine.why_disabled.as_ref();
+        if is_first {
+            self.program = PathBuf::from(&*report.program);
+            self.refusal = refusal.map(ToString::to_string);
         }
+        self.promoted = report.sites_promoted.max(self.promoted);
+        self.processes += usize::from(refusal.is_none());
     }
 }

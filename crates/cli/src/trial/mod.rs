@@ -115,18 +115,19 @@ fn preloads_engine(list: &OsStr) -> bool {
 
 fn program(arguments: &TryArgs) -> anyhow::Result<ExitCode> {
     let name = arguments.command.first().context("no program was named")?;
-    match resolve(name, &Environment::of_this_process()) {
-        Resolved::Found(_) => {}
+    let started = match resolve(name, &Environment::of_this_process()) {
+        Resolved::Found(path) => path,
         Resolved::NotExecutable => bail!("{} is not an executable file", name.display()),
         Resolved::NotFound => bail!("{} was not found", name.display()),
-    }
+    };
     let owner_only = Permissions::from_mode(0o700);
     let scratch = tempfile::Builder::new().prefix("relpoline-try-").permissions(owner_only).tempdir()?;
     let look = Look::at(arguments, scratch.path())?;
     let figures = if look.sites == 0 {
         Figures::of_nothing(arguments, &look)
     } else {
-        let twin = if arguments.no_twin { Err("not wanted".to_owned()) } else { Twin::make(&look, scratch.path()) };
+        let make = || Twin::make(&look, &started, scratch.path());
+        let twin = if arguments.no_twin { Err("not wanted".to_owned()) } else { make() };
         let measured = rounds::measure(arguments, twin.as_ref().ok())?;
         Figures::new(arguments, &look, &measured, twin.as_ref())
     };

@@ -6,12 +6,17 @@
 //! that the twin has to itself: so it is started by the same path, libraries that it loads late and programs that it
 //! starts are twins too, and nobody else sees them. Where that is refused (it takes root, or unprivileged user namespaces),
 //! the copy of the executable is started instead, and finds the copies of its libraries by `LD_LIBRARY_PATH`.
+//!
+//! Which files have thunks is what the program's processes say, and one of them that has given up root's rights may be
+//! somebody else's by now. What root's twin executes is not his to choose: so root makes copies only of the executable that
+//! the user has named, and of files that nobody but root can change or exchange. A copy has its file's owner and mode, so
+//! that whoever sees it in the file's place can do no more with it.
 
 use std::ffi::{CString, OsString};
-use std::fs;
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,7 +25,7 @@ use object::{Object as _, ObjectSegment as _, SegmentFlags};
 use relpoline_core::arch::thunk;
 
 use super::look::Look;
-use crate::files::open;
+use crate::files::{Directory, Parts, open};
 
 const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
@@ -33,8 +38,13 @@ pub enum Way {
     Found,
 }
 
-/// Larger files have no copy.
+/// Bytes of all copies together.
 const MOST_BYTES: u64 = 1 << 30;
+/// Segments of a file that are looked at.
+const MOST_SEGMENTS: usize = 64;
+/// Code is read in pieces of so many bytes. A thunk may begin this far before the end of one, and go on in the next.
+const PIECE: usize = 1 << 20;
+const OVERLAP: usize = 64;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -50,26 +60,31 @@ pub struct Twin {
 }
 
 impl Twin {
-    /// Makes the copies in `scratch`, or says why there is no twin.
-    pub fn make(look: &Look, scratch: &Path) -> Result<Self, String> {
+    /// Makes the copies in `scratch`, or says why there is no twin. `started` is what the user has named.
+    pub fn make(look: &Look, started: &Path, scratch: &Path) -> Result<Self, String> {
         let directory = scratch.join("twin");
         let failed = |error: io::Error| format!("the copies cannot be made: {error}");
         fs::create_dir(&directory).map_err(failed)?;
         let program = look.program.clone();
         let mut twin = Self { files: Vec::new(), directory, program, thunks: 0, way: Way::Mounted };
+        let started = fs::canonicalize(started).unwrap_or_default();
+        let mut left = MOST_BYTES;
         for file in &look.files {
             let name = file.file_name().unwrap_or_default();
             let copy = twin.directory.join(name);
             if copy.exists() {
                 return Err(format!("two of its files are called {}", name.display()));
             }
-            // Its path comes from the process, and may be anything.
-            let read = open::whole(file, MOST_BYTES);
-            let mut bytes = read.map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
-            twin.thunks += unprotect(&mut bytes);
-            fs::write(&copy, bytes).map_err(failed)?;
-            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).map_err(failed)?;
-            twin.files.push((file.clone(), copy));
+            let opened = original(file, &started);
+            let opened = opened.map_err(|error| format!("{} cannot be copied: {error:#}", file.display()))?;
+            let size = opened.metadata().map_err(failed)?.len();
+            left =
+                left.checked_sub(size).ok_or_else(|| format!("its files have more than {} MiB", MOST_BYTES >> 20))?;
+            let thunks = make_copy(&opened, &copy, size).map_err(failed)?;
+            twin.thunks += thunks;
+            if thunks != 0 {
+                twin.files.push((file.clone(), copy));
+            }
         }
         if twin.thunks == 0 {
             return Err("its thunks are of no known shape".to_owned());
@@ -154,34 +169,64 @@ fn put(path: &std::ffi::CStr, text: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens a file of which a copy is made. Its path comes from a process, and may be anything.
+fn original(file: &Path, started: &Path) -> anyhow::Result<File> {
+    if !rustix::process::geteuid().is_root() || file == started {
+        return Ok(open::plain(file)?);
+    }
+    let path = fs::canonicalize(file)?;
+    let directory = Directory::own(path.parent().unwrap_or(&path), false)?;
+    directory.own_file(path.file_name().unwrap_or_default())
+}
+
+/// Copies a file, with its owner and mode, and lets the thunks in the copy only jump; how many.
+fn make_copy(file: &File, to: &Path, size: u64) -> io::Result<usize> {
+    let mut copy = File::options().read(true).write(true).create_new(true).open(to)?;
+    io::copy(&mut io::Read::take(file, size), &mut copy)?;
+    let thunks = unprotect(&copy)?;
+    let meta = file.metadata()?;
+    if rustix::process::geteuid().is_root() {
+        fchown(&copy, Some(meta.uid()), Some(meta.gid()))?;
+    }
+    // Set-user-id programs are not promoted, and their copies are none.
+    copy.set_permissions(Permissions::from_mode(meta.mode() & 0o777))?;
+    Ok(thunks)
+}
+
 /// Lets every thunk in the file's code begin with `jmp *%reg`; how many. Only the call that a thunk begins with is
 /// overwritten: lld's PLT enters thunks of its own in their middle.
-fn unprotect(bytes: &mut [u8]) -> usize {
-    let Ok(file) = object::File::parse(&*bytes) else { return 0 };
-    let code: Vec<(u64, u64)> = file.segments().filter(is_executable).map(|segment| segment.file_range()).collect();
-    let mut thunks = 0;
-    for (offset, size) in code {
-        let range = usize::try_from(offset).ok().zip(usize::try_from(size).ok());
-        let Some(text) = range.and_then(|(offset, size)| bytes.get_mut(offset..offset.checked_add(size)?)) else {
-            continue;
-        };
-        let found: Vec<_> = thunk::find(text).filter(|(_, thunk)| thunk.shape.takes_sites()).collect();
-        for (at, thunk) in found {
-            let plain = thunk::body(thunk::Thunk { shape: thunk::Shape::Jump, ..thunk });
-            if let Some((place, jump)) = text.get_mut(at..at + CALL).zip(plain) {
-                place.fill(INT3);
+fn unprotect(file: &File) -> io::Result<usize> {
+    let length = file.metadata()?.len();
+    let code: Vec<(u64, u64)> = {
+        let parts = Parts::new(file.try_clone()?, MOST_BYTES)?;
+        let Ok(parsed) = object::File::parse(&parts) else { return Ok(0) };
+        let segments = parsed.segments().take(MOST_SEGMENTS);
+        segments.filter(is_executable).map(|segment| segment.file_range()).collect()
+    };
+    let (mut thunks, mut piece) = (0, Vec::new());
+    for (start, size) in code {
+        let end = start.saturating_add(size).min(length);
+        for at in (start..end).step_by(PIECE) {
+            piece.resize(usize::try_from(end - at).unwrap_or(usize::MAX).min(PIECE + OVERLAP), 0);
+            file.read_exact_at(&mut piece, at)?;
+            // What begins in the next piece is found there.
+            for (offset, thunk) in thunk::find(&piece).filter(|(offset, _)| *offset < PIECE) {
+                let plain = thunk::body(thunk::Thunk { shape: thunk::Shape::Jump, ..thunk });
+                let (true, Some(jump)) = (thunk.shape.takes_sites(), plain) else { continue };
+                let mut place = [INT3; CALL];
                 place[..jump.len()].copy_from_slice(&jump);
+                file.write_all_at(&place, at + offset as u64)?;
                 thunks += 1;
             }
         }
     }
-    thunks
+    Ok(thunks)
 }
 
 /// Length of the call that a thunk begins with.
 const CALL: usize = 5;
 const INT3: u8 = 0xcc;
 
-fn is_executable(segment: &object::Segment<'_, '_>) -> bool {
+fn is_executable<'a>(segment: &object::Segment<'a, '_, &'a Parts>) -> bool {
     matches!(segment.flags(), SegmentFlags::Elf { p_flags, .. } if p_flags.0 & object::elf::PF_X.0 != 0)
 }

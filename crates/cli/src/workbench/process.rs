@@ -143,26 +143,26 @@ impl Stream {
         Self { pipe: Some(pipe), written: Written::default() }
     }
 
-    /// Reads once. False at the end, or when nothing is there.
-    fn read(&mut self) -> io::Result<bool> {
-        let Some(pipe) = &mut self.pipe else { return Ok(false) };
+    /// Reads once.
+    fn read(&mut self) -> io::Result<()> {
+        let Some(pipe) = &mut self.pipe else { return Ok(()) };
         let mut buffer = [0; 1 << 16];
         match pipe.read(&mut buffer) {
             Ok(0) => self.pipe = None,
             Ok(length) => self.written.add(&buffer[..length]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-        Ok(self.pipe.is_some())
+        Ok(())
     }
 
-    /// What is still in it. Whoever is left behind may hold its other end for ever.
+    /// What is in it now. Whoever is left behind may hold its other end for ever, and go on writing.
     fn drain(&mut self) -> io::Result<()> {
-        if let Some(pipe) = &self.pipe {
-            rustix::io::ioctl_fionbio(pipe, true)?;
-        }
-        while self.read()? {}
+        let Some(pipe) = self.pipe.take() else { return Ok(()) };
+        let mut bytes = Vec::new();
+        let there = rustix::io::ioctl_fionread(&pipe)?;
+        pipe.take(there).read_to_end(&mut bytes)?;
+        self.written.add(&bytes);
         Ok(())
     }
 }

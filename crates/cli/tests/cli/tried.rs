@@ -162,6 +162,15 @@ fn the_twin_does_without_mounting() {
     assert!(figures["unprotected"].is_object() && figures["output"]["stdout"] == "same");
 }
 
+/// What is left behind may go on writing: it is not read to an end that never comes.
+#[test]
+fn who_is_left_behind_may_write_without_end() {
+    let mut start = std::process::Command::new("timeout");
+    start.args(["-s", "KILL", "120", RELPOLINE, "try", "--json", "-n", "1", "--", "sh", "-c", "yes & true"]);
+    let said = output(start.env_remove("LD_PRELOAD"));
+    assert_eq!(said.status.code(), Some(5), "{said:?}");
+}
+
 #[test]
 fn each_run_is_prepared_and_reads_its_input() {
     let program = calling("while (getchar() != EOF) n++; printf(\"%d\", n); return 0;");
