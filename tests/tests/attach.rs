@@ -38,6 +38,32 @@ fn attach_and_detach_again_and_again_while_everything_runs() {
     assert!(program.ends_with("attached done"), "it noticed something");
 }
 
+/// Whether a program in which a library comes and goes all the time lives on when it is attached to again and again. With
+/// `variant` the command has a fault.
+fn survives_attaches(rounds: u32, variant: &str) -> bool {
+    let mut program = Living::start(&mut busy());
+    (0..rounds).all(|_| {
+        let mut attach = Command::new(tool::relpoline());
+        attach.args(["attach", "--quiet", &program.pid().to_string()]).env("RELPOLINE_BROKEN", variant);
+        let said = text(&attach.output().expect("relpoline can be started"));
+        assert!(!variant.is_empty() || said.is_empty(), "{said}");
+        let _ = program.relpoline(&["detach"]);
+        program.is_alive()
+    })
+}
+
+/// The engine looks at what is there, not at what was there a moment ago. The thread that looks has all signals blocked: it
+/// would die without a word, and the program with it.
+#[test]
+fn libraries_that_go_while_an_attach_begins() {
+    assert!(survives_attaches(25, ""), "it died of an attach");
+    if cfg!(debug_assertions) {
+        assert!(!survives_attaches(200, "listed-too-early"), "a list of objects that are gone goes unnoticed");
+    } else {
+        eprintln!("the broken variant is in debug builds only");
+    }
+}
+
 #[test]
 fn promotion_is_switched_from_outside() {
     for (mut command, is_attached) in [(busy(), true), (preloaded(), false)] {

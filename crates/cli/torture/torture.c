@@ -64,10 +64,15 @@ static void on_crash(int signal, siginfo_t *info, void *context) {
     struct sigaction action = { 0 };
     word at = registers[REG_RIP], stack = registers[REG_RSP], address = (word)info->si_addr;
     char places[3][100], code[49] = "";
+    unsigned char bytes[16];
     snprintf(places[0], sizeof places[0], "%s", mapping(at));
     snprintf(places[1], sizeof places[1], "%s", mapping(address));
     snprintf(places[2], sizeof places[2], "%s", mapping(stack));
-    for (int i = 0; i < 16 && places[0][0] != 'n'; i++) sprintf(code + 3 * i, "%02x ", ((unsigned char *)at)[i]);
+    /* Through the kernel: it may be a place that cannot be read. */
+    int memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+    ssize_t length = pread(memory, bytes, sizeof bytes, (off_t)at);
+    close(memory);
+    for (int i = 0; i < length; i++) sprintf(code + 3 * i, "%02x ", bytes[i]);
     wrong("process %d: signal %d (%d) at %lx: %sin %s; address %lx in %s; stack %lx in %s", getpid(), signal, info->si_code, at,
           code, places[0], address, places[1], stack, places[2]);
     action.sa_handler = SIG_DFL;

@@ -350,6 +350,11 @@ fn switch_all(session: &mut Session, arguments: &SwitchArgs, switch: Switch) -> 
     Ok(changed)
 }
 
+/// Whether this is to be the broken variant `what`. Debug builds only.
+fn is_broken(what: &str) -> bool {
+    cfg!(debug_assertions) && std::env::var_os("RELPOLINE_BROKEN").is_some_and(|wanted| wanted == what)
+}
+
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -1,6 +1,7 @@
 //! What came of it, for people or as JSON.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt as _;
 
 use serde::Serialize;
 
@@ -81,7 +82,13 @@ impl Summary {
         match &self.ending {
             Ending::Hung => faults.push("the program hung and had to be killed".to_owned()),
             Ending::Ended(status) if faults.is_empty() && (!status.success() || !self.board.ended) => {
-                faults.push(format!("the program did not come to its end: {status}"));
+                let silent = if status.signal().is_some() || status.code().is_some_and(|code| code > 128) {
+                    ", and no thread of it could say where: one without a stack for that, or with all signals blocked, as \
+                     those that relpoline attach and detach make"
+                } else {
+                    ""
+                };
+                faults.push(format!("the program did not come to its end: {status}{silent}"));
             }
             Ending::Ended(_) => {}
         }
