@@ -12,7 +12,7 @@ use crate::sandbox;
 use crate::site::{NO_RING, NONE, Site, Tree};
 use crate::state::{Engine, Frozen, engine};
 use core::sync::atomic::{Ordering, compiler_fence};
-use relpoline_core::policy::{Action, Current, Event, Phase, Reason};
+use relpoline_core::policy::{Action, Current, Event, Phase, Reason, SiteState};
 use relpoline_core::trace::{Trace, WINDOW_MAX};
 use relpoline_core::tree::{self, CELL, TreeSpec};
 use relpoline_text::arena::{Arena, Counters};
@@ -187,14 +187,29 @@ impl Engine {
         report::site(self, id);
     }
 
-    /// Measures what calls cost here, once.
+    /// Measures what calls cost here, if that was not done yet.
     pub fn calibrate(&mut self) {
-        if !self.calibrated {
-            self.calibrated = true;
-            let rate = self.policy.costs.cycles_per_ms;
-            self.policy.costs = calibrate::measure();
-            self.policy.costs.cycles_per_ms = rate;
+        if self.measured.is_nothing() {
+            self.measure();
         }
+    }
+
+    /// Measures it once more, if it is time to.
+    #[inline(never)]
+    fn calibrate_again(&mut self, now: u64) -> bool {
+        let may = self.measured.may_be_wrong(now);
+        if may {
+            self.measure();
+        }
+        may
+    }
+
+    #[inline(never)]
+    fn measure(&mut self) {
+        self.measured.measure();
+        let rate = self.policy.costs.cycles_per_ms;
+        self.policy.costs = self.measured.costs();
+        self.policy.costs.cycles_per_ms = rate;
     }
 
     /// Adds a finished countdown of the counting stub to the site's account.
@@ -268,12 +283,14 @@ impl Engine {
     /// Asks the policy and does what it says; when that fails, tells it so and does what it says then.
     #[inline(never)]
     pub fn decide(&mut self, id: u32, event: Event<'_>, now: u64) {
-        let Some(site) = self.sites.as_slice().get(id as usize) else { return };
-        let Some(group) = self.groups.get(usize::from(site.arena)).and_then(Option::as_ref) else { return };
-        let mut state = site.state;
-        let arena = &group.arena;
-        self.policy.keeps_flags = site.kind.keeps_flags();
-        let action = self.policy.on(&mut state, event, now, &|target| arena.reaches(target));
+        let Some((mut action, mut state)) = self.ask_policy(id, event, now) else { return };
+        // Before nothing comes of it: the machine may have been busy when it was measured what calls cost.
+        if matches!(action, Action::Retpoline(Reason::NoGain))
+            && self.calibrate_again(now)
+            && let Some(again) = self.ask_policy(id, event, now)
+        {
+            (action, state) = again;
+        }
         self.set_state(id, state);
         if let Err(reason) = self.act(id, action) {
             let Some(site) = self.sites.as_slice().get(id as usize) else { return };
@@ -284,7 +301,17 @@ impl Engine {
         }
     }
 
-    fn set_state(&mut self, id: u32, state: relpoline_core::policy::SiteState) {
+    /// What the policy makes of an event, and the site's state after that.
+    fn ask_policy(&mut self, id: u32, event: Event<'_>, now: u64) -> Option<(Action, SiteState)> {
+        let site = self.sites.as_slice().get(id as usize)?;
+        let arena = &self.groups.get(usize::from(site.arena))?.as_ref()?.arena;
+        let mut state = site.state;
+        self.policy.keeps_flags = site.kind.keeps_flags();
+        let action = self.policy.on(&mut state, event, now, &|target| arena.reaches(target));
+        Some((action, state))
+    }
+
+    fn set_state(&mut self, id: u32, state: SiteState) {
         if let Some(site) = self.sites.get_mut(id as usize) {
             site.state = state;
         }

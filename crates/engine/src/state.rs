@@ -1,6 +1,7 @@
 //! All that the engine knows, in one place, behind one lock.
 
 use crate::board::{Board, Leaves};
+use crate::calibrate::Measured;
 use crate::judge::slow;
 use crate::known::Known;
 use crate::maps::Mapping;
@@ -152,8 +153,8 @@ pub struct Engine {
     pub inherited: bool,
     /// Slow path entries that a forked child has had while `inherited`.
     pub entries: u32,
-    /// Costs were measured.
-    pub calibrated: bool,
+    /// What calls cost here.
+    pub measured: Measured,
     /// The arenas.
     pub groups: [Option<Group>; ARENAS],
     /// Objects looked at.
@@ -230,7 +231,7 @@ impl Engine {
             frozen: Frozen::No,
             inherited: false,
             entries: 0,
-            calibrated: false,
+            measured: Measured::NOTHING,
             groups: [const { None }; ARENAS],
             objects: Table::none(),
             thunks: Table::none(),
