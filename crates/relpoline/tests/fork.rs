@@ -2,7 +2,7 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux", not(miri), not(feature = "no-patch")))]
 
 use relpoline::{State, dynamic_call, dynamic_method, static_call, static_key, unlikely};
-use std::ffi::{c_int, c_long, c_void};
+use std::ffi::{c_char, c_int, c_long, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
@@ -52,6 +52,8 @@ unsafe extern "C" {
         argument: *mut c_void,
     ) -> c_int;
     fn syscall(number: c_long, ...) -> c_long;
+    fn readlink(path: *const c_char, buffer: *mut u8, size: usize) -> isize;
+    fn execv(path: *const c_char, arguments: *const *const c_char) -> c_int;
     fn pthread_atfork(before: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> c_int;
 }
 
@@ -204,6 +206,42 @@ fn a_cloned_child_mends_what_is_torn() {
             assert_eq!(child(by_clone, act), 0);
         }
     });
+}
+
+/// Whether a descriptor below 64 is one of another process' memory. Allocates nothing.
+fn has_foreign_memory() -> bool {
+    (3..64_u8).any(|number| {
+        let mut path = *b"/proc/self/fd/00\0";
+        path[14] = if number < 10 { b'0' + number } else { b'0' + number / 10 };
+        path[15] = if number < 10 { 0 } else { b'0' + number % 10 };
+        let mut name = [0; 64];
+        // SAFETY: the path ends with a zero, and the buffer has so many bytes.
+        let length = unsafe { readlink(path.as_ptr().cast(), name.as_mut_ptr(), name.len()) };
+        usize::try_from(length).is_ok_and(|length| name[..length].ends_with(b"/mem"))
+    })
+}
+
+/// A raw clone waits for nobody: its child has a descriptor of its parent's memory when a thread of the parent is changing
+/// something at that moment. That ends when the child executes another program.
+#[test]
+fn what_a_cloned_child_inherits_ends_with_exec() {
+    const INHERITED: c_int = 42 << 8;
+    let _alone = alone();
+    let script = c"for f in /proc/self/fd/*; do case $(readlink $f) in */mem) exit 3;; esac; done; exit 42";
+    let arguments = [c"sh".as_ptr(), c"-c".as_ptr(), script.as_ptr(), std::ptr::null()];
+    let mut inherited = 0;
+    while_others_change(|| {
+        for _ in 0..300 {
+            let act = || {
+                // SAFETY: what is passed are C strings, with a null behind the last.
+                !has_foreign_memory() || unsafe { execv(c"/bin/sh".as_ptr(), arguments.as_ptr()) } == 0
+            };
+            let status = child(by_clone, act);
+            assert!(matches!(status, 0 | INHERITED), "{status:#x}");
+            inherited += u32::from(status == INHERITED);
+        }
+    });
+    println!("{inherited} of 300 children had a descriptor of their parent's memory until they called exec");
 }
 
 static CHILD: AtomicU32 = AtomicU32::new(0);
