@@ -35,7 +35,7 @@ static void from_threads(int threads) {
     for (int n = 0; n < threads; n++) pthread_join(all[n], NULL);
 }
 
-/* The library is the first build of exchanged.S. */
+/* The library is the first build of crates/cli/torture/exchanged.S. */
 static void *let_choose(void *library, word calls) {
     CHECK(library, "%s", dlerror());
     /* Functions near enough for a direct jump; the first one gives back what it is given. */

@@ -10,7 +10,7 @@ use relpoline_tests::{Living, Outcome, Program, Run, tool};
 
 /// A library in the build that chooses the first function, or the second: to the last byte at the same place.
 fn build(first: bool) -> PathBuf {
-    let program = Program::plain("exchanged.S").flags(&["-shared", "-Wl,--build-id=sha1"]);
+    let program = Program::plain("../../crates/cli/torture/exchanged.S").flags(&["-shared", "-Wl,--build-id=sha1"]);
     if first { program.flags(&["-DFIRST"]) } else { program }.build()
 }
 

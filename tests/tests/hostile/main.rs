@@ -9,6 +9,7 @@
 //! | `attacker` | nothing yet: who that is, and processes of that user's |
 //! | `command` | the command, with limits, and what it may say |
 //! | `statistics` | writes statistics that no engine writes, and more names than there are processes |
+//! | `budgets` | makes large files |
 //! | `names` | gives functions, files, processes and arguments names that are orders |
 //! | `attached` | is attached to, and lies, or does not keep still |
 //! | `tried` | is what a program that root tries has become |
@@ -16,6 +17,7 @@
 
 mod attached;
 mod attacker;
+mod budgets;
 mod command;
 mod names;
 mod places;

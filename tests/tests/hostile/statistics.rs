@@ -17,7 +17,7 @@ use crate::attacker::{ATTACKER, EVIL, alone, forged, forget, is_root, open_direc
 use crate::command::{ends, limited, text};
 
 /// Statistics that say the worst of everything, with objects of these paths.
-fn worst(objects: &[&[u8]], sites: u32) -> Vec<u8> {
+pub fn worst(objects: &[&[u8]], sites: u32) -> Vec<u8> {
     let layout = Layout { objects: 512, sites: Layout::MOST.sites, events: 2048, samples: 256, targets: 0 };
     let mut header = Header {
         magic: MAGIC,
@@ -81,7 +81,7 @@ fn worst(objects: &[&[u8]], sites: u32) -> Vec<u8> {
 }
 
 /// What reads all that a process says of itself.
-fn report_on(pid: u32) {
+pub fn report_on(pid: u32) {
     for arguments in
         [&["list"][..], &["report", &pid.to_string()], &["profile", "save", "-o", "/dev/null", &pid.to_string()]]
     {
