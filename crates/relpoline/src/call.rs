@@ -36,13 +36,14 @@ pub enum Form {
     Pointer,
 }
 
-/// The calls of a static call: see [`StaticCall::callers`].
+/// The calls of a static call: see [`StaticCall::callers`]; or of a dynamic call: see
+/// [`DynamicCall::callers`](crate::DynamicCall::callers).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Callers {
     /// Those that were found.
     pub all: usize,
-    /// Those that go straight to the target now.
+    /// Those that go straight to the target now, past the gate.
     pub direct: usize,
 }
 

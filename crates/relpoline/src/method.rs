@@ -119,8 +119,15 @@ macro_rules! __dynamic_method {
                 #[doc(hidden)]
                 #[inline(always)]
                 pub fn __parts() -> (&'static $crate::DynamicCall, *const ()) {
+                    let (state, gate, _) = Self::__branch::<false>();
+                    (state, gate)
+                }
+
+                #[doc(hidden)]
+                #[inline(always)]
+                pub fn __branch<const SITE: bool>() -> (&'static $crate::DynamicCall, *const (), bool) {
                     $crate::dynamic_call!(pub unsafe fn table(object: *const () $(, $arg: $ty)*) $($ret)*);
-                    table::__parts()
+                    table::__branch::<SITE>()
                 }
 
                 /// The call and nothing else: see `relpoline::dynamic_method`.
@@ -150,7 +157,10 @@ macro_rules! __dynamic_method_function {
         #[inline(always)]
         $vis fn $name($object: $($dyn)* $(, $arg: $ty)*) $($ret)* {
             static SLOT: $crate::__private::MethodSlot = $crate::__private::MethodSlot::new();
-            let (state, gate) = $name::__parts();
+            let (state, gate, plain) = $name::__branch::<true>();
+            if plain {
+                return $object.$method($($arg),*);
+            }
             let offset = SLOT.offset($name::__plain as *const (), state.register());
             if offset == 0 {
                 return $object.$method($($arg),*);

@@ -38,6 +38,11 @@ pub fn call_callers(_: &StaticCall) -> Callers {
     Callers::default()
 }
 
+/// None is found.
+pub fn dynamic_callers(_: &DynamicCall) -> Callers {
+    Callers::default()
+}
+
 /// Always through the pointer.
 pub fn call_form(_: &StaticCall) -> Form {
     Form::Pointer
@@ -106,6 +111,15 @@ pub fn always_promote(_: &DynamicCall, _: bool) {}
 /// No tree.
 pub fn pin(_: &DynamicCall, _: &[*const ()]) -> bool {
     false
+}
+
+/// It is always left alone.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __plain_here {
+    ($state:ident) => {
+        true
+    };
 }
 
 /// There is no gate.

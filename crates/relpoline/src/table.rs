@@ -5,6 +5,7 @@
 //! else through the pointer. Trees are right whatever they know and are never changed, so there is no read
 //! section: callees may block, recurse, fork, or be unloaded.
 
+use crate::call::Callers;
 use crate::imp;
 use crate::name::Name;
 use crate::sync::AtomicU32;
@@ -163,6 +164,14 @@ impl DynamicCall {
         imp::pin(self, targets)
     }
 
+    /// How many calls of it there are in the modules that are loaded, and how many of them are plain calls of the pointer
+    /// right now: all while it is left alone or paused, none otherwise. Both are 0 where nothing is patched, for C code, and
+    /// with the feature `retpoline`.
+    #[must_use]
+    pub fn callers(&self) -> Callers {
+        imp::dynamic_callers(self)
+    }
+
     /// Hardware number of the register that targets travel in.
     #[must_use]
     pub fn register(&self) -> u8 {
@@ -312,10 +321,19 @@ macro_rules! __dynamic_call_define {
                 #[doc(hidden)]
                 #[inline(always)]
                 pub fn __parts() -> (&'static $crate::DynamicCall, *const ()) {
+                    let (state, gate, _) = Self::__branch::<false>();
+                    (state, gate)
+                }
+
+                /// Its state, its gate, and whether a call here is left alone: only looked at if `SITE`.
+                #[doc(hidden)]
+                #[inline(always)]
+                pub fn __branch<const SITE: bool>() -> (&'static $crate::DynamicCall, *const (), bool) {
                     const INTEGERS: usize = 0 $(+ <$ty as $crate::Passed>::INTEGERS)* $(+ <$ret as $crate::Returned>::HIDDEN)?;
                     const REGISTER: u8 = $crate::__private::register_behind(INTEGERS);
                     static STATE: $crate::DynamicCall = $crate::DynamicCall::new(::core::stringify!($name), REGISTER);
-                    (&STATE, $crate::__table_gate!(STATE, REGISTER))
+                    let plain = if SITE { $crate::__plain_here!(STATE) } else { false };
+                    (&STATE, $crate::__table_gate!(STATE, REGISTER), plain)
                 }
 
                 /// What it has learned and done so far.

@@ -42,6 +42,31 @@ macro_rules! exercise {
     };
 }
 
+/// A call that is left alone is a plain one, without the way through the gate; and it learns again when it is told to.
+#[test]
+fn a_call_that_is_left_alone_is_a_plain_one() {
+    dynamic_call!(fn rests(x: u64, offset: &u64) -> u64);
+    let callers = || rests::state().callers();
+    let use_it = || {
+        exercise!(rests, 3, 50_000);
+        // Another place where it is called.
+        assert_eq!(rests(TARGETS[5], 2, &3), 5005);
+    };
+    let count = if PATCHED && !cfg!(feature = "retpoline") { 2 } else { 0 };
+    rests::state().always_promote(true);
+    for _ in 0..3 {
+        use_it();
+        assert_eq!((callers().all, callers().direct), (count, 0));
+        let promoted = if PATCHED { State::Promoted } else { State::Plain };
+        assert_eq!(rests::stats().state, promoted);
+        rests::pause();
+        assert_eq!((callers().all, callers().direct), (count, count));
+        use_it();
+        rests::resume();
+        assert_eq!((callers().all, callers().direct), (count, 0));
+    }
+}
+
 #[test]
 fn a_call_learns_its_targets() {
     dynamic_call!(fn learns(x: u64, offset: &u64) -> u64);

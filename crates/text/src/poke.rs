@@ -91,6 +91,43 @@ pub fn poke_byte(lock: &TryLock, thread: u64, at: u64, old: u8, new: u8) -> Resu
     change(lock, thread, at, 0, |seen: [u8; 1]| (seen[0] == old).then_some(new))
 }
 
+/// Changes the first bytes of many instructions, each from what is there to what `new` makes of it, behind one open. `None` is
+/// not what was expected: that one stays.
+///
+/// # Errors
+/// Some are unchanged then.
+pub fn poke_bytes(
+    lock: &TryLock,
+    thread: u64,
+    sites: impl Iterator<Item = u64> + Clone,
+    new: impl Fn(u8) -> Option<u8>,
+) -> Result<(), PokeError> {
+    if sites.clone().next().is_none() {
+        return Ok(());
+    }
+    let change = || {
+        sync::step();
+        let mem = open_mem()?;
+        let mut outcome = Ok(());
+        for at in sites.clone() {
+            let mut seen = [0u8; 1];
+            let read = rustix::io::pread(&mem, &mut seen, at) == Ok(1);
+            match read.then_some(seen[0]).and_then(&new) {
+                Some(new) if new == seen[0] => {}
+                Some(new) => outcome = outcome.and(write_all(&mem, at, &[new])),
+                None => outcome = Err(PokeError::Unexpected),
+            }
+        }
+        outcome
+    };
+    mask::held_back(|| {
+        if !lock.is_at_home() {
+            return Err(PokeError::NotHere);
+        }
+        lock.pinned(thread, change).unwrap_or(Err(PokeError::Overtaken))
+    })
+}
+
 /// Changes byte `which` of those at `at` to what `new` makes of them; `None` is not what was expected. They are read through
 /// the file too: in a child that was forked while a library was being unmapped, they may be nowhere.
 fn change<const N: usize>(

@@ -163,6 +163,44 @@ macro_rules! __first_target_here {
     };
 }
 
+/// Whether a dynamic call is left alone here: a site like an unlikely key's, that belongs to the call. As shipped it jumps,
+/// and the gate decides.
+#[cfg(not(feature = "retpoline"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __plain_here {
+    ($state:ident) => {
+        'site: {
+            // SAFETY: as for `__branch`.
+            #[allow(unused_unsafe)]
+            unsafe {
+                ::core::arch::asm!(
+                    "2: jmp {gate}",
+                    $crate::__site!("6"),
+                    gate = label {
+                        break 'site false;
+                    },
+                    owner = sym $state,
+                    register_sites = sym $crate::__private::register,
+                    unregister = sym $crate::__private::unregister,
+                    options(readonly, nostack),
+                );
+            }
+            true
+        }
+    };
+}
+
+/// Never: what is compiled here as a plain call is no retpoline.
+#[cfg(feature = "retpoline")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __plain_here {
+    ($state:ident) => {
+        false
+    };
+}
+
 /// Marks that a static call's gate is called soon, without an instruction: see `patched/callers.rs`.
 #[doc(hidden)]
 #[macro_export]
@@ -275,7 +313,8 @@ macro_rules! __table_gate {
     }};
 }
 
-/// The function that callers see: it calls the gate, with the target as one more argument.
+/// The function that callers see: it calls the gate, with the target as one more argument; or the target, while the call is
+/// left alone.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __dynamic_call_function {
@@ -283,10 +322,16 @@ macro_rules! __dynamic_call_function {
         $(#[$meta])*
         #[inline(always)]
         $vis $($unsafe)? fn $name(target: $($unsafe)? $($abi)* fn($($ty),*) $($ret)* $(, $arg: $ty)*) $($ret)* {
+            let (_, gate, plain) = $name::__branch::<true>();
+            if plain {
+                // SAFETY: what an unsafe signature asks for was promised by the caller.
+                #[allow(unused_unsafe)]
+                return unsafe { target($($arg),*) };
+            }
             let gate: $($unsafe)? $($abi)* fn($($ty,)* *const ()) $($ret)* =
                 // SAFETY: the gate jumps to `target`, which finds its own arguments where it expects them: the one
                 // behind them is in a register that it does not read.
-                unsafe { ::core::mem::transmute($name::__parts().1) };
+                unsafe { ::core::mem::transmute(gate) };
             // SAFETY: what an unsafe signature asks for was promised by the caller.
             #[allow(unused_unsafe)]
             unsafe { gate($($arg,)* target as *const ()) }

@@ -268,14 +268,25 @@ pub fn arrive(modules: &Modules, text: &mut Text, call: &StaticCall) -> Result<(
     let all = callers(modules, call);
     walk(text, all.clone().map(|field| (field, old)), AWAY)?;
     let target = call.target() as u64;
-    let new = way_to(old, &mut modules.mirror.borrow_mut(), text, target, all.clone());
+    let way = |distance, text: &mut Text| {
+        way_to(Way { distance, ..old }, &mut modules.mirror.borrow_mut(), text, target, all.clone())
+    };
+    let mut new = way(old.distance, text);
+    if new.is_none() {
+        // Another call has islands there. From the gate any distance will do.
+        walk(text, all.clone().map(|field| (field, old)), 0)?;
+        new = distances().filter(|&distance| distance != old.distance).find_map(|distance| way(distance, text));
+    }
     // Islands are there before somebody is led to them.
     text.fence()?;
-    new.unwrap_or(Way { to: old.gate, ..old }).remember(call);
-    match new {
-        Some(new) => walk(text, all.map(|field| (field, new)), TARGET),
-        None => walk(text, all.map(|field| (field, old)), 0),
-    }
+    let new = new.unwrap_or(Way { to: old.gate, ..old });
+    new.remember(call);
+    walk(text, all.map(|field| (field, new)), TARGET)
+}
+
+/// Distances to be tried, one after the other.
+fn distances() -> impl Iterator<Item = i8> {
+    (1..NEAR).map(|n| -n).chain(FAR.rev())
 }
 
 /// The way to `target`, its islands made; or to an island near the text from which it can be reached.
@@ -318,7 +329,7 @@ pub fn arm(modules: &Modules, text: &mut Text, sites: &[Site], alone: bool) -> R
         let Some(mut way) = Way::of(modules, call).filter(|_| all.clone().next().is_some()) else { continue };
         let target = call.target() as u64;
         let known = Some(way.distance).filter(|&distance| distance != 0);
-        let tried = (1..NEAR).map(|n| -n).chain(FAR.rev()).filter(|_| known.is_none());
+        let tried = distances().filter(|_| known.is_none());
         let found = known.into_iter().chain(tried).find_map(|distance| {
             way_to(Way { distance, ..way }, &mut modules.mirror.borrow_mut(), text, target, all.clone())
         });

@@ -10,7 +10,9 @@
 use super::sites::{Kind, Modules, Site, key_of, locked};
 use super::text::Text;
 use crate::UpdateError;
+use crate::call::Callers;
 use crate::key::{Change, Sites, StaticKey};
+use crate::table::DynamicCall;
 
 const JMP_LONG: u8 = 0xe9;
 const TEST_LONG: u8 = 0xa9;
@@ -48,6 +50,13 @@ fn toggled(opcode: u8) -> Option<u8> {
         TEST_SHORT => Some(JMP_SHORT),
         _ => None,
     }
+}
+
+/// What a site's first byte is in a form, from what it is now.
+pub fn opcode_in(opcode: u8, form: Form) -> Option<u8> {
+    let is_jump = matches!(opcode, JMP_LONG | JMP_SHORT);
+    let other = toggled(opcode)?;
+    Some(if is_jump == (form == Form::Jumping) { opcode } else { other })
 }
 
 /// The form in which a site costs least while its key is `on`.
@@ -142,6 +151,18 @@ pub fn key_sites(key: &StaticKey) -> Sites {
             sites.falling_through += usize::from(form(site) == Some(Form::FallingThrough));
         }
         sites
+    })
+}
+
+/// Counts the calls of a dynamic call, and those that are plain calls.
+pub fn dynamic_callers(call: &DynamicCall) -> Callers {
+    locked(|modules| {
+        let mut callers = Callers::default();
+        for site in modules.of(core::ptr::from_ref(call) as u64).filter(|site| site.kind() == Some(Kind::Plain)) {
+            callers.all += 1;
+            callers.direct += usize::from(form(site) == Some(Form::FallingThrough));
+        }
+        callers
     })
 }
 

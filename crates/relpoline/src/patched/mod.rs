@@ -31,7 +31,7 @@ mod vtable;
 mod wiped;
 
 pub use calls::{call_callers, call_form, update_call};
-pub use keys::{branch_count, change_keys, key_sites};
+pub use keys::{branch_count, change_keys, dynamic_callers, key_sites};
 pub use learn::{always_promote, count_calls, forget, pause, pin, stats};
 pub use sites::{prepare_for_sandbox, register, unregister};
 pub use vtable::vtable_offset;

@@ -28,6 +28,8 @@ pub enum Kind {
     Inline,
     /// A call of a static call's gate: as written, a place shortly before it; then its displacement, or 0.
     Caller,
+    /// A branch in front of a dynamic call: falls through to the plain call while that is left alone.
+    Plain,
 }
 
 const KIND_BITS: u64 = 7;
@@ -56,6 +58,7 @@ impl Site {
             3 => Some(Kind::Table),
             4 => Some(Kind::Inline),
             5 => Some(Kind::Caller),
+            6 => Some(Kind::Plain),
             _ => None,
         }
     }
@@ -234,8 +237,8 @@ fn arm(sites: &'static [Site]) -> Text {
             Some(Kind::Unlikely | Kind::Likely) => keys::arm(&mut text, site),
             Some(Kind::Call) => calls::arm(&mut text, site),
             Some(Kind::Inline) => calls::arm_inline(&mut text, site),
-            Some(Kind::Table) => learn::arm(&mut text, site),
-            Some(Kind::Caller) | None => Ok(()),
+            Some(Kind::Table) => learn::arm(&mut text, site, own(sites, site.owner())),
+            Some(Kind::Caller | Kind::Plain) | None => Ok(()),
         };
         if armed == Err(UpdateError::TextUnavailable) {
             return text;
@@ -243,6 +246,13 @@ fn arm(sites: &'static [Site]) -> Text {
     }
     let _ = text.fence();
     text
+}
+
+/// Those of a module's sites that belong to the static at `owner`.
+fn own(sites: &'static [Site], owner: u64) -> &'static [Site] {
+    let first = sites.partition_point(|site| site.owner() < owner);
+    let end = sites.partition_point(|site| site.owner() <= owner);
+    sites.get(first..end).unwrap_or_default()
 }
 
 /// Whether no other thread runs, for certain.
@@ -303,7 +313,7 @@ fn shut(sites: &'static [Site], lost: &mut Vec<u64>) -> bool {
                     apart &= learn::gone(site);
                     Ok(())
                 }
-                Some(Kind::Caller) | None => Ok(()),
+                Some(Kind::Caller | Kind::Plain) | None => Ok(()),
             };
             if shut.is_err() && !lost.contains(&site.owner()) && lost.len() < lost.capacity() {
                 lost.push(site.owner());
@@ -333,7 +343,7 @@ pub fn prepare_for_sandbox() -> Result<(), UpdateError> {
             match site.kind() {
                 Some(Kind::Unlikely | Kind::Likely | Kind::Inline) => keys::disarm(&mut text, site)?,
                 Some(Kind::Call) => calls::disarm(&mut text, site)?,
-                Some(Kind::Table | Kind::Caller) | None => {}
+                Some(Kind::Table | Kind::Caller | Kind::Plain) | None => {}
             }
         }
         learn::seal();

@@ -110,6 +110,7 @@ impl Tables {
         self.bar(id, Reason::Disabled);
         let Some(table) = self.tables.get_mut(id as usize) else { return true };
         table.gone = true;
+        table.own = &[];
         // SAFETY: text of a module that is registered still.
         unsafe { (table.text_gate as *const u8).read_volatile() == TEST }
     }

@@ -4,6 +4,8 @@ use super::contest::Contest;
 use super::table::{Code, NONE, Table, Trees, plain_jump};
 use super::{is_sealed, shared};
 use crate::UpdateError;
+use crate::imp::keys;
+use crate::imp::sites::{Kind, Site as Crossing};
 use crate::imp::text::Text;
 use core::mem::offset_of;
 use relpoline_core::arch::encode::rel32;
@@ -19,6 +21,11 @@ use relpoline_text::sync;
 const JMP: u8 = 0xe9;
 /// A text gate that falls through to its own jump.
 pub const TEST: u8 = 0xa9;
+
+/// The branches in front of a table's calls, of its sites `own`.
+pub fn plain_sites(own: &[Crossing]) -> impl Iterator<Item = &Crossing> + Clone {
+    own.iter().filter(|site| site.kind() == Some(Kind::Plain))
+}
 
 /// Leads a text gate, which jumps through the register as shipped, to its gate word at `gate`.
 ///
@@ -112,6 +119,14 @@ impl Hand<'_> {
         let Some(shared) = shared() else { return };
         if poke::poke_byte(&shared.lock, sync::thread(), self.table.text_gate, old, new).is_ok() {
             self.table.resting = resting;
+            // One that cannot be changed goes to the gate, or makes plain calls: right either way.
+            let form = if resting { keys::Form::FallingThrough } else { keys::Form::Jumping };
+            // The broken variant that the tests must catch: calls that are to learn again go on plainly.
+            if cfg!(relpoline_broken = "stays-plain") && !resting {
+                return;
+            }
+            let sites = plain_sites(self.table.own).map(|site| site.code);
+            let _ = poke::poke_bytes(&shared.lock, sync::thread(), sites, |opcode| keys::opcode_in(opcode, form));
         }
     }
 

@@ -47,7 +47,7 @@ pub use control::{always_promote, count_calls, forget, pause, pin, stats};
 
 use super::sites::Site;
 use super::text::Text;
-use super::{hold, wiped};
+use super::{hold, keys, wiped};
 use crate::UpdateError;
 use crate::table::DynamicCall;
 use core::cell::UnsafeCell;
@@ -302,16 +302,18 @@ fn with<R>(act: impl FnOnce(&mut Tables) -> R) -> Option<R> {
     }
 }
 
-/// Gives a table of a new module its place in an arena, and leads its text gate there.
+/// Gives a table of a new module its place in an arena, and leads its text gate there. `own` are its sites in that module.
 ///
 /// # Errors
 /// Why the text gate stays as it is shipped: a jump through the register.
-pub fn arm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
+pub fn arm(text: &mut Text, site: &Site, own: &'static [Site]) -> Result<(), UpdateError> {
     // SAFETY: the site is of a table: the macro wrote the address of a `static` of this type.
     let call = unsafe { &*(site.owner() as *const DynamicCall) };
-    with(|tables| tables.admit(call, site.code))
-        .flatten()
-        .map_or(Ok(()), |gate| hand::open_text_gate(text, site.code, gate))
+    match with(|tables| tables.admit(call, site.code, own)).flatten() {
+        Some(gate) => hand::open_text_gate(text, site.code, gate),
+        // Nothing will be learned: calls are plain ones.
+        None => hand::plain_sites(own).try_for_each(|site| keys::bring(text, site, keys::Form::FallingThrough)),
+    }
 }
 
 /// A module goes: its text gates are led past the learner's memory, and its tables wait until it comes back

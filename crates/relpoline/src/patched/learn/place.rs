@@ -2,6 +2,7 @@
 
 use super::table::{NONE, Table, plain_jump};
 use super::{TABLES, Tables, arenas};
+use crate::imp::sites::Site;
 use crate::table::DynamicCall;
 use core::sync::atomic::Ordering::Relaxed;
 use relpoline_core::arch::Reg;
@@ -15,7 +16,7 @@ impl Tables {
     /// A library that comes back to where it was gets the place that it had. (Other places are not given
     /// anew: a forked child may still have what was there, and runs this process' code until it gets some of
     /// its own.)
-    pub fn admit(&mut self, call: &DynamicCall, text_gate: u64) -> Option<u64> {
+    pub fn admit(&mut self, call: &DynamicCall, text_gate: u64, own: &'static [Site]) -> Option<u64> {
         let reg = Reg::new(call.register())?;
         // Two gates in one place, which only a linker can make, would share everything: the second does
         // without.
@@ -24,7 +25,7 @@ impl Tables {
         }
         let old = self.tables.iter().position(|table| table.text_gate == text_gate && table.reg == reg);
         if let Some(id) = old.filter(|_| !cfg!(relpoline_broken = "forgets-records")) {
-            return self.readmit(call, id as u32);
+            return self.readmit(call, id as u32, own);
         }
         if self.tables.len() >= TABLES {
             return None;
@@ -49,6 +50,7 @@ impl Tables {
         let at = gate.address(&group.arena);
         self.tables.push(Table {
             text_gate,
+            own,
             counters,
             gate,
             memory: Memory::new(),
@@ -74,10 +76,11 @@ impl Tables {
     }
 
     /// Gives a table to the call that is in its place now, whose text is as it was shipped.
-    fn readmit(&mut self, call: &DynamicCall, id: u32) -> Option<u64> {
+    fn readmit(&mut self, call: &DynamicCall, id: u32, own: &'static [Site]) -> Option<u64> {
         let table = self.tables.get_mut(id as usize)?;
         (table.gone, table.resting, table.unchallenged, table.counted) = (false, false, false, false);
         (table.tree, table.patches, table.memory) = (NONE, 0, Memory::new());
+        table.own = own;
         table.counters().calls.store(0, Relaxed);
         call.place(id);
         self.begin_anew(id);

@@ -1,6 +1,7 @@
 //! What is remembered of a table, and of the trees it was given.
 
 use super::contest::Contest;
+use crate::imp::sites::Site;
 use relpoline_core::arch::Reg;
 use relpoline_core::tree::Target;
 use relpoline_learn::Memory;
@@ -16,6 +17,8 @@ pub use relpoline_learn::trees::NONE;
 pub struct Table {
     /// Address of its gate in the module's text.
     pub text_gate: u64,
+    /// Its sites in that module, while it is loaded.
+    pub own: &'static [Site],
     /// Address of its [`Counters`].
     pub counters: u64,
     /// Its gate word's cell.

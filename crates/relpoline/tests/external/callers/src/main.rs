@@ -94,6 +94,15 @@ fn main() {
         are_direct("updated", sum::state(), true);
     }
     are_direct("first target of the other still", other::state(), true);
+    // Where the other one is already.
+    sum::update(TARGETS[4]).unwrap();
+    other::update(TARGETS[4]).unwrap();
+    are_direct("two at one target", sum::state(), true);
+    are_direct("two at one target, the other", other::state(), true);
+    assert_eq!(called(3), 204 + 304 * 1000);
+    other::update(TARGETS[0]).unwrap();
+    are_direct("the other, back", other::state(), true);
+    sum::update(TARGETS[1]).unwrap();
     assert_eq!(far(-5), 7);
     are_direct("near", absolute::state(), true);
     absolute::update(labs).unwrap();
