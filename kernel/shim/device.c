@@ -212,10 +212,11 @@ static const struct file_operations stats_fops = {
 		.fops = &_name##_fops,					\
 	}
 
+/* control comes last: somebody may write to it at once, and from then on nothing may fail any more. */
 static struct miscdevice devices[] = {
-	DEVICE(control, 0600),
-	DEVICE(sites, 0400),
 	DEVICE(stats, 0400),
+	DEVICE(sites, 0400),
+	DEVICE(control, 0600),
 };
 
 static void remove_devices(int count)

@@ -122,6 +122,8 @@ bool relpoline_function(u64 address, u64 *start, u64 *end)
 {
 	unsigned long size, offset;
 
+	/* Once for each site of a text that comes; in a module, each time through all of its symbols. */
+	cond_resched();
 	if (!relpoline_kernel.lookup_size_offset(address, &size, &offset))
 		return false;
 	*start = address - offset;

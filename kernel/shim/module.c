@@ -198,8 +198,10 @@ static int __init relpoline_init(void)
 	if (err)
 		goto stop;
 	err = begin_looking();
-	if (err)
+	if (err) {
+		pr_err("refused: there is not enough memory for the thread that looks at sites (error %d)\n", err);
 		goto unwatch;
+	}
 	err = relpoline_devices_create();
 	if (err)
 		goto end_looking;

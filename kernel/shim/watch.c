@@ -113,8 +113,10 @@ int relpoline_watch(void)
 	struct module *mod;
 	int err = register_module_notifier(&watcher);
 
-	if (err)
+	if (err) {
+		pr_err("refused: the kernel does not say which modules come and go (error %d)\n", err);
 		return err;
+	}
 	mutex_lock(&relpoline_lock);
 	if (!kernel_comes()) {
 		mutex_unlock(&relpoline_lock);
