@@ -28,10 +28,16 @@ pub struct Dist {
     /// Only the package of the kernel module; --check lets DKMS build it in a clean Debian 12 and 13
     #[arg(long)]
     dkms: bool,
+    /// With --dkms --check: only in this Debian
+    #[arg(long, value_name = "NAME", value_parser = RELEASES)]
+    only: Option<String>,
     /// Mirror for --check
     #[arg(long, value_name = "URL", default_value = "http://deb.debian.org/debian")]
     mirror: String,
 }
+
+/// Debians in which the package for DKMS is tried.
+const RELEASES: [&str; 2] = ["bookworm", "trixie"];
 
 /// Makes the files, and tries them if that is asked for.
 pub fn run(options: &Dist, root: &Path) -> Result<()> {
@@ -40,7 +46,8 @@ pub fn run(options: &Dist, root: &Path) -> Result<()> {
     if options.dkms {
         let package = dkms(root, &out, version)?;
         println!("{}", package.display());
-        let releases = ["bookworm", "trixie"].into_iter().filter(|_| options.check);
+        let is_meant = |release: &&str| options.only.as_ref().is_none_or(|only| only == release);
+        let releases = RELEASES.into_iter().filter(is_meant).filter(|_| options.check);
         return releases.into_iter().try_for_each(|release| check_dkms(&package, &out, release, &options.mirror));
     }
     let built = build(root)?;
@@ -207,7 +214,8 @@ fn check(package: &Path, out: &Path, mirror: &str) -> Result<()> {
     Ok(())
 }
 
-/// Lets DKMS build the module for the kernel of a clean Debian, without Rust, and take it away again.
+/// Lets DKMS build the module for the kernel of a clean Debian, without Rust, and take it away again; what was built is
+/// loaded into that kernel in QEMU, promotes, and is unloaded.
 fn check_dkms(package: &Path, out: &Path, release: &str, mirror: &str) -> Result<()> {
     let place = out.join(format!("dkms-{release}"));
     if place.exists() {
@@ -224,6 +232,13 @@ fn check_dkms(package: &Path, out: &Path, release: &str, mirror: &str) -> Result
         ls /lib/modules/*/updates/dkms/relpoline.ko*
         modinfo -F vermagic /lib/modules/*/updates/dkms/relpoline.ko*
         dkms status relpoline | grep -q installed
+        mkdir /kernel && cd /kernel
+        ls /lib/modules >release
+        apt-get -q download linux-image-$(cat release)
+        for package in *.deb; do dpkg -x $package /kernel; done
+        rm *.deb
+        cp /lib/modules/*/updates/dkms/relpoline.ko* /kernel
+        cd /
         apt-get -q -y remove relpoline-dkms
         ! ls /lib/modules/*/updates/dkms/relpoline.ko* 2>/dev/null
         ! test -e /usr/src/relpoline-*";
@@ -231,8 +246,15 @@ fn check_dkms(package: &Path, out: &Path, release: &str, mirror: &str) -> Result
     inside.args(["--mount", "--pid", "--fork", "chroot"]).arg(&place).args(["/bin/sh", "-c", script]);
     inside.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     succeed(&mut inside)?;
-    fs::remove_dir_all(&place)?;
     println!("DKMS builds the module in a clean {release}, and takes it away again");
+    let kernel = place.join("kernel");
+    let built = fs::read_dir(&kernel)?.flatten().map(|entry| entry.path());
+    let is_module = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("relpoline.ko"));
+    let module = built.filter(is_module).max().context("DKMS left no module behind")?;
+    let kernel_release = fs::read_to_string(kernel.join("release"))?;
+    super::kernel::test_built(kernel_release.trim(), &kernel, &module)?;
+    fs::remove_dir_all(&place)?;
+    println!("the kernel of {release} takes it, and lets it go again");
     Ok(())
 }
 

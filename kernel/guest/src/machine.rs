@@ -50,10 +50,28 @@ pub fn number(name: &str, otherwise: u64) -> u64 {
 pub fn insmod(name: &str) -> bool {
     let order = fs::read_to_string(format!("/modules/{name}.order")).unwrap_or_default();
     order.lines().all(|name| {
-        let is_there = fs::exists(format!("/sys/module/{name}")).unwrap_or(false);
+        let is_there = fs::exists(format!("/sys/module/{}", name.replace('-', "_"))).unwrap_or(false);
         let file = format!("/modules/{name}.ko");
         is_there || Command::new("/bin/insmod").arg(file).status().is_ok_and(|status| status.success())
     })
+}
+
+/// Loads a module of the test's own (`kernel/guest/modules`), and says what went wrong if anything did.
+pub fn insmod_of_test(name: &str, parameters: &[String]) -> Result<(), String> {
+    let file = format!("/test-modules/{name}.ko");
+    let output = Command::new("/bin/insmod").arg(file).args(parameters).output().map_err(|error| error.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+}
+
+/// Whether the test has a module of that name for this kernel.
+pub fn has_of_test(name: &str) -> bool {
+    fs::exists(format!("/test-modules/{name}.ko")).unwrap_or(false)
+}
+
+/// The value of a parameter of a loaded module.
+pub fn parameter(module: &str, name: &str) -> String {
+    let text = fs::read_to_string(format!("/sys/module/{module}/parameters/{name}")).unwrap_or_default();
+    text.trim().to_owned()
 }
 
 /// Takes a module out again.

@@ -28,9 +28,12 @@ fn main() -> ExitCode {
     }
     machine::set_up();
     let mut report = Report::open();
-    match machine::option("refusal") {
-        Some(reason) => parts::refusal::run(&mut report, &reason),
-        None => parts::all(&mut report),
+    if let Some(reason) = machine::option("refusal") {
+        parts::refusal::run(&mut report, &reason);
+    } else if let Some(which) = machine::option("kexec") {
+        parts::kexec::run(&mut report, &which);
+    } else {
+        parts::all(&mut report);
     }
     report.done();
     machine::power_off()

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const DIRECTORY: &str = "/dev/relpoline";
 /// The module's file in this machine.
 pub const FILE: &str = "/relpoline.ko";
+/// Instead of it, where DKMS has packed it.
+const PACKED: [&str; 2] = ["/relpoline.ko.xz", "/relpoline.ko.zst"];
 
 /// Runs `relpoline kernel …`, ahead of the load that the test drives.
 pub fn relpoline(arguments: &[&str]) -> Output {
@@ -28,7 +30,8 @@ pub fn relpoline(arguments: &[&str]) -> Output {
 
 /// Loads the module: what went wrong, if anything did.
 pub fn load() -> Result<String, String> {
-    said(relpoline(&["load", "--module", FILE]))
+    let packed = PACKED.into_iter().find(|file| fs::exists(file).unwrap_or(false));
+    said(relpoline(&["load", "--module", packed.unwrap_or(FILE)]))
 }
 
 /// Unloads it.
@@ -73,6 +76,7 @@ pub struct Site {
     pub address: u64,
     pub place: String,
     pub kind: String,
+    pub reg: String,
     pub phase: String,
     pub relearned: u64,
     pub before: String,
@@ -87,6 +91,7 @@ impl Site {
             address: u64::from_str_radix(fields.first()?, 16).ok()?,
             place: text(1)?,
             kind: text(2)?,
+            reg: text(3)?,
             phase: text(4)?,
             relearned: fields.get(7)?.parse().ok()?,
             before: text(12)?,

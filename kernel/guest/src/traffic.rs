@@ -93,6 +93,14 @@ pub fn poll(socket: &impl AsRawFd, count: usize) {
     }
 }
 
+/// What a socket is said to be ready for, of `wanted`.
+pub fn readiness(socket: &impl AsRawFd, wanted: i16) -> i16 {
+    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: wanted, revents: 0 };
+    // SAFETY: one entry of ours.
+    unsafe { libc::poll(&raw mut poll, 1, 0) };
+    poll.revents
+}
+
 /// A network device whose other end we are.
 pub struct Tunnel(File);
 

@@ -42,19 +42,20 @@ pub fn build(options: &BuildOptions) -> Result<PathBuf> {
     fs::create_dir_all(&out).with_context(|| format!("{} cannot be made", out.display()))?;
     copy_shim(&out)?;
     engine(&out.join("engine.elf"), options.broken.as_deref())?;
-    let mut make = Command::new("make");
-    make.arg("-C").arg(&headers.dir).arg(format!("M={}", out.display()));
-    if options.broken.as_deref() == Some("kernel-ignores-probes") {
-        make.arg("KCFLAGS=-DRLP_BROKEN_IGNORES_PROBES");
-    }
-    let made = run(make.args(headers.overrides()).arg("modules"))?;
-    let complaints: Vec<&str> = made.lines().filter(|line| is_complaint(line)).collect();
-    if !complaints.is_empty() {
-        bail!("the module was built, but not cleanly:\n{}", complaints.join("\n"));
-    }
+    let is_broken = options.broken.as_deref() == Some("kernel-ignores-probes");
+    headers.make(&out, if is_broken { &["KCFLAGS=-DRLP_BROKEN_IGNORES_PROBES"] } else { &[] })?;
     let module = out.join("relpoline.ko");
     check(&module)?;
     Ok(module)
+}
+
+/// Builds the modules that the test loads beside ours, in the folder `out`: by name, their files.
+pub fn build_for_test(options: &BuildOptions, out: &Path) -> Result<Vec<(String, PathBuf)>> {
+    copy_folder(&root().join("kernel/guest/modules"), out)?;
+    Headers::find(options)?.make(out, &[])?;
+    let built = fs::read_dir(out)?.flatten().map(|entry| entry.path());
+    let modules = built.filter(|path| path.extension().is_some_and(|extension| extension == "ko"));
+    Ok(modules.filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path))).collect())
 }
 
 /// The release of the kernel that would be built for.
@@ -92,6 +93,18 @@ impl Headers {
             bail!("there are no headers for Linux {release}; install linux-headers-{release}");
         };
         Ok(Headers { release, dir, is_foreign: false })
+    }
+
+    /// Lets kbuild make what lies in `out`, without a complaint.
+    fn make(&self, out: &Path, arguments: &[&str]) -> Result<()> {
+        let mut make = Command::new("make");
+        make.arg("-C").arg(&self.dir).arg(format!("M={}", out.display()));
+        let made = run(make.args(arguments).args(self.overrides()).arg("modules"))?;
+        let complaints: Vec<&str> = made.lines().filter(|line| is_complaint(line)).collect();
+        if !complaints.is_empty() {
+            bail!("{} was built, but not cleanly:\n{}", out.display(), complaints.join("\n"));
+        }
+        Ok(())
     }
 
     /// What is said otherwise than in the kernel's configuration: this machine's compiler instead of the kernel's,

@@ -40,6 +40,11 @@ impl Image {
         Ok(image)
     }
 
+    /// The kernel `release`, whose package is unpacked in `dir`.
+    pub fn at(release: &str, dir: &Path) -> Image {
+        Image { release: release.to_owned(), dir: dir.to_owned() }
+    }
+
     /// One whose packages are unpacked already.
     pub fn of(unpacked: &Unpacked) -> Image {
         Image { release: unpacked.release.clone(), dir: unpacked.root.clone() }

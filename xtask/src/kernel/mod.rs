@@ -18,7 +18,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 pub use build::{build, copy_shim, engine};
-pub use test::test;
+
+use build::build_for_test;
+pub use test::{test, test_built};
 
 /// Options of `kernel-build`.
 #[derive(Args, Clone)]

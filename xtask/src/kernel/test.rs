@@ -13,7 +13,7 @@ use super::build::release_for;
 use super::debian::{KERNELS, Kernel};
 use super::guest::{Files, Machine, Said};
 use super::image::Image;
-use super::{TestOptions, build, root, run, target_dir};
+use super::{TestOptions, build, build_for_test, root, run, target_dir};
 
 /// Programs that the test needs, and the packages in which they are.
 const NEEDED: [(&str, &str); 8] = [
@@ -28,10 +28,16 @@ const NEEDED: [(&str, &str); 8] = [
 ];
 
 /// Modules of the kernel that the test loads, where they are not built in.
-const MODULES: [&str; 4] = ["loop", "tun", "ext4", "crc32c_generic"];
+const MODULES: [&str; 7] = ["loop", "tun", "ext4", "crc32c_generic", "i915", "amdgpu", "nouveau"];
 
 /// What is run on each kernel of the matrix, unless `--only` says otherwise.
-const MATRIX: &str = "sites,learning,named,modules,probe,registered,hotplug,switching,locked";
+const MATRIX: &str = "sites,learning,named,modules,probe,registered,sized,hotplug,traced,livepatched,suspended,taken,starving,switching,locked";
+
+/// What is run with a module that DKMS has built.
+const BUILT: &str = "sites,switching";
+
+/// Parts that have machines of their own.
+const MACHINES: [&str; 2] = ["kexec", "refusals"];
 
 /// Processors, besides the default, on which the kernels of the matrix are tried: their returns are mitigated, too.
 const PROCESSORS: [(&str, &str); 2] = [("6.12", "EPYC-Rome,-cx16"), ("6.12", "EPYC-Milan,-cx16")];
@@ -100,7 +106,8 @@ fn one(options: &TestOptions) -> Result<String> {
         Err(error) => return Err(error),
     };
     let module = build(&options.build)?;
-    let bench = Bench::prepare(image, &module, &options.cpu)?;
+    let others = build_for_test(&options.build, &module.with_file_name("test-modules"))?;
+    let bench = Bench::prepare(image, &module, &others, &options.cpu)?;
     let mut verdict = Verdict::default();
     println!(
         "kernel-test: Linux {} in QEMU, emulated ({}); logs in {}",
@@ -108,8 +115,15 @@ fn one(options: &TestOptions) -> Result<String> {
         options.cpu,
         bench.dir.display()
     );
-    bench.main(options, &mut verdict)?;
-    if options.only.is_empty() || options.only.iter().any(|part| part == "refusals") {
+    let wants = |part: &str| options.only.is_empty() || options.only.iter().any(|wanted| wanted == part);
+    if options.only.iter().any(|part| !MACHINES.contains(&part.as_str())) || options.only.is_empty() {
+        bench.main(options, &mut verdict)?;
+    }
+    // By its name only, until it has been seen to come to its end.
+    if options.only.iter().any(|part| part == "kexec") {
+        bench.kexec(&mut verdict)?;
+    }
+    if wants("refusals") {
         for refusal in REFUSALS {
             bench.refusal(refusal, &mut verdict)?;
         }
@@ -117,6 +131,20 @@ fn one(options: &TestOptions) -> Result<String> {
     verdict.print(began.elapsed());
     let line = format!("{} · {}", bench.image.release, verdict.line_of_matrix());
     if verdict.failed.is_empty() { Ok(line) } else { bail!("{} checks failed, see above", verdict.failed.len()) }
+}
+
+/// Boots the kernel `release`, unpacked in `dir`, and loads the module that somebody else has built for it, packed or
+/// not: the one that DKMS left behind.
+pub fn test_built(release: &str, dir: &Path, module: &Path) -> Result<()> {
+    if let Some(missing) = missing() {
+        bail!("loading the module in QEMU needs packages that are not there; apt-get install {missing}");
+    }
+    let bench = Bench::prepare(Image::at(release, dir), module, &[], "max,-cx16")?;
+    let mut verdict = Verdict::default();
+    println!("Linux {release} in QEMU, emulated; logs in {}", bench.dir.display());
+    bench.run(&format!("spectre_v2=retpoline rlp.only={BUILT}"), 900, &mut verdict)?;
+    verdict.print(Duration::ZERO);
+    if verdict.failed.is_empty() { Ok(()) } else { bail!("{} checks failed, see above", verdict.failed.len()) }
 }
 
 /// The kernel that is tested, once everything that the test needs is there.
@@ -203,11 +231,15 @@ struct Bench {
 }
 
 impl Bench {
-    fn prepare(image: Image, module: &Path, cpu: &str) -> Result<Bench> {
+    fn prepare(image: Image, module: &Path, others: &[(String, PathBuf)], cpu: &str) -> Result<Bench> {
         let dir = module.with_file_name("test");
         fs::create_dir_all(&dir)?;
         let files = dir.join("files.cpio");
-        collect(&image, module, &dir)?.write(&files)?;
+        let mut collected = collect(&image, module, &dir)?;
+        for (name, file) in others {
+            collected.add(&format!("test-modules/{name}.ko"), fs::read(file)?, 0o644);
+        }
+        collected.write(&files)?;
         Ok(Bench { image, dir, files, cpu: cpu.to_owned() })
     }
 
@@ -231,8 +263,21 @@ impl Bench {
         );
         // Several times what a quiet machine needs: emulation on a busy one is slow, not wrong.
         let limit = 600 + u64::from(options.promotions / 10) + 30 * u64::from(options.reloads);
+        self.run(&words, limit, verdict)
+    }
+
+    fn run(&self, words: &str, seconds: u64, verdict: &mut Verdict) -> Result<()> {
         let kernel = self.image.vmlinuz();
-        let said = self.machine(&words, &kernel, limit).run("main", &mut |line| verdict.line(line))?;
+        let said = self.machine(words, &kernel, seconds).run("main", &mut |line| verdict.line(line))?;
+        verdict.end(&said);
+        Ok(())
+    }
+
+    /// A machine whose kernel starts a second one while it is promoted.
+    fn kexec(&self, verdict: &mut Verdict) -> Result<()> {
+        let kernel = self.image.vmlinuz();
+        let words = "spectre_v2=retpoline rlp.kexec=first";
+        let said = self.machine(words, &kernel, 900).run("kexec", &mut |line| verdict.line(line))?;
         verdict.end(&said);
         Ok(())
     }
@@ -261,15 +306,21 @@ fn collect(image: &Image, module: &Path, dir: &Path) -> Result<Files> {
     files.add_program("init", &target_dir().join("debug/relpoline-kernel-guest"))?;
     files.add_program("bin/relpoline", &target_dir().join("debug/relpoline"))?;
     files.add("bin/busybox", fs::read(which("busybox")?)?, 0o755);
-    files.add("relpoline.ko", fs::read(module)?, 0o644);
+    let name = module.file_name().and_then(|name| name.to_str()).context("the module's file has a name")?;
+    files.add(name, fs::read(module)?, 0o644);
+    files.add("kexec/vmlinuz", fs::read(image.vmlinuz())?, 0o644);
     files.add("ext4.img", ext4(dir)?, 0o644);
-    let mut listed = String::new();
+    let (mut listed, mut seen) = (String::new(), BTreeSet::new());
     for name in MODULES {
         let modules = with_dependencies(image, name)?;
         let order: Vec<&str> = modules.iter().map(|(name, _)| name.as_str()).collect();
         files.add(&format!("modules/{name}.order"), order.join("\n").into_bytes(), 0o644);
         for (name, content) in &modules {
-            listed += &format!("{name} {}\n", sites_of_module(content)?);
+            // Several need the same.
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            listed += &format!("{} {}\n", name.replace('-', "_"), sites_of_module(content)?);
             files.add(&format!("modules/{name}.ko"), content.clone(), 0o644);
         }
     }

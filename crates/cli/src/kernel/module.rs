@@ -94,7 +94,7 @@ fn switch_off() -> Result<()> {
     let named: Vec<&str> = waiting.iter().take(3).map(String::as_str).collect();
     bail!(
         "the module was not unloaded: somebody else has {} of its branches ({}{}); promotion is off, and they are put back \
-         when the probe (kprobe, perf probe, bpftrace) goes; then unload again",
+         when the probe (kprobe, perf probe, bpftrace) or module that has them goes; then unload again",
         waiting.len(),
         named.join(", "),
         if waiting.len() > named.len() { ", …" } else { "" }

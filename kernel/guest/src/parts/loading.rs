@@ -47,7 +47,8 @@ pub fn sites(report: &mut Report) {
     of_modules(report, &sites);
 }
 
-fn of_modules(report: &mut Report, sites: &[module::Site]) {
+/// Likewise for each module that came with us and is loaded.
+pub fn of_modules(report: &mut Report, sites: &[module::Site]) {
     let loaded = fs::read_to_string("/proc/modules").unwrap_or_default();
     let listed = fs::read_to_string("/expected/modules").unwrap_or_default();
     for (name, count) in listed.lines().filter_map(|line| line.split_once(' ')) {

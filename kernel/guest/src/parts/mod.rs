@@ -3,7 +3,9 @@
 
 mod captured;
 mod hotplug;
+pub mod kexec;
 mod learning;
+mod livepatched;
 mod loading;
 mod locked;
 mod modules;
@@ -12,7 +14,12 @@ pub mod refusal;
 mod registered;
 mod relearning;
 mod reloading;
+mod sized;
+mod starving;
+mod suspended;
 mod switching;
+mod taken;
+mod traced;
 mod unwinding;
 
 use crate::report::Report;
@@ -21,7 +28,7 @@ use crate::{emulated, load, machine, module, traffic};
 /// A part: its name, and what it does.
 type Part = (&'static str, fn(&mut Report));
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 18] = [
     ("sites", loading::sites),
     ("learning", learning::run),
     ("unwinding", unwinding::run),
@@ -30,7 +37,13 @@ const PARTS: [Part; 12] = [
     ("modules", modules::run),
     ("probe", probe::run),
     ("registered", registered::run),
+    ("sized", sized::run),
     ("hotplug", hotplug::run),
+    ("traced", traced::run),
+    ("livepatched", livepatched::run),
+    ("suspended", suspended::run),
+    ("taken", taken::run),
+    ("starving", starving::run),
     ("switching", switching::run),
     ("reloading", reloading::run),
     // Last: a lockdown stays.

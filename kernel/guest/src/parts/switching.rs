@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Switching promotion off and on.
 
+use std::time::Instant;
+
 use crate::load::Load;
 use crate::module::{relpoline, said, sites, stat, wait_until};
 use crate::report::Report;
@@ -8,7 +10,13 @@ use crate::report::Report;
 /// `disable` lets every site lead to its thunk again, `enable` begins anew; bad commands are refused.
 pub fn run(report: &mut Report) {
     let _load = Load::start();
+    let (pokes, began) = (stat("pokes"), Instant::now());
     let disabled = said(relpoline(&["disable"]));
+    let took = began.elapsed().as_micros() as u64;
+    let pokes = stat("pokes") - pokes;
+    let each = took / pokes.max(1);
+    report
+        .note(format!("{pokes} branches put back in {} ms: {each} µs each, in batches of 256, emulated", took / 1000));
     let off = stat("enabled") == 0 && stat("now_promoted") == 0 && stat("now_pending") == 0;
     report.check(disabled.is_ok() && off, "disable puts every site back");
     let leads_nowhere = sites().iter().all(|site| site.targets.is_empty());
