@@ -31,7 +31,7 @@ const NEEDED: [(&str, &str); 8] = [
 const MODULES: [&str; 7] = ["loop", "tun", "ext4", "crc32c_generic", "i915", "amdgpu", "nouveau"];
 
 /// What is run on each kernel of the matrix, unless `--only` says otherwise.
-const MATRIX: &str = "sites,learning,named,modules,probe,registered,sized,hotplug,traced,livepatched,suspended,taken,starving,switching,locked";
+const MATRIX: &str = "sites,learning,named,modules,probe,registered,sized,hotplug,traced,livepatched,suspended,taken,starving,switching,locked,kexec";
 
 /// What is run with a module that DKMS has built.
 const BUILT: &str = "sites,switching";
@@ -119,8 +119,7 @@ fn one(options: &TestOptions) -> Result<String> {
     if options.only.iter().any(|part| !MACHINES.contains(&part.as_str())) || options.only.is_empty() {
         bench.main(options, &mut verdict)?;
     }
-    // By its name only, until it has been seen to come to its end.
-    if options.only.iter().any(|part| part == "kexec") {
+    if wants("kexec") {
         bench.kexec(&mut verdict)?;
     }
     if wants("refusals") {
