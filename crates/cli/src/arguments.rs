@@ -103,7 +103,7 @@ pub enum Verb {
 const RUN_AFTER_HELP: &str = "\
 Examples:
   relpoline run -- nginx -g 'daemon off;'
-  relpoline run --report r.txt --report-format text --count -- lua script.lua
+  relpoline run --report - --report-format text --count -- lua script.lua
   relpoline run --only 'libpython*' -- python3 script.py
   relpoline run --dry-run -- ./server     what would be promoted, and why not
 
@@ -120,7 +120,9 @@ Environment:
 
 const ATTACH_AFTER_HELP: &str = "\
 Examples:
-  relpoline attach $(pgrep -x nginx)      master and workers: an engine in each
+  relpoline attach --name nginx           master and workers: an engine in each
+  relpoline attach --tree 4711            a process and all that it has started
+  relpoline attach --unit nginx.service   all processes of a systemd unit
   relpoline attach --wait 4711            and wait until something is promoted
   relpoline attach --only 'libpython*' 4711
 
@@ -130,12 +132,12 @@ is linked dynamically against glibc. See docs/attach.md.
 
 Exit status: 0 attached, or it had an engine already; 1 not attached, and the process is unharmed; \
 3 attached, but nothing was promoted while --wait waited; 5 nothing to promote, and the process was \
-not touched.";
+not touched (of several that were searched for: in none of them).";
 
 const DETACH_AFTER_HELP: &str = "\
 Examples:
   relpoline detach 4711
-  relpoline detach $(pgrep -x nginx)      master and workers
+  relpoline detach --unit nginx.service   all processes of a systemd unit
 
 Every byte of the program's code is what it was; the engine stays in memory, asleep, since a thread \
 may be on its way through it. Attaching again wakes it. Programs started by relpoline run can be \
@@ -148,7 +150,7 @@ Examples:
   relpoline disable 4711                  every site goes back to its retpoline
   relpoline enable 4711
   relpoline relearn --site ngx_http_handler 4711
-  relpoline disable --site main+0x4d 4711 one site, as reports name it
+  relpoline disable --site main+0x4d 4711  one site, as reports name it
 
 It takes effect at once, while the program runs; no signal is sent to it.
 
@@ -206,14 +208,14 @@ pub struct EngineArgs {
 /// `relpoline run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Write a report to FILE when the program ends, and one to FILE.PID for each of its children.
+    /// Write a report to FILE when the program ends (`-`: to stdout), and one to FILE.PID for each of its children.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Start warm from the profile FILE, if it is there, and save there what was learned.
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
     /// How reports are written.
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Json)]
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Json, requires = "report")]
     pub report_format: ReportFormat,
     /// What the engine is to do.
     #[command(flatten)]
@@ -248,9 +250,9 @@ pub struct DemoArgs {
     /// Print the figures as JSON.
     #[arg(long)]
     pub json: bool,
-    /// Measured rounds, after one that is not.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub rounds: u32,
+    /// Measured rounds, after one that is not [default: 5, or as many as fit into a minute, and two at least].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
     /// Keep the sources and programs in DIR.
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,

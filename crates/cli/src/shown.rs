@@ -256,6 +256,15 @@ impl<'de> Deserialize<'de> for Shown {
     }
 }
 
+/// A number of things, of which one is singular: `1 target`, `2 targets`.
+#[must_use]
+pub fn count(number: impl Into<u64>, what: &str) -> String {
+    match number.into() {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,7 @@
 use crate::calibrate;
 use crate::engine;
 use crate::hold::{self, wait_a_moment};
+use crate::report;
 use crate::sandbox;
 use crate::site::{NO_RING, Site};
 use crate::state::{self, Engine, Frozen, LOCK};
@@ -232,6 +233,7 @@ extern "C" fn in_child() {
     if !hold::is_mine() {
         // At once: a child that this one makes by vfork must not be taken for the one that the memory belongs to.
         settle_epoch();
+        count_from_here();
         return;
     }
     INSIDE.store(true, Ordering::Relaxed);
@@ -242,6 +244,22 @@ extern "C" fn in_child() {
     // Also in a sandbox: without that memory the child would crash in any case.
     engine.share.stand_in();
     engine.groups.iter().flatten().for_each(|group| group.arena.stand_in());
+}
+
+/// Gives a child memory of its own at once, where all calls are counted for a report (`run --count --report`): a worker whose
+/// sites are linked may never come to a slow path, and its calls would be in nobody's figures. Nobody else pays for that.
+fn count_from_here() {
+    if !engine::is_running() || !sandbox::may_call() {
+        return;
+    }
+    let Some(_hold) = hold::try_take() else { return };
+    // SAFETY: the lock is held.
+    let engine = unsafe { state::engine() };
+    let is_counted = engine.options().count && engine.share.is_collected();
+    if is_counted && engine.enabled && engine.inherited && engine.frozen == Frozen::No {
+        engine.entries = PATIENCE;
+        become_own(engine);
+    }
 }
 
 /// Whether this is a child that was forked while its thread held the lock, and goes back to what that did.
@@ -303,6 +321,7 @@ pub fn become_own(engine: &mut Engine) -> bool {
         let privatised = engine.share.take_over() && privatise(engine);
         if privatised {
             engine.inherited = false;
+            report::count_anew(engine);
             begin_strays_anew(engine);
         } else {
             engine.frozen = Frozen::Child;

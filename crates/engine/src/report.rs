@@ -85,6 +85,28 @@ pub fn fold(engine: &mut Engine, id: u32) {
     }
 }
 
+/// In a forked child, whose memory is its own from now on: calls that its parent made are its parent's to tell, so that
+/// the reports of a family can be added up. What the child called before it came here is not told by anybody.
+pub fn count_anew(engine: &mut Engine) {
+    for id in 0..engine.sites.len() as u32 {
+        let Some(site) = engine.sites.get_mut(id as usize) else { return };
+        let counters = site.counters();
+        counters.calls.store(0, Ordering::Relaxed);
+        let left = counters.misses.load(Ordering::Relaxed);
+        (site.calls_seen, site.missed, site.misses) = (0, 0, left);
+        let record = site.record;
+        if record == NONE {
+            continue;
+        }
+        if let Some(slot) = engine.share.site(record) {
+            (slot.hits, slot.misses, slot.calls_seen, slot.misses_left) = (0, 0, 0, left);
+        }
+    }
+    let header = engine.share.header();
+    header.calls_retpolined = 0;
+    (header.unlisted_hits, header.unlisted_retpolined) = (0, 0);
+}
+
 /// What is to be said of a site now.
 #[inline(never)]
 fn describe(engine: &Engine, site: &Site) -> SiteRecord {

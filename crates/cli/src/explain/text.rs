@@ -89,8 +89,12 @@ fn history(out: &mut String, history: &[Change], now: f64) -> fmt::Result {
         let ago = clock::words((now - change.at).max(0.0));
         let what = match &change.figures {
             Some(figures) => format!(
-                "{} targets cover {:.1} %, {:.1} % foreseen: {:.1} cycles, retpoline {:.1}",
-                change.target_count,
+                "{} {:.1} %, {:.1} % foreseen: {:.1} cycles, retpoline {:.1}",
+                if change.target_count == 1 {
+                    "1 target covers".into()
+                } else {
+                    format!("{} targets cover", change.target_count)
+                },
                 figures.covered * 100.0,
                 figures.foreseen * 100.0,
                 figures.tree,

@@ -14,6 +14,9 @@ use crate::shown::Shown;
 /// The first pid namespace: whoever is in it sees every process there is (`PROC_PID_INIT_INO`).
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
+/// Ticks in a second, as /proc counts (`USER_HZ`): part of the kernel's ABI on x86-64.
+const TICKS: f64 = 100.0;
+
 /// Whether a process that cannot be seen does not exist.
 pub fn sees_all() -> bool {
     fs::metadata("/proc/self/ns/pid").is_ok_and(|found| found.ino() == FIRST_PID_NAMESPACE)
@@ -31,6 +34,8 @@ pub struct Process {
     pub pid: u32,
     /// Its number as it sees itself, in its own pid namespace.
     pub own_pid: u32,
+    /// The process that started it, or that has taken its place.
+    pub parent: u32,
     /// When it was started, as the system counts; 0 when we may not know.
     pub started: u64,
     /// The user it is.
@@ -58,6 +63,7 @@ impl Process {
         Some(Self {
             pid,
             own_pid: field("NSpid").and_then(|all| all.split_whitespace().next_back()?.parse().ok()).unwrap_or(pid),
+            parent: field("PPid").and_then(|pid| pid.trim().parse().ok()).unwrap_or(0),
             started: started(stat).unwrap_or(0),
             user: effective("Uid")?,
             group: effective("Gid")?,
@@ -108,6 +114,12 @@ impl Process {
         Self::of(self.pid).is_some_and(|now| now.started == self.started)
     }
 
+    /// Processor seconds that it has run, all threads together, without its children's.
+    #[must_use]
+    pub fn processor_seconds(&self) -> Option<f64> {
+        processor_seconds(&fs::read(format!("/proc/{}/stat", self.pid)).ok()?)
+    }
+
     /// Its command line, in one line; empty when we may not know.
     pub fn command(&self) -> Shown {
         const MOST: u64 = 4096;
@@ -118,6 +130,16 @@ impl Process {
         let words = bytes.split(|&byte| byte == 0).filter(|word| !word.is_empty());
         Shown::of_bytes(&words.collect::<Vec<_>>().join(&b' '))
     }
+}
+
+/// The same, by what its `stat` says (fields 14 and 15). Its name, in parentheses, may hold anything.
+#[expect(clippy::cast_precision_loss, reason = "hundredths of a second")]
+fn processor_seconds(stat: &[u8]) -> Option<f64> {
+    let behind_name = stat.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(behind_name + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace().skip(14 - 3);
+    let (user, system) = (fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
+    Some(user.saturating_add(system) as f64 / TICKS)
 }
 
 /// The name of a user, or the number.
@@ -135,6 +157,16 @@ pub fn user_name(user: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_that_a_process_ran_is_read_behind_any_name() {
+        let fields = "S 1 7 7 0 -1 4194560 1 0 0 0 150 50 9 9 20 0 1 0 1234 99";
+        for name in ["a", ") S 1 2", "x) y) 3"] {
+            let seconds = processor_seconds(format!("7 ({name}) {fields}").as_bytes()).unwrap();
+            assert!((seconds - 2.0).abs() < 1e-6, "{seconds}");
+        }
+        assert_eq!(processor_seconds(b"7 (a) S 1 7"), None);
+    }
 
     #[test]
     fn this_process_is_found_with_its_own_number() {

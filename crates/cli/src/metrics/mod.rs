@@ -27,7 +27,8 @@ Examples:
 
 Metrics hold process numbers, users and paths of programs, no addresses. They are those of all engines \
 that you may look at: root sees everybody's. The file can be read by everybody who can enter its directory: \
-an exporter runs as another user.";
+an exporter runs as another user. Direct calls are counted in processes started with --count only; time \
+saved and lost is an estimate (docs/observe.md).";
 
 /// `relpoline metrics`.
 #[derive(Debug, Args)]
@@ -60,5 +61,8 @@ pub fn run(arguments: &MetricsArgs) -> anyhow::Result<ExitCode> {
 
 /// The metrics as they are.
 fn now() -> String {
-    text::render(&live::all().engines)
+    let mut engines = live::all().engines;
+    // In lists only their heads have been read. One that has ended meanwhile is left out.
+    engines.retain_mut(live::Engine::refresh);
+    text::render(&engines)
 }

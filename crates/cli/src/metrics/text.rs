@@ -7,9 +7,19 @@ use relpoline_stats::Header;
 use crate::live::process::user_name;
 use crate::live::{Engine, clock};
 use crate::report::digest::string;
+use crate::report::{Report, now};
 use crate::shown::label;
+use crate::symbols::Symbols;
 
-/// One metric: name, type, help, value of a process.
+/// What there is to say of one process.
+struct Look {
+    labels: String,
+    header: Header,
+    sites: u64,
+    report: Report,
+}
+
+/// One metric: name, type, help, value of a process; none where it is not known.
 struct Metric {
     name: &'static str,
     kind: &'static str,
@@ -17,8 +27,74 @@ struct Metric {
     value: fn(&Header) -> f64,
 }
 
+/// Likewise, of what its sites say together.
+struct Sum {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    value: fn(&Report) -> Option<f64>,
+}
+
 #[expect(clippy::cast_precision_loss, reason = "the format's numbers are floating point")]
-const METRICS: [Metric; 13] = [
+const SUMS: [Sum; 8] = [
+    Sum {
+        name: "relpoline_calls_direct_total",
+        kind: "counter",
+        help: "Calls that took direct jumps; absent where the process does not count them (run --count)",
+        value: |report| report.engine.counts.then_some(report.calls_direct as f64),
+    },
+    Sum {
+        name: "relpoline_calls_retpolined_total",
+        kind: "counter",
+        help: "Calls that took the retpoline, as far as they are counted: all but refused sites' with --count",
+        value: |report| Some(retpolined(report)),
+    },
+    Sum {
+        name: "relpoline_calls_counted",
+        kind: "gauge",
+        help: "1 where all calls of all sites but refused ones are counted",
+        value: |report| Some(f64::from(u8::from(report.engine.counts))),
+    },
+    Sum {
+        name: "relpoline_coverage_ratio",
+        kind: "gauge",
+        help: "Share of the calls that were direct; an upper bound where sites are refused; absent without --count",
+        value: |report| report.coverage,
+    },
+    Sum {
+        name: "relpoline_sites_refused",
+        kind: "gauge",
+        help: "Sites left as they were found, whose calls nobody counts",
+        value: |report| Some(report.sites_uncounted as f64),
+    },
+    Sum {
+        name: "relpoline_saved_seconds_estimate",
+        kind: "gauge",
+        help: "Processor time that direct jumps have saved so far, estimated",
+        value: |report| Some(report.seconds_saved),
+    },
+    Sum {
+        name: "relpoline_lost_seconds_estimate",
+        kind: "gauge",
+        help: "Processor time that retpolines still cost so far, estimated; at least, where sites are refused",
+        value: |report| Some(report.seconds_lost),
+    },
+    Sum {
+        name: "relpoline_processor_seconds_total",
+        kind: "counter",
+        help: "Processor time of the process",
+        value: |report| report.processor_seconds,
+    },
+];
+
+/// Calls that were counted and took the retpoline.
+#[expect(clippy::cast_precision_loss, reason = "as above")]
+fn retpolined(report: &Report) -> f64 {
+    report.calls_counted_retpolined() as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the format's numbers are floating point")]
+const METRICS: [Metric; 12] = [
     Metric {
         name: "relpoline_enabled",
         kind: "gauge",
@@ -42,12 +118,6 @@ const METRICS: [Metric; 13] = [
         kind: "gauge",
         help: "Sites that were judged and left to their retpoline",
         value: |header| f64::from(header.sites_retpolined),
-    },
-    Metric {
-        name: "relpoline_calls_retpolined_total",
-        kind: "counter",
-        help: "Calls that took the retpoline, as far as they are counted",
-        value: |header| header.calls_retpolined as f64,
     },
     Metric {
         name: "relpoline_patches_total",
@@ -102,22 +172,38 @@ const METRICS: [Metric; 13] = [
 /// The metrics of these engines.
 pub fn render(engines: &[Engine]) -> String {
     let mut out = String::new();
-    let labelled: Vec<(String, Header, u64)> = engines
-        .iter()
-        .map(|engine| {
-            let stats = engine.stats();
-            let sites = stats.objects().map(|object| u64::from(object.sites)).sum();
-            (labels(engine, stats.header()), *stats.header(), sites)
-        })
-        .collect();
+    let looks: Vec<Look> = engines.iter().map(look).collect();
     metric(&mut out, "relpoline_engines", "gauge", "Processes with an engine", [("", engines.len())].into_iter());
-    let sites = labelled.iter().map(|(labels, _, sites)| (&**labels, *sites));
+    let sites = looks.iter().map(|look| (&*look.labels, look.sites));
     metric(&mut out, "relpoline_sites", "gauge", "Sites found", sites);
     for one in &METRICS {
-        let values = labelled.iter().map(|(labels, header, _)| (&**labels, (one.value)(header)));
+        let values = looks.iter().map(|look| (&*look.labels, (one.value)(&look.header)));
+        metric(&mut out, one.name, one.kind, one.help, values);
+    }
+    for one in &SUMS {
+        let values = looks.iter().filter_map(|look| Some((&*look.labels, (one.value)(&look.report)?)));
         metric(&mut out, one.name, one.kind, one.help, values);
     }
     out
+}
+
+/// The names of all metrics, for the test of the dashboard.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    let own = ["relpoline_engines", "relpoline_sites"];
+    own.into_iter().chain(METRICS.iter().map(|one| one.name)).chain(SUMS.iter().map(|one| one.name)).collect()
+}
+
+/// Of a process whose statistics have been read as a whole.
+fn look(engine: &Engine) -> Look {
+    let stats = engine.stats();
+    Look {
+        labels: labels(engine, stats.header()),
+        header: *stats.header(),
+        sites: stats.objects().map(|object| u64::from(object.sites)).sum(),
+        // Names of sites are not shown: no file is looked into for them.
+        report: now::report(engine, &mut Symbols::none()),
+    }
 }
 
 fn metric<'a, V: Display>(
@@ -154,6 +240,10 @@ mod tests {
         let text = render(&[]);
         assert!(text.contains("# TYPE relpoline_engines gauge\nrelpoline_engines 0\n"));
         for one in &METRICS {
+            assert_eq!(one.name.ends_with("_total"), one.kind == "counter", "{}", one.name);
+            assert!(text.contains(&format!("# HELP {} ", one.name)));
+        }
+        for one in &SUMS {
             assert_eq!(one.name.ends_with("_total"), one.kind == "counter", "{}", one.name);
             assert!(text.contains(&format!("# HELP {} ", one.name)));
         }

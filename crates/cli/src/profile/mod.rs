@@ -27,6 +27,7 @@ use relpoline_stats::Stats;
 use crate::files::Written;
 use crate::files::written::PUBLIC;
 use crate::live;
+use crate::report::{digest, now};
 use crate::shown;
 use crate::symbols::Symbols;
 use model::Profile;
@@ -41,8 +42,8 @@ Examples:
   relpoline profile export --format pprof -o p.pb.gz p.relprof
   relpoline profile save -o p.relprof 4711
 
-With --count in the run, sites are weighted by their calls; without it, by those that were counted \
-while they were learned.";
+With --count in the run, sites are weighted by their calls; without it, by an estimate from how fast \
+they were called when they were counted last.";
 
 const EXPORT_AFTER_HELP: &str = "\
 Examples:
@@ -151,7 +152,11 @@ fn merge(output: &Path, inputs: &[PathBuf]) -> anyhow::Result<()> {
     for input in inputs {
         let dropped = all.merge(&file::read(input)?);
         if dropped > 0 {
-            crate::complain(format_args!("{dropped} sites of other builds were dropped for {}", input.display()));
+            crate::complain(format_args!(
+                "{} of other builds dropped for {}",
+                shown::count(dropped as u64, "site"),
+                input.display()
+            ));
         }
     }
     file::write(&file::place(output)?, &all)
@@ -159,7 +164,9 @@ fn merge(output: &Path, inputs: &[PathBuf]) -> anyhow::Result<()> {
 
 fn save(output: &Path, pid: u32) -> anyhow::Result<()> {
     let engine = live::one(pid)?;
-    let fresh = Profile::of(&engine.stats(), &mut engine.symbols());
+    let mut symbols = engine.symbols();
+    let report = now::report(&engine, &mut symbols);
+    let fresh = Profile::of(&engine.stats(), &report, &mut symbols);
     let place = file::place(output)?;
     let mut kept = file::read_at(&place)?;
     kept.replace(&fresh);
@@ -185,7 +192,8 @@ fn export(profile: &Profile, format: Format, object: Option<&Path>, output: Opti
     let (bytes, left_out) = format.render(profile, object)?;
     if left_out > 0 {
         crate::complain(format_args!(
-            "{left_out} sites without the names or line numbers that this form needs were left out"
+            "{} without the names or line numbers that this form needs left out",
+            shown::count(left_out as u64, "site")
         ));
     }
     match output {
@@ -234,7 +242,8 @@ impl Kept {
             self.warm = self.warm.saturating_add(stats.header().sites_warm);
             self.stale = self.stale.saturating_add(stats.header().profile_stale);
         }
-        self.fresh.merge(&Profile::of(stats, &mut self.symbols));
+        let report = digest::report(stats, &mut self.symbols);
+        self.fresh.merge(&Profile::of(stats, &report, &mut self.symbols));
     }
 
     /// Writes it. What there is to say about it.
@@ -245,9 +254,9 @@ impl Kept {
         let dropped = self.before.replace(&self.fresh);
         file::write(&self.place, &self.before)?;
         Ok(format!(
-            "profile {}: {} sites started warm, {} stale ones dropped, {} saved",
+            "profile {}: {} started warm, {} stale dropped, {} saved",
             self.place.path().display(),
-            self.warm,
+            shown::count(self.warm, "site"),
             u64::from(self.stale) + dropped as u64,
             self.before.sites.len()
         ))

@@ -8,6 +8,7 @@ use relpoline_stats::record::SHARE_ONE;
 use relpoline_stats::{LastTargetRecord, ObjectRecord, SiteRecord, State, Stats};
 
 use crate::report::digest::objects;
+use crate::report::{self, Report};
 use crate::symbols::{Mapped, Symbols, build_id_of};
 
 /// A build-id, as far as it is kept.
@@ -27,7 +28,7 @@ pub struct Profile {
 /// A site that was promoted.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Site {
-    /// Calls that were counted, at least 1.
+    /// Calls that were counted, and those that are reckoned where not all were; at least 1.
     pub calls: u64,
     /// How many of the targets stand in the hot chain.
     pub chain: u32,
@@ -52,7 +53,10 @@ impl Profile {
 
     /// What a process has learned. Sites in objects without a build-id, and targets that no file holds, cannot be
     /// kept.
-    pub fn of(stats: &Stats<'_>, symbols: &mut Symbols) -> Self {
+    ///
+    /// Sites weigh what `report`, which is on the same process, knows and reckons of their calls.
+    pub fn of(stats: &Stats<'_>, report: &Report, symbols: &mut Symbols) -> Self {
+        let weights = weights(report);
         let records = objects(stats);
         let mapped: Vec<Mapped> = records.iter().map(|record| symbols.map(record)).collect();
         let here = Here { records, mapped, symbols };
@@ -71,7 +75,7 @@ impl Profile {
             for (build_id, _) in targets.iter().map(|(place, _)| place).chain([&place]) {
                 profile.objects.entry(build_id.clone()).or_insert_with(|| here.path(build_id));
             }
-            let calls = record.hits.saturating_add(record.misses).saturating_add(record.calls_seen).max(1);
+            let calls = weights.get(&record.address).copied().unwrap_or_default().max(1);
             profile.sites.insert(place, Site { calls, chain: record.chain.into(), targets });
         }
         profile
@@ -131,6 +135,14 @@ impl Site {
         self.calls = self.calls.saturating_add(other.calls);
         self.chain = self.chain.max(other.chain).min(u32::try_from(self.targets.len()).unwrap_or(u32::MAX));
     }
+}
+
+/// Calls of sites by their addresses: those that were counted, and those that are reckoned.
+fn weights(report: &Report) -> HashMap<u64, u64> {
+    let address = |site: &report::schema::Site| u64::from_str_radix(site.address.strip_prefix("0x")?, 16).ok();
+    let weight =
+        |site: &report::schema::Site| Some((address(site)?, site.calls().saturating_add(site.calls_estimated)));
+    report.sites.iter().filter_map(weight).collect()
 }
 
 /// The objects of one process.

@@ -38,7 +38,7 @@ pub struct ReportArgs {
     /// How the report is written.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
     pub format: ReportFormat,
-    /// Write it to FILE, which only you can read, instead of stdout.
+    /// Write it to FILE, which only you can read, instead of stdout (`-`).
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }

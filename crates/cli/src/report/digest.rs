@@ -16,13 +16,23 @@ use crate::live::clock;
 use crate::shown::Shown;
 use crate::symbols::{Mapped, Symbols};
 
+/// The system counts processor time in hundredths of a second: less than a few of them says nothing.
+const COARSE: f64 = 0.05;
+
 /// The report on one process, as its file has it.
 pub fn report(stats: &Stats<'_>, symbols: &mut Symbols) -> Report {
-    report_of(stats.header(), stats, &stats.numbered_sites().collect::<Vec<_>>(), symbols)
+    report_of(stats.header(), stats, &stats.numbered_sites().collect::<Vec<_>>(), None, symbols)
 }
 
-/// The report on one process with this header and these sites: their indices and their records.
-pub fn report_of(header: &Header, stats: &Stats<'_>, sites: &[(u32, SiteRecord)], symbols: &mut Symbols) -> Report {
+/// The report on one process with this header and these sites: their indices and their records. `ran` is how many
+/// processor seconds it has run, if that is known.
+pub fn report_of(
+    header: &Header,
+    stats: &Stats<'_>,
+    sites: &[(u32, SiteRecord)],
+    ran: Option<f64>,
+    symbols: &mut Symbols,
+) -> Report {
     let records: Vec<ObjectRecord> = objects(stats);
     let mapped: Vec<Mapped> = records.iter().map(|record| symbols.map(record)).collect();
     let mut objects: Vec<Object> = records.iter().map(object).collect();
@@ -42,10 +52,13 @@ pub fn report_of(header: &Header, stats: &Stats<'_>, sites: &[(u32, SiteRecord)]
     report.timeline = stats.samples().map(|sample| moment(header, &sample)).collect();
     report.timeline.extend(last_moment(header, &report));
     report.sites_total = objects.iter().map(|object| u64::from(object.sites)).sum();
+    report.processor_seconds = ran.filter(|ran| *ran >= COARSE);
     report.coverage = coverage(header, &report.sites);
     // What the kernel maps (the vDSO) has no file, and nothing for us.
     report.objects = objects.into_iter().filter(|object| !object.path.is_empty() || object.sites > 0).collect();
     counted::note(&mut report);
+    report.calls_direct = report.calls_direct.saturating_add(header.unlisted_hits);
+    report.calls_retpolined = report.calls_retpolined.saturating_add(header.unlisted_retpolined);
     report
 }
 
@@ -74,8 +87,15 @@ fn head(header: &Header) -> Report {
         },
         not_followed: header.refusals.iter().take(refused).map(not_followed).collect(),
         seconds: after_start(header, header.last_tsc),
+        cycles_per_s: cycles_per_s(header),
         ..Report::default()
     }
+}
+
+/// Cycles in a second: by this machine's counter where the engine has not said.
+#[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
+fn cycles_per_s(header: &Header) -> f64 {
+    if header.tsc_hz == 0 { clock::rate() } else { header.tsc_hz as f64 }
 }
 
 /// The engine and what it has cost, until a time.
@@ -231,6 +251,9 @@ fn site(record: &SiteRecord, objects: &[Object], names: &Names<'_>) -> Site {
         calls_seen: record.calls_seen,
         calls_at_least: false,
         calls_per_s: None,
+        calls_estimated: 0,
+        seconds_saved: 0.0,
+        seconds_lost: 0.0,
         relearned: record.relearned,
         register: Reg::new(record.reg).map(|reg| reg.name().into()),
         patches: record.patches,

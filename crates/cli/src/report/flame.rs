@@ -1,6 +1,7 @@
-//! The report as a flame graph in SVG: program, object, function, site, and where its calls went. Widths are calls.
+//! The report as a flame graph in SVG: program, object, function, site, and where its calls went. Widths are calls, counted or
+//! estimated. In a browser a click zooms, and `/` searches (`page/flame.js`).
 //!
-//! Calls that hit, and those of sites that are left alone, are counted with `--count` only; the heading says what is shown.
+//! Calls that hit, and those of sites that are left alone, are counted with `--count` only, else estimated; the heading says which.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -41,6 +42,9 @@ impl Frame {
     }
 }
 
+/// Search and zoom, for who opens it in a browser.
+const SCRIPT: &str = include_str!("page/flame.js");
+
 const PLACE: &str = "#d9c7a0";
 const SITE: &str = "#c9b37e";
 const DIRECT: &str = "#7bc27b";
@@ -49,7 +53,8 @@ const RETPOLINE: &str = "#e07a6a";
 /// The graph.
 pub fn render(report: &Report) -> String {
     let mut root = Frame { colour: PLACE, ..Frame::default() };
-    for site in &report.sites {
+    // Of a run with several processes: all of them.
+    for site in report.family.as_ref().map_or(&report.sites, |family| &family.sites) {
         add_site(&mut root, site);
     }
     let depth = root.depth();
@@ -65,7 +70,8 @@ pub fn render(report: &Report) -> String {
     let counted = match (report.engine.counts, report.coverage_is_bound) {
         (true, false) => "all calls of sites",
         (true, true) => "all calls but those of sites that were refused",
-        (false, _) => "calls that were counted while sites learned (--count counts all)",
+        (false, false) => "calls of sites, estimated (--count counts)",
+        (false, true) => "calls of sites, estimated (--count counts), without those that were refused",
     };
     let _ = writeln!(out, "<rect width=\"100%\" height=\"100%\" fill=\"#fffdf8\"/>");
     let heading = markup(&format!("{} (pid {}): {counted}", report.program, report.pid));
@@ -74,8 +80,16 @@ pub fn render(report: &Report) -> String {
         out,
         "<text x=\"8\" y=\"34\" fill=\"{DIRECT}\">■ direct</text><text x=\"80\" y=\"34\" fill=\"{RETPOLINE}\">■ retpoline</text>"
     );
+    let _ = writeln!(
+        out,
+        "<text id=\"search\" x=\"180\" y=\"34\" cursor=\"pointer\">[/ search]</text>\
+         <text id=\"reset\" x=\"265\" y=\"34\" cursor=\"pointer\">[Esc all of it]</text>\
+         <text id=\"matched\" x=\"380\" y=\"34\"></text>"
+    );
     let total = root.calls;
     draw(&mut out, &report.program, &root, 0.0, WIDTH, TOP, total);
+    // It holds no end of a section of this kind, and nothing of the report's.
+    let _ = writeln!(out, "<script><![CDATA[\n{SCRIPT}]]></script>");
     out.push_str("</svg>\n");
     out
 }
@@ -94,12 +108,12 @@ fn add_site(root: &mut Frame, site: &Site) {
     let shares: f64 = site.targets.iter().map(|target| target.share).sum();
     for target in site.targets.iter().filter(|_| shares > 0.0) {
         let name = target.symbol.as_deref().unwrap_or(&target.address);
-        add(name, DIRECT, site.hits as f64 * target.share / shares);
+        add(name, DIRECT, site.direct() as f64 * target.share / shares);
     }
     if shares <= 0.0 {
-        add("direct", DIRECT, site.hits as f64);
+        add("direct", DIRECT, site.direct() as f64);
     }
-    add("retpoline", RETPOLINE, site.retpolined() as f64);
+    add("retpoline", RETPOLINE, site.not_direct() as f64);
 }
 
 fn draw(out: &mut String, name: &str, frame: &Frame, x: f64, width: f64, y: f64, total: f64) {
@@ -112,7 +126,7 @@ fn draw(out: &mut String, name: &str, frame: &Frame, x: f64, width: f64, y: f64,
     let label = if letters < 3 { String::new() } else { markup(&cut(name, letters)) };
     let _ = writeln!(
         out,
-        "<g><title>{}: {:.0} calls, {share:.2} %</title><rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
+        "<g class=\"frame\"><title>{}: {:.0} calls, {share:.2} %</title><rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
          height=\"{:.1}\" fill=\"{}\" stroke=\"#fffdf8\"/><text x=\"{:.1}\" y=\"{:.1}\">{label}</text></g>",
         markup(name),
         frame.calls,

@@ -9,8 +9,10 @@
 pub mod command;
 mod counted;
 pub mod digest;
+mod family;
 mod flame;
 mod html;
+mod last;
 pub mod now;
 mod place;
 pub mod schema;
@@ -29,6 +31,8 @@ use crate::live::process::Process;
 use crate::live::{find, shelf};
 use crate::shown::{self, Shown};
 use crate::symbols::Symbols;
+use family::Gathered;
+pub use last::LastFigures;
 pub use place::Destination;
 pub use schema::Report;
 
@@ -45,12 +49,15 @@ pub struct Collector<'a> {
     to: Option<&'a Destination>,
     outcome: anyhow::Result<()>,
     symbols: Symbols,
+    gathered: Gathered,
+    /// Last figures of processes that came to no orderly end.
+    last: LastFigures,
 }
 
 impl<'a> Collector<'a> {
     /// Of a run whose first process is `main`. Without a destination only that one's report is shown, as text.
     #[must_use]
-    pub fn new(main: u32, to: Option<&'a Destination>) -> Self {
+    pub fn new(main: u32, to: Option<&'a Destination>, last: LastFigures) -> Self {
         let namespace = Process::of(std::process::id()).and_then(|me| me.pid_namespace());
         Self {
             main,
@@ -61,6 +68,8 @@ impl<'a> Collector<'a> {
             to,
             outcome: Ok(()),
             symbols: Symbols::default(),
+            gathered: Gathered::default(),
+            last,
         }
     }
 
@@ -74,10 +83,12 @@ impl<'a> Collector<'a> {
                 return;
             }
             self.begun = begun;
-            self.main_report = Some(digest::report(stats, &mut self.symbols));
+            self.main_report = Some(self.last.report(name, stats, &mut self.symbols));
         } else if let Some(to) = self.to {
             let is_first = self.written.insert(name.pid);
-            let written = to.write(&digest::report(stats, &mut self.symbols), Some((name, is_first)));
+            let report = self.last.report(name, stats, &mut self.symbols);
+            self.gathered.add(&report);
+            let written = to.write(&report, Some((name, is_first)));
             self.outcome = std::mem::replace(&mut self.outcome, Ok(())).and(written);
         }
     }
@@ -86,8 +97,10 @@ impl<'a> Collector<'a> {
     ///
     /// # Errors
     /// When a report could not be written. The others were written nevertheless.
-    pub fn finish(self, program: &Path) -> anyhow::Result<()> {
-        let main_report = self.main_report.unwrap_or_else(|| Report::of_silent(program, self.main));
+    pub fn finish(mut self, program: &Path) -> anyhow::Result<()> {
+        let mut main_report = self.main_report.unwrap_or_else(|| Report::of_silent(program, self.main));
+        self.gathered.add(&main_report);
+        main_report.family = self.gathered.finish();
         match self.to {
             Some(to) => self.outcome.and(to.write(&main_report, None)),
             None => {

@@ -4,9 +4,10 @@
 //! its code has counted since is read from the counters themselves, where reading the process' memory is allowed.
 
 use relpoline_stats::codes::flag;
-use relpoline_stats::{Header, SiteRecord, State};
+use relpoline_stats::{Header, SiteRecord, State, Stats};
 
 use super::{Report, digest};
+use crate::live::process::Process;
 use crate::live::{Engine, clock, memory};
 use crate::symbols::Symbols;
 
@@ -21,11 +22,14 @@ pub fn report(engine: &Engine, symbols: &mut Symbols) -> Report {
 /// The records of a living process' sites, brought up to date as far as its memory can be read.
 pub fn sites(engine: &Engine) -> Vec<(u32, SiteRecord)> {
     let stats = engine.stats();
+    sites_of(&engine.process, &stats).unwrap_or_else(|| stats.numbered_sites().collect())
+}
+
+/// The same, of a process with these statistics; `None` when it ended meanwhile: then it may have been another process' memory.
+pub fn sites_of(process: &Process, stats: &Stats<'_>) -> Option<Vec<(u32, SiteRecord)>> {
     let mut sites: Vec<(u32, SiteRecord)> = stats.numbered_sites().collect();
-    let written = sites.clone();
-    update(engine.process.pid, stats.header(), &mut sites);
-    // Or it was another process' memory.
-    if engine.process.is_there() { sites } else { written }
+    update(process.pid, stats.header(), &mut sites);
+    process.is_there().then_some(sites)
 }
 
 /// The report on a living process with these records of sites.
@@ -33,7 +37,8 @@ pub fn report_on(engine: &Engine, sites: &[(u32, SiteRecord)], symbols: &mut Sym
     let stats = engine.stats();
     // Its file was current when it was read, whenever it was last written.
     let header = Header { last_tsc: clock::now(), ..*stats.header() };
-    let mut report = digest::report_of(&header, &stats, sites, symbols);
+    let ran = engine.process.processor_seconds();
+    let mut report = digest::report_of(&header, &stats, sites, ran, symbols);
     report.pid = engine.process.pid;
     report
 }

@@ -42,8 +42,32 @@ pub struct Report {
     /// Sites whose calls nobody counts, since they were left as they are: those of state `refused`.
     #[serde(default)]
     pub sites_uncounted: u64,
-    /// The sites that ran, or were left alone for a reason; the busiest first.
+    /// Calls that took a direct jump, of all sites: counted ones, and what is reckoned to have come since.
+    #[serde(default)]
+    pub calls_direct: u64,
+    /// Likewise, calls that took the retpoline.
+    #[serde(default)]
+    pub calls_retpolined: u64,
+    /// Whether some of these calls are reckoned from how fast sites were called when they were counted last.
+    #[serde(default)]
+    pub calls_are_estimated: bool,
+    /// Processor seconds that direct jumps have saved, by what calls cost on this CPU.
+    #[serde(default)]
+    pub seconds_saved: f64,
+    /// Processor seconds that retpolines have cost more than direct calls would; at least, where `coverage_is_bound`.
+    #[serde(default)]
+    pub seconds_lost: f64,
+    /// Processor seconds that the process has run, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor_seconds: Option<f64>,
+    /// Cycles in a second, of the counter by which costs are measured.
+    #[serde(default)]
+    pub cycles_per_s: f64,
+    /// The sites that ran, or were left alone for a reason; those first at which the most time was saved or lost.
     pub sites: Vec<Site>,
+    /// What all processes of the run have done together, when there were several. Everything else is about this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<Family>,
     /// Programs that this process started without the engine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_followed: Vec<NotFollowed>,
@@ -76,11 +100,37 @@ impl Default for Report {
             coverage: None,
             coverage_is_bound: false,
             sites_uncounted: 0,
+            calls_direct: 0,
+            calls_retpolined: 0,
+            calls_are_estimated: false,
+            seconds_saved: 0.0,
+            seconds_lost: 0.0,
+            processor_seconds: None,
+            cycles_per_s: 0.0,
             sites: Vec::new(),
+            family: None,
             not_followed: Vec::new(),
             seconds: 0.0,
             timeline: Vec::new(),
         }
+    }
+}
+
+impl Report {
+    /// Calls that took the retpoline and were counted; none of them is reckoned.
+    #[must_use]
+    pub fn calls_counted_retpolined(&self) -> u64 {
+        let left = self.sites.iter().filter(|site| !site.is_promoted());
+        let reckoned = left.map(|site| site.calls_estimated).fold(0, u64::saturating_add);
+        self.calls_retpolined.saturating_sub(reckoned)
+    }
+
+    /// Share of the calls that were direct, those included that are reckoned; `None` when there were none.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
+    pub fn coverage_estimate(&self) -> Option<f64> {
+        let calls = self.calls_direct.saturating_add(self.calls_retpolined);
+        (calls > 0).then(|| self.calls_direct as f64 / calls as f64)
     }
 }
 
@@ -200,6 +250,15 @@ pub struct Site {
     /// Calls in a second when they were counted last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calls_per_s: Option<f64>,
+    /// Calls that will have come since they were counted last, by that rate.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub calls_estimated: u64,
+    /// Processor seconds that its direct jumps have saved, the estimated calls included.
+    #[serde(default)]
+    pub seconds_saved: f64,
+    /// Processor seconds that its retpolined calls have cost more than direct ones would, the estimated calls included.
+    #[serde(default)]
+    pub seconds_lost: f64,
     /// Times it was learned anew.
     pub relearned: u32,
     /// Register that holds the target, when known.
@@ -225,7 +284,24 @@ pub struct Site {
     pub history: Vec<Change>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl Site {
+    /// Calls that took a direct jump: those that were counted, and those that are reckoned.
+    #[must_use]
+    pub fn direct(&self) -> u64 {
+        self.hits.saturating_add(if self.is_promoted() { self.calls_estimated } else { 0 })
+    }
+
+    /// Likewise, calls that took the retpoline.
+    #[must_use]
+    pub fn not_direct(&self) -> u64 {
+        self.retpolined().saturating_add(if self.is_promoted() { 0 } else { self.calls_estimated })
+    }
+
     /// Calls known of.
     #[must_use]
     pub const fn calls(&self) -> u64 {
@@ -326,6 +402,75 @@ pub struct Target {
     pub address: Shown,
     /// Its share of the site's calls when it was last judged, 0 to 1.
     pub share: f64,
+}
+
+/// The processes of one run together.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Family {
+    /// How many they are.
+    pub processes: u64,
+    /// A line for each of the first thousand; those first in which the most time was saved or lost.
+    pub members: Vec<Member>,
+    /// As in a report, of all of them.
+    pub calls_direct: u64,
+    /// See `calls_direct`.
+    pub calls_retpolined: u64,
+    /// Whether some of these calls are reckoned.
+    pub calls_are_estimated: bool,
+    /// Share of the calls that were direct; null where not all processes counted.
+    pub coverage: Option<f64>,
+    /// Whether there are calls of which nothing is known.
+    pub coverage_is_bound: bool,
+    /// As in a report.
+    pub seconds_saved: f64,
+    /// As in a report.
+    pub seconds_lost: f64,
+    /// Cycles for judging, building and linking.
+    pub learn_cycles: u64,
+    /// Cycles for finding and re-pointing sites.
+    pub startup_cycles: u64,
+    /// The sites of all of them: calls and times add up; state, targets and address are those of the process that called a
+    /// site most. They have no history.
+    pub sites: Vec<Site>,
+}
+
+/// What one process did.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Member {
+    /// Its number.
+    pub pid: u32,
+    /// The process it was forked from, when that had the engine already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<u32>,
+    /// Path of its executable.
+    pub program: Shown,
+    /// Seconds from its engine's start to its last figures.
+    pub seconds: f64,
+    /// Whether it ended in an orderly way.
+    pub ended: bool,
+    /// Why promotion is not on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_disabled: Option<Shown>,
+    /// Sites that were seen running.
+    pub sites_run: u64,
+    /// Sites promoted when the report was made.
+    pub sites_promoted: u64,
+    /// Calls that took a direct jump, counted or reckoned.
+    pub calls_direct: u64,
+    /// Calls that took the retpoline, counted or reckoned.
+    pub calls_retpolined: u64,
+    /// As in a report.
+    pub seconds_saved: f64,
+    /// As in a report.
+    pub seconds_lost: f64,
+}
+
+impl Member {
+    /// Seconds that were saved or lost in it.
+    #[must_use]
+    pub const fn at_stake(&self) -> f64 {
+        self.seconds_saved + self.seconds_lost
+    }
 }
 
 /// A program that was started without the engine.

@@ -30,7 +30,7 @@ use relpoline_stats::{Refusal, Stats};
 use crate::arguments::RunArgs;
 use crate::preload::{self, Engine};
 use crate::profile::Kept;
-use crate::report::{Collector, Destination, Report};
+use crate::report::{Collector, Destination, LastFigures, Report};
 use environment::Environment;
 use exec::Program;
 use resolve::Resolved;
@@ -103,13 +103,17 @@ fn with_engine(
         told = options::add_profile(told, profile.path());
     }
     environment.set(relpoline_stats::options::VARIABLE, told);
-    let (pid, ending) = supervise::supervise(&Program::new(path, &arguments.command, &environment)?)?;
+    let mut last = LastFigures::default();
+    if arguments.engine.count && report.is_some() {
+        last = LastFigures::of(scratch.path());
+    }
+    let (pid, ending) = supervise::supervise(&Program::new(path, &arguments.command, &environment)?, &mut last)?;
     let ending = match ending {
         Ending::NotStarted(error) => return Ok(cannot_execute(arguments, &error)),
         ending => ending,
     };
     // The program has ended and its exit code counts more than our report.
-    if let Err(error) = finish(arguments, scratch.path(), pid, path, report, profile) {
+    if let Err(error) = finish(arguments, scratch.path(), pid, path, report, profile, last) {
         crate::complain(format_args!("{error:#}"));
     }
     drop(scratch);
@@ -124,8 +128,9 @@ fn finish(
     path: &Path,
     report: Option<&Destination>,
     mut profile: Option<Kept>,
+    last: LastFigures,
 ) -> anyhow::Result<()> {
-    let mut reports = (report.is_some() || arguments.dry_run).then(|| Collector::new(pid, report));
+    let mut reports = (report.is_some() || arguments.dry_run).then(|| Collector::new(pid, report, last));
     for (name, bytes) in crate::report::statistics(directory)? {
         let Ok(stats) = Stats::parse(&bytes) else { continue };
         if let Some(reports) = &mut reports {

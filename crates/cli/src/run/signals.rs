@@ -1,11 +1,12 @@
 //! Signals while we wait for the program.
 //!
-//! All signals are blocked and taken one by one with sigwaitinfo(2), so there is no handler and no race. A
+//! All signals are blocked and taken one by one with sigtimedwait(2), so there is no handler and no race. A
 //! signal that the *kernel* sent (Ctrl-C, a closed terminal, a changed window) went to the whole foreground
 //! process group, the program included, so it is dropped here; a signal that a *process* sent was meant for
 //! the program but hit us, and is handed on.
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 /// What was waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,13 +72,18 @@ impl Before {
     }
 }
 
-/// Waits for the next signal.
-pub fn next() -> Arrived {
+/// Waits for the next signal, or until that time is over, if there is one.
+pub fn next(longest: Option<Duration>) -> Arrived {
     let watched = watched();
-    // SAFETY: zeros are a valid siginfo, and the call fills it.
+    let longest = longest.map(|longest| libc::timespec {
+        tv_sec: libc::time_t::try_from(longest.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: longest.subsec_nanos().into(),
+    });
+    let longest = longest.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: zeros are a valid siginfo, and the call fills it; the time is live, or null, which means for ever.
     let (signal, info) = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
-        (libc::sigwaitinfo(&raw const watched, &raw mut info), info)
+        (libc::sigtimedwait(&raw const watched, &raw mut info, longest), info)
     };
     match signal {
         libc::SIGCHLD => Arrived::Child,

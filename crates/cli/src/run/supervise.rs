@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit};
 
 use super::exec::Program;
 use super::signals::{self, Arrived};
+use crate::report::LastFigures;
 
 /// How the program ended.
 #[derive(Debug)]
@@ -23,8 +24,8 @@ pub enum Ending {
     Killed(libc::c_int),
 }
 
-/// Starts the program, waits for its end; also returns its pid.
-pub fn supervise(program: &Program) -> anyhow::Result<(u32, Ending)> {
+/// Starts the program, waits for its end, and looks at the figures of its processes meanwhile; also returns its pid.
+pub fn supervise(program: &Program, last: &mut LastFigures) -> anyhow::Result<(u32, Ending)> {
     // Both ends are closed by exec.
     let (reader, mut writer) = io::pipe()?;
     let before = signals::block();
@@ -42,7 +43,7 @@ pub fn supervise(program: &Program) -> anyhow::Result<(u32, Ending)> {
         pid => {
             drop(writer);
             let failed = exec_error(reader);
-            let ending = wait(pid);
+            let ending = wait(pid, last);
             Ok((pid.cast_unsigned(), failed.map_or(ending, Ending::NotStarted)))
         }
     }
@@ -56,13 +57,15 @@ fn exec_error(mut reader: PipeReader) -> Option<io::Error> {
 }
 
 /// Hands on signals until the program has ended.
-fn wait(pid: libc::pid_t) -> Ending {
+fn wait(pid: libc::pid_t, last: &mut LastFigures) -> Ending {
     loop {
+        last.note_first(pid.cast_unsigned());
         // Before waiting too: its SIGCHLD may have come while the pipe was read.
         if let Some(ending) = drain(pid) {
             return ending;
         }
-        if let Arrived::Sent(signal) = signals::next() {
+        last.look();
+        if let Arrived::Sent(signal) = signals::next(last.pause()) {
             // SAFETY: the child has not been waited for to its end, so the pid is still its.
             unsafe { libc::kill(pid, signal) };
         }

@@ -11,7 +11,7 @@ use super::rows::{Row, short};
 use super::screen::{Screen, View};
 use crate::live::clock;
 use crate::report::why;
-use crate::shown::cut;
+use crate::shown::{count, cut};
 
 /// Columns of the text form.
 const WIDTH: u16 = 80;
@@ -21,22 +21,27 @@ const BAR: f64 = 20.0;
 const KEYS: &str = " ↑↓ move  Enter details  Esc back  s order  / filter  space pause  ? keys  q quit";
 
 const HELP: &str = "\
- ↑ ↓ PgUp PgDn Home End   move
- Enter                    into the process, or into the site
- Esc                      back; with a filter: all sites again
- s                        next order: cost, calls, misses, targets, patches,
-                          state, name
- r                        the other way round
- /                        filter: part of a name, object, state, reason, target
- space                    pause
- q                        quit
+ ↑ ↓ PgUp PgDn Home End  move          Enter  into the process, or the site
+ s  next order: cost, calls, misses,   Esc    back; with a filter: all sites
+    targets, patches, state, name      r      the other way round
+ /  filter: part of a name, object,    space  pause
+    state, reason, target              q      quit
 
- HIT/s     calls per second that took a direct jump (only with --count)
- RETP/s    calls per second that took the retpoline (not counted where a site
-           is left alone)
- HIT%      share of the calls so far that hit
- TGT       targets in the site's tree
- cost      how much more retpolined calls cost than direct ones would";
+ HIT/s       calls per second that took a direct jump
+ RETP/s      calls per second that took the retpoline
+             ~ is estimated from how fast it was called when it was counted
+             last; - is not known; --count in the process counts all
+ HIT%        share of the calls so far that hit, where they are counted
+ TGT         targets in the site's tree
+ cost        how much more retpolined calls cost than direct ones would
+
+ cold        called too rarely to be learned
+ learning    its calls are being recorded, to be judged
+ promoted    its calls go through its gate to a tree of direct jumps
+ linked      promoted, and the site itself jumps to the tree
+ retpolined  judged and left alone, for now: a tree would not be faster
+ refused     left as it was found, for good; its calls are not counted
+ disabled    switched off              gone   its library was unloaded";
 
 /// Draws the screen.
 pub fn draw(frame: &mut Frame<'_>, screen: &Screen) {
@@ -46,10 +51,10 @@ pub fn draw(frame: &mut Frame<'_>, screen: &Screen) {
 /// The screen as text, with all its rows.
 pub fn to_text(screen: &Screen) -> String {
     let rows = if screen.view == View::Engines { screen.engines.len() } else { screen.rows().len() };
-    let height = u16::try_from(rows.saturating_add(5)).unwrap_or(u16::MAX / WIDTH).min(u16::MAX / WIDTH);
-    let area = Rect::new(0, 0, WIDTH, height.max(6));
+    let height = u16::try_from(rows.saturating_add(6)).unwrap_or(u16::MAX / WIDTH).min(u16::MAX / WIDTH);
+    let area = Rect::new(0, 0, WIDTH, height.max(7));
     let mut buffer = Buffer::empty(area);
-    let [head, body] = Layout::vertical([Constraint::Length(3), Constraint::Min(1)]).areas(area);
+    let [head, body] = Layout::vertical([Constraint::Length(4), Constraint::Min(1)]).areas(area);
     if screen.view == View::Engines {
         engines(area, &mut buffer, screen, None);
     } else {
@@ -62,11 +67,11 @@ pub fn to_text(screen: &Screen) -> String {
 }
 
 fn render(area: Rect, buffer: &mut Buffer, screen: &Screen) {
-    let head = if screen.view == View::Engines { 0 } else { 4 };
+    let head = if matches!(screen.view, View::Engines | View::Help) { 0 } else { 5 };
     let [top, body, foot] =
         Layout::vertical([Constraint::Length(head), Constraint::Min(1), Constraint::Length(1)]).areas(area);
     if head > 0 {
-        let [facts, curve] = Layout::vertical([Constraint::Length(3), Constraint::Length(1)]).areas(top);
+        let [facts, curve] = Layout::vertical([Constraint::Length(4), Constraint::Length(1)]).areas(top);
         heading(facts, buffer, screen);
         let width = usize::from(curve.width);
         let past = &screen.past[screen.past.len().saturating_sub(width)..];
@@ -84,7 +89,7 @@ fn render(area: Rect, buffer: &mut Buffer, screen: &Screen) {
 /// What holds for the whole process.
 fn heading(area: Rect, buffer: &mut Buffer, screen: &Screen) {
     let (all, report) = (&screen.sites, &screen.sites.report);
-    let count = |state: &str| all.rows.iter().filter(|row| row.site.state == state).count();
+    let in_state = |state: &str| all.rows.iter().filter(|row| row.site.state == state).count();
     let promoted = all.rows.iter().filter(|row| row.site.is_promoted()).count();
     let switch = match &report.engine.why_disabled {
         Some(why) => format!("off: {why}"),
@@ -99,21 +104,41 @@ fn heading(area: Rect, buffer: &mut Buffer, screen: &Screen) {
     let second = format!(
         " sites: {} found, {promoted} promoted, {} learning, {} left alone, {} cold, {} refused",
         report.sites_total,
-        count("learning"),
-        count("retpolined"),
-        count("cold"),
-        count("refused")
+        in_state("learning"),
+        in_state("retpolined"),
+        in_state("cold"),
+        in_state("refused")
     );
-    let hits = if report.engine.counts { format!("{}/s", short(all.hit_rate)) } else { "not counted".into() };
+    let about = if report.calls_are_estimated { "~" } else { "" };
+    let hits = if report.engine.counts || report.calls_are_estimated {
+        format!("{about}{}/s", short(all.hit_rate))
+    } else {
+        "not counted".into()
+    };
+    let at_most = if report.coverage_is_bound { "at most " } else { "" };
+    let estimate = || report.coverage_estimate().filter(|_| report.calls_are_estimated);
+    let coverage = match (report.coverage, estimate()) {
+        (Some(share), _) => format!("{at_most}{:.1} %", share * 100.0),
+        (None, Some(share)) => format!("{at_most}~{:.0} %", share * 100.0),
+        (None, None) => "not known".into(),
+    };
     let third = format!(
-        " direct: {hits}  retpoline: {}/s  patches: {} ({}/s)  learning: {:.2} %",
-        short(all.retpoline_rate),
-        report.engine.patches,
+        " direct: {hits}  retpoline: {about}{}/s  coverage: {coverage} of the calls",
+        short(all.retpoline_rate)
+    );
+    let at_least = if report.coverage_is_bound { "at least " } else { "" };
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let patches = report.engine.patches as f64;
+    let fourth = format!(
+        " saved: ~{}  lost: {at_least}~{}  patches: {} ({}/s)  learning: {:.2} %",
+        clock::words(report.seconds_saved),
+        clock::words(report.seconds_lost),
+        short(patches),
         short(all.patch_rate),
         report.engine.learn_share * 100.0
     );
     let bold = Style::new().add_modifier(Modifier::BOLD);
-    Paragraph::new(vec![Text::styled(first, bold), second.into(), third.into()]).render(area, buffer);
+    Paragraph::new(vec![Text::styled(first, bold), second.into(), third.into(), fourth.into()]).render(area, buffer);
 }
 
 fn footer(area: Rect, buffer: &mut Buffer, screen: &Screen) {
@@ -191,7 +216,7 @@ fn sites(area: Rect, buffer: &mut Buffer, screen: &Screen, selected: Option<usiz
     let widths = [6, 6, 5, 10, 3, u16::try_from(name).unwrap_or(20)].map(Constraint::Length);
     let widths: Vec<Constraint> = widths.into_iter().chain([Constraint::Min(8)]).collect();
     let table_rows = rows.iter().map(|row| {
-        let hits = if row.site.hits == 0 { "-".into() } else { short(row.hit_rate) };
+        let hits = if row.site.direct() == 0 { "-".into() } else { rate(row, row.hit_rate, row.site.is_promoted()) };
         let share = row.hit_share().map_or("-".into(), |share| format!("{share:.1}"));
         TableRow::new([
             right(&hits, 6),
@@ -208,10 +233,17 @@ fn sites(area: Rect, buffer: &mut Buffer, screen: &Screen, selected: Option<usiz
     table(area, buffer, &widths, &head, table_rows.collect(), selected);
 }
 
-/// Its retpolined calls per second. Sites that are left to their retpoline have no counter.
+/// Its retpolined calls per second. Of sites that were refused nothing is known.
 fn retpolined(row: &Row) -> String {
-    let uncounted = matches!(&*row.site.state, "retpolined" | "refused") && row.retpoline_rate < 1.0;
-    if uncounted { "-".into() } else { short(row.retpoline_rate) }
+    let left = matches!(&*row.site.state, "retpolined" | "refused");
+    let uncounted = left && !row.is_estimated() && row.retpoline_rate < 1.0;
+    if uncounted { "-".into() } else { rate(row, row.retpoline_rate, !row.site.is_promoted()) }
+}
+
+/// Calls per second; estimated ones say so.
+fn rate(row: &Row, rate: f64, concerned: bool) -> String {
+    let about = if concerned && row.is_estimated() { "~" } else { "" };
+    format!("{about}{}", short(rate))
 }
 
 /// Promoted sites are green, those that could be and are not are yellow.
@@ -253,16 +285,16 @@ fn detail_lines(row: &Row, now: f64) -> Vec<Text<'static>> {
         ]),
         format!(" {}", why::means(&site.reason)).into(),
         format!(
-            " {} hits, {} misses, {} seen while learning; learned again {} times, {} patches",
+            " hits: {}, misses: {}, seen while learning: {}; learned again {}, {}",
             short_or_dash(site.hits),
             site.misses,
             site.calls_seen,
-            site.relearned,
-            site.patches
+            count(site.relearned, "time"),
+            if site.patches == 1 { "1 patch".to_owned() } else { format!("{} patches", site.patches) }
         )
         .into(),
         "".into(),
-        Text::styled(format!(" {} targets, {} of them in the hot chain", site.target_count, site.chain), bold),
+        Text::styled(format!(" {}, {} of them in the hot chain", count(site.target_count, "target"), site.chain), bold),
     ];
     lines.extend(site.targets.iter().map(|target| {
         let name = target.symbol.as_ref().unwrap_or(&target.address);
@@ -273,14 +305,14 @@ fn detail_lines(row: &Row, now: f64) -> Vec<Text<'static>> {
     lines.extend(site.history.iter().rev().map(|change| {
         let what = match (&change.target, &change.figures) {
             (Some(target), Some(figures)) => format!(
-                "{} targets, {:.0} % covered, {:.1} instead of {:.1} cycles; hottest {target}",
-                change.target_count,
+                "{}, {:.0} % covered, {:.1} instead of {:.1} cycles; hottest {target}",
+                count(change.target_count, "target"),
                 figures.covered * 100.0,
                 figures.tree,
                 figures.retpoline
             ),
             (Some(_), None) if change.reason == "learning" => change.reason_in_words().to_owned(),
-            (Some(target), None) => format!("{} targets, hottest {target}", change.target_count),
+            (Some(target), None) => format!("{}, hottest {target}", count(change.target_count, "target")),
             _ => change.reason_in_words().to_owned(),
         };
         Text::from(format!(" {:>8} ago  {:<10}  {what}", clock::words((now - change.at).max(0.0)), change.state))
@@ -325,6 +357,31 @@ mod tests {
     fn sites_say_where_they_go_or_why_not() {
         let text = shown(&screen(), 80, 24);
         for part in ["pid 4711", "WHERE TO, OR WHY NOT", "90 % add", "unpredictable", "chaos+0x4b", "q quit"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    /// All of the help, and all of the head, with the largest figures, fit.
+    #[test]
+    fn eighty_columns_and_24_lines_hold_it_all() {
+        let mut screen = screen();
+        screen.view = View::Help;
+        let text = shown(&screen, 80, 24);
+        for line in HELP.lines() {
+            assert!(line.chars().count() <= 80 && text.contains(line.trim_end()), "{line} in\n{text}");
+        }
+        let mut large = report(5000);
+        large.sites[0].calls_estimated = 1 << 50;
+        large.sites[1].calls_estimated = 1 << 50;
+        large.calls_are_estimated = true;
+        large.coverage_is_bound = true;
+        (large.calls_direct, large.calls_retpolined) = (1 << 50, 1 << 50);
+        (large.seconds_saved, large.seconds_lost) = (900_000.0, 900_000.0);
+        large.engine.patches = 9_999_999;
+        screen.show_sites(Rows::of(&large, None));
+        screen.view = View::Sites;
+        let text = shown(&screen, 80, 24);
+        for part in ["at most ~50 % of the calls", " lost: at least ~10 d", "learning: 0.00 %", "~113T"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }

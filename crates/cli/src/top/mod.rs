@@ -41,8 +41,8 @@ Keys: arrows, PgUp, PgDn, Home, End  move     Enter  details     Esc  back
       s  next order     r  reverse     /  filter     space  pause
       ?  help           q  quit
 
-Without --count in the process, calls that hit are not counted and shown as `-`. Reading never stops \
-the process. What was counted since a site's last judgement is included where you may read the process' \
+Without --count in the process, calls that hit are estimated (`~`), from how fast sites were called when \
+they were counted last; what is not known is `-`. Reading never stops the process. What was counted since a site's last judgement is included where you may read the process' \
 memory (as root, or with kernel.yama.ptrace_scope 0).";
 
 /// `relpoline top`.
@@ -57,7 +57,7 @@ pub struct TopArgs {
     #[arg(long, requires = "once")]
     pub json: bool,
     /// Seconds between two looks.
-    #[arg(long, short = 'd', value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
+    #[arg(long, short = 'd', value_name = "SECONDS", default_value_t = 1.0, value_parser = interval, conflicts_with = "once")]
     pub interval: f64,
     /// Order of the sites.
     #[arg(long, value_name = "ORDER", value_enum, default_value_t = Order::Cost)]
@@ -78,6 +78,11 @@ fn interval(text: &str) -> Result<f64, String> {
 /// When there is no such engine, or no terminal.
 pub fn run(arguments: &TopArgs) -> anyhow::Result<ExitCode> {
     if arguments.once {
+        let is_default = arguments.sort == Order::Cost && arguments.filter.is_empty();
+        ensure!(
+            is_default || (arguments.pid.is_some() && !arguments.json),
+            "--sort and --filter are for the sites of one process, and not for JSON, which has all of them"
+        );
         once(arguments)?;
     } else {
         ensure!(

@@ -55,9 +55,9 @@ impl Order {
 pub struct Row {
     /// What the report says of it.
     pub site: Site,
-    /// Calls per second that hit, if they are counted; in the process' life, when there is no earlier report.
+    /// Calls per second that hit, counted or estimated; in the process' life, when there is no earlier report.
     pub hit_rate: f64,
-    /// Calls per second that took the retpoline, as far as they are counted.
+    /// Likewise, calls per second that took the retpoline.
     pub retpoline_rate: f64,
     /// Cycles per second that its retpolined calls cost more than direct ones would.
     pub cost: f64,
@@ -90,8 +90,8 @@ impl Rows {
         let row = |site: &Site| {
             let old = old_sites.get(&*site.address);
             let per_second = |now: u64, old: Option<u64>| now.saturating_sub(old.unwrap_or(0)) as f64 / seconds;
-            let retpoline_rate = per_second(site.retpolined(), old.map(|old| old.retpolined()));
-            let hit_rate = per_second(site.hits, old.map(|old| old.hits));
+            let retpoline_rate = per_second(site.not_direct(), old.map(|old| old.not_direct()));
+            let hit_rate = per_second(site.direct(), old.map(|old| old.direct()));
             Row { site: site.clone(), hit_rate, retpoline_rate, cost: retpoline_rate * saved }
         };
         let rows: Vec<Row> = report.sites.iter().map(row).collect();
@@ -128,9 +128,15 @@ impl Row {
             || own.into_iter().chain(judged).chain(targets).flatten().any(|s| s.to_lowercase().contains(text))
     }
 
+    /// Whether its rates are estimated.
+    pub const fn is_estimated(&self) -> bool {
+        self.site.calls_estimated > 0
+    }
+
     fn compare(&self, other: &Self, order: Order) -> std::cmp::Ordering {
         let (a, b) = (&self.site, &other.site);
-        let by_cost = || other.cost.total_cmp(&self.cost).then(b.calls().cmp(&a.calls()));
+        let saved = || b.seconds_saved.total_cmp(&a.seconds_saved).then(b.calls().cmp(&a.calls()));
+        let by_cost = || other.cost.total_cmp(&self.cost).then_with(saved);
         match order {
             Order::Cost => by_cost(),
             Order::Calls => b.calls().cmp(&a.calls()),
@@ -240,6 +246,16 @@ pub(super) mod tests {
         assert_eq!(names("unpred", Order::Cost, false), ["chaos+0x4b"]);
         assert_eq!(names("ADD", Order::Cost, false), ["steady+0x4d"]);
         assert_eq!(names("LIBX", Order::Cost, false).len(), 3);
+    }
+
+    /// What nobody counts is estimated, and stands where it belongs: a site that is left alone and called often is first.
+    #[test]
+    fn an_estimated_rate_counts_for_the_order() {
+        let mut report = report(5);
+        report.sites[1].calls_estimated = 400_000_000;
+        let rows = Rows::of(&report, None);
+        let first = rows.chosen("", Order::Cost, false)[0];
+        assert!(first.site.name() == "chaos+0x4b" && first.is_estimated() && first.cost > 1e9, "{first:?}");
     }
 
     #[test]

@@ -291,7 +291,7 @@ fn a_profile_makes_the_next_start_warm() {
     assert!(shown.contains("steady+0x") && shown.contains("% add"), "{shown}");
 
     let (said, report) = profiled(&running, &profile);
-    assert!(said.contains("1 sites started warm, 0 stale"), "{said}");
+    assert!(said.contains("1 site started warm, 0 stale dropped"), "{said}");
     assert_eq!((report.engine.sites_warm, report.engine.profile_stale), (1, 0));
 
     // Another build of the same file: nothing of the profile fits, and the old build goes.

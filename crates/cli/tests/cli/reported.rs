@@ -118,11 +118,39 @@ fn what_nobody_counts_is_named() {
 
 #[test]
 fn without_counting_figures_are_at_least() {
-    let (report, text) = report_of_three(&[], &["200000"]);
-    assert!(report.coverage.is_none() && text.contains("coverage  not known"), "{text}");
+    let (report, text) = report_of_three(&[], &["3000000"]);
+    assert!(report.coverage.is_none() && report.calls_are_estimated, "{text}");
+    assert!(text.contains("coverage  at most about ") && text.contains("(estimated; --count counts)"), "{text}");
     let promoted = report.sites.iter().find(|site| site.is_promoted()).unwrap();
     assert!(promoted.calls_at_least && promoted.calls_per_s.is_some_and(|rate| rate > 0.0), "{promoted:#?}");
-    assert!(text.contains("≥ "), "{text}");
+    assert!(text.contains("~") && text.contains(" saved, at least "), "{text}");
+    let left = report.sites.iter().find(|site| site.state == "retpolined").unwrap();
+    assert!(left.calls_estimated > 0 && left.seconds_lost > 0.0 && promoted.seconds_saved > 0.0, "{report:#?}");
+}
+
+/// PHP at f4ea4a1 showed a coverage of 99.5 % where 21 % was true, since the calls of its loop were in no figure. Here four
+/// fifths of the calls are of a site that is left as it was found.
+#[test]
+fn a_flattering_coverage_is_no_more_than_a_bound_everywhere() {
+    let source =
+        THREE.replace("if (asked) x = bare(table[1], x);", "for (int k = 0; k < 8; k++) x = bare(table[1], x);");
+    let source = source.replace("x = chaos(steady(x), random >> 9);", "x = steady(steady(x));");
+    let program = Compiled::new(&source, &RETPOLINE);
+    let file = program.directory().join("report");
+    let run = ["run", "--count", "--report"];
+    stdout(relpoline(&run).arg(&file).args(["--", program.text(), "400000"]));
+    let report = read(&file);
+    let counted = report.coverage.unwrap();
+    assert!(counted > 0.98, "this case flatters: {counted}");
+    assert!(report.coverage_is_bound && report.sites_uncounted == 1, "{report:#?}");
+    let text = stdout(relpoline(&["report"]).arg(&file));
+    for part in ["at most ", "not counted: 1 not an instruction", "at least", "refused"] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    let svg = stdout(relpoline(&["report", "--format", "flamegraph"]).arg(&file));
+    assert!(svg.contains("all calls but those of sites that were refused"), "{svg}");
+    let page = stdout(relpoline(&["report", "--format", "html"]).arg(&file));
+    assert!(page.contains("\"coverage_is_bound\":true"), "the page says what it is told");
 }
 
 /// An object that is excluded, and one without unwind tables: their calls are not in the figures.
@@ -212,4 +240,67 @@ fn nothing_is_left_behind() {
     let directory = Path::new(said.lines().next().unwrap());
     assert!(said.contains("drwx------") && directory.is_absolute(), "{said}");
     assert!(!directory.exists());
+}
+
+/// A parent that calls, and children that end in other ways than by returning from `main`.
+const FAMILY: &str = r#"
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static unsigned add(unsigned x) { return x + 3; }
+static unsigned twist(unsigned x) { return x ^ 5; }
+unsigned (*volatile table[2])(unsigned) = { add, twist };
+__attribute__((noinline)) static unsigned many(unsigned calls) {
+    unsigned sum = 0;
+    for (unsigned i = 0; i < calls; i++) sum = table[i % 10 == 9](sum);
+    return sum;
+}
+int main(int argc, char **argv) {
+    unsigned sum = many(3000000);
+    for (int i = 1; i < argc; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            sum += many(1000000);
+            usleep(1500000);
+            if (strcmp(argv[i], "_exit") == 0) _exit(sum == 1);
+            if (strcmp(argv[i], "quick_exit") == 0) quick_exit(sum == 1);
+            if (strcmp(argv[i], "signal") == 0) raise(SIGKILL);
+            return sum == 1;
+        }
+        waitpid(child, 0, 0);
+    }
+    printf("%u\n", sum);
+    return 0;
+}"#;
+
+/// One run, one report: calls of all processes are in it, each once, however the process ended.
+#[test]
+fn a_family_is_one_report_however_its_processes_end() {
+    let program = Compiled::new(FAMILY, &RETPOLINE);
+    let directory = program.directory().join("reports");
+    fs::create_dir(&directory).unwrap();
+    let file = directory.join("r");
+    let ways = ["return", "_exit", "quick_exit", "signal"];
+    stdout(relpoline(&["run", "--count", "--report"]).arg(&file).args(["--", program.text()]).args(ways));
+    let report = read(&file);
+    let family = report.family.as_ref().unwrap();
+    assert_eq!((family.processes, family.members.len()), (5, 5), "{family:#?}");
+    for member in family.members.iter().filter(|member| member.forked_from.is_some()) {
+        // A child has a few thousand calls behind it when it gets memory of its own.
+        assert!((950_000..=1_000_000).contains(&member.calls_direct), "not its parent's calls: {member:#?}");
+    }
+    let unorderly = family.members.iter().filter(|member| !member.ended).count();
+    assert_eq!(unorderly, 3, "{family:#?}");
+    let all = family.sites.iter().find(|site| site.name().starts_with("many+")).unwrap();
+    assert!((6_800_000..=7_000_000).contains(&all.calls()), "{all:#?}");
+    assert!(family.coverage.unwrap() > 0.97, "{family:#?}");
+    let own = hot(&report);
+    assert!((2_900_000..=3_000_000).contains(&own.calls()), "the first process' sites are its own: {own:#?}");
+    let text = stdout(relpoline(&["report"]).arg(&file));
+    assert!(text.contains("All 5 processes") && text.contains("(no orderly end)"), "{text}");
+    // Each has a report of its own, too.
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 5);
 }

@@ -25,8 +25,21 @@ function duration(seconds) {
   return seconds < 360000 ? Math.round(seconds / 3600) + " h" : Math.round(seconds / 86400) + " d";
 }
 
+// Of a run with several processes: all of them, or the first.
+const family = report.family ?? null;
+let sites = family ? family.sites : report.sites;
 const calls = site => site.hits + site.misses + site.calls_seen;
-const known = site => !site.calls_at_least ? short(calls(site)) : calls(site) ? `≥ ${short(calls(site))}` : "?";
+const estimated = site => site.calls_estimated ?? 0;
+const known = site => !site.calls_at_least ? short(calls(site)) : estimated(site) ? `~${short(calls(site) + estimated(site))}`
+  : calls(site) ? `≥ ${short(calls(site))}` : "?";
+const spent = seconds => (seconds ?? 0) < 0.0005 ? "–" : duration(seconds);
+const bound = report.coverage_is_bound;
+function coverage() {
+  if (report.coverage !== null) return [percent(report.coverage), `of the calls${bound ? ", at most," : ""} were direct`];
+  const all = (report.calls_direct ?? 0) + (report.calls_retpolined ?? 0);
+  if (!report.calls_are_estimated || all === 0) return ["–", "coverage: not counted (run --count)"];
+  return [`~${(report.calls_direct / all * 100).toFixed(0)} %`, `of the calls${bound ? ", at most," : ""} were direct (estimated)`];
+}
 const title = site => site.symbol ?? site.address;
 const promoted = site => site.state === "promoted" || site.state === "linked";
 const percent = share => (share * 100).toFixed(1) + " %";
@@ -37,7 +50,9 @@ document.title = report.program + " – relpoline";
 at("facts").textContent = `process ${report.pid}, ${duration(report.seconds ?? 0)}, engine ${report.engine.version}` +
   (report.engine.why_disabled ? `, not promoting: ${report.engine.why_disabled}` : "");
 const tiles = [
-  [report.coverage === null ? "–" : percent(report.coverage), report.coverage === null ? "coverage: not counted (run --count)" : report.coverage_is_bound ? "of the calls, at most, were direct" : "of the calls were direct"],
+  coverage(),
+  [spent(report.seconds_saved), "of processor time saved, about"],
+  [spent(report.seconds_lost), `still lost to retpolines, ${bound ? "at least" : "about"}`],
   [report.sites_total, "sites found"],
   [report.sites_run, "sites ran"],
   [report.sites_promoted, "sites promoted"],
@@ -49,25 +64,71 @@ const tiles = [
 at("tiles").append(...tiles.map(([value, what]) => element("div", { class: "tile" }, element("b", {}, String(value)), element("span", {}, what))));
 
 // Plots.
-const W = 560, H = 220, LEFT = 48, BOTTOM = 22, TOP = 18;
+const W = 560, H = 220, LEFT = 48, BOTTOM = 22, TOP = 18, RIGHT = 8;
 function none(id, why) { at(id).append(element("p", { class: "none" }, why)); }
 
-// Curves over time: each has a name, a colour and a value per moment.
-function curves(id, times, all) {
-  const end = times[times.length - 1] || 1, most = Math.max(1, ...all.flatMap(curve => curve.values));
-  const x = time => LEFT + (W - LEFT - 8) * time / end, y = value => H - BOTTOM - (H - BOTTOM - TOP) * value / most;
-  const svg = element("svg:svg", { viewBox: `0 0 ${W} ${H}`, role: "img" });
-  for (const share of [0, .5, 1]) {
-    svg.append(element("svg:line", { class: "axis", x1: LEFT, x2: W - 8, y1: y(most * share), y2: y(most * share) }),
-      element("svg:text", { x: LEFT - 5, y: y(most * share) + 4, "text-anchor": "end" }, short(most * share)),
-      element("svg:text", { x: x(end * share), y: H - 6, "text-anchor": share === 0 ? "start" : share === 1 ? "end" : "middle" }, duration(end * share)));
-  }
-  all.forEach((curve, n) => {
-    const points = curve.values.map((value, i) => `${x(times[i]).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
-    svg.append(element("svg:polyline", { class: "curve", points, fill: "none", stroke: `var(--${curve.colour})`, "stroke-width": 1.6 }),
-      element("svg:text", { x: LEFT + 8 + n * 150, y: 11, style: `fill: var(--${curve.colour})` }, curve.name));
-  });
+// Round numbers from `from` to `to`, some four of them, none nearer to the next than `least`.
+function ticks(from, to, least = 0) {
+  const rough = Math.max((to - from) / 4, least, 1e-9), power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].find(n => n * power >= rough * 0.999) * power, found = [];
+  for (let n = Math.ceil(from / step - 1e-6); n * step <= to + step * 1e-6; n++) found.push(n * step);
+  return [found, step];
+}
+const instant = (seconds, step) => seconds >= 100 ? duration(seconds) : seconds.toFixed(Math.max(0, Math.min(6, -Math.floor(Math.log10(step))))) + " s";
+
+// Curves of steps: each has a name, a colour, and [from, to, value] per step, since a figure holds from one look to the next and
+// nobody knows more. Dragging zooms into a time, as do + and -; arrows move, 0 or a double click shows all of it.
+function curves(id, whole, all) {
+  const svg = element("svg:svg", { viewBox: `0 0 ${W} ${H}`, role: "img", tabindex: 0, class: "zooms",
+    "aria-label": `${all.map(curve => curve.name).join(", ")} over time; + and - zoom, arrows move, 0 shows all of it` });
   at(id).append(svg);
+  let [from, to] = [0, whole], drag = null;
+  const x = time => LEFT + (W - LEFT - RIGHT) * (time - from) / (to - from);
+  const time = event => {
+    const box = svg.getBoundingClientRect(), share = ((event.clientX - box.left) * W / box.width - LEFT) / (W - LEFT - RIGHT);
+    return from + Math.max(0, Math.min(1, share)) * (to - from);
+  };
+  const show = (a, b) => {
+    const least = whole / 1e4, length = Math.min(whole, Math.max(least, b - a)), start = Math.max(0, Math.min(whole - length, a));
+    [from, to] = [start, start + length];
+    draw();
+  };
+  function draw() {
+    const seen = curve => curve.steps.filter(([a, b]) => b > from && a < to);
+    const most = Math.max(1, ...all.flatMap(curve => seen(curve).map(step => step[2])));
+    const least = Math.ceil(most / ticks(0, most, 1)[1]) * ticks(0, most, 1)[1], [values] = ticks(0, least, 1), top = least;
+    const y = value => H - BOTTOM - (H - BOTTOM - TOP) * value / top;
+    const [times, step] = ticks(from, to);
+    svg.replaceChildren(
+      ...values.flatMap(value => [element("svg:line", { class: "axis", x1: LEFT, x2: W - RIGHT, y1: y(value), y2: y(value) }),
+        element("svg:text", { x: LEFT - 5, y: y(value) + 4, "text-anchor": "end" }, short(value))]),
+      ...times.flatMap(moment => [element("svg:line", { class: "axis", x1: x(moment), x2: x(moment), y1: y(0), y2: y(0) + 4 }),
+        element("svg:text", { x: x(moment), y: H - 5, "text-anchor": x(moment) > W - 40 ? "end" : x(moment) < LEFT + 10 ? "start" : "middle" }, instant(moment, step))]));
+    all.forEach((curve, n) => {
+      const clip = moment => x(Math.max(from, Math.min(to, moment))).toFixed(1);
+      const points = seen(curve).map(([a, b, value]) => `${clip(a)},${y(value).toFixed(1)} ${clip(b)},${y(value).toFixed(1)}`).join(" ");
+      svg.append(element("svg:polyline", { class: "curve", points, fill: "none", stroke: `var(--${curve.colour})`, "stroke-width": 1.6 }),
+        element("svg:text", { x: LEFT + 8 + n * 150, y: 11, style: `fill: var(--${curve.colour})` }, curve.name));
+    });
+    if (from > 0 || to < whole) svg.append(element("svg:text", { x: W - RIGHT, y: 11, "text-anchor": "end", class: "zoomed" }, "zoomed; 0: all"));
+    if (drag) svg.append(element("svg:rect", { class: "chosen", x: x(Math.min(...drag)), y: TOP, width: Math.abs(x(drag[1]) - x(drag[0])), height: H - TOP - BOTTOM }));
+  }
+  svg.addEventListener("pointerdown", event => { drag = [time(event), time(event)]; svg.setPointerCapture(event.pointerId); });
+  svg.addEventListener("pointermove", event => { if (drag) { drag[1] = time(event); draw(); } });
+  svg.addEventListener("pointerup", () => {
+    const [a, b] = drag ?? [0, 0];
+    drag = null;
+    if (Math.abs(x(b) - x(a)) > 4) show(Math.min(a, b), Math.max(a, b)); else draw();
+  });
+  svg.addEventListener("dblclick", () => show(0, whole));
+  svg.addEventListener("keydown", event => {
+    const length = to - from, middle = (from + to) / 2;
+    const views = { "+": [middle - length / 4, middle + length / 4], "-": [middle - length, middle + length], "0": [0, whole],
+      ArrowLeft: [from - length / 4, to - length / 4], ArrowRight: [from + length / 4, to + length / 4] };
+    const view = views[event.key === "=" ? "+" : event.key];
+    if (view) { event.preventDefault(); show(...view); }
+  });
+  draw();
 }
 
 const timeline = report.timeline ?? [];
@@ -75,18 +136,20 @@ if (timeline.length < 2) {
   none("calls", "No samples: the process ended too soon, or no site was learned.");
   none("states-over-time", "No samples.");
 } else {
+  const end = Math.max(report.seconds ?? 0, timeline.at(-1).at);
   // A rate over a moment says nothing: moments nearer than a hundredth of the time to the one before go with the next, the last with the one before.
   const least = timeline.at(-1).at / 100;
   const apart = timeline.reduce((kept, moment) => kept.length === 0 || moment.at - kept.at(-1).at >= least ? [...kept, moment] : kept, []);
   if (apart.at(-1) !== timeline.at(-1)) apart.splice(apart.length > 1 ? -1 : 1, 1, timeline.at(-1));
-  const rate = key => apart.slice(1).map((moment, i) => Math.max(0, moment[key] - apart[i][key]) / Math.max(1e-6, moment.at - apart[i].at));
-  const all = [{ name: "through the retpoline, per s", colour: "retpoline", values: rate("retpolined") }];
-  if (report.engine.counts) all.unshift({ name: "direct, per s", colour: "direct", values: rate("hits") });
-  curves("calls", apart.slice(1).map(moment => moment.at), all);
-  curves("states-over-time", timeline.map(moment => moment.at), [
-    { name: "promoted", colour: "direct", values: timeline.map(moment => moment.promoted) },
-    { name: "learning", colour: "learning", values: timeline.map(moment => moment.learning) },
-    { name: "left alone", colour: "left", values: timeline.map(moment => moment.left) },
+  const rate = key => apart.slice(1).map((moment, i) => [apart[i].at, moment.at, Math.max(0, moment[key] - apart[i][key]) / Math.max(1e-6, moment.at - apart[i].at)]);
+  const all = [{ name: "retpoline, counted, per s", colour: "retpoline", steps: rate("retpolined") }];
+  if (report.engine.counts) all.unshift({ name: "direct, per s", colour: "direct", steps: rate("hits") });
+  curves("calls", end, all);
+  const held = key => timeline.map((moment, i) => [moment.at, timeline[i + 1]?.at ?? end, moment[key]]);
+  curves("states-over-time", end, [
+    { name: "promoted", colour: "direct", steps: held("promoted") },
+    { name: "learning", colour: "learning", steps: held("learning") },
+    { name: "left alone", colour: "left", steps: held("left") },
   ]);
 }
 
@@ -141,9 +204,9 @@ function table(id, rows, columns, key, make) {
     body.replaceChildren(...sorted.flatMap(make));
   };
   head.append(...columns.map((column, n) => {
-    const cell = element("th", { class: column.number ? "number" : "", scope: "col" }, column.name);
-    cell.addEventListener("click", () => { order = { column: n, down: order.column === n ? !order.down : !!column.number }; draw(); });
-    return cell;
+    const button = element("button", { type: "button", title: column.means ?? "" }, column.name);
+    button.addEventListener("click", () => { order = { column: n, down: order.column === n ? !order.down : !!column.number }; draw(); });
+    return element("th", { class: column.number ? "number" : "", scope: "col" }, button);
   }));
   draw();
   return draw;
@@ -160,7 +223,9 @@ function line(columns, row, attributes) {
 const verdict = site => promoted(site)
   ? site.targets.map(target => `${(target.share * 100).toFixed(0)} % ${target.symbol ?? target.address}`).join(", ") : site.reason;
 const siteColumns = [
-  { name: "calls", value: calls, text: known, number: true },
+  { name: "calls", value: site => calls(site) + estimated(site), text: known, number: true },
+  { name: "saved", value: site => site.seconds_saved ?? 0, text: site => spent(site.seconds_saved), number: true },
+  { name: "lost", value: site => site.seconds_lost ?? 0, text: site => site.state === "refused" && !estimated(site) ? "?" : spent(site.seconds_lost), number: true },
   { name: "hit", value: site => site.hits / Math.max(1, calls(site)), text: site => site.hits ? percent(site.hits / calls(site)) : "–", number: true },
   { name: "state", value: site => site.state, mark: site => site.state },
   { name: "targets", value: site => site.target_count, number: true },
@@ -171,21 +236,62 @@ const siteColumns = [
 const open = new Set();
 const filter = at("filter");
 const said = site => [title(site), site.address, site.object, site.kind, site.state, site.reason, verdict(site)].join("\n").toLowerCase();
-const chosen = () => { const text = filter.value.toLowerCase(); return report.sites.filter(site => said(site).includes(text)); };
+const chosen = () => { const text = filter.value.toLowerCase(); return sites.filter(site => said(site).includes(text)); };
 function history(site) {
   const events = (site.history ?? []).map(change => `${duration(change.at).padStart(8)}  ${change.state}` +
-    (change.figures ? `: ${change.target_count} targets cover ${percent(change.figures.covered)}, ${change.figures.tree.toFixed(1)} instead of ${change.figures.retpoline.toFixed(1)} cycles` : change.reason === change.state ? "" : `: ${change.reason}`));
+    (change.figures ? `: ${change.target_count} target${change.target_count === 1 ? " covers" : "s cover"} ${percent(change.figures.covered)}, ${change.figures.tree.toFixed(1)} instead of ${change.figures.retpoline.toFixed(1)} cycles` : change.reason === change.state ? "" : `: ${change.reason}`));
   const facts = `${site.kind} at ${site.address} in ${site.object ?? "?"}, target in ${site.register ?? "?"}; ${site.misses} misses, ${site.calls_seen} calls counted while it learned or was left alone, ${site.patches ?? 0} patches`;
   return element("tr", { class: "history" }, element("td", { colspan: siteColumns.length }, [facts, ...events].join("\n")));
 }
 const drawSites = table("sites", chosen, siteColumns, 0, site => {
-  const row = line(siteColumns, site, { class: "site" });
-  row.addEventListener("click", () => { if (!open.delete(site)) open.add(site); drawSites(); });
+  const row = line(siteColumns, site, { class: "site", tabindex: 0, "aria-expanded": String(open.has(site)) });
+  const toggle = () => { if (!open.delete(site)) open.add(site); drawSites(); document.querySelector(`[data-at="${CSS.escape(site.address)}"]`)?.focus(); };
+  row.dataset.at = site.address;
+  row.addEventListener("click", toggle);
+  row.addEventListener("keydown", event => {
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); toggle(); }
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step) {
+      const rows = [...at("sites").querySelectorAll("tr.site")], next = rows[rows.indexOf(row) + step];
+      if (next) { event.preventDefault(); next.focus(); }
+    }
+  });
   return open.has(site) ? [row, history(site)] : [row];
 });
-const count = () => { at("shown").textContent = `${chosen().length} of ${report.sites.length} sites; click one for its history`; };
+const count = () => { at("shown").textContent = `${chosen().length} of ${sites.length} site${sites.length === 1 ? "" : "s"}; Enter or a click on one shows its history`; };
 filter.addEventListener("input", () => { drawSites(); count(); });
 count();
+if (family) {
+  const which = at("which");
+  which.hidden = false;
+  which.addEventListener("change", () => { sites = which.value === "all" ? family.sites : report.sites; drawSites(); count(); });
+  at("family").hidden = false;
+  const memberColumns = [
+    { name: "saved", value: one => one.seconds_saved, text: one => spent(one.seconds_saved), number: true },
+    { name: "lost", value: one => one.seconds_lost, text: one => spent(one.seconds_lost), number: true },
+    { name: "direct", value: one => one.calls_direct, text: one => short(one.calls_direct), number: true },
+    { name: "retpoline", value: one => one.calls_retpolined, text: one => short(one.calls_retpolined), number: true },
+    { name: "promoted", value: one => one.sites_promoted, number: true },
+    { name: "pid", value: one => one.pid, number: true },
+    { name: "forked from", value: one => one.forked_from ?? 0, text: one => String(one.forked_from ?? "–"), number: true },
+    { name: "program", value: one => one.program },
+    { name: "end", value: one => one.why_disabled ?? (one.ended ? "orderly" : "not orderly, or not yet") },
+  ];
+  at("family-title").textContent = `All ${family.processes} processes of the run`;
+  table("members", () => family.members, memberColumns, 0, one => [line(memberColumns, one, {})]);
+}
+addEventListener("keydown", event => {
+  if (event.target instanceof HTMLInputElement) { if (event.key === "Escape") { filter.value = ""; filter.blur(); drawSites(); count(); } return; }
+  if (event.key === "/") { event.preventDefault(); filter.focus(); }
+});
+// Light, dark, or as the system has it.
+const themes = ["light dark", "light", "dark"], names = ["as the system", "light", "dark"];
+let theme = 0;
+at("theme").addEventListener("click", () => {
+  theme = (theme + 1) % themes.length;
+  document.documentElement.style.colorScheme = themes[theme];
+  at("theme").textContent = `colours: ${names[theme]}`;
+});
 const objectColumns = [
   { name: "sites", value: object => object.sites, number: true },
   { name: "promoted", value: object => object.promoted, number: true },
