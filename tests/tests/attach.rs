@@ -321,6 +321,24 @@ fn what_was_done_already_is_no_failure() {
     }
 }
 
+/// A process and what it has started; those that are at work already are only read.
+#[test]
+fn a_tree_is_attached_to_and_again_without_a_stop() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "\"$@\"; exit $?", "sh"]).arg(Program::retpolined("attached.c").build());
+    let program = Living::start(&mut command);
+    let first = program.must(&["attach", "--tree"]);
+    assert!(first.contains("led to the engine") && first.contains("nothing to promote"), "{first}");
+    let again = program.must(&["attach", "--tree", "--wait"]);
+    assert!(again.contains("it has an engine already; nothing was changed"), "{again}");
+    assert!(again.contains("promoted after") && !again.contains("stood still"), "{again}");
+    let undone = program.must(&["detach", "--tree"]);
+    assert!(undone.contains("put back"), "{undone}");
+    let shell_alone = program.relpoline(&["attach"]);
+    assert_eq!(shell_alone.status.code(), Some(5), "{}", text(&shell_alone));
+    assert!(program.ends_with("attached done"), "it noticed something");
+}
+
 /// A program without retpolines; one whose only retpolines are in a library is another matter.
 #[test]
 fn where_there_is_nothing_to_promote_nobody_is_stopped() {

@@ -2,6 +2,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | `chosen` | which processes are meant |
 //! | `enter` | the steps of an attach; changing the text in a stop |
 //! | `session` | a process that is being worked on; letting one or all of its threads stand still |
 //! | `hijack` | system calls made by a thread of the process, safe against our own death |
@@ -17,6 +18,7 @@
 //! Nothing here takes a lock of the process, calls a function of its libraries, or needs anything of it but the right
 //! to trace it. docs/attach.md tells users what happens.
 
+mod chosen;
 mod enter;
 mod hijack;
 mod hooks;
@@ -39,11 +41,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use relpoline_stats::codes::flag;
 use relpoline_stats::control::{HOOK_BYTES, command};
 
 use crate::arguments::EngineArgs;
 use crate::live::patience::Patience;
-use crate::preload;
+use crate::{live, preload};
+use chosen::Chosen;
 use memory::{Memory, Space as _};
 use remote::{Jump, Remote, field};
 use session::Session;
@@ -57,9 +61,9 @@ const NOTHING: u8 = 5;
 /// `relpoline attach`.
 #[derive(Debug, Args)]
 pub struct AttachArgs {
-    /// The processes.
-    #[arg(required = true, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
-    pub pids: Vec<i32>,
+    /// Which processes.
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// Wait until something is promoted in each, for at most SECONDS.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
     pub wait: Option<u64>,
@@ -77,9 +81,9 @@ pub struct AttachArgs {
 /// `relpoline detach`.
 #[derive(Debug, Args)]
 pub struct DetachArgs {
-    /// The processes.
-    #[arg(required = true, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
-    pub pids: Vec<i32>,
+    /// Which processes.
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// Say nothing when it went well.
     #[arg(long, short)]
     pub quiet: bool,
@@ -110,14 +114,19 @@ pub enum Switch {
     Relearn,
 }
 
-/// Does `one` to each of several processes; goes on after a failure, and fails in the end.
-fn each(pids: &[i32], one: impl Fn(i32) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
-    let mut worst = ExitCode::SUCCESS;
-    for &pid in pids {
+/// Does `one` to each of several processes; goes on after a failure, and fails in the end. Of processes that were searched for,
+/// some may have nothing to promote: that is no failure as long as one has.
+fn each(chosen: &Chosen, one: impl Fn(i32) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    let pids = chosen.pids()?;
+    let (mut worst, mut done, mut nothing) = (ExitCode::SUCCESS, false, false);
+    for &pid in &pids {
         tracee::let_go_of_late_ones();
         match one(pid) {
-            Ok(code) if code == ExitCode::SUCCESS => {}
+            Ok(code) if code == ExitCode::SUCCESS => done = true,
+            Ok(code) if code == ExitCode::from(NOTHING) => nothing = true,
             Ok(code) => worst = code,
+            // It was there when it was searched for, and has ended since.
+            Err(_) if chosen.is_search() && !runs_a_program(pid) => {}
             Err(error) if pids.len() == 1 => return Err(error),
             Err(error) => {
                 crate::complain(format_args!("{error:#}"));
@@ -125,7 +134,13 @@ fn each(pids: &[i32], one: impl Fn(i32) -> anyhow::Result<ExitCode>) -> anyhow::
             }
         }
     }
-    Ok(worst)
+    let is_nothing = nothing && worst == ExitCode::SUCCESS && !(done && chosen.is_search());
+    Ok(if is_nothing { ExitCode::from(NOTHING) } else { worst })
+}
+
+/// Whether there is a process of that number, and a program in it: one that has ended has none, even if nobody has waited for it.
+fn runs_a_program(pid: i32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
 
 /// `relpoline attach`.
@@ -133,7 +148,7 @@ fn each(pids: &[i32], one: impl Fn(i32) -> anyhow::Result<ExitCode>) -> anyhow::
 /// # Errors
 /// Why a process could not be attached to. It is unharmed.
 pub fn attach(arguments: &AttachArgs) -> anyhow::Result<ExitCode> {
-    each(&arguments.pids, |pid| attach_one(arguments, pid))
+    each(&arguments.chosen, |pid| attach_one(arguments, pid))
 }
 
 fn attach_one(arguments: &AttachArgs, pid: i32) -> anyhow::Result<ExitCode> {
@@ -147,6 +162,10 @@ fn attach_one(arguments: &AttachArgs, pid: i32) -> anyhow::Result<ExitCode> {
             crate::complain(format_args!("process {pid}: not touched. {}", crate::nothing::in_process(&program)));
         }
         return Ok(ExitCode::from(NOTHING));
+    }
+    // One that is seen to be at work already is not stopped for that.
+    if let Some(engine) = at_work(pid) {
+        return stay_unstopped(arguments, pid, engine);
     }
     let mut session = Session::open(pid)?;
     if let Some(engine) = attached(&session).with_context(|| format!("process {pid}"))? {
@@ -172,7 +191,7 @@ fn attach_one(arguments: &AttachArgs, pid: i32) -> anyhow::Result<ExitCode> {
     let Some(seconds) = arguments.wait else { return Ok(ExitCode::SUCCESS) };
     let memory = Memory::open(pid)?;
     drop(session);
-    wait(&entered.engine, &memory, Duration::from_secs(seconds), pid, arguments.quiet)
+    wait(|| promoted_in(&entered.engine, &memory), Duration::from_secs(seconds), pid, arguments.quiet)
 }
 
 /// The engine that is awake in a process.
@@ -180,6 +199,29 @@ fn attached(session: &Session) -> anyhow::Result<Option<Remote>> {
     let objects = session.loader.objects(&session.memory)?;
     let engine = Remote::find(&session.memory, &objects)?;
     engine.map_or(Ok(None), |engine| Ok(engine.is_live(&session.memory)?.then_some(engine)))
+}
+
+/// The engine in a process, if its statistics say that sites are led to it.
+fn at_work(pid: i32) -> Option<live::Engine> {
+    let engine = live::one(pid.unsigned_abs()).ok()?;
+    let header = *engine.stats().header();
+    let is_awake = header.flags & (flag::ASLEEP | flag::DRY_RUN) == 0;
+    let has_sites = engine.stats().objects().any(|object| object.sites > object.refused);
+    (is_awake && header.enabled != 0 && has_sites).then_some(engine)
+}
+
+/// It has an engine that is at work: there is nothing to do, and its figures can be read from outside.
+fn stay_unstopped(arguments: &AttachArgs, pid: i32, mut engine: live::Engine) -> anyhow::Result<ExitCode> {
+    if !arguments.quiet {
+        println!("process {pid}: it has an engine already; nothing was changed, its options stay as they are");
+    }
+    let Some(seconds) = arguments.wait else { return Ok(ExitCode::SUCCESS) };
+    let promoted = || {
+        let is_there = engine.refresh();
+        anyhow::ensure!(is_there, "the process has ended");
+        Ok(engine.stats().header().sites_promoted)
+    };
+    wait(promoted, Duration::from_secs(seconds), pid, arguments.quiet)
 }
 
 /// It has an engine, as was wanted.
@@ -198,7 +240,7 @@ fn stay(arguments: &AttachArgs, pid: i32, engine: &Remote, mut session: Session)
     }
     let memory = Memory::open(pid)?;
     drop(session);
-    wait(engine, &memory, Duration::from_secs(seconds), pid, arguments.quiet)
+    wait(|| promoted_in(engine, &memory), Duration::from_secs(seconds), pid, arguments.quiet)
 }
 
 /// Whether promotion is on, by what the engine in the process says of itself.
@@ -207,12 +249,22 @@ fn is_on(pid: i32) -> Option<bool> {
     Some(engine.stats().header().enabled != 0)
 }
 
-/// Waits until a site is promoted.
-fn wait(engine: &Remote, memory: &Memory, longest: Duration, pid: i32, quiet: bool) -> anyhow::Result<ExitCode> {
+/// Sites that are promoted, by the engine's memory.
+fn promoted_in(engine: &Remote, memory: &Memory) -> anyhow::Result<u32> {
+    Ok(engine.header(memory).context("the process has ended")?.sites_promoted)
+}
+
+/// Waits until a site is promoted. No thread is stopped for it: what is asked is read from outside.
+fn wait(
+    mut promoted: impl FnMut() -> anyhow::Result<u32>,
+    longest: Duration,
+    pid: i32,
+    quiet: bool,
+) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     loop {
         let _patience = Patience::of(Duration::from_secs(60));
-        let promoted = engine.header(memory).context("the process has ended")?.sites_promoted;
+        let promoted = promoted()?;
         if promoted > 0 {
             if !quiet {
                 println!(
@@ -240,7 +292,7 @@ fn wait(engine: &Remote, memory: &Memory, longest: Duration, pid: i32, quiet: bo
 /// # Errors
 /// Why a process could not be detached from. It is unharmed.
 pub fn detach(arguments: &DetachArgs) -> anyhow::Result<ExitCode> {
-    each(&arguments.pids, |pid| {
+    each(&arguments.chosen, |pid| {
         let begun = Instant::now();
         let mut session = Session::open(pid)?;
         let in_process = || format!("process {pid}");
