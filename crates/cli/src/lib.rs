@@ -25,6 +25,7 @@
 //! | [`preload`] | where the engine's file is |
 //! | [`kernel`] | `relpoline kernel`: the module that promotes the kernel's own calls |
 //! | [`thunks`] | `relpoline thunks`: thunks to link for `-mindirect-branch=thunk-extern` |
+//! | [`cargo`] | `cargo relpoline build`: a Rust program with retpolines, and a look at what came of it |
 //! | [`shell`] | completions and manual pages |
 //! | [`files`] | files that others may have made, or may exchange while we look |
 //! | [`shown`] | text from outside, made fit to be shown |
@@ -36,6 +37,7 @@ pub mod arguments;
 pub mod attach;
 pub mod bench;
 pub mod bpf;
+pub mod cargo;
 pub mod demo;
 pub mod doctor;
 pub mod explain;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::CommandFactory;
+use clap_complete::Shell;
 
 use crate::arguments::{Arguments, CompletionsArgs, ManArgs};
 use crate::files::Written;
@@ -17,8 +18,91 @@ use crate::files::written::PUBLIC;
 /// # Errors
 /// None today.
 pub fn completions(arguments: &CompletionsArgs) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(arguments.shell, &mut visible(&Arguments::command()), "relpoline", &mut io::stdout());
+    io::stdout().write_all(script(arguments.shell).as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The completion script for a shell. It offers processes where one is asked for.
+fn script(shell: Shell) -> String {
+    let mut bytes = Vec::new();
+    clap_complete::generate(shell, &mut visible(&Arguments::command()), "relpoline", &mut bytes);
+    let script = String::from_utf8_lossy(&bytes);
+    match shell {
+        Shell::Bash => with_pids_in_bash(&script),
+        Shell::Zsh => with_pids_in_zsh(&script),
+        Shell::Fish => with_pids_in_fish(&script),
+        // The generators of other shells know no such places.
+        _ => script.into_owned(),
+    }
+}
+
+/// Subcommands that are told processes by number: any that runs, or those that have an engine.
+const OF_ANY: [&str; 1] = ["attach"];
+const OF_ENGINES: [&str; 8] = ["detach", "enable", "disable", "relearn", "top", "report", "explain", "perf"];
+
+/// Behind the generated function another one stands, which adds numbers to what that one offers, unless an option is being
+/// written.
+fn with_pids_in_bash(script: &str) -> String {
+    let registered = script.find("\nif [[ \"${BASH_VERSINFO[0]}\"");
+    let (functions, _) = script.split_at(registered.unwrap_or(script.len()));
+    format!(
+        r#"{functions}
+
+_relpoline_and_processes() {{
+    _relpoline "$@"
+    local word="${{COMP_WORDS[COMP_CWORD]}}" numbers=
+    [[ "$word" == -* || COMP_CWORD -lt 2 ]] && return 0
+    case "${{COMP_WORDS[1]}}" in
+        {any})
+            numbers=$(cd /proc && printf '%s
+' [0-9]*)
+            ;;
+        {engines})
+            numbers=$(relpoline list 2>/dev/null | awk '$1 ~ /^[0-9]+$/ {{ print $1 }}')
+            ;;
+        *)
+            return 0
+            ;;
+    esac
+    COMPREPLY=( $(compgen -W "$numbers" -- "$word") "${{COMPREPLY[@]}}" )
+}}
+
+complete -F _relpoline_and_processes -o bashdefault -o default relpoline
+"#,
+        any = OF_ANY.join("|"),
+        engines = OF_ENGINES.join("|")
+    )
+}
+
+/// Zsh has a function of its own for processes.
+fn with_pids_in_zsh(script: &str) -> String {
+    let mut out = String::new();
+    for line in script.lines() {
+        let is_pid = [":pid", "::pid", ":pids", "::pids", ":subject"]
+            .iter()
+            .any(|name| line.contains(&format!("{name} -- ")) || line.contains(&format!("{name}:")));
+        let line = if is_pid && !line.contains(":subject") {
+            line.replace(":_default'", ":_pids'")
+        } else if is_pid {
+            line.replace(":_files'", ":{_pids; _files}'")
+        } else {
+            line.to_owned()
+        };
+        out += &line;
+        out.push('\n');
+    }
+    out
+}
+
+/// So has fish.
+fn with_pids_in_fish(script: &str) -> String {
+    let mut out = script.to_owned();
+    for verb in OF_ANY.iter().chain(&OF_ENGINES) {
+        out += &format!(
+            "complete -c relpoline -n \"__fish_relpoline_using_subcommand {verb}\" -f -a \"(__fish_complete_pids)\"\n"
+        );
+    }
+    out
 }
 
 /// A command line without what its help does not show either: the generators of scripts know nothing of hidden options.
@@ -119,6 +203,40 @@ mod tests {
         let expected = ".SH NAME\nx\n.SH EXAMPLES\n.nf\n  a    what\n  b\n\n.fi\n.SH EXIT STATUS\n0 fine\n.nf\n  1  not\n.fi\n.SH VERSION\nv1\n";
         assert_eq!(as_written(page), expected);
         assert_eq!(as_written("no such section\n"), "no such section\n");
+    }
+
+    /// What a shell offers where a process is asked for, by that shell.
+    #[test]
+    fn bash_offers_processes_and_no_hidden_option() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("relpoline.bash");
+        std::fs::write(&file, script(Shell::Bash)).unwrap();
+        let offered = |words: &str| {
+            let ask = format!(
+                "source {file}; COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 )); \
+                 _relpoline_and_processes relpoline \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; \
+                 printf '%s\\n' \"${{COMPREPLY[@]}}\"; complete -p relpoline",
+                file = file.display()
+            );
+            let said = std::process::Command::new("bash").args(["-c", &ask]).output().unwrap();
+            assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+            String::from_utf8(said.stdout).unwrap()
+        };
+        let own = std::process::id().to_string();
+        let words = offered(&format!("relpoline attach {own}"));
+        assert!(words.lines().any(|line| line == own) && words.contains("-F _relpoline_and_processes"), "{words}");
+        let options = offered("relpoline attach --");
+        assert!(options.contains("--tree") && !options.contains("--nervous"), "{options}");
+        let elsewhere = offered("relpoline inspect \"\"");
+        assert!(!elsewhere.lines().any(|line| line == "1"), "{elsewhere}");
+    }
+
+    #[test]
+    fn zsh_and_fish_offer_processes() {
+        let zsh = script(Shell::Zsh);
+        assert!(zsh.matches(":_pids'").count() >= 6, "{zsh}");
+        let fish = script(Shell::Fish);
+        assert_eq!(fish.matches("(__fish_complete_pids)").count(), OF_ANY.len() + OF_ENGINES.len());
     }
 
     /// The option is hidden in `run` and `attach`, and shown in `torture`.
