@@ -30,6 +30,15 @@ fn directory(variable: &str) -> PathBuf {
     PathBuf::from(env::var_os(variable).unwrap_or_else(|| panic!("cargo did not set {variable}")))
 }
 
+/// Flags for the engine's rustc: of ours only those that keep paths of the machine, and builds in other places, out of it.
+fn engine_flags() -> String {
+    let ours = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let kept = ours
+        .split('\u{1f}')
+        .filter(|flag| flag.starts_with("--remap-path-prefix") || *flag == "-Clink-arg=-Wl,--build-id=sha1");
+    ["-Cforce-frame-pointers=yes"].into_iter().chain(kept).collect::<Vec<_>>().join("\u{1f}")
+}
+
 /// Everything the engine is made of.
 fn watch(crates: &Path) {
     for name in ["core", "text", "learn", "stats", "engine"] {
@@ -61,7 +70,7 @@ fn build_engine(manifest: &Path, target: &Path) -> PathBuf {
         // Flags meant for the command (coverage, sanitizers, another CPU) would break or unportably change a
         // library that lives in other people's processes. Set, it also overrides config files. Profilers that follow
         // frame pointers see the program's functions through those of the engine.
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Cforce-frame-pointers=yes")
+        .env("CARGO_ENCODED_RUSTFLAGS", engine_flags())
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_BUILD_TARGET")
         .env_remove("CARGO_TARGET_DIR")

@@ -1,8 +1,18 @@
-//! `cargo xtask dist`: what is given to others: a tar.gz and a .deb of binary, engine, manual pages and completions, and
-//! a .deb of the kernel module for DKMS: the shim's source, and the module's engine compiled.
+//! `cargo xtask dist`: what is given to others.
 //!
-//! The first two hold the same tree, as it lies below `/usr`: the command finds its engine in `../lib/relpoline`. With
-//! `--check` the .deb is installed in a clean Debian (debootstrap) and used there, which needs root, gcc and a network.
+//! | file | what is in it |
+//! |---|---|
+//! | `relpoline-VERSION-x86_64-linux.tar.gz` | commands, engine, manual pages, completions, documents, `install.sh`, a list of parts |
+//! | `relpoline_VERSION_amd64.deb` | the same below `/usr` |
+//! | `relpoline-dbgsym_VERSION_amd64.deb` | symbols and lines of the commands and the engine, by build-id |
+//! | `librelpoline-dev_VERSION_amd64.deb` | the C header, and the library to link statically |
+//! | `relpoline-dkms_VERSION_amd64.deb` | the kernel module: the shim's source, and the module's engine compiled |
+//! | `relpoline-VERSION.cdx.json` | all crates that are in it (CycloneDX) |
+//!
+//! The command finds its engine in `../lib/relpoline`. What is built has no path of the machine in it, and the times in the
+//! archives are the commit's, so whoever builds the same commit with the same compiler gets the same bytes: `--twice` does that in
+//! another directory, and compares. With `--check` the .deb is installed in a clean Debian (debootstrap) and used there, which
+//! needs root, gcc and a network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +20,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use serde_json::{Value, json};
 
 /// Oldest C library that the engine and the command run with.
 const OLDEST_LIBC: &str = "2.34";
@@ -25,6 +36,9 @@ pub struct Dist {
     /// Install the .deb in a clean Debian and use it there
     #[arg(long)]
     check: bool,
+    /// Build everything a second time, in another directory, and compare
+    #[arg(long)]
+    twice: bool,
     /// Only the package of the kernel module; --check lets DKMS build it in a clean Debian 12 and 13
     #[arg(long)]
     dkms: bool,
@@ -50,37 +64,138 @@ pub fn run(options: &Dist, root: &Path) -> Result<()> {
         let releases = RELEASES.into_iter().filter(is_meant).filter(|_| options.check);
         return releases.into_iter().try_for_each(|release| check_dkms(&package, &out, release, &options.mirror));
     }
-    let built = build(root)?;
-    let tree = out.join(format!("relpoline-{version}-x86_64-linux"));
-    lay_out(root, &built, &tree)?;
-    let tarball = pack(&tree)?;
-    println!("{}", tarball.display());
-    let package = deb(&tree, &out, version)?;
-    println!("{}", package.display());
+    let epoch = epoch(root)?;
+    let built = build(root, &root.join("target/dist-build"))?;
+    let made = make(root, &built, &out, version, &epoch)?;
+    for file in &made {
+        println!("{}", file.display());
+    }
     println!("{}", dkms(root, &out, version)?.display());
-    if options.check { check(&package, &out, &options.mirror) } else { Ok(()) }
+    if options.twice {
+        twice(root, &made, version, &epoch)?;
+    }
+    let package = out.join(format!("relpoline_{version}_amd64.deb"));
+    try_archive(&out.join(format!("relpoline-{version}-x86_64-linux.tar.gz")), version)?;
+    if options.check { check(root, &package, &out, &options.mirror) } else { Ok(()) }
 }
 
-/// Builds the command, whose build makes the engine; the directory with both.
-fn build(root: &Path) -> Result<PathBuf> {
+/// Installs the archive somewhere, uses it, and takes it away again.
+fn try_archive(archive: &Path, version: &str) -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let script = format!(
+        "set -e; cd \"$0\"; tar xf \"$1\"; cd relpoline-{version}-x86_64-linux
+        ./install.sh \"$0/prefix with blanks\"; cd ..
+        env -i HOME=/nonexistent PATH=/usr/bin:/bin \"$0/prefix with blanks/bin/relpoline\" run -- /bin/sh -c 'echo $LD_PRELOAD' > preload
+        grep -q '/lib/relpoline/librelpoline_engine.so' preload
+        relpoline-{version}-x86_64-linux/install.sh --remove \"$0/prefix with blanks\"
+        test -z \"$(find 'prefix with blanks' -type f)\""
+    );
+    said(Command::new("sh").args(["-c", &script]).arg(place.path()).arg(fs::canonicalize(archive)?))?;
+    println!("the archive installs, works, and goes again");
+    Ok(())
+}
+
+/// Makes the files from what was built; their paths.
+fn make(root: &Path, built: &Path, out: &Path, version: &str, epoch: &str) -> Result<Vec<PathBuf>> {
+    let tree = out.join(format!("relpoline-{version}-x86_64-linux"));
+    let symbols = out.join("symbols");
+    let parts = parts(root, version)?;
+    lay_out(root, built, &tree, &symbols)?;
+    write(&tree.join("share/doc/relpoline/parts.cdx.json"), &parts, 0o644)?;
+    let list = out.join(format!("relpoline-{version}.cdx.json"));
+    write(&list, &parts, 0o644)?;
+    for file in COMMANDS.iter().map(|name| tree.join("bin").join(name)).chain([tree.join(ENGINE)]) {
+        has_no_path_of_ours(&file, root)?;
+    }
+    let made = vec![
+        deb(&tree, out, version, epoch)?,
+        deb_of_symbols(&symbols, out, version, epoch)?,
+        deb_of_library(root, built, out, version, epoch)?,
+        // Last, since a package has no use for what is only in it.
+        pack(&tree, epoch)?,
+        list,
+    ];
+    Ok(made)
+}
+
+/// The commands.
+const COMMANDS: [&str; 2] = ["relpoline", "cargo-relpoline"];
+/// The engine's place.
+const ENGINE: &str = "lib/relpoline/librelpoline_engine.so";
+
+/// When the commit was made: the time of everything that is packed.
+fn epoch(root: &Path) -> Result<String> {
+    let mut git = Command::new("git");
+    let said = said(git.current_dir(root).args(["log", "-1", "--format=%ct"]));
+    Ok(said.map_or_else(|_| "0".to_owned(), |time| String::from_utf8_lossy(&time).trim().to_owned()))
+}
+
+/// Builds the commands, whose build makes the engine, and the library for C; the directory with all of them.
+///
+/// Cargo's usual directory is left alone: other flags would have everything in it built again.
+fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(root).args(["build", "--release", "--locked", "-p", "relpoline-cli", "--bin", "relpoline"]);
-    succeed(&mut command)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let home = std::env::var_os("CARGO_HOME").map_or_else(
+        || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")),
+        |home| Some(PathBuf::from(home)),
+    );
+    // The last that fits counts; what a build makes lies below the target directory.
+    let mut flags = vec![format!("--remap-path-prefix={}=.", root.display())];
+    flags.extend(home.map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
+    flags.push(format!("--remap-path-prefix={}=target", target.display()));
+    flags.push("-Clink-arg=-Wl,--build-id=sha1".to_owned());
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(&cargo);
+        command.current_dir(root).args(arguments).args(["--release", "--locked", "--target-dir"]).arg(target);
+        command
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+            .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_TARGET_DIR");
+        command
+    };
+    succeed(&mut command(&["build", "-p", "relpoline-cli", "--bins"]))?;
+    succeed(&mut command(&["rustc", "-p", "relpoline", "--lib", "--features", "c", "--crate-type", "staticlib"]))?;
     Ok(target.join("release"))
 }
 
-/// Puts everything in its place below `tree`.
-fn lay_out(root: &Path, built: &Path, tree: &Path) -> Result<()> {
-    if tree.exists() {
-        fs::remove_dir_all(tree)?;
+/// Whether a file names a directory of this machine.
+fn has_no_path_of_ours(file: &Path, root: &Path) -> Result<()> {
+    let bytes = fs::read(file)?;
+    let home = std::env::var("HOME").unwrap_or_default();
+    for path in [root.display().to_string(), format!("{home}/.cargo"), format!("{home}/.rustup")] {
+        let wanted = format!("{}/", path.trim_end_matches('/'));
+        let found = bytes.windows(wanted.len()).position(|part| part == wanted.as_bytes());
+        if let Some(at) = found {
+            let text = String::from_utf8_lossy(&bytes[at..bytes.len().min(at + 120)]).into_owned();
+            bail!("{} holds a path of this machine: {text:?}", file.display());
+        }
+    }
+    Ok(())
+}
+
+/// Puts everything in its place below `tree`, and what debuggers want below `symbols`.
+fn lay_out(root: &Path, built: &Path, tree: &Path, symbols: &Path) -> Result<()> {
+    for old in [tree, symbols] {
+        if old.exists() {
+            fs::remove_dir_all(old)?;
+        }
     }
     let command = built.join("relpoline");
-    put(&command, &tree.join("bin/relpoline"), 0o755)?;
-    put(&built.join("librelpoline_engine.so"), &tree.join("lib/relpoline/librelpoline_engine.so"), 0o644)?;
+    for name in COMMANDS {
+        put_stripped(&built.join(name), &tree.join("bin").join(name), 0o755, symbols)?;
+    }
+    put_stripped(&built.join("librelpoline_engine.so"), &tree.join(ENGINE), 0o644, symbols)?;
+    let doc = tree.join("share/doc/relpoline");
     for name in ["README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE-MIT", "LICENSE-APACHE"] {
-        put(&root.join(name), &tree.join("share/doc/relpoline").join(name), 0o644)?;
+        put(&root.join(name), &doc.join(name), 0o644)?;
+    }
+    for entry in fs::read_dir(root.join("docs"))? {
+        let path = entry?.path();
+        let is_page =
+            path.extension().is_some_and(|end| ["md", "png", "svg", "json"].iter().any(|known| end == *known));
+        if is_page && let Some(name) = path.file_name() {
+            put(&path, &doc.join("docs").join(name), 0o644)?;
+        }
     }
     let pages = tree.join("share/man/man1");
     succeed(Command::new(&command).args(["man", "--out"]).arg(&pages))?;
@@ -92,51 +207,235 @@ fn lay_out(root: &Path, built: &Path, tree: &Path) -> Result<()> {
         let script = said(Command::new(&command).args(["completions", shell]))?;
         write(&tree.join(place), &script, 0o644)?;
     }
-    Ok(())
+    write(&tree.join("install.sh"), INSTALL.as_bytes(), 0o755)
+}
+
+/// What installs the tar.gz, and takes it away again.
+const INSTALL: &str = r#"#!/bin/sh
+# Installs relpoline below PREFIX (default: /usr/local), or takes it away again.
+#   ./install.sh [PREFIX]
+#   ./install.sh --remove [PREFIX]
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+remove=
+if [ "${1:-}" = --remove ]; then remove=yes; shift; fi
+case "${1:-}" in -*) echo "usage: $0 [--remove] [PREFIX]" >&2; exit 2 ;; esac
+prefix=${1:-/usr/local}
+cd "$here"
+# shellcheck disable=SC2044 # the names are ours
+for file in $(find bin lib share -type f); do
+    if [ -n "$remove" ]; then
+        rm -f "$prefix/$file"
+    else
+        mkdir -p "$prefix/$(dirname "$file")"
+        # In one step, since programs may be running that have the old file mapped.
+        cp -p "$file" "$prefix/$file.new" && mv -f "$prefix/$file.new" "$prefix/$file"
+    fi
+done
+if [ -n "$remove" ]; then
+    rmdir "$prefix/lib/relpoline" "$prefix/share/doc/relpoline/docs" "$prefix/share/doc/relpoline" 2>/dev/null || true
+    echo "relpoline is gone from $prefix"
+else
+    echo "relpoline is in $prefix; it needs nothing else. Try: $prefix/bin/relpoline doctor"
+fi
+"#;
+
+/// All crates that the commands and the engine are made of, as CycloneDX has it.
+fn parts(root: &Path, version: &str) -> Result<Vec<u8>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(root).args(["metadata", "--format-version", "1", "--locked"]);
+    command.args(["--filter-platform", "x86_64-unknown-linux-gnu"]);
+    let metadata: Value = serde_json::from_slice(&said(&mut command)?)?;
+    Ok(serde_json::to_vec_pretty(&list_of_parts(&metadata, version)?)?)
+}
+
+/// The same, from what `cargo metadata` says.
+fn list_of_parts(metadata: &Value, version: &str) -> Result<Value> {
+    let nodes = metadata["resolve"]["nodes"].as_array().context("cargo resolves nothing")?;
+    let packages = metadata["packages"].as_array().context("cargo names no packages")?;
+    let named = |name: &str| packages.iter().find(|one| one["name"] == name).and_then(|one| one["id"].as_str());
+    let mut waiting: Vec<&str> =
+        ["relpoline-cli", "relpoline-engine", "relpoline"].into_iter().filter_map(named).collect();
+    let mut found = std::collections::BTreeSet::new();
+    while let Some(id) = waiting.pop() {
+        if !found.insert(id) {
+            continue;
+        }
+        let node = nodes.iter().find(|node| node["id"] == id).context("a package is not resolved")?;
+        for dependency in node["deps"].as_array().map(Vec::as_slice).unwrap_or_default() {
+            let kinds = dependency["dep_kinds"].as_array().map(Vec::as_slice).unwrap_or_default();
+            // What is only there for tests is not in it; what builds run may leave something behind.
+            if kinds.iter().any(|kind| kind["kind"] != "dev") {
+                waiting.extend(dependency["pkg"].as_str());
+            }
+        }
+    }
+    let mut components: Vec<Value> = packages
+        .iter()
+        .filter(|one| one["id"].as_str().is_some_and(|id| found.contains(id)))
+        .map(|one| {
+            let (name, of) = (one["name"].as_str().unwrap_or_default(), one["version"].as_str().unwrap_or_default());
+            let mut component = json!({
+                "type": "library", "name": name, "version": of, "purl": format!("pkg:cargo/{name}@{of}"),
+                "bom-ref": format!("pkg:cargo/{name}@{of}"),
+            });
+            if let Some(licence) = one["license"].as_str() {
+                component["licenses"] = json!([{ "expression": licence.replace('/', " OR ") }]);
+            }
+            component
+        })
+        .collect();
+    components.sort_by_key(|one| one["purl"].as_str().unwrap_or_default().to_owned());
+    Ok(json!({
+        "bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1,
+        "metadata": { "component": { "type": "application", "name": "relpoline", "version": version } },
+        "components": components,
+    }))
 }
 
 /// `tree` as a tar.gz beside it. Owners and times say nothing of the machine it was made on.
-fn pack(tree: &Path) -> Result<PathBuf> {
+fn pack(tree: &Path, epoch: &str) -> Result<PathBuf> {
     let name = tree.file_name().context("the tree has no name")?;
     let mut packed = tree.as_os_str().to_owned();
     packed.push(".tar.gz");
     let mut tar = Command::new("tar");
-    tar.args(["--owner=0", "--group=0", "--sort=name", "--mtime=@0", "-czf"]).arg(&packed);
+    tar.args(["--owner=0", "--group=0", "--numeric-owner", "--sort=name", "--mode=u+rw,go=rX"]);
+    tar.arg(format!("--mtime=@{epoch}")).args(["-I", "gzip -9n", "-cf"]).arg(&packed);
     succeed(tar.arg("-C").arg(tree.parent().context("the tree has no directory")?).arg(name))?;
     Ok(packed.into())
 }
 
-/// The package.
-fn deb(tree: &Path, out: &Path, version: &str) -> Result<PathBuf> {
-    let staged = out.join("deb");
+/// A package of what lies in `staged`, which has everything but the control file.
+struct Package<'a> {
+    name: &'a str,
+    section: &'a str,
+    more: String,
+    description: &'a str,
+}
+
+impl Package<'_> {
+    fn build(&self, staged: &Path, out: &Path, version: &str, epoch: &str) -> Result<PathBuf> {
+        let doc = staged.join("usr/share/doc").join(self.name);
+        let licence = "Files: *\nCopyright: the authors of Relpoline\nLicense: MIT or Apache-2.0\n The texts are LICENSE-MIT and LICENSE-APACHE, in /usr/share/doc/relpoline and in the source.\n";
+        write(&doc.join("copyright"), licence.as_bytes(), 0o644)?;
+        // By content, since how much a disk needs for it differs from one to the next.
+        let size = bytes_below(&staged.join("usr"))?.div_ceil(1024);
+        let control = format!(
+            "Package: {}\nVersion: {version}\nArchitecture: amd64\nSection: {}\nPriority: optional\n\
+             Maintainer: the authors of Relpoline <relpoline@example.invalid>\nInstalled-Size: {size}\n\
+             {}Description: {}",
+            self.name, self.section, self.more, self.description
+        );
+        write(&staged.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
+        let package = out.join(format!("{}_{version}_amd64.deb", self.name));
+        let mut build = Command::new("dpkg-deb");
+        build.env("SOURCE_DATE_EPOCH", epoch).args(["--root-owner-group", "--build"]).arg(staged).arg(&package);
+        // Nothing in it is newer than the commit: dpkg-deb keeps what is older.
+        succeed(Command::new("find").arg(staged).args([
+            "-exec",
+            "touch",
+            "-h",
+            "-d",
+            &format!("@{epoch}"),
+            "{}",
+            "+",
+        ]))?;
+        said(&mut build).context("a .deb needs dpkg-deb (package dpkg)")?;
+        Ok(package)
+    }
+}
+
+fn bytes_below(directory: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        sum += if entry.file_type()?.is_dir() { bytes_below(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(sum)
+}
+
+/// An empty directory to put a package together in.
+fn staging(out: &Path, name: &str) -> Result<PathBuf> {
+    let staged = out.join("staging").join(name);
     if staged.exists() {
         fs::remove_dir_all(&staged)?;
     }
     fs::create_dir_all(&staged)?;
+    Ok(staged)
+}
+
+/// The package.
+fn deb(tree: &Path, out: &Path, version: &str, epoch: &str) -> Result<PathBuf> {
+    let staged = staging(out, "relpoline")?;
     succeed(Command::new("cp").arg("-a").arg(tree).arg(staged.join("usr")))?;
+    // A package needs no script of its own for that.
+    fs::remove_file(staged.join("usr/install.sh"))?;
     for page in fs::read_dir(staged.join("usr/share/man/man1"))? {
         succeed(Command::new("gzip").args(["-9n"]).arg(page?.path()))?;
     }
-    let doc = staged.join("usr/share/doc/relpoline");
-    let licence = "Files: *\nCopyright: the authors of Relpoline\nLicense: MIT or Apache-2.0\n See LICENSE-MIT and LICENSE-APACHE in this directory.\n";
-    write(&doc.join("copyright"), licence.as_bytes(), 0o644)?;
-    let size = said(Command::new("du").args(["-sk"]).arg(staged.join("usr")))?;
-    let size = String::from_utf8(size)?.split_whitespace().next().unwrap_or("0").to_owned();
-    let control = format!(
-        "Package: relpoline\nVersion: {version}\nArchitecture: amd64\nSection: admin\nPriority: optional\n\
-         Maintainer: the authors of Relpoline <relpoline@example.invalid>\nInstalled-Size: {size}\n\
-         Depends: libc6 (>= {OLDEST_LIBC}), libgcc-s1\n\
-         Description: promotes retpolined indirect calls to direct calls while the program runs\n \
-         Learns where each indirect call of a program that was compiled with retpolines\n \
-         really goes, and patches compare-and-jump code for the hot targets into the\n \
-         live text. No profile, no rebuild, no restart.\n"
-    );
-    write(&staged.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
-    let package = out.join(format!("relpoline_{version}_amd64.deb"));
-    let mut build = Command::new("dpkg-deb");
-    build.args(["--root-owner-group", "--build"]).arg(&staged).arg(&package);
-    said(&mut build).context("a .deb needs dpkg-deb (package dpkg)")?;
-    Ok(package)
+    let package = Package {
+        name: "relpoline",
+        section: "admin",
+        more: format!("Depends: libc6 (>= {OLDEST_LIBC}), libgcc-s1\n"),
+        description: "promotes retpolined indirect calls to direct calls while the program runs\n \
+             Learns where each indirect call of a program that was compiled with retpolines\n \
+             really goes, and patches compare-and-jump code for the hot targets into the\n \
+             live text. No profile, no rebuild, no restart.\n",
+    };
+    package.build(&staged, out, version, epoch)
+}
+
+/// The package of what was stripped off.
+fn deb_of_symbols(symbols: &Path, out: &Path, version: &str, epoch: &str) -> Result<PathBuf> {
+    let staged = staging(out, "relpoline-dbgsym")?;
+    fs::create_dir_all(staged.join("usr/lib/debug"))?;
+    succeed(Command::new("cp").arg("-a").arg(symbols).arg(staged.join("usr/lib/debug/.build-id")))?;
+    let package = Package {
+        name: "relpoline-dbgsym",
+        section: "debug",
+        more: format!("Depends: relpoline (= {version})\nAuto-Built-Package: debug-symbols\n"),
+        description: "debug symbols for relpoline\n Names and lines of the commands and of the preloaded engine, for gdb and perf.\n",
+    };
+    package.build(&staged, out, version, epoch)
+}
+
+/// The package of the header and the library for C.
+fn deb_of_library(root: &Path, built: &Path, out: &Path, version: &str, epoch: &str) -> Result<PathBuf> {
+    let staged = staging(out, "librelpoline-dev")?;
+    put(&root.join("crates/relpoline/include/relpoline.h"), &staged.join("usr/include/relpoline.h"), 0o644)?;
+    let library = staged.join("usr/lib/x86_64-linux-gnu/librelpoline.a");
+    put(&built.join("librelpoline.a"), &library, 0o644)?;
+    succeed(Command::new("strip").args(["--strip-debug", "--enable-deterministic-archives"]).arg(&library))?;
+    put(&root.join("docs/cpp.md"), &staged.join("usr/share/doc/librelpoline-dev/cpp.md"), 0o644)?;
+    let package = Package {
+        name: "librelpoline-dev",
+        section: "libdevel",
+        more: format!("Depends: libc6-dev (>= {OLDEST_LIBC})\n"),
+        description: "static keys, static calls and dynamic calls for C and C++\n \
+             Branches and calls whose direction is patched into the running program, safely\n \
+             while any number of threads run through them: the header, and the library to\n \
+             link statically.\n",
+    };
+    package.build(&staged, out, version, epoch)
+}
+
+/// Builds and packs everything again, from a copy of the source in another directory, and compares.
+fn twice(root: &Path, made: &[PathBuf], version: &str, epoch: &str) -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let copy = place.path().join("elsewhere/with a long name");
+    fs::create_dir_all(&copy)?;
+    // What is tracked, as it lies here.
+    let script = "git ls-files -z | tar --null -T - -cf - | tar -xf - -C \"$0\"";
+    succeed(Command::new("sh").current_dir(root).args(["-c", script]).arg(&copy))?;
+    let built = build(&copy, &place.path().join("built"))?;
+    let again = make(&copy, &built, &place.path().join("out"), version, epoch)?;
+    for (first, second) in made.iter().zip(&again) {
+        let differs = fs::read(first)? != fs::read(second)?;
+        ensure!(!differs, "{} is not the same when it is built in {}", first.display(), copy.display());
+        println!("the same again: {}", first.display());
+    }
+    Ok(())
 }
 
 /// The package of the kernel module. Needs no Rust where it is installed.
@@ -178,16 +477,24 @@ fn dkms(root: &Path, out: &Path, version: &str) -> Result<PathBuf> {
 }
 
 /// Installs the package in a clean Debian and runs a program with promotion there.
-fn check(package: &Path, out: &Path, mirror: &str) -> Result<()> {
+///
+/// Then types the first hour there, as docs/first-hour.md has it: what its blocks print is compared by the page's own test.
+fn check(root: &Path, package: &Path, out: &Path, mirror: &str) -> Result<()> {
     let place = out.join("clean");
     if place.exists() {
         fs::remove_dir_all(&place)?;
     }
     let mut bootstrap = Command::new("debootstrap");
-    bootstrap.args(["--variant=minbase", RELEASE]).arg(&place).arg(mirror);
+    bootstrap.args(["--variant=minbase", "--include=gcc,libc6-dev", RELEASE]).arg(&place).arg(mirror);
     said(&mut bootstrap).context("--check needs debootstrap, root and a network")?;
     fs::copy(package, place.join("relpoline.deb"))?;
     compile(&place.join("calls"))?;
+    let hour = fs::read_to_string(root.join("docs/first-hour.md"))?;
+    let blocks = blocks(&hour);
+    ensure!(blocks.len() >= 6, "docs/first-hour.md has hardly anything to type");
+    for (number, block) in blocks.iter().enumerate() {
+        write(&place.join(format!("hour/block-{number}")), block.as_bytes(), 0o644)?;
+    }
     let script = "set -e
         mount -t proc proc /proc; mount -t tmpfs tmpfs /dev/shm
         dpkg -i /relpoline.deb
@@ -202,6 +509,9 @@ fn check(package: &Path, out: &Path, mirror: &str) -> Result<()> {
         relpoline doctor
         test -s /usr/share/man/man1/relpoline-run.1.gz -a -s /usr/share/bash-completion/completions/relpoline
         relpoline doctor | grep -q /usr/bin/../lib/relpoline/librelpoline_engine.so
+        mkdir /there; cd /there
+        for block in $(ls /hour | sort -t- -k2 -n); do echo \"== $block\"; bash -euo pipefail /hour/$block; done
+        cd /
         dpkg -r relpoline
         ! test -e /usr/bin/relpoline";
     // Mounts of its own, which end with it.
@@ -212,6 +522,24 @@ fn check(package: &Path, out: &Path, mirror: &str) -> Result<()> {
     fs::remove_dir_all(&place)?;
     println!("the package installs, works, and goes again in a clean {RELEASE}");
     Ok(())
+}
+
+/// The blocks of a page that are to be typed.
+fn blocks(page: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = Vec::new();
+    let mut is_open = false;
+    for line in page.lines() {
+        match line {
+            "```sh" => {
+                blocks.push(String::new());
+                is_open = true;
+            }
+            "```" => is_open = false,
+            _ if is_open => blocks.iter_mut().last().into_iter().for_each(|block| *block += &format!("{line}\n")),
+            _ => {}
+        }
+    }
+    blocks
 }
 
 /// Lets DKMS build the module for the kernel of a clean Debian, without Rust, and take it away again; what was built is
@@ -277,6 +605,22 @@ fn compile(to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Copies an ELF file without its symbols, which go to a file named by its build-id below `symbols`.
+fn put_stripped(from: &Path, to: &Path, mode: u32, symbols: &Path) -> Result<()> {
+    put(from, to, mode)?;
+    let notes = String::from_utf8(said(Command::new("readelf").arg("-n").arg(from))?)?;
+    let id = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).map(str::trim);
+    let id = id.filter(|id| id.len() > 2).with_context(|| format!("{} has no build-id", from.display()))?;
+    let (first, rest) = id.split_at(2);
+    let apart = symbols.join(first).join(format!("{rest}.debug"));
+    fs::create_dir_all(apart.parent().context("no directory")?)?;
+    said(Command::new("objcopy").args(["--only-keep-debug", "--compress-debug-sections"]).arg(from).arg(&apart))?;
+    said(Command::new("strip").args(["--strip-unneeded", "--remove-section=.comment"]).arg(to))?;
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(&apart, fs::Permissions::from_mode(0o644))?;
+    Ok(())
+}
+
 fn put(from: &Path, to: &Path, mode: u32) -> Result<()> {
     let content = fs::read(from).with_context(|| format!("{} cannot be read", from.display()))?;
     write(to, &content, mode)
@@ -302,4 +646,58 @@ fn said(command: &mut Command) -> Result<Vec<u8>> {
         bail!("{command:?} ends with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
     }
     Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_to_be_typed_is_typed() {
+        let page = "# T\n```sh\na\nb\n```\n```text\nc\n```\nd\n```sh\ne\n```\n";
+        assert_eq!(blocks(page), ["a\nb\n", "e\n"]);
+    }
+
+    #[test]
+    fn parts_are_what_is_linked_and_not_what_tests_need() {
+        let metadata = json!({
+            "packages": [
+                { "id": "cli", "name": "relpoline-cli", "version": "1.0.0", "license": "MIT/Apache-2.0" },
+                { "id": "a", "name": "a", "version": "2.0.0", "license": "MIT" },
+                { "id": "b", "name": "b", "version": "3.0.0", "license": null },
+                { "id": "t", "name": "t", "version": "4.0.0", "license": "MIT" },
+            ],
+            "resolve": { "nodes": [
+                { "id": "cli", "deps": [
+                    { "pkg": "a", "dep_kinds": [{ "kind": null }, { "kind": "dev" }] },
+                    { "pkg": "t", "dep_kinds": [{ "kind": "dev" }] },
+                ] },
+                { "id": "a", "deps": [{ "pkg": "b", "dep_kinds": [{ "kind": "build" }] }] },
+                { "id": "b", "deps": [] }, { "id": "t", "deps": [] },
+            ] },
+        });
+        let list = list_of_parts(&metadata, "1.0.0").unwrap();
+        let names: Vec<&str> =
+            list["components"].as_array().unwrap().iter().map(|one| one["purl"].as_str().unwrap()).collect();
+        assert_eq!(names, ["pkg:cargo/a@2.0.0", "pkg:cargo/b@3.0.0", "pkg:cargo/relpoline-cli@1.0.0"]);
+        assert_eq!(list["components"][2]["licenses"][0]["expression"], "MIT OR Apache-2.0");
+    }
+
+    #[test]
+    fn a_path_of_this_machine_is_found() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("f");
+        fs::write(&file, format!("..{}/src/main.rs..", place.path().display())).unwrap();
+        assert!(has_no_path_of_ours(&file, place.path()).unwrap_err().to_string().contains("src/main.rs"));
+        fs::write(&file, "./src/main.rs").unwrap();
+        has_no_path_of_ours(&file, place.path()).unwrap();
+    }
+
+    /// `cargo binstall` looks where the archive is, and in it where the commands are.
+    #[test]
+    fn the_metadata_for_binstall_names_what_is_made() {
+        let manifest = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/cli/Cargo.toml")).unwrap();
+        assert!(manifest.contains("/relpoline-{ version }-x86_64-linux.tar.gz\""), "{manifest}");
+        assert!(manifest.contains("bin-dir = \"relpoline-{ version }-x86_64-linux/bin/{ bin }\""), "{manifest}");
+    }
 }
