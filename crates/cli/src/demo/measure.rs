@@ -4,6 +4,7 @@
 //! round to round, and the first round is thrown away.
 
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
@@ -28,12 +29,27 @@ impl Rounds {
     }
 }
 
-/// Runs all variants `count` times, after one round that does not count.
-pub fn rounds(programs: &Programs, count: u32) -> anyhow::Result<Rounds> {
+/// Rounds, when nobody says how many.
+const ROUNDS: u32 = 5;
+/// And as few as that, when they would take too long.
+const FEWEST: usize = 2;
+/// No round is begun that would end later than this after the demo's beginning: the last run and the building stay below a minute.
+const LONGEST: Duration = Duration::from_secs(45);
+
+/// Runs all variants `count` times, after one round that does not count. Without a count, as often as a busy machine allows for a
+/// demo that began then.
+pub fn rounds(programs: &Programs, count: Option<u32>, begun: Instant) -> anyhow::Result<Rounds> {
+    let is_asked = count.is_some();
+    let count = count.unwrap_or(ROUNDS);
     let mut rounds = Rounds::default();
     let runs = Variant::ALL.len();
     let bar = progress(u64::from(count + 1) * runs as u64);
     for round in 0..=count as usize {
+        // The warm-up took about as long as a round takes.
+        let would_end = begun.elapsed() + bar.elapsed() / u32::try_from(round.max(1)).unwrap_or(u32::MAX);
+        if !is_asked && round > FEWEST && would_end > LONGEST {
+            break;
+        }
         for turn in 0..runs {
             let index = (round + turn) % runs;
             let Some(&variant) = Variant::ALL.get(index) else {

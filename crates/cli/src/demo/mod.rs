@@ -18,6 +18,7 @@ mod table;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Context;
 
@@ -34,13 +35,14 @@ use measure::Rounds;
 /// # Errors
 /// Without a compiler that makes retpolines, or when something cannot be started.
 pub fn run(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let begun = Instant::now();
     let scratch = tempfile::Builder::new().prefix("relpoline-demo-").tempdir()?;
     let directory = arguments.keep.as_deref().unwrap_or(scratch.path());
     std::fs::create_dir_all(directory)
         .with_context(|| format!("the directory {} cannot be made", directory.display()))?;
     let compiler = Compiler::find(arguments.cc.as_deref(), scratch.path())?;
     let programs = build::build(&compiler, directory)?;
-    let rounds = measure::rounds(&programs, arguments.rounds)?;
+    let rounds = measure::rounds(&programs, arguments.rounds, begun)?;
     let report = observe(&programs, scratch.path())?;
     let figures = Figures::new(&rounds, report, machine::describe(&compiler));
     print(arguments, &figures)?;

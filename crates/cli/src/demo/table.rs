@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::figures::Figures;
 use crate::report::schema::{Site, Target};
-use crate::shown::cut;
+use crate::shown::{count, cut};
 use crate::workbench::variant::Variant;
 
 /// Sites shown.
@@ -28,7 +28,9 @@ fn variants(out: &mut String, figures: &Figures) -> fmt::Result {
         machine.kernel,
         cut(&machine.compiler, 80)
     )?;
-    writeln!(out, "{:<32}{:>10}{:>17}{:>9}", "", "user s", "spread", "ratio")?;
+    let rounds = figures.variants.values().next().map_or(0, |measured| measured.runs_s.len());
+    let heading = format!("medians of {}", count(rounds as u64, "round"));
+    writeln!(out, "{heading:<32}{:>10}{:>17}{:>9}", "user s", "spread", "ratio")?;
     for variant in Variant::ALL {
         let Some(measured) = figures.variants.get(variant.name()) else {
             continue;
@@ -52,9 +54,9 @@ fn won_back(out: &mut String, figures: &Figures) -> fmt::Result {
     match (figures.recovered, figures.recovered_of_layout) {
         (Some(plain), Some(layout)) => writeln!(
             out,
-            "\nRelpoline wins back {:.0} % of what the retpolines cost\n({:.0} % of what their thunks cost in the same code layout).",
-            plain * 100.0,
-            layout * 100.0
+            "\nRelpoline wins back {:.0} % of what the retpolines' thunks cost in this layout of code\n({:.0} % of the way to the plain build, which is laid out otherwise).",
+            layout * 100.0,
+            plain * 100.0
         ),
         _ => writeln!(out, "\nRetpolines cost nothing here, so there was nothing to win back."),
     }?;
