@@ -9,6 +9,9 @@ use std::io::{Read as _, Seek as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use clap::{CommandFactory as _, Parser as _};
+use relpoline_cli::arguments::Arguments;
+
 /// The command's directory, to be found first.
 fn path() -> String {
     let relpoline = Path::new(env!("CARGO_BIN_EXE_relpoline"));
@@ -94,12 +97,20 @@ fn missing<'a>(expected: &'a [String], said: &str) -> Option<&'a String> {
 }
 
 fn run(page: &str) {
+    run_in(page, false);
+}
+
+/// Runs a page: each section in an empty directory, or all of them, one after the other, in one.
+fn run_in(page: &str, one_directory: bool) {
     let text = std::fs::read_to_string(Path::new("../../docs").join(page)).unwrap();
     let sections = sections(&text);
     assert!(!sections.is_empty(), "{page} has nothing to run");
     let mut failures = Vec::new();
+    let mut directory = tempfile::tempdir().unwrap();
     for section in sections {
-        let directory = tempfile::tempdir().unwrap();
+        if !one_directory {
+            directory = tempfile::tempdir().unwrap();
+        }
         if let Some(condition) = &section.condition
             && !shell(condition, directory.path()).0
         {
@@ -124,6 +135,91 @@ fn building() {
 #[test]
 fn deploying() {
     run("deploy.md");
+}
+
+#[test]
+fn the_first_hour() {
+    run_in("first-hour.md", true);
+}
+
+/// Lines that show a command of ours: in blocks of the pages, and in what `--help` ends with.
+fn shown_commands() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let pages = std::fs::read_dir("../../docs").unwrap().map(|entry| entry.unwrap().path());
+    let pages = pages.chain(["../../README.md".into(), "../relpoline/README.md".into()]);
+    for page in pages.filter(|path| path.extension().is_some_and(|end| end == "md")) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let mut open = false;
+        for line in text.lines() {
+            if line.trim_start().starts_with("```") {
+                open = !open;
+            } else if let Some(command) = line.trim_start().strip_prefix("$ ").filter(|_| open) {
+                found.push((page.display().to_string(), command.to_owned()));
+            }
+        }
+    }
+    let mut waiting = vec![Arguments::command()];
+    while let Some(command) = waiting.pop() {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in help.lines().filter_map(|line| line.strip_prefix("  relpoline ")) {
+            // Behind two spaces stands what it does.
+            let line = line.split("  ").next().unwrap().trim_end_matches(" and see what was promoted, and why not");
+            found.push((format!("{} --help", command.get_name()), format!("relpoline {line}")));
+        }
+        waiting.extend(command.get_subcommands().cloned());
+    }
+    found
+}
+
+/// What is shown is understood: no option that was renamed, none that is missing. A shell takes the lines apart, in which
+/// `relpoline` does nothing but tell its arguments, and in which there are no other commands.
+#[test]
+fn every_command_that_is_shown_is_understood() {
+    let commands = shown_commands();
+    assert!(commands.len() > 80, "{commands:?}");
+    let script = r#"
+        relpoline() { printf '%s\0' "$@" >&3; printf '\n\0' >&3; }
+        sudo() { "$@"; }
+        PATH=/nonexistent
+        eval "$0" 3>&1 >/dev/null 2>/dev/null </dev/null
+    "#;
+    let mut wrong = Vec::new();
+    for (place, line) in &commands {
+        let output = Command::new("/bin/bash").args(["-c", script, line]).current_dir("/").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        for one in said.split_terminator("\n\0").filter(|one| !one.is_empty()) {
+            // What a command that is not there would print stands for a process.
+            let words = one.split_terminator('\0').map(|word| if word.is_empty() { "1" } else { word });
+            let words: Vec<&str> = words.filter(|word| *word != "…").collect();
+            if let Err(error) = Arguments::try_parse_from(std::iter::once("relpoline").chain(words.iter().copied()))
+                && error.exit_code() != 0
+            {
+                wrong.push(format!("{place}: {line}\n    {words:?}: {}", error.to_string().lines().next().unwrap()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The dashboard asks for nothing that is not there, and for what matters.
+#[test]
+fn the_dashboard_names_metrics_that_exist() {
+    let text = std::fs::read_to_string("../../docs/grafana.json").unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let known = relpoline_cli::metrics::text::names();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut asked = std::collections::BTreeSet::new();
+    for target in panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap()) {
+        let expression = target["expr"].as_str().unwrap();
+        let names = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names: Vec<&str> = names.filter(|name| name.starts_with("relpoline_")).collect();
+        assert!(!names.is_empty(), "{expression}");
+        asked.extend(names);
+    }
+    let strangers: Vec<&&str> = asked.iter().filter(|name| !known.contains(name)).collect();
+    assert!(strangers.is_empty() && asked.len() >= 12, "{strangers:?}");
+    let places: std::collections::BTreeSet<String> = panels.iter().map(|panel| panel["gridPos"].to_string()).collect();
+    assert_eq!(places.len(), panels.len(), "two panels lie on each other");
 }
 
 /// What this runner says of a page that does not hold.
