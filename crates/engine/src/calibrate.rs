@@ -6,7 +6,7 @@
 //!
 //! On a busy machine a loop may be slow in each of its runs: the processor's other half works, or another machine has it. What
 //! disturbs only ever adds. So the loops take turns, that none is disturbed alone; and before a site is left to its retpoline
-//! since no tree would be faster, all is measured once more ([`again`]), and of everything that was ever measured the least counts.
+//! since no tree would be faster, all is measured once more, and of everything that was ever measured the least counts.
 
 use relpoline_core::policy::Costs;
 use relpoline_text::broken;

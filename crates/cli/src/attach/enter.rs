@@ -118,7 +118,7 @@ fn note(engine: &Remote, memory: &Memory, notice: Jump) -> anyhow::Result<()> {
 
 /// Leads the loader's notice to the engine, at a moment when the list of objects is complete; that list.
 ///
-/// It is read after that. From then on, and until the engine has looked at it, nothing is mapped or unmapped: whoever wants to
+/// It is read after that. From then on, and until the engine has looked at it, nothing is unmapped: whoever wants to
 /// waits in the notice. A list that was read before would name objects that are gone, and the engine's thread, which has all
 /// signals blocked, would die of them, and the process with it.
 fn lead_notice(session: &mut Session, notice: Jump) -> anyhow::Result<Vec<Loaded>> {
@@ -135,10 +135,22 @@ fn lead_notice(session: &mut Session, notice: Jump) -> anyhow::Result<Vec<Loaded
         end_stop(session, others, "leading the loader's notice")?;
         written?;
         if at_rest {
-            return too_early.unwrap_or_else(|| session.loader.objects_now(&session.memory));
+            return too_early.unwrap_or_else(|| listed(session, deadline));
         }
         ensure!(Instant::now() < deadline, "it loads and unloads libraries all the time; try again");
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What is listed, while nothing is unmapped. Something may still be mapped: it may be listed after the mappings were read and
+/// before the list is, and is looked at again then.
+fn listed(session: &Session, deadline: Instant) -> anyhow::Result<Vec<Loaded>> {
+    loop {
+        let objects = session.loader.objects_now(&session.memory);
+        if objects.is_ok() || Instant::now() >= deadline {
+            return objects;
+        }
+        std::thread::sleep(Duration::from_micros(300));
     }
 }
 
