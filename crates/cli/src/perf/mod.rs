@@ -219,4 +219,21 @@ mod tests {
         assert!(rewrite(&mapped("second"), &content, user).is_err(), "it has another name");
         assert_eq!(fs::read_to_string(at("other")).unwrap(), "precious");
     }
+
+    /// The directory is the one that was looked at, whatever lies at its path since.
+    #[test]
+    fn a_directory_that_is_exchanged_meanwhile_does_not_matter() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        fs::create_dir(at("place")).unwrap();
+        fs::create_dir(at("victim")).unwrap();
+        let directory = Directory::named(&at("place")).unwrap();
+        fs::rename(at("place"), at("moved")).unwrap();
+        std::os::unix::fs::symlink(at("victim"), at("place")).unwrap();
+        let user = rustix::process::geteuid().as_raw();
+        let made = create(&directory, "a", b"content", user).unwrap();
+        assert_eq!(fs::read(at("moved/a")).unwrap(), b"content");
+        directory.remove("a", &made).unwrap();
+        assert!([at("moved"), at("victim")].iter().all(|place| fs::read_dir(place).unwrap().count() == 0));
+    }
 }
