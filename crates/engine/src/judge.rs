@@ -283,14 +283,7 @@ impl Engine {
     /// Asks the policy and does what it says; when that fails, tells it so and does what it says then.
     #[inline(never)]
     pub fn decide(&mut self, id: u32, event: Event<'_>, now: u64) {
-        let Some((mut action, mut state)) = self.ask_policy(id, event, now) else { return };
-        // Before nothing comes of it: the machine may have been busy when it was measured what calls cost.
-        if matches!(action, Action::Retpoline(Reason::NoGain))
-            && self.calibrate_again(now)
-            && let Some(again) = self.ask_policy(id, event, now)
-        {
-            (action, state) = again;
-        }
+        let Some((action, state)) = self.ask_policy_surely(id, event, now) else { return };
         self.set_state(id, state);
         if let Err(reason) = self.act(id, action) {
             let Some(site) = self.sites.as_slice().get(id as usize) else { return };
@@ -299,6 +292,17 @@ impl Engine {
             self.set_state(id, state);
             let _ = self.act(id, action);
         }
+    }
+
+    /// What the policy makes of an event, and the site's state after that. Before nothing comes of it, costs are measured once
+    /// more: the machine may have been busy. Not inlined: its frame is gone when a tree is built, which takes the most stack.
+    #[inline(never)]
+    fn ask_policy_surely(&mut self, id: u32, event: Event<'_>, now: u64) -> Option<(Action, SiteState)> {
+        let answer = self.ask_policy(id, event, now)?;
+        if matches!(answer.0, Action::Retpoline(Reason::NoGain)) && self.calibrate_again(now) {
+            return self.ask_policy(id, event, now);
+        }
+        Some(answer)
     }
 
     /// What the policy makes of an event, and the site's state after that.
