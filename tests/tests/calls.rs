@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use relpoline_tests::{Program, Run, tool};
+use relpoline_tests::{Program, Run};
 
 /// Functions of `calls.c` whose targets follow a foreseeable order.
 const FORESEEABLE: [&str; 7] =
@@ -64,20 +64,6 @@ fn again_and_again_with_exact_counts() {
     outcome.report().assert_promoted(&FORESEEABLE);
     let coverage = outcome.report().coverage.expect("there is no coverage");
     assert!((0.5..=1.0).contains(&coverage), "{coverage}");
-}
-
-/// Engines for which a machine is busy while it is measured what compares cost. What is measured once more, before a site is left
-/// alone for good, is right; without that nothing comes of most sites.
-#[test]
-fn what_was_measured_on_a_busy_machine_is_measured_again() {
-    let run = |variant: &str| {
-        let program = Program::retpolined("calls.c").build();
-        Run::new(program).args(&["6"]).env("RELPOLINE_ENGINE", tool::broken_engine(variant)).same()
-    };
-    run("busy-at-first").report().assert_promoted(&FORESEEABLE);
-    let believed = run("busy-at-first+measured-once");
-    let is_promoted = |name: &&str| believed.report().sites_in(name).any(|site| site.is_promoted());
-    assert!(!FORESEEABLE.iter().all(is_promoted), "nothing is lost by measuring once: {}", believed.report().summary());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::sandbox;
 use crate::site::{NO_RING, NONE, Site, Tree};
 use crate::state::{Engine, Frozen, engine};
 use core::sync::atomic::{Ordering, compiler_fence};
-use relpoline_core::policy::{Action, Current, Event, Phase, Reason, SiteState};
+use relpoline_core::policy::{Action, Current, Event, Phase, Reason};
 use relpoline_core::trace::{Trace, WINDOW_MAX};
 use relpoline_core::tree::{self, CELL, TreeSpec};
 use relpoline_text::arena::{Arena, Counters};
@@ -187,29 +187,14 @@ impl Engine {
         report::site(self, id);
     }
 
-    /// Measures what calls cost here, if that was not done yet.
+    /// Measures what calls cost here, once.
     pub fn calibrate(&mut self) {
-        if self.measured.is_nothing() {
-            self.measure();
+        if !self.calibrated {
+            self.calibrated = true;
+            let rate = self.policy.costs.cycles_per_ms;
+            self.policy.costs = calibrate::measure();
+            self.policy.costs.cycles_per_ms = rate;
         }
-    }
-
-    /// Measures it once more, if it is time to.
-    #[inline(never)]
-    fn calibrate_again(&mut self, now: u64) -> bool {
-        let may = self.measured.may_be_wrong(now);
-        if may {
-            self.measure();
-        }
-        may
-    }
-
-    #[inline(never)]
-    fn measure(&mut self) {
-        self.measured.measure();
-        let rate = self.policy.costs.cycles_per_ms;
-        self.policy.costs = self.measured.costs();
-        self.policy.costs.cycles_per_ms = rate;
     }
 
     /// Adds a finished countdown of the counting stub to the site's account.
@@ -283,7 +268,12 @@ impl Engine {
     /// Asks the policy and does what it says; when that fails, tells it so and does what it says then.
     #[inline(never)]
     pub fn decide(&mut self, id: u32, event: Event<'_>, now: u64) {
-        let Some((action, state)) = self.ask_policy_surely(id, event, now) else { return };
+        let Some(site) = self.sites.as_slice().get(id as usize) else { return };
+        let Some(group) = self.groups.get(usize::from(site.arena)).and_then(Option::as_ref) else { return };
+        let mut state = site.state;
+        let arena = &group.arena;
+        self.policy.keeps_flags = site.kind.keeps_flags();
+        let action = self.policy.on(&mut state, event, now, &|target| arena.reaches(target));
         self.set_state(id, state);
         if let Err(reason) = self.act(id, action) {
             let Some(site) = self.sites.as_slice().get(id as usize) else { return };
@@ -294,28 +284,7 @@ impl Engine {
         }
     }
 
-    /// What the policy makes of an event, and the site's state after that. Before nothing comes of it, costs are measured once
-    /// more: the machine may have been busy. Not inlined: its frame is gone when a tree is built, which takes the most stack.
-    #[inline(never)]
-    fn ask_policy_surely(&mut self, id: u32, event: Event<'_>, now: u64) -> Option<(Action, SiteState)> {
-        let answer = self.ask_policy(id, event, now)?;
-        if matches!(answer.0, Action::Retpoline(Reason::NoGain)) && self.calibrate_again(now) {
-            return self.ask_policy(id, event, now);
-        }
-        Some(answer)
-    }
-
-    /// What the policy makes of an event, and the site's state after that.
-    fn ask_policy(&mut self, id: u32, event: Event<'_>, now: u64) -> Option<(Action, SiteState)> {
-        let site = self.sites.as_slice().get(id as usize)?;
-        let arena = &self.groups.get(usize::from(site.arena))?.as_ref()?.arena;
-        let mut state = site.state;
-        self.policy.keeps_flags = site.kind.keeps_flags();
-        let action = self.policy.on(&mut state, event, now, &|target| arena.reaches(target));
-        Some((action, state))
-    }
-
-    fn set_state(&mut self, id: u32, state: SiteState) {
+    fn set_state(&mut self, id: u32, state: relpoline_core::policy::SiteState) {
         if let Some(site) = self.sites.get_mut(id as usize) {
             site.state = state;
         }

@@ -1,7 +1,6 @@
 //! All that the engine knows, in one place, behind one lock.
 
 use crate::board::{Board, Leaves};
-use crate::calibrate::Measured;
 use crate::judge::slow;
 use crate::known::Known;
 use crate::maps::Mapping;
@@ -153,8 +152,8 @@ pub struct Engine {
     pub inherited: bool,
     /// Slow path entries that a forked child has had while `inherited`.
     pub entries: u32,
-    /// What calls cost here.
-    pub measured: Measured,
+    /// Costs were measured.
+    pub calibrated: bool,
     /// The arenas.
     pub groups: [Option<Group>; ARENAS],
     /// Objects looked at.
@@ -231,7 +230,7 @@ impl Engine {
             frozen: Frozen::No,
             inherited: false,
             entries: 0,
-            measured: Measured::NOTHING,
+            calibrated: false,
             groups: [const { None }; ARENAS],
             objects: Table::none(),
             thunks: Table::none(),
