@@ -136,19 +136,19 @@ macro_rules! __branch {
     }};
 }
 
-/// Whether a call of the inline form goes to its first target: a site like a likely key's, that belongs to a call.
-/// As shipped it jumps, and the gate decides.
+/// Whether a call's own branch falls through here: a site like an unlikely key's, that belongs to the call. As shipped it
+/// jumps, and the gate decides.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __first_target_here {
-    ($state:ident) => {
+macro_rules! __falls_through_here {
+    ($state:ident, $kind:literal) => {
         'site: {
             // SAFETY: as for `__branch`.
             #[allow(unused_unsafe)]
             unsafe {
                 ::core::arch::asm!(
                     "2: jmp {gate}",
-                    $crate::__site!("4"),
+                    $crate::__site!($kind),
                     gate = label {
                         break 'site false;
                     },
@@ -163,31 +163,22 @@ macro_rules! __first_target_here {
     };
 }
 
-/// Whether a dynamic call is left alone here: a site like an unlikely key's, that belongs to the call. As shipped it jumps,
-/// and the gate decides.
+/// Whether a call of the inline form goes to its first target.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __first_target_here {
+    ($state:ident) => {
+        $crate::__falls_through_here!($state, "4")
+    };
+}
+
+/// Whether a dynamic call is left alone here.
 #[cfg(not(feature = "retpoline"))]
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __plain_here {
     ($state:ident) => {
-        'site: {
-            // SAFETY: as for `__branch`.
-            #[allow(unused_unsafe)]
-            unsafe {
-                ::core::arch::asm!(
-                    "2: jmp {gate}",
-                    $crate::__site!("6"),
-                    gate = label {
-                        break 'site false;
-                    },
-                    owner = sym $state,
-                    register_sites = sym $crate::__private::register,
-                    unregister = sym $crate::__private::unregister,
-                    options(readonly, nostack),
-                );
-            }
-            true
-        }
+        $crate::__falls_through_here!($state, "6")
     };
 }
 
