@@ -30,7 +30,8 @@ pub const TESTED: [(&str, &str, &[&str], &str); 13] = [
     ("child-inside-judgement", "fork.c", &["handlers"], "--nervous"),
     ("visitor-pokes", "fork.c", &["visitors"], "--nervous"),
     ("links-unseen", "control.c", &["links"], "--count"),
-    ("unsealed", "pages.c", &["engine"], "--count"),
+    // Not counted: a child whose calls are counted for a report has memory of its own at once.
+    ("unsealed", "pages.c", &["engine"], "--nervous"),
     ("calls-in-sandbox", "sandbox.c", &["kill", "prctl"], "--count"),
     ("vectors-clobbered", "registers.c", &[], "--count"),
     ("flags-in-stub", "flags.c", &[], "--count"),
