@@ -5,6 +5,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -43,7 +44,9 @@ pub const TESTED: [(&str, &str, &[&str], &str); 13] = [
 #[must_use]
 pub fn run(variant: &str, program: &Program, args: &[&str], option: &str) -> Outcome {
     let engine = tool::broken_engine(variant);
-    Run::new(program.build()).args(args).option(option).env("RELPOLINE_ENGINE", engine).promoted()
+    // What is broken may be slow, and beside other tests slower.
+    let run = Run::new(program.build()).args(args).option(option).deadline(Duration::from_secs(300));
+    run.env("RELPOLINE_ENGINE", engine).promoted()
 }
 
 /// What the program says when it notices, by one of its checks or by dying; a race may need a few attempts.

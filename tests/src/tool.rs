@@ -64,19 +64,30 @@ fn build_relpoline() -> Result<PathBuf, String> {
     Ok(directory.join("relpoline"))
 }
 
-/// An engine built with `--cfg relpoline_broken="variant"`: one rule of the design is broken in it. Several variants at once are
-/// joined by `+`.
+/// Mistakes that are made in constants, or in crates that know no `broken!`: each takes a build of its own.
+const BUILT_IN: [&str; 4] = ["flags-at-goto", "gate-not-aligned", "little-room", "boards-at-once"];
+/// What stands in an engine's file before the names of the mistakes that it makes (crates/text/src/sync.rs), and how many bytes
+/// there are with these words.
+const WORDS: &[u8] = b"relpoline makes these mistakes:";
+const ROOM: usize = 160;
+
+/// An engine that breaks the rule `variant`. Several at once are joined by `+`.
 ///
-/// The cfg is passed by a wrapper around the compiler that cargo uses for the workspace's own crates only, so the
-/// other ones are built once.
+/// There is one build for all of them, with `--cfg relpoline_breakable`: what it shall do wrong is written into its file. The
+/// cfg is passed by a wrapper around the compiler that cargo uses for the workspace's own crates only, so the other ones are
+/// built once.
+///
+/// # Panics
+/// When it cannot be built.
 #[must_use]
 pub fn broken_engine(variant: &str) -> PathBuf {
-    // Variants are built under one name: the next one may come when this one is copied.
+    // All are built under one name: the next one may come when this one is read.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let target = target_directory().join("broken");
     // By this name the tool knows it in a process.
     let kept = target.join(variant).join(ENGINE);
+    let (built_in, written): (Vec<&str>, Vec<&str>) = variant.split('+').partition(|name| BUILT_IN.contains(name));
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["rustc", "--locked", "--lib", "--crate-type", "cdylib", "--profile", "preload"]);
     cargo.args(["--features", "preload"]);
@@ -85,23 +96,35 @@ pub fn broken_engine(variant: &str) -> PathBuf {
     cargo.args(["--", "-Clink-arg=-nostartfiles"]);
     cargo.arg("-Clink-arg=-Wl,-z,initfirst,-z,now,-z,relro,-soname,librelpoline_engine.so");
     cargo
-        .env("RUSTC_WORKSPACE_WRAPPER", wrapper(&target, variant))
+        .env("RUSTC_WORKSPACE_WRAPPER", wrapper(&target, &built_in))
         .env("CARGO_ENCODED_RUSTFLAGS", "-Cforce-frame-pointers=yes");
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET");
     succeed(&mut cargo).unwrap_or_else(|error| panic!("{error}"));
+    let mut engine = fs::read(target.join("preload").join(ENGINE)).expect("the engine cannot be read");
+    write_mistakes(&mut engine, &written.join("+"));
     fs::create_dir_all(target.join(variant)).expect("cannot make a directory for the broken engine");
     // Not written over: a program of another test may be running with it.
     let fresh = kept.with_extension("fresh");
-    fs::copy(target.join("preload").join(ENGINE), &fresh).expect("the broken engine cannot be copied");
+    fs::write(&fresh, engine).expect("the broken engine cannot be written");
     fs::rename(&fresh, &kept).expect("the broken engine cannot be renamed");
     kept
 }
 
-/// A script that runs the compiler with the variant's cfg.
-fn wrapper(target: &Path, variant: &str) -> PathBuf {
-    let script = target.join(format!("{variant}.sh"));
-    let cfgs: String = variant.split('+').map(|one| format!(" --cfg 'relpoline_broken=\"{one}\"'")).collect();
-    let text = format!("#!/bin/sh\nexec \"$@\"{cfgs}\n");
+/// Writes into an engine's file what it shall do wrong.
+fn write_mistakes(engine: &mut [u8], names: &str) {
+    let found: Vec<usize> =
+        engine.windows(WORDS.len()).enumerate().filter(|(_, bytes)| *bytes == WORDS).map(|(at, _)| at).collect();
+    assert_eq!(found.len(), 1, "an engine's mistakes stand in one place");
+    let room = &mut engine[found[0] + WORDS.len()..found[0] + ROOM];
+    assert!(names.len() < room.len() && room.iter().all(|byte| *byte == 0), "{names}: no room");
+    room[..names.len()].copy_from_slice(names.as_bytes());
+}
+
+/// A script that runs the compiler for an engine that can be broken, with these mistakes built in.
+fn wrapper(target: &Path, built_in: &[&str]) -> PathBuf {
+    let script = target.join(format!("{}.sh", [&["breakable"], built_in].concat().join("+")));
+    let cfgs: String = built_in.iter().map(|one| format!(" --cfg 'relpoline_broken=\"{one}\"'")).collect();
+    let text = format!("#!/bin/sh\nexec \"$@\" --cfg relpoline_breakable{cfgs}\n");
     // An unchanged script keeps its time, or everything would be built again.
     if fs::read(&script).ok().as_deref() != Some(text.as_bytes()) {
         fs::create_dir_all(target).expect("cannot make a directory for the broken engines");

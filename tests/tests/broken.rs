@@ -1,6 +1,6 @@
 //! Engines that break one rule each are caught: the test that watches over the rule can fail.
 //!
-//! The places that are broken are marked `relpoline_broken` in crates/core, crates/text and crates/engine.
+//! The places that are broken are marked `broken!` or `relpoline_broken` in crates/core, crates/text and crates/engine.
 
 use relpoline_tests::Program;
 use relpoline_tests::broken::{TESTED, TORTURED, noticed, notices, run, tortured};

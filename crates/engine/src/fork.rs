@@ -85,11 +85,11 @@ type Register = unsafe extern "C" fn(Handler, Handler, Handler, *mut c_void) -> 
 /// `register` is the address of glibc's function for that.
 pub fn watch(register: u64) {
     // The broken variant that the tests must catch: fork does not wait.
-    if cfg!(relpoline_broken = "fork-does-not-wait") {
+    if broken!("fork-does-not-wait") {
         return;
     }
     // The broken variant that the tests must catch: children go back into judgements without an alias.
-    let in_child: Handler = if cfg!(relpoline_broken = "child-inside-judgement") { None } else { Some(in_child) };
+    let in_child: Handler = if broken!("child-inside-judgement") { None } else { Some(in_child) };
     // SAFETY: glibc's function of that name. The handlers stay for good, in a library that is never unloaded. A child's
     // first slow path resets the lock. Should libc have no room for them, fork goes on without.
     unsafe {

@@ -10,6 +10,7 @@
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use relpoline_stats::live::Name;
+use relpoline_text::broken;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags, RawDir};
 use rustix::process::Pid;
@@ -29,7 +30,7 @@ pub fn hold(file: &OwnedFd) -> bool {
 /// Whether there is a file that a process has. In the broken variant that the tests must catch nobody looks.
 pub fn is_held(directory: &OwnedFd, name: &CStr) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    !cfg!(relpoline_broken = "named-by-number")
+    !broken!("named-by-number")
         && rustix::fs::openat(directory, name, flags, Mode::empty())
             .is_ok_and(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_err())
 }

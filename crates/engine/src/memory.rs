@@ -3,6 +3,7 @@
 use crate::sandbox::raw;
 use core::ffi::{c_long, c_ulong, c_void};
 use core::sync::atomic::{AtomicU64, Ordering};
+use relpoline_text::broken;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -47,7 +48,7 @@ pub fn reserve_scratch(bytes: usize) -> Option<*mut u8> {
 /// # Safety
 /// The range must be ours.
 pub unsafe fn keep_out_of_cores(start: *mut c_void, bytes: usize) {
-    if !cfg!(relpoline_broken = "dumped") {
+    if !broken!("dumped") {
         // SAFETY: passed on to the caller; no content changes. Without the advice cores are larger.
         let _ = unsafe { rustix::mm::madvise(start, bytes, Advice::LinuxDontDump) };
     }

@@ -17,6 +17,7 @@ use crate::control;
 use core::ffi::{c_int, c_long, c_ulong};
 use core::sync::atomic::{AtomicBool, Ordering};
 use relpoline_stats::control::hook;
+use relpoline_text::broken;
 use relpoline_text::mask;
 
 const PR_SET_SECCOMP: c_long = 22;
@@ -36,7 +37,7 @@ static TIMELESS: AtomicBool = AtomicBool::new(false);
 #[must_use]
 pub fn may_call() -> bool {
     // The broken variant that the tests must catch: a filter is passed over.
-    cfg!(relpoline_broken = "calls-in-sandbox") || !SEALED.load(Ordering::Acquire)
+    broken!("calls-in-sandbox") || !SEALED.load(Ordering::Acquire)
 }
 
 /// Lets the engine make no system call from now on: it was put into a process in which it would not hear of a filter.

@@ -19,6 +19,7 @@ use relpoline_stats::live::{self, Name};
 use relpoline_stats::options::Escaped;
 use relpoline_stats::record::{EventRecord, LastTargetRecord, MAGIC, ObjectRecord, SampleRecord, SiteRecord};
 use relpoline_stats::{Header, Layout, Plain as _};
+use relpoline_text::broken;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -146,7 +147,7 @@ fn own_name() -> Name {
     let read = rustix::fs::open(c"/proc/self/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .and_then(|file| rustix::io::read(&file, &mut stat));
     // The broken variant that the tests must catch: a process is its number.
-    if cfg!(relpoline_broken = "named-by-number") {
+    if broken!("named-by-number") {
         return Name { pid: pid(), namespace: 0, started: 0 };
     }
     let started = read.ok().and_then(|length| live::started(stat.get(..length)?));
@@ -191,7 +192,7 @@ pub const LIVE_PATH: usize = live::PREFIX.len() + 16;
 /// Opens a directory that is this user's alone. All that is done in it is done by the descriptor: whatever takes its place
 /// by then is not touched. In the broken variant that the tests must catch nobody looks whose it is, and links are followed.
 pub fn open_private(path: &CStr) -> Option<OwnedFd> {
-    let is_broken = cfg!(relpoline_broken = "trusts-directories");
+    let is_broken = broken!("trusts-directories");
     let follow = if is_broken { OFlags::empty() } else { OFlags::NOFOLLOW };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | follow;
     let directory = rustix::fs::open(path, flags, Mode::empty()).ok()?;

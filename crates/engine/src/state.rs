@@ -20,6 +20,7 @@ use relpoline_core::tree::Target;
 use relpoline_stats::control::Displacement;
 use relpoline_stats::options::Options;
 use relpoline_text::arena::Arena;
+use relpoline_text::broken;
 use relpoline_text::cells::{CELL, Cell, End};
 use relpoline_text::frames::{Frame, ROWS};
 use relpoline_text::gate::{Gate, GateSpec};
@@ -298,7 +299,7 @@ impl Engine {
             let gate = group.and_then(|group| rel32(site.field + 4, site.gate.address(&group.arena)));
             if let (Some(own), Some(gate)) = (rel32(site.field + 4, site.thunk_at), gate) {
                 // The broken variant that the tests must catch: sites are led past their gates.
-                let gate = if cfg!(relpoline_broken = "displaced") { gate + 12 } else { gate };
+                let gate = if broken!("displaced") { gate + 12 } else { gate };
                 self.displacements.push(Displacement { at: site.field, own, gate });
             }
         }

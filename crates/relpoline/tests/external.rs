@@ -54,6 +54,7 @@ fn no_call_goes_wrong_while_everything_changes() {
 }
 
 #[test]
+#[ignore = "slow: .ci/run --long"]
 fn the_broken_variant_is_noticed() {
     let run = stress(&build(Some("key-skips")), "20");
     assert!(!run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
@@ -70,6 +71,7 @@ fn calls_are_direct_calls() {
 }
 
 #[test]
+#[ignore = "slow: .ci/run --long"]
 fn going_straight_across_is_noticed() {
     let run = stress(&build(Some("straight-across")), "20");
     assert!(!run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
@@ -205,6 +207,7 @@ fn changes_at_the_end_are_seen() {
 }
 
 #[test]
+#[ignore = "slow: .ci/run --long"]
 fn forgetting_at_the_end_is_noticed() {
     let results =
         build_at(&manifest(), "forgets-at-exit", "--cfg relpoline_broken=\"forgets-at-exit\"", &["-p", "leaving"]);

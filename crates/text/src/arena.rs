@@ -16,6 +16,7 @@
 //! and after); from then on nothing the parent publishes is entered, so what the parent has taken *then* is
 //! left alone for ever, and new cells come from pages that were free.
 
+use crate::broken;
 use crate::cells::{BANKS, CELL, CODE_BYTES, CODE_PAGES, Cell, CellMap, End, PAGE, PageKind};
 use crate::frames::{FRAMES_BYTES, Frame, Frames, Shape};
 use crate::sync::{self, AtomicU32, AtomicU64};
@@ -112,8 +113,8 @@ pub fn may_grow_to(bytes: u64) -> bool {
 }
 
 /// Children shall not inherit the alias. In the broken variant that the tests must catch they do.
-const fn advice() -> Advice {
-    if cfg!(relpoline_broken = "child-shares-arena") { Advice::Normal } else { Advice::LinuxDontFork }
+fn advice() -> Advice {
+    if broken!("child-shares-arena") { Advice::Normal } else { Advice::LinuxDontFork }
 }
 
 /// Leaves memory of an arena out of core dumps: a core would be larger by all that is reserved, and debuggers find their way
@@ -122,7 +123,7 @@ const fn advice() -> Advice {
 /// # Safety
 /// The range must be an arena's.
 unsafe fn keep_out_of_cores(start: *mut c_void, bytes: usize) {
-    if !cfg!(relpoline_broken = "dumped") {
+    if !broken!("dumped") {
         // SAFETY: passed on to the caller; no content changes. Without the advice cores are larger.
         let _ = unsafe { rustix::mm::madvise(start, bytes, Advice::LinuxDontDump) };
     }
@@ -131,7 +132,7 @@ unsafe fn keep_out_of_cores(start: *mut c_void, bytes: usize) {
 /// Nobody shall make the code writable. In the broken variant that the tests must catch anybody can.
 fn seals() -> SealFlags {
     let size = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    if cfg!(relpoline_broken = "unsealed") { size } else { size | SealFlags::FUTURE_WRITE }
+    if broken!("unsealed") { size } else { size | SealFlags::FUTURE_WRITE }
 }
 
 /// A new file with its writable alias.

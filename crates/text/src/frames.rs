@@ -29,6 +29,7 @@
 //!
 //! All of it lies in the arena's file: a forked child that still runs its parent's code reads what its parent writes.
 
+use crate::broken;
 use crate::cells::{CELL, CODE_BYTES, Cell, PAGE};
 use crate::stub::{SLOW_BYTES, SLOW_FRAMED, SLOW_UNFRAMED, WORDS_OVER};
 use core::mem::offset_of;
@@ -162,7 +163,7 @@ impl Frames {
         ] {
             for (slot, depth) in self.depths[shape as usize].iter().zip(depths) {
                 // The broken variant that the tests must catch: a stub pushes, and its rule does not say so.
-                let depth = if cfg!(relpoline_broken = "frame-wrong") && shape == Shape::Recording { 0 } else { depth };
+                let depth = if broken!("frame-wrong") && shape == Shape::Recording { 0 } else { depth };
                 slot.store(depth, Ordering::Relaxed);
             }
         }
@@ -454,7 +455,7 @@ fn rules(w: &mut Writer<'_>, code: u64, at: u64) {
 /// but farther from the stack pointer, if it is counted from there.
 fn row_rules(w: &mut Writer<'_>, row: &Row, code: u64, at: u64) {
     // The broken variant that the tests must catch: a frame is one word off.
-    let off = if cfg!(relpoline_broken = "row-wrong") { 8 } else { 0 };
+    let off = if broken!("row-wrong") { 8 } else { 0 };
     w.put(&[DEF_CFA_EXPRESSION]);
     w.block(|e| {
         e.ops(&[BREG + row.register]);
@@ -548,7 +549,7 @@ fn header(bytes: &mut [u8], at: u64, code: &Range<u64>, slow: &Range<u64>) -> Op
     w.put(&HEADER);
     w.distance(at + 4, at + frames_at as u64);
     // The broken variant that the tests must catch: nothing is said.
-    w.u32(if cfg!(relpoline_broken = "frame-missing") { 0 } else { count as u32 });
+    w.u32(if broken!("frame-missing") { 0 } else { count as u32 });
     w.fits.then_some(end)
 }
 

@@ -11,6 +11,7 @@
 //! text, and a remembered number may have become one of the program's own files. Page protections stay as
 //! they are, so no page is ever writable and executable.
 
+use crate::broken;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -161,7 +162,7 @@ fn change<const N: usize>(
 /// Nothing, but where tests want to see what comes of a thread that is put off between looking and writing: every fourth is.
 fn linger() {
     static TIMES: AtomicU32 = AtomicU32::new(0);
-    if cfg!(relpoline_broken = "linger") && TIMES.fetch_add(1, Ordering::Relaxed).is_multiple_of(4) {
+    if broken!("linger") && TIMES.fetch_add(1, Ordering::Relaxed).is_multiple_of(4) {
         // Longer than anybody waits for a lock.
         let long = rustix::thread::Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
         let _ = rustix::thread::nanosleep(&long);

@@ -10,6 +10,7 @@
 //! for each instruction in [`RECORDING_DEPTHS`], [`KEEPING_DEPTHS`], and for slow paths in [`crate::frames`].
 
 use crate::arena::Counters;
+use crate::broken;
 use crate::cells::CELL;
 use crate::frames::{Depths, depths, depths_of_second};
 use crate::gate::number_behind;
@@ -115,7 +116,7 @@ pub fn emit_slow(
     code.mov_imm64(Reg::RAX, handler as usize as u64);
     call_rax_protected(&mut code);
     // The broken variant that the tests must catch: vector registers are not given back.
-    move_vectors(&mut code, if cfg!(relpoline_broken = "vectors-clobbered") { 0x11 } else { 0x10 });
+    move_vectors(&mut code, if broken!("vectors-clobbered") { 0x11 } else { 0x10 });
     code.bytes(&[0x48, 0x8d, 0xa5]); // lea of what was pushed last(%rbp),%rsp
     code.bytes(&(-above - 8 - 8 * SAVED.len() as i32).to_le_bytes());
     for n in SAVED.into_iter().rev() {
@@ -131,7 +132,7 @@ pub fn emit_slow(
 
 /// `RED_ZONE`. In the broken variant that the tests must catch only the word is left alone that a thunk would write.
 pub fn stepped_over() -> i32 {
-    if cfg!(relpoline_broken = "red-zone-trodden") { 8 } else { RED_ZONE }
+    if broken!("red-zone-trodden") { 8 } else { RED_ZONE }
 }
 
 fn push_pop(code: &mut Code<'_>, opcode: u8, n: u8) {
@@ -282,7 +283,7 @@ pub fn emit_settling(
 /// Counts down and goes on at `onward`, or at `slow_at` when that is over. No flag changes, and the stack pointer stays.
 fn count_keeping_flags(code: &mut Code<'_>, counter: u64, slow_at: u64, onward: u64) {
     // The broken variant that the tests must catch: counting is thought to be as harmless as at calls.
-    if cfg!(relpoline_broken = "flags-in-stub") {
+    if broken!("flags-in-stub") {
         code.dec_u32(counter);
         code.jcc(Cond::Le, slow_at);
         return code.jmp(onward);

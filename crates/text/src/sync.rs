@@ -8,8 +8,8 @@
 #[cfg(not(relpoline_model))]
 pub use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 
-/// Whether the deliberate mistake of that name is to be made: in a build with `--cfg relpoline_broken="name"`, or in a
-/// model that was asked to.
+/// Whether the deliberate mistake of that name is to be made: in a build with `--cfg relpoline_broken="name"`, in one with
+/// `--cfg relpoline_breakable` into whose file that name was written, or in a model that was asked to.
 #[macro_export]
 macro_rules! broken {
     ($name:tt) => {
@@ -18,11 +18,40 @@ macro_rules! broken {
 }
 
 /// For [`broken!`]: never.
-#[cfg(not(relpoline_model))]
+#[cfg(not(any(relpoline_model, relpoline_breakable)))]
 #[inline(always)]
 #[must_use]
 pub const fn makes_mistake(_name: &str) -> bool {
     false
+}
+
+/// For [`broken!`], in an engine that is built to be broken by tests: the mistakes whose names, joined by `+`, were written
+/// behind these words into its file (`tests/src/tool.rs`). So one build serves for all of them.
+#[cfg(relpoline_breakable)]
+#[must_use]
+pub fn makes_mistake(name: &str) -> bool {
+    use core::sync::atomic::Ordering::Relaxed;
+    const WORDS: [u8; 31] = *b"relpoline makes these mistakes:";
+    const ROOM: usize = 160;
+    static MISTAKES: [AtomicU8; ROOM] = {
+        let mut all = [const { AtomicU8::new(0) }; ROOM];
+        let mut n = 0;
+        while n < WORDS.len() {
+            all[n] = AtomicU8::new(WORDS[n]);
+            n += 1;
+        }
+        all
+    };
+    // Lest the compiler believe what it sees.
+    let names = &core::hint::black_box(&MISTAKES)[WORDS.len()..];
+    let is_end = |letter: &AtomicU8| matches!(letter.load(Relaxed), 0 | b'+');
+    let is_name = |rest: &[AtomicU8]| {
+        let mut letters = rest.iter();
+        name.bytes().all(|letter| letters.next().is_some_and(|l| l.load(Relaxed) == letter))
+            && letters.next().is_none_or(is_end)
+    };
+    let begins = |at: &usize| at.checked_sub(1).and_then(|before| names.get(before)).is_none_or(is_end);
+    (0..names.len()).take_while(|&at| names[at].load(Relaxed) != 0).filter(begins).any(|at| is_name(&names[at..]))
 }
 
 /// Between two accesses to shared memory that are no atomics: text is about to be written.
@@ -46,7 +75,7 @@ static READABLE: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool
 pub fn know_processor(hwcap2: u64) {
     const FSGSBASE: u64 = 2;
     // The broken variant that the tests must catch: the thread pointer is believed to be libc's.
-    if !cfg!(relpoline_broken = "trusts-thread-pointer") {
+    if !broken!("trusts-thread-pointer") {
         READABLE.store(hwcap2 & FSGSBASE != 0, core::sync::atomic::Ordering::Relaxed);
     }
 }
