@@ -138,6 +138,11 @@ fn deploying() {
 }
 
 #[test]
+fn what_can_go_wrong() {
+    run_in("what-can-go-wrong.md", true);
+}
+
+#[test]
 fn the_first_hour() {
     run_in("first-hour.md", true);
 }
