@@ -55,6 +55,8 @@ const RELEASES: [&str; 2] = ["bookworm", "trixie"];
 
 /// Makes the files, and tries them if that is asked for.
 pub fn run(options: &Dist, root: &Path) -> Result<()> {
+    // As compilers name it.
+    let root = &fs::canonicalize(root)?;
     let out = options.out.clone().unwrap_or_else(|| root.join("target/dist"));
     let version = env!("CARGO_PKG_VERSION");
     if options.dkms {
