@@ -29,6 +29,7 @@
 //! | [`shell`] | completions and manual pages |
 //! | [`files`] | files that others may have made, or may exchange while we look |
 //! | [`shown`] | text from outside, made fit to be shown |
+//! | [`ending`] | what is put right when a signal ends a command |
 //! | [`inherited`] | what this process was given, to be handed on unchanged |
 //!
 //! It is a library, so that tests and xtask can read reports with the same structures.
@@ -40,6 +41,7 @@ pub mod bpf;
 pub mod cargo;
 pub mod demo;
 pub mod doctor;
+pub mod ending;
 pub mod explain;
 pub mod files;
 pub mod inherited;
@@ -115,6 +117,8 @@ pub fn main() -> ExitCode {
         Verb::Completions(completions) => shell::completions(&completions),
         Verb::Man(man) => shell::man(&man),
     };
+    // What failed because a signal ends us is not worth a word.
+    ending::settle();
     outcome.unwrap_or_else(|error| {
         complain(format_args!("{error:#}"));
         ExitCode::from(failure)

@@ -32,6 +32,7 @@ use clap::Args;
 
 use crate::workbench::compiler::Compiler;
 use crate::workbench::machine;
+use crate::workbench::scratch::Scratch;
 use figures::Figures;
 use measure::Effort;
 
@@ -57,7 +58,7 @@ pub struct BenchArgs {
 /// # Errors
 /// Without a compiler that makes retpolines, or when something cannot be started.
 pub fn run(arguments: &BenchArgs) -> anyhow::Result<ExitCode> {
-    let scratch = tempfile::Builder::new().prefix("relpoline-bench-").tempdir()?;
+    let scratch = Scratch::new("bench")?;
     let compiler = Compiler::find(arguments.cc.as_deref(), scratch.path())?;
     if arguments.crowds {
         let crowds = crowds::measure(&compiler, scratch.path(), arguments.quick)?;

@@ -26,6 +26,7 @@ use crate::arguments::DemoArgs;
 use crate::report::Report;
 use crate::workbench::compiler::Compiler;
 use crate::workbench::machine;
+use crate::workbench::scratch::Scratch;
 use crate::workbench::variant::{Programs, Variant};
 use figures::Figures;
 use measure::Rounds;
@@ -36,7 +37,7 @@ use measure::Rounds;
 /// Without a compiler that makes retpolines, or when something cannot be started.
 pub fn run(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
-    let scratch = tempfile::Builder::new().prefix("relpoline-demo-").tempdir()?;
+    let scratch = Scratch::new("demo")?;
     let directory = arguments.keep.as_deref().unwrap_or(scratch.path());
     std::fs::create_dir_all(directory)
         .with_context(|| format!("the directory {} cannot be made", directory.display()))?;

@@ -10,6 +10,7 @@ use crate::live::place;
 use crate::preload;
 use crate::report::Report;
 use crate::run::kernel;
+use crate::workbench::scratch::Scratch;
 
 /// Bit of CAP_SYS_PTRACE in a set of capabilities.
 const SYS_PTRACE: u32 = 19;
@@ -234,7 +235,7 @@ fn trial() -> Finding {
 }
 
 fn try_program(program: &Path) -> anyhow::Result<Report> {
-    let directory = tempfile::tempdir()?;
+    let directory = Scratch::new("doctor")?;
     let file = directory.path().join("report");
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["run", "--quiet", "--report"]).arg(&file).arg("--").arg(program);

@@ -21,6 +21,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::open;
+use crate::ending::Held;
 
 /// Links that are followed, as by the kernel.
 const MOST_LINKS: usize = 40;
@@ -196,22 +197,24 @@ fn is_link(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
 }
 
-/// A file that has not got its name yet. It goes when it does not get one.
+/// A file that has not got its name yet. It goes when it does not get one; signals wait for that.
 struct Draft<'a> {
     directory: &'a OwnedFd,
     name: String,
     file: File,
     is_done: bool,
+    _held: Held,
 }
 
 impl<'a> Draft<'a> {
     fn new(directory: &'a OwnedFd) -> io::Result<Self> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let held = Held::now();
         let mut number = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());
         loop {
             let name = format!(".relpoline-{}-{number}", std::process::id());
             match rustix::fs::openat(directory, &*name, flags, Mode::RUSR | Mode::WUSR) {
-                Ok(file) => return Ok(Self { directory, name, file: file.into(), is_done: false }),
+                Ok(file) => return Ok(Self { directory, name, file: file.into(), is_done: false, _held: held }),
                 Err(Errno::EXIST) => number = number.wrapping_add(1),
                 Err(error) => return Err(error.into()),
             }

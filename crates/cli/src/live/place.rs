@@ -35,6 +35,12 @@ pub fn run_directory() -> anyhow::Result<TempDir> {
         .context("no directory for the statistics can be made in /dev/shm, XDG_RUNTIME_DIR or /tmp")
 }
 
+/// What killed programs have left goes when the next one is started, which may take so long for that.
+pub fn sweep() {
+    const LONGEST: std::time::Duration = std::time::Duration::from_millis(5);
+    super::shelf::sweep(LONGEST);
+}
+
 /// Makes the list of files without retpolines, if there is none. Without it programs start a little later.
 pub fn make_clean_list() {
     let Some(path) = own().map(|base| base.join(CLEAN)) else { return };

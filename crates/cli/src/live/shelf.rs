@@ -65,6 +65,25 @@ pub fn each(root: &Path, longest: Duration, visit: &mut dyn FnMut(&Shelf, &Name)
     }
 }
 
+/// Removes what killed processes have left in this user's directory. It looks no longer than that.
+pub fn sweep(longest: Duration) {
+    let begun = processor_time();
+    let user = rustix::process::geteuid().as_raw();
+    let Some(shared) = open_shared(Path::new("")) else { return };
+    let Some(directory) = open_private(&shared, &format!("{}{user}", prefix()), user) else { return };
+    let shelf = Shelf { directory: Rc::new(directory), user, run: None, is_here: true };
+    let has_time = || processor_time().saturating_sub(begun) < longest;
+    shelf.each_file(has_time, &mut |shelf, name| {
+        // Mostly they are there: that is the cheapest to ask. One that has its number by now keeps it until somebody looks closely.
+        if Path::new(&format!("/proc/{}", name.pid)).exists() {
+            return;
+        }
+        if let Ok(file) = shelf.open(name) {
+            shelf.forget(name, &file);
+        }
+    });
+}
+
 /// The directory of a run, by its path: its keeper made it.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -20,12 +21,12 @@ use clap::Args;
 use relpoline_stats::ObjectRecord;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
-use crate::attach;
 use crate::files::rights::Rights;
 use crate::files::{Directory, open};
 use crate::live::{self, Engine, Patience, clock, maps, memory};
 use crate::report::{digest, now};
 use crate::shown::Shown;
+use crate::{attach, ending};
 use jitdump::Code;
 
 /// Bytes of a cell (`relpoline_text::cells`).
@@ -92,13 +93,15 @@ fn make(arguments: &PerfArgs, engine: &Engine, content: &[u8]) -> anyhow::Result
     let name = format!("jit-{pid}.dump");
     let path = std::path::absolute(&arguments.dir)?.join(&name);
     let cannot = || format!("{} cannot be made", path.display());
-    let directory = Directory::named(&arguments.dir).with_context(cannot)?;
-    let made = create(&directory, &name, content, engine.process.user).with_context(cannot)?;
-    if let Err(error) = attach::marker::map(&engine.process, &path) {
-        // Of no use without.
-        let _ = directory.remove(&*name, &made);
-        return Err(error);
-    }
+    let directory = Arc::new(Directory::named(&arguments.dir).with_context(cannot)?);
+    // Of no use before it is mapped.
+    let (remove, _registered) = ending::register(|| {
+        let made = create(&directory, &name, content, engine.process.user).with_context(cannot)?;
+        let (directory, name) = (Arc::clone(&directory), name.clone());
+        let remove = move || drop(directory.remove(&*name, &made));
+        Ok((remove.clone(), Box::new(remove)))
+    })?;
+    attach::marker::map(&engine.process, &path).inspect_err(|_| remove())?;
     Ok(path)
 }
 

@@ -91,12 +91,15 @@ fn with_engine(
     }
     environment.add_engine(&engine.path);
     crate::live::place::make_clean_list();
+    crate::live::place::sweep();
     if report.is_none() && !arguments.dry_run && arguments.profile.is_none() {
         environment
             .set(relpoline_stats::options::VARIABLE, options::encode(&arguments.engine, arguments.dry_run, None));
         return Ok(become_program(arguments, path, &environment));
     }
     let profile = arguments.profile.as_deref().map(Kept::open).transpose()?;
+    // From here on nothing ends us before that is removed again.
+    let before = signals::block();
     let scratch = crate::live::place::run_directory()?;
     let mut told = options::encode(&arguments.engine, arguments.dry_run, Some(scratch.path()));
     if let Some(profile) = &profile {
@@ -107,7 +110,8 @@ fn with_engine(
     if arguments.engine.count && report.is_some() {
         last = LastFigures::of(scratch.path());
     }
-    let (pid, ending) = supervise::supervise(&Program::new(path, &arguments.command, &environment)?, &mut last)?;
+    let (pid, ending) =
+        supervise::supervise(&Program::new(path, &arguments.command, &environment)?, &before, &mut last)?;
     let ending = match ending {
         Ending::NotStarted(error) => return Ok(cannot_execute(arguments, &error)),
         ending => ending,

@@ -10,7 +10,7 @@ use anyhow::Context;
 use rustix::process::{Resource, Rlimit};
 
 use super::exec::Program;
-use super::signals::{self, Arrived};
+use super::signals::{self, Arrived, Before};
 use crate::report::LastFigures;
 
 /// How the program ended.
@@ -25,10 +25,10 @@ pub enum Ending {
 }
 
 /// Starts the program, waits for its end, and looks at the figures of its processes meanwhile; also returns its pid.
-pub fn supervise(program: &Program, last: &mut LastFigures) -> anyhow::Result<(u32, Ending)> {
+/// Signals are blocked by now; `before` is how they were.
+pub fn supervise(program: &Program, before: &Before, last: &mut LastFigures) -> anyhow::Result<(u32, Ending)> {
     // Both ends are closed by exec.
     let (reader, mut writer) = io::pipe()?;
-    let before = signals::block();
     // SAFETY: this process has a single thread, so the child may do whatever we may.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()).context("the program cannot be started as a child"),

@@ -29,6 +29,7 @@ use crate::report::Report;
 use crate::report::text::grouped;
 use crate::workbench::compiler::Compiler;
 use crate::workbench::progress::progress;
+use crate::workbench::scratch::Scratch;
 use crate::workbench::{machine, variant};
 use board::Board;
 use build::Built;
@@ -97,7 +98,7 @@ enum Ending {
 /// # Errors
 /// Without a compiler that makes retpolines, or when something cannot be started.
 pub fn run(arguments: &TortureArgs) -> anyhow::Result<ExitCode> {
-    let scratch = tempfile::Builder::new().prefix("relpoline-torture-").tempdir()?;
+    let scratch = Scratch::new("torture")?;
     let directory = arguments.keep.as_deref().unwrap_or(scratch.path());
     std::fs::create_dir_all(directory)
         .with_context(|| format!("the directory {} cannot be made", directory.display()))?;

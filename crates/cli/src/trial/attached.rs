@@ -178,9 +178,17 @@ fn one_phase(arguments: &TryArgs, phase: Duration, into: &mut Phases) -> anyhow:
     Ok(())
 }
 
+/// Sleeps, unless somebody wants us to stop.
 fn sleep(long: Duration) -> anyhow::Result<()> {
-    std::thread::sleep(long);
-    interrupt::check()
+    let end = Instant::now() + long;
+    loop {
+        interrupt::check()?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(Duration::from_millis(100)));
+    }
 }
 
 /// What the counter's command prints.

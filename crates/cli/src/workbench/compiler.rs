@@ -2,7 +2,7 @@
 //! small file: names and versions say less (`cc` may be anything, and distributions patch defaults).
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::bail;
@@ -41,6 +41,8 @@ const CLANG: Dialect = Dialect {
 #[derive(Debug)]
 pub struct Compiler {
     command: Vec<OsString>,
+    /// Where it puts its own temporary files, which stay when it is ended in the middle.
+    temporary: PathBuf,
     /// How to ask it for retpolines.
     pub dialect: Dialect,
 }
@@ -64,7 +66,8 @@ impl Compiler {
 
     fn try_name(name: &OsStr, scratch: &Path) -> Option<Self> {
         let command = words(name)?;
-        [GCC, CLANG].into_iter().map(|dialect| Self { command: command.clone(), dialect }).find(|it| it.works(scratch))
+        let of = |dialect| Self { command: command.clone(), temporary: scratch.to_owned(), dialect };
+        [GCC, CLANG].into_iter().map(of).find(|it| it.works(scratch))
     }
 
     /// Whether it compiles and links with its retpoline flags.
@@ -86,7 +89,7 @@ impl Compiler {
     pub fn command(&self, flags: &[&str]) -> Command {
         let mut words = self.command.iter();
         let mut command = Command::new(words.next().map_or(OsStr::new("cc"), |word| word));
-        command.args(words).args(COMMON).args(flags);
+        command.args(words).args(COMMON).args(flags).env("TMPDIR", &self.temporary);
         command
     }
 

@@ -7,6 +7,7 @@
 //! variant    the variants: how each is compiled, how each is started
 //! process    one run of a program: its time, its output
 //! interrupt  Ctrl-C meanwhile
+//! scratch    a directory that goes with the command, also when a signal ends that
 //! progress   a bar
 //! sample     medians, spread, intervals
 //! machine    where it was measured
@@ -18,4 +19,5 @@ pub mod machine;
 pub mod process;
 pub mod progress;
 pub mod sample;
+pub mod scratch;
 pub mod variant;

@@ -23,6 +23,8 @@ use super::interrupt;
 const KEPT: usize = 1 << 20;
 /// Children that were left behind are waited for no longer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A program that does not end when it is asked to is killed.
+const STUBBORN: Duration = Duration::from_secs(5);
 
 /// So often it is looked whether we are to end.
 const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
@@ -206,8 +208,15 @@ fn watch(ended: &OwnedFd, streams: &mut [Stream; 2], pid: libc::pid_t, begun: In
 fn end_if_asked(pid: libc::pid_t) -> anyhow::Result<()> {
     let Err(stop) = interrupt::check() else { return Ok(()) };
     // SAFETY: the child has not been waited for, so the number is still its own.
-    unsafe { libc::kill(pid, libc::SIGTERM) };
-    wait(pid)?;
+    let end = |signal| unsafe { libc::kill(pid, signal) };
+    end(libc::SIGTERM);
+    let begun = Instant::now();
+    while wait4(pid, libc::WNOHANG)?.is_none() {
+        if begun.elapsed() > STUBBORN {
+            end(libc::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
     Err(stop)
 }
 

@@ -6,6 +6,7 @@
 mod bench;
 mod compiled;
 mod demo;
+mod ended;
 mod exit_status;
 mod invisible;
 mod job;
