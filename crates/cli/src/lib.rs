@@ -8,6 +8,7 @@
 //! | [`list`], [`report`] | `relpoline list`, `relpoline report`: what engines that run now say of themselves |
 //! | [`list`], [`top`] | `relpoline list`, `relpoline top`: the engines that run now, and their sites, as they are |
 //! | [`live`] | where these engines are and how they are read |
+//! | [`sampled`] | what retpolines cost where nobody counts, seen from outside |
 //! | [`symbols`] | names for addresses |
 //! | [`inspect`] | `relpoline inspect`: the retpolines of a file |
 //! | [`bpf`] | `relpoline bpf`: eBPF programs with tail calls that are patched while they run |
@@ -56,6 +57,7 @@ pub mod preload;
 pub mod profile;
 pub mod report;
 pub mod run;
+pub mod sampled;
 pub mod shell;
 pub mod shown;
 pub mod symbols;

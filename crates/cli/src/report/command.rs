@@ -27,7 +27,8 @@ Examples:
   relpoline report 4711 --format html -o r.html  for a browser
   relpoline report r.json --format flamegraph > r.svg
 
-Reading the statistics of a process never stops it. Exit status: 0, or 1 when there is nothing to report on.";
+Reading the statistics of a process never stops it. Where sites are left as they were found, it is watched for half a \
+second, which does not stop it either. Exit status: 0, or 1 when there is nothing to report on.";
 
 /// `relpoline report`.
 #[derive(Debug, Args)]
@@ -64,7 +65,7 @@ pub fn of(subject: &Path) -> anyhow::Result<Report> {
     match subject.to_str().and_then(|text| text.parse().ok()) {
         Some(pid) => {
             let engine = live::one(pid)?;
-            Ok(now::report(&engine, &mut engine.symbols()))
+            Ok(now::report_watched(&engine, &mut engine.symbols()))
         }
         None => in_file(subject),
     }

@@ -9,36 +9,57 @@
 //! Calls have prices (`costs`), so there is an estimate of the *time* that a site's direct jumps have saved, and of what
 //! its retpolines still cost. By their sum sites are ordered.
 //!
-//! Sites that were refused when they were found are not re-pointed: of their calls nothing is known at all, unless they were
-//! sampled, and where there are some, a coverage is an upper bound.
+//! Sites that were refused when they were found are not re-pointed: nothing of ours counts their calls. Where the process was
+//! watched ([`crate::sampled`]), the time that its threads spent in their retpolines is known, and so about how many calls that
+//! were; the same goes for sites that are left alone. Otherwise nothing is known of them, and a coverage is an upper bound.
 
 use relpoline_core::policy::Config;
 
-use super::schema::{Change, Costs, Object, Report, Site};
+use super::schema::{Change, Costs, Object, Report, Sampling, Site};
 
 /// Doublings of what is counted until a link (the policy's own limit).
 const DOUBLINGS: usize = 5;
 
-/// Notes it in a report whose sites are complete, and puts them in order.
-pub fn note(report: &mut Report) {
+/// Notes it in a report whose sites are complete, and puts them in order. There were calls of sites that are not in it:
+/// direct ones, and others.
+pub fn note(report: &mut Report, unlisted: (u64, u64)) {
     let (seconds, counts) = (report.seconds, report.engine.counts);
     let busy = busy_share(report);
     let price = Price::of(&report.costs, report.cycles_per_s);
+    let of_process = report.processor_seconds.unwrap_or(seconds);
+    if let Some(sampling) = &mut report.sampling {
+        sampling.seconds_each *= of_process;
+    }
+    let sampling = report.sampling.clone().filter(Sampling::says_something);
     for site in &mut report.sites {
         let runs_uncounted = site.is_promoted() || site.state == "retpolined";
         site.calls_at_least = !counts && runs_uncounted || site.state == "refused";
         site.calls_per_s = rate(&site.history);
-        site.calls_estimated = calls_since(site, seconds, busy);
+        // What was seen is truer than what follows from how it was called when it was counted last.
+        let is_left = site.calls_at_least && !site.is_promoted();
+        let seen = site.samples.filter(|_| is_left).zip(sampling.as_ref());
+        site.calls_estimated = match seen {
+            Some((samples, sampling)) => price.calls(samples, sampling).saturating_sub(site.calls()),
+            None => calls_since(site, seconds, busy),
+        };
         site.seconds_saved = price.saved(site);
         site.seconds_lost = price.lost(site);
     }
     let sum = |of: fn(&Site) -> u64| report.sites.iter().map(of).fold(0, u64::saturating_add);
-    let seconds_of = |of: fn(&Site) -> f64| report.sites.iter().map(of).sum();
-    (report.calls_direct, report.calls_retpolined) = (sum(Site::direct), sum(Site::not_direct));
-    (report.seconds_saved, report.seconds_lost) = (seconds_of(|s| s.seconds_saved), seconds_of(|s| s.seconds_lost));
+    let seconds_of = |of: fn(&Site) -> f64| report.sites.iter().map(of).sum::<f64>();
+    report.calls_direct = sum(Site::direct).saturating_add(unlisted.0);
+    report.calls_retpolined = sum(Site::not_direct).saturating_add(unlisted.1);
+    report.seconds_saved = seconds_of(|site| site.seconds_saved);
+    report.seconds_lost = seconds_of(|site| site.seconds_lost);
     report.calls_are_estimated = report.sites.iter().any(|site| site.calls_estimated > 0);
     report.sites_uncounted = report.objects.iter().map(|object| u64::from(object.refused)).sum();
-    report.coverage_is_bound = report.sites_uncounted > 0 || report.objects.iter().any(is_blind);
+    // Samples tell of calls alone, and of sites that have a record.
+    let seen = report.sites.iter().filter(|site| site.state == "refused" && site.samples.is_some()).count() as u64;
+    let is_blind = report.objects.iter().any(is_blind);
+    report.coverage_is_bound = is_blind || report.sites_uncounted > if sampling.is_some() { seen } else { 0 };
+    if report.sites_uncounted > 0 && sampling.is_some() {
+        report.coverage = report.coverage.and(report.coverage_estimate());
+    }
     let at_stake = |site: &Site| site.seconds_saved + site.seconds_lost;
     report.sites.sort_by(|a, b| at_stake(b).total_cmp(&at_stake(a)).then(b.calls().cmp(&a.calls())));
 }
@@ -76,9 +97,26 @@ impl Price {
         site.direct() as f64 * (self.retpoline - tree).max(0.0) * self.cycle
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     fn lost(&self, site: &Site) -> f64 {
-        site.not_direct() as f64 * (self.retpoline - self.direct).max(0.0) * self.cycle
+        self.of_retpolines(site.not_direct())
+    }
+
+    /// What so many retpolines cost more than direct calls.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    fn of_retpolines(&self, calls: u64) -> f64 {
+        calls as f64 * (self.retpoline - self.direct).max(0.0) * self.cycle
+    }
+
+    /// Calls in whose retpolines so many samples were.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an estimate"
+    )]
+    fn calls(&self, samples: u64, sampling: &Sampling) -> u64 {
+        let of_one = self.retpoline * self.cycle;
+        if of_one > 0.0 { (samples as f64 * sampling.seconds_each / of_one) as u64 } else { 0 }
     }
 }
 
@@ -142,6 +180,45 @@ mod tests {
         assert_eq!(rounded(&twice), Some(2_000_000.0), "the second time it counts 4,000");
     }
 
+    /// A site that was refused, and one that is left alone, of both of which samples tell.
+    #[test]
+    fn what_was_seen_is_reckoned() {
+        let objects = vec![Object { thunks: 1, sites: 3, refused: 1, ..Object::default() }];
+        let seen = |site: Site, samples| Site { samples: Some(samples), ..site };
+        let (linked, left) = both();
+        let refused = seen(site("refused", 0.0, 0, Vec::new()), 300);
+        let sampling = Sampling { samples: 1000, seconds_each: 0.001, ..Sampling::default() };
+        let mut report = Report {
+            sites: vec![seen(linked, 50), seen(left, 100), refused],
+            objects,
+            costs: Costs { direct: 2.0, retpoline: 32.0, mispredict: 16.0 },
+            cycles_per_s: 3.2e9,
+            seconds: 1.0,
+            processor_seconds: Some(1.0),
+            sampling: Some(sampling),
+            coverage: Some(0.99),
+            ..Report::default()
+        };
+        let few = Report { sampling: Some(Sampling { samples: 99, ..Sampling::default() }), ..report.clone() };
+        note(&mut report, (0, 0));
+        // A retpoline takes 10 ns, so 0.3 s are 30 million of them.
+        let about = |calls: u64, millions: u64| calls.abs_diff(millions * 1_000_000) < 10_000;
+        let [first, second, third] = &report.sites[..] else { panic!("{report:?}") };
+        assert!(first.state == "refused" && about(first.calls_estimated, 30), "{first:?}");
+        assert!(second.state == "retpolined" && third.state == "linked", "{report:?}");
+        assert!(about(second.calls_estimated, 10), "{second:?}");
+        // Of one that is promoted samples say nothing: its rate does.
+        assert!((1_900_000..2_000_000).contains(&third.calls_estimated), "{third:?}");
+        assert!(about(report.calls_retpolined, 40) && !report.coverage_is_bound, "{report:?}");
+        let coverage = report.coverage.unwrap();
+        assert!((coverage - report.coverage_estimate().unwrap()).abs() < 1e-9 && coverage < 0.1, "{coverage}");
+        // Too few samples are as good as none.
+        let mut report = few;
+        note(&mut report, (0, 0));
+        assert!(report.coverage_is_bound && (report.coverage.unwrap() - 0.99).abs() < 1e-9);
+        assert!(report.sites.iter().all(|site| site.state != "refused" || site.calls_estimated == 0));
+    }
+
     /// The busiest by learning's own counts is not the busiest.
     #[test]
     fn the_busiest_come_first_and_what_is_left_out_is_noted() {
@@ -150,7 +227,7 @@ mod tests {
         let sites = vec![site("cold", 0.0, 9000, Vec::new()), left, linked, site("refused", 0.0, 0, Vec::new())];
         let costs = Costs { direct: 2.0, retpoline: 32.0, mispredict: 16.0 };
         let mut report = Report { sites, objects, costs, cycles_per_s: 3e9, seconds: 1.013, ..Report::default() };
-        note(&mut report);
+        note(&mut report, (0, 0));
         let order: Vec<(&str, bool)> = report.sites.iter().map(|s| (s.state.as_str(), s.calls_at_least)).collect();
         assert_eq!(order, [("linked", true), ("retpolined", true), ("cold", false), ("refused", true)]);
         assert_eq!((report.coverage_is_bound, report.sites_uncounted), (true, 1));
@@ -159,16 +236,16 @@ mod tests {
         assert!((report.seconds_saved - 0.02).abs() < 1e-9, "{}", report.seconds_saved);
         assert!((report.seconds_lost - 0.010_154_48).abs() < 1e-9, "{}", report.seconds_lost);
         report.processor_seconds = Some(1.013 / 4.0);
-        note(&mut report);
+        note(&mut report, (0, 0));
         assert_eq!(report.calls_direct, 500_000, "it ran a quarter of the time");
         report.engine.counts = true;
         report.objects = vec![Object { thunks: 1, sites: 3, ..Object::default() }];
-        note(&mut report);
+        note(&mut report, (0, 0));
         let order: Vec<(&str, bool)> = report.sites.iter().map(|s| (s.state.as_str(), s.calls_at_least)).collect();
         assert_eq!(order, [("cold", false), ("retpolined", false), ("linked", false), ("refused", true)]);
         assert!(!report.coverage_is_bound);
         report.objects = vec![Object { thunks: 1, reason: Some("not an instruction".into()), ..Object::default() }];
-        note(&mut report);
+        note(&mut report, (0, 0));
         assert!(report.coverage_is_bound, "a file without unwind tables");
     }
 }

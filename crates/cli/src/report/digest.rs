@@ -11,8 +11,9 @@ use relpoline_stats::{
 };
 
 use super::counted;
-use super::schema::{Change, Costs, Engine, Figures, Moment, NotFollowed, Object, Report, Site, Target};
+use super::schema::{Change, Costs, Engine, Figures, Moment, NotFollowed, Object, Report, Sampling, Site, Target};
 use crate::live::clock;
+use crate::sampled::OfProcess;
 use crate::shown::Shown;
 use crate::symbols::{Mapped, Symbols};
 
@@ -21,16 +22,26 @@ const COARSE: f64 = 0.05;
 
 /// The report on one process, as its file has it.
 pub fn report(stats: &Stats<'_>, symbols: &mut Symbols) -> Report {
-    report_of(stats.header(), stats, &stats.numbered_sites().collect::<Vec<_>>(), None, symbols)
+    report_of(stats.header(), stats, &stats.numbered_sites().collect::<Vec<_>>(), &Outside::default(), symbols)
 }
 
-/// The report on one process with this header and these sites: their indices and their records. `ran` is how many
-/// processor seconds it has run, if that is known.
+/// What is known of a process besides what it says itself.
+#[derive(Clone, Default)]
+pub struct Outside<'a> {
+    /// How many processor seconds it has run.
+    pub ran: Option<f64>,
+    /// What was seen of it when it was watched.
+    pub seen: Option<&'a OfProcess>,
+    /// Why it could not be watched.
+    pub missing: Option<String>,
+}
+
+/// The report on one process with this header and these sites: their indices and their records.
 pub fn report_of(
     header: &Header,
     stats: &Stats<'_>,
     sites: &[(u32, SiteRecord)],
-    ran: Option<f64>,
+    outside: &Outside<'_>,
     symbols: &mut Symbols,
 ) -> Report {
     let records: Vec<ObjectRecord> = objects(stats);
@@ -39,6 +50,9 @@ pub fn report_of(
     let mut report = head(header);
     let names = Names { symbols, mapped: &mapped };
     let mut histories = histories(stats, &names);
+    // Functions begin at such addresses where no symbol says where they do.
+    let is_first = |at: u64| names.symbols.start(names.mapped, at).map_or(at.is_multiple_of(16), |start| start == at);
+    let seen = outside.seen.filter(|seen| seen.says_something()).map(|seen| seen.by_site(is_first));
     for (index, record) in sites {
         let promoted = State::from_number(record.state).is_some_and(State::is_promoted);
         report.sites_run += u64::from(record.calls_seen > 0 || record.hits > 0);
@@ -47,19 +61,31 @@ pub fn report_of(
             object.promoted += u32::from(promoted);
         }
         let history = histories.remove(index).unwrap_or_default();
-        report.sites.push(Site { history, since: after_start(header, record.since), ..site(record, &objects, &names) });
+        let since = after_start(header, record.since);
+        // Only a call can be told by the stack.
+        let is_call = Kind::from_number(record.kind) == Some(Kind::Call);
+        let samples = seen.as_ref().filter(|_| is_call);
+        let samples = samples.map(|seen| seen.get(&record.address).copied().unwrap_or_default());
+        report.sites.push(Site { history, since, samples, ..site(record, &objects, &names) });
     }
     report.timeline = stats.samples().map(|sample| moment(header, &sample)).collect();
     report.timeline.extend(last_moment(header, &report));
     report.sites_total = objects.iter().map(|object| u64::from(object.sites)).sum();
-    report.processor_seconds = ran.filter(|ran| *ran >= COARSE);
+    report.processor_seconds = outside.ran.filter(|ran| *ran >= COARSE);
+    report.sampling = sampling(outside);
     report.coverage = coverage(header, &report.sites);
     // What the kernel maps (the vDSO) has no file, and nothing for us.
     report.objects = objects.into_iter().filter(|object| !object.path.is_empty() || object.sites > 0).collect();
-    counted::note(&mut report);
-    report.calls_direct = report.calls_direct.saturating_add(header.unlisted_hits);
-    report.calls_retpolined = report.calls_retpolined.saturating_add(header.unlisted_retpolined);
+    counted::note(&mut report, (header.unlisted_hits, header.unlisted_retpolined));
     report
+}
+
+/// What was seen of the process when it was watched. How many seconds a sample stands for is noted with what they cost.
+fn sampling(outside: &Outside<'_>) -> Option<Sampling> {
+    let missing =
+        || outside.missing.as_ref().map(|why| Sampling { missing: Some(why.as_str().into()), ..Sampling::default() });
+    let Some(seen) = outside.seen.filter(|seen| seen.samples != 0) else { return missing() };
+    Some(Sampling { samples: seen.samples, seconds_each: seen.share_of_one(), ..Sampling::default() })
 }
 
 /// The object records. The loader has no name for the executable, which comes first: it is the program.
@@ -254,6 +280,7 @@ fn site(record: &SiteRecord, objects: &[Object], names: &Names<'_>) -> Site {
         calls_estimated: 0,
         seconds_saved: 0.0,
         seconds_lost: 0.0,
+        samples: None,
         relearned: record.relearned,
         register: Reg::new(record.reg).map(|reg| reg.name().into()),
         patches: record.patches,

@@ -113,6 +113,7 @@ fn merge(sum: &mut Site, other: &Site) {
     sum.calls_seen = sum.calls_seen.saturating_add(other.calls_seen);
     sum.calls_estimated = sum.calls_estimated.saturating_add(other.calls_estimated);
     sum.calls_at_least |= other.calls_at_least;
+    sum.samples = sum.samples.map(|samples| samples + other.samples.unwrap_or_default()).or(other.samples);
     sum.relearned = sum.relearned.saturating_add(other.relearned);
     sum.patches = sum.patches.saturating_add(other.patches);
     sum.seconds_saved += other.seconds_saved;

@@ -17,9 +17,11 @@ use relpoline_stats::codes::flag;
 use relpoline_stats::live::Name;
 use relpoline_stats::{Header, SiteRecord, Stats};
 
-use super::{Report, digest, now};
+use super::digest::{self, Outside};
+use super::{Report, now};
 use crate::live::process::Process;
 use crate::live::{clock, find, shelf};
+use crate::sampled::Sampler;
 use crate::symbols::Symbols;
 
 /// Between two looks, at least.
@@ -43,6 +45,8 @@ struct Seen {
 pub struct LastFigures {
     /// Where their statistics are; nothing when nobody counts.
     directory: Option<PathBuf>,
+    /// Who watches them; nobody where there is no report.
+    sampler: Option<Sampler>,
     seen: HashMap<Name, Seen>,
     next: Option<Instant>,
     /// The first process, and the processor seconds that it had run when it ended.
@@ -56,9 +60,10 @@ fn processor_time() -> Duration {
 }
 
 impl LastFigures {
-    /// Of a run whose processes write their statistics to `directory`, and count all calls.
-    pub fn of(directory: &Path) -> Self {
-        Self { directory: Some(directory.to_owned()), ..Self::default() }
+    /// Of a run whose processes write their statistics to `directory`; whether they count all calls.
+    pub fn of(directory: &Path, counts: bool) -> Self {
+        let sampler = Some(Sampler::of(directory));
+        Self { directory: counts.then(|| directory.to_owned()), sampler, ..Self::default() }
     }
 
     /// Notes how long the first process has run. The system knows that until somebody has waited for its end.
@@ -70,12 +75,18 @@ impl LastFigures {
 
     /// How long to wait until [`Self::look`]; `None` when there is nothing to look at.
     pub fn pause(&self) -> Option<Duration> {
-        self.directory.as_ref()?;
-        Some(self.next.map_or(SHORTEST, |next| next.saturating_duration_since(Instant::now())))
+        let counting = self
+            .directory
+            .as_ref()
+            .map(|_| self.next.map_or(SHORTEST, |next| next.saturating_duration_since(Instant::now())));
+        counting.into_iter().chain(self.sampler.as_ref().and_then(Sampler::pause)).min()
     }
 
     /// Looks at the processes, if it is time to.
     pub fn look(&mut self) {
+        if let Some(sampler) = &mut self.sampler {
+            sampler.look();
+        }
         let Some(directory) = &self.directory else { return };
         if self.next.is_some_and(|next| Instant::now() < next) {
             return;
@@ -102,13 +113,28 @@ impl LastFigures {
         self.next = Some(Instant::now() + (took * PAUSE).clamp(SHORTEST, LONGEST));
     }
 
+    /// The run has ended.
+    pub fn end(&mut self) {
+        if let Some(sampler) = &mut self.sampler {
+            sampler.end();
+        }
+    }
+
+    /// What is known of a process besides what it has said.
+    fn outside(&self, name: &Name) -> Outside<'_> {
+        let seen = self.sampler.as_ref().and_then(|sampler| sampler.seen(name));
+        let ran = self.first.filter(|(pid, _)| *pid == name.pid).map(|(_, ran)| ran);
+        let missing = self.sampler.as_ref().and_then(Sampler::failure);
+        Outside { ran: ran.or_else(|| seen?.ran), seen, missing }
+    }
+
     /// The report on a process of the run by its statistics, and by what was seen of it last if it could not write that down.
     pub fn report(&self, name: &Name, stats: &Stats<'_>, symbols: &mut Symbols) -> Report {
         let header = stats.header();
         let ended = header.flags & flag::ENDED != 0;
-        let ran = self.first.filter(|(pid, _)| *pid == name.pid).map(|(_, ran)| ran);
+        let outside = &self.outside(name);
         match self.seen.get(name).filter(|_| !ended) {
-            None => digest::report_of(header, stats, &stats.numbered_sites().collect::<Vec<_>>(), ran, symbols),
+            None => digest::report_of(header, stats, &stats.numbered_sites().collect::<Vec<_>>(), outside, symbols),
             Some(seen) => {
                 let mut sites: Vec<(u32, SiteRecord)> = stats.numbered_sites().collect();
                 let known: HashMap<u32, &SiteRecord> = seen.sites.iter().map(|(index, site)| (*index, site)).collect();
@@ -120,7 +146,7 @@ impl LastFigures {
                     }
                 }
                 let header = Header { last_tsc: header.last_tsc.max(seen.at), ..*header };
-                digest::report_of(&header, stats, &sites, ran, symbols)
+                digest::report_of(&header, stats, &sites, outside, symbols)
             }
         }
     }

@@ -3,20 +3,39 @@
 //! Its file has what was known at each site's last judgement. A site that is settled is not judged any more, so what
 //! its code has counted since is read from the counters themselves, where reading the process' memory is allowed.
 
+use std::time::Duration;
+
 use relpoline_stats::codes::flag;
 use relpoline_stats::{Header, SiteRecord, State, Stats};
 
-use super::{Report, digest};
+use super::Report;
+use super::digest::{self, Outside};
 use crate::live::process::Process;
 use crate::live::{Engine, clock, memory};
+use crate::sampled;
 use crate::symbols::Symbols;
 
+/// So long a process is watched.
+const MOMENT: Duration = Duration::from_millis(500);
 /// The counters of a site, as its code has them: a cursor, hits, the countdown of misses.
 const COUNTERS: usize = 20;
 
 /// The report on a living process.
 pub fn report(engine: &Engine, symbols: &mut Symbols) -> Report {
     report_on(engine, &sites(engine), symbols)
+}
+
+/// The same, of a process that is watched for a moment if there are sites of which nothing else tells.
+pub fn report_watched(engine: &Engine, symbols: &mut Symbols) -> Report {
+    let is_uncounted = |object: &relpoline_stats::ObjectRecord| {
+        object.refused != 0 || (object.thunks != 0 && object.sites == 0 && object.reason != 0)
+    };
+    if !engine.stats().objects().any(|object| is_uncounted(&object)) {
+        return report(engine, symbols);
+    }
+    let seen = sampled::once(&engine.process, MOMENT);
+    let missing = seen.as_ref().err().map(sampled::why);
+    report_seen(engine, &sites(engine), Outside { seen: seen.as_ref().ok(), missing, ran: None }, symbols)
 }
 
 /// The records of a living process' sites, brought up to date as far as its memory can be read.
@@ -34,11 +53,15 @@ pub fn sites_of(process: &Process, stats: &Stats<'_>) -> Option<Vec<(u32, SiteRe
 
 /// The report on a living process with these records of sites.
 pub fn report_on(engine: &Engine, sites: &[(u32, SiteRecord)], symbols: &mut Symbols) -> Report {
+    report_seen(engine, sites, Outside::default(), symbols)
+}
+
+fn report_seen(engine: &Engine, sites: &[(u32, SiteRecord)], outside: Outside<'_>, symbols: &mut Symbols) -> Report {
     let stats = engine.stats();
     // Its file was current when it was read, whenever it was last written.
     let header = Header { last_tsc: clock::now(), ..*stats.header() };
-    let ran = engine.process.processor_seconds();
-    let mut report = digest::report_of(&header, &stats, sites, ran, symbols);
+    let outside = Outside { ran: engine.process.processor_seconds(), ..outside };
+    let mut report = digest::report_of(&header, &stats, sites, &outside, symbols);
     report.pid = engine.process.pid;
     report
 }

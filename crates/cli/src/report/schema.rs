@@ -63,6 +63,9 @@ pub struct Report {
     /// Cycles in a second, of the counter by which costs are measured.
     #[serde(default)]
     pub cycles_per_s: f64,
+    /// What was seen of the process from outside, when it was watched for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
     /// The sites that ran, or were left alone for a reason; those first at which the most time was saved or lost.
     pub sites: Vec<Site>,
     /// What all processes of the run have done together, when there were several. Everything else is about this one.
@@ -107,6 +110,7 @@ impl Default for Report {
             seconds_lost: 0.0,
             processor_seconds: None,
             cycles_per_s: 0.0,
+            sampling: None,
             sites: Vec::new(),
             family: None,
             not_followed: Vec::new(),
@@ -131,6 +135,26 @@ impl Report {
     pub fn coverage_estimate(&self) -> Option<f64> {
         let calls = self.calls_direct.saturating_add(self.calls_retpolined);
         (calls > 0).then(|| self.calls_direct as f64 / calls as f64)
+    }
+}
+
+/// Where the threads of a process were when they were watched, now and then, for a moment.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Samples, wherever the threads were. Fewer than a hundred say nothing, and nothing is made of them.
+    pub samples: u64,
+    /// Processor seconds of the process that a sample stands for.
+    pub seconds_each: f64,
+    /// Why the process could not be watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Shown>,
+}
+
+impl Sampling {
+    /// Whether there are enough samples to say something.
+    #[must_use]
+    pub const fn says_something(&self) -> bool {
+        self.samples >= crate::sampled::ENOUGH
     }
 }
 
@@ -259,6 +283,9 @@ pub struct Site {
     /// Processor seconds that its retpolined calls have cost more than direct ones would, the estimated calls included.
     #[serde(default)]
     pub seconds_lost: f64,
+    /// Samples that found a thread in its retpoline, when the process was watched: then what nobody counts is reckoned by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<u64>,
     /// Times it was learned anew.
     pub relearned: u32,
     /// Register that holds the target, when known.

@@ -107,6 +107,9 @@ fn totals(out: &mut String, report: &Report) -> fmt::Result {
 fn coverage(out: &mut String, report: &Report) -> fmt::Result {
     let at_most = if report.coverage_is_bound { "at most " } else { "" };
     match (report.coverage, report.coverage_estimate()) {
+        (Some(coverage), _) if report.calls_are_estimated && !report.coverage_is_bound => {
+            writeln!(out, "  coverage  about {:.0} % of the calls were direct", coverage * 100.0)?;
+        }
         (Some(coverage), _) => {
             writeln!(out, "  coverage  {at_most}{:.1} % of the calls were direct", coverage * 100.0)?;
         }
@@ -132,6 +135,9 @@ fn coverage(out: &mut String, report: &Report) -> fmt::Result {
         let line = named.collect::<Vec<_>>().join(", ");
         let line = if line.is_empty() { "sites that are left alone".to_owned() } else { line };
         writeln!(out, "            not counted: {}", cut(&line, WIDTH - 25))?;
+        if let Some(why) = report.sampling.as_ref().and_then(|sampling| sampling.missing.as_ref()) {
+            writeln!(out, "            {}", cut(&format!("nor sampled: {why}"), WIDTH - 12))?;
+        }
     }
     if report.seconds_saved + report.seconds_lost > 0.0 {
         let at_least = if report.coverage_is_bound { "at least " } else { "" };
@@ -155,7 +161,8 @@ fn hottest(out: &mut String, report: &Report) -> fmt::Result {
     for site in report.sites.iter().take(HOTTEST) {
         let name = site.symbol.as_ref().unwrap_or(&site.address);
         let (saved, lost) = (time(site.seconds_saved), time(site.seconds_lost));
-        let lost = if site.state == "refused" && site.calls() == 0 { "?".into() } else { lost };
+        let is_unknown = site.state == "refused" && site.calls() == 0 && site.samples.is_none();
+        let lost = if is_unknown { "?".into() } else { lost };
         writeln!(out, "{:>8} {saved:>7} {lost:>7}  {:<10}  {}", calls(site), site.state, cut(name, WIDTH - PLACE))?;
         for target in site.targets.iter().take(TARGETS) {
             writeln!(out, "{:PLACE$}{}", "", target_line(target))?;
@@ -182,6 +189,7 @@ fn calls(site: &Site) -> String {
     let number = |calls: u64| short(calls as f64);
     match site.calls_at_least {
         true if site.calls_estimated > 0 => format!("~{}", number(site.calls().saturating_add(site.calls_estimated))),
+        true if site.samples.is_some() && !site.is_promoted() => format!("~{}", number(site.calls())),
         true if site.calls() == 0 => "?".into(),
         true => format!("≥ {}", number(site.calls())),
         false => number(site.calls()),

@@ -107,11 +107,12 @@ fn with_engine(
     }
     environment.set(relpoline_stats::options::VARIABLE, told);
     let mut last = LastFigures::default();
-    if arguments.engine.count && report.is_some() {
-        last = LastFigures::of(scratch.path());
+    if report.is_some() || arguments.dry_run {
+        last = LastFigures::of(scratch.path(), arguments.engine.count);
     }
     let (pid, ending) =
         supervise::supervise(&Program::new(path, &arguments.command, &environment)?, &before, &mut last)?;
+    last.end();
     let ending = match ending {
         Ending::NotStarted(error) => return Ok(cannot_execute(arguments, &error)),
         ending => ending,

@@ -3,12 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use relpoline_cli::report::Report;
 use relpoline_cli::report::schema::Site;
 
 use crate::compiled::{CALLS, Compiled, RETPOLINE};
-use crate::started::{RELPOLINE, output, relpoline, run_shell, stderr, stdout};
+use crate::started::{RELPOLINE, output, relpoline, run_shell, stderr, stdout, without_clocks};
 
 /// Runs [`CALLS`] with these options; the main report.
 fn report_with(options: &[&str]) -> Report {
@@ -73,10 +74,16 @@ int main(int argc, char **argv) {
     printf("%u\n", x);
 }"#;
 
+/// A run that nobody watches.
 fn report_of_three(options: &[&str], arguments: &[&str]) -> (Report, String) {
+    three(options, arguments, without_clocks)
+}
+
+fn three(options: &[&str], arguments: &[&str], change: fn(&mut Command) -> &mut Command) -> (Report, String) {
     let program = Compiled::new(THREE, &RETPOLINE);
     let file = program.directory().join("report");
-    stdout(relpoline(&["run", "--report"]).arg(&file).args(options).args(["--", program.text()]).args(arguments));
+    let mut run = relpoline(&["run", "--report"]);
+    stdout(change(run.arg(&file).args(options).args(["--", program.text()]).args(arguments)));
     let text = stdout(relpoline(&["report"]).arg(&file));
     (read(&file), text)
 }
@@ -138,7 +145,7 @@ fn a_flattering_coverage_is_no_more_than_a_bound_everywhere() {
     let program = Compiled::new(&source, &RETPOLINE);
     let file = program.directory().join("report");
     let run = ["run", "--count", "--report"];
-    stdout(relpoline(&run).arg(&file).args(["--", program.text(), "400000"]));
+    stdout(without_clocks(relpoline(&run).arg(&file).args(["--", program.text(), "400000"])));
     let report = read(&file);
     let counted = report.coverage.unwrap();
     assert!(counted > 0.98, "this case flatters: {counted}");
@@ -151,6 +158,32 @@ fn a_flattering_coverage_is_no_more_than_a_bound_everywhere() {
     assert!(svg.contains("all calls but those of sites that were refused"), "{svg}");
     let page = stdout(relpoline(&["report", "--format", "html"]).arg(&file));
     assert!(page.contains("\"coverage_is_bound\":true"), "the page says what it is told");
+}
+
+/// Of a site that nobody counts it is seen how many threads are in its retpoline. Not so where the kernel refuses its clock.
+#[test]
+fn a_hot_site_that_was_refused_is_seen_and_comes_first() {
+    const CALLS: u64 = 80_000_000;
+    let run = |change| three(&["--count", "--max-targets", "2"], &[&CALLS.to_string(), "asked"], change);
+    let (report, text) = run(without_clocks);
+    assert!(report.coverage_is_bound && text.contains("nor sampled: not permitted"), "{text}");
+    assert!(report.coverage.is_some_and(|share| share > 0.45), "a third is true: {text}");
+    let (report, text) = run(|command| command);
+    let sampling = report.sampling.as_ref().unwrap();
+    if sampling.missing.is_some() {
+        println!("skipped: {sampling:?}");
+        return;
+    }
+    assert!(!report.coverage_is_bound, "{text}");
+    let is_refused = |site: &&Site| site.state == "refused" && site.kind == "call";
+    let refused = report.sites.iter().find(is_refused).unwrap_or_else(|| panic!("{report:#?}"));
+    println!("{} of {CALLS} calls; {sampling:?}; coverage {:?}", refused.calls_estimated, report.coverage);
+    // What a call costs was measured at the start, beside whatever else runs here.
+    assert!((CALLS / 8..CALLS * 4).contains(&refused.calls_estimated), "{refused:#?}");
+    assert!(report.coverage.is_some_and(|share| (0.1..0.48).contains(&share)), "{text}");
+    assert!(text.contains("coverage  about ") && !text.contains("saved, at least"), "{text}");
+    let place = report.sites.iter().position(|site| site == refused).unwrap();
+    assert!(refused.seconds_lost > 0.0 && place < 3, "{text}");
 }
 
 /// An object that is excluded, and one without unwind tables: their calls are not in the figures.
