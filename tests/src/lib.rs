@@ -26,5 +26,5 @@ pub mod tool;
 
 pub use living::Living;
 pub use program::Program;
-pub use report::Report;
+pub use report::{Report, Site};
 pub use run::{Outcome, Run};

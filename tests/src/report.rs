@@ -67,8 +67,12 @@ pub struct Site {
     pub reason: String,
     /// Targets of its tree.
     pub target_count: u32,
+    /// Calls that were counted while it had no tree.
+    pub calls_seen: u64,
     /// Times it was learned anew.
     pub relearned: u32,
+    /// Where the head of its tree lies.
+    pub tree: Option<String>,
 }
 
 /// A program started without the engine.

@@ -33,6 +33,7 @@
 
 pub mod budget;
 mod costs;
+mod crowd;
 mod decide;
 mod judge;
 mod known;
@@ -46,6 +47,7 @@ pub mod workload;
 
 pub use budget::Budget;
 pub use costs::{Config, Costs};
+pub use crowd::{PARKING, Place, SHARING};
 pub use judge::CHAIN_MAX;
 pub use plan::Plan;
 pub use reason::Reason;

@@ -23,7 +23,7 @@ use relpoline_core::tree::board::{self, BoardSpec, SLOTS};
 use relpoline_core::tree::{self, CELL, Target, TreeSpec};
 use relpoline_text::arena::{Arena, Counters};
 use relpoline_text::broken;
-use relpoline_text::cells::{Cell, End};
+use relpoline_text::cells::Cell;
 use relpoline_text::frames::Shape;
 use relpoline_text::stub;
 use relpoline_text::sync::AtomicU64;
@@ -251,7 +251,8 @@ impl Engine {
             hits_counter: counts.then(|| counter(offset_of!(Counters, calls))),
             keeps_flags,
         };
-        let head = self.head_cell(arena, site).ok_or(Reason::ArenaFull)?;
+        let head =
+            arena.take_in_column(site.gate.cell.column()).or_else(|| arena.take_run(1)).ok_or(Reason::ArenaFull)?;
         let settling = write_board(arena, site, &spec, head)?;
         let tree = Tree {
             // It is found by its site alone.
@@ -262,6 +263,9 @@ impl Engine {
             first_target: first as u32,
             targets: 0,
             chain: 0,
+            linked: NONE,
+            linked_body: NONE,
+            counts_exits: false,
             by_miss_gate: !site.stuck,
             is_board: true,
         };
@@ -333,7 +337,7 @@ impl Engine {
 /// A gate cell of which each word leads to the program's thunk.
 #[inline(never)]
 fn take_words(arena: &Arena, site: &Site) -> Result<Cell, Reason> {
-    let cell = arena.take_gate(End::Low).or_else(|| arena.take_gate(End::High)).ok_or(Reason::ArenaFull)?;
+    let cell = arena.take_loose().ok_or(Reason::ArenaFull)?;
     arena.describe(cell, 1, Shape::Flat, site.frame);
     for index in 0..WORDS {
         let at = arena.address(cell) + index as u64 * 8;

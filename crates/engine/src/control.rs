@@ -244,10 +244,9 @@ impl Engine {
         self.asleep = false;
         for id in 0..self.sites.len() as u32 {
             if let Some(site) = self.sites.get_mut(id as usize) {
-                site.linked = false;
-                site.stuck = false;
-                let site = *site;
-                self.free_misses(&site);
+                let old = *site;
+                (site.linked, site.stuck, site.alone, site.head) = (false, false, false, crate::site::NONE);
+                self.free_misses(&old);
             }
             self.stop_recording(id);
             self.restart(id);

@@ -29,7 +29,7 @@ use relpoline_core::scan::{self, EhFrameHdr, Function, Refusal, Region, SiteKind
 use relpoline_stats::record::NO_REG;
 use relpoline_stats::{Kind, State};
 use relpoline_text::arena::Arena;
-use relpoline_text::cells::End;
+use relpoline_text::cells::Parity;
 use relpoline_text::frames::Frame;
 use relpoline_text::gate::{Gate, GateSpec};
 use relpoline_text::poke::Repoint;
@@ -468,12 +468,12 @@ pub fn add_site(
     let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
     let form = Form { kind: kind(found.kind), frame };
     let group = engine.groups.get(group_index).and_then(Option::as_ref).ok_or(Reason::NoArena)?;
-    let (_, end) = group.arena.link_banks(found.field + 4);
-    let spare = engine.take_spare(group_index, thunk.reg, &body, form, end);
+    let parity = group.arena.parity(found.field + 4);
+    let spare = engine.take_spare(group_index, thunk.reg, &body, form, parity);
     let old = spare.and_then(|id| engine.sites.as_slice().get(id as usize).copied());
     let made = match old {
         Some(old) => old,
-        None => make_site(engine, group_index, thunk, form, end)?,
+        None => make_site(engine, group_index, thunk, form, parity)?,
     };
     let site = Site {
         address: found.address,
@@ -491,6 +491,9 @@ pub fn add_site(
         kind: form.kind,
         stuck: false,
         linked: false,
+        alone: false,
+        sample: 0,
+        head: NONE,
         gone: false,
         ..made
     };
@@ -516,7 +519,7 @@ fn make_site(
     group_index: usize,
     thunk: thunk::Thunk,
     Form { kind, frame }: Form,
-    end: End,
+    parity: Parity,
 ) -> Result<Site, Reason> {
     let id = engine.sites.len() as u32;
     let group = engine.groups.get_mut(group_index).and_then(Option::as_mut).ok_or(Reason::NoArena)?;
@@ -528,10 +531,10 @@ fn make_site(
     }
     let way = group.copy_of(thunk, frame, &mut engine.copies, group_index).ok_or(Reason::ArenaFull)?;
     let arena = &mut group.arena;
-    let cell = arena.take_gate(end).ok_or(Reason::ArenaFull)?;
+    let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
+    let cell = arena.take_gate(parity, Group::kind(thunk.reg, &body, frame)).ok_or(Reason::ArenaFull)?;
     let counters = arena.take_counters().ok_or(Reason::ArenaFull)?;
     let counting = if keeps_flags { Some(arena.take_run(1).ok_or(Reason::ArenaFull)?) } else { None };
-    let body = thunk::body(thunk).ok_or(Reason::NoArena)?;
     let spec = GateSpec { site: id, counters, thunk: &body, thunk_at: way, slow_at, counting, frame };
     let gate = Gate::build(arena, cell, &spec).map_err(|_| Reason::NoArena)?;
     Ok(Site {
@@ -565,6 +568,9 @@ fn make_site(
         kind,
         stuck: false,
         linked: false,
+        alone: false,
+        sample: 0,
+        head: NONE,
         gone: true,
     })
 }

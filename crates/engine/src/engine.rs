@@ -426,6 +426,7 @@ impl Engine {
     pub fn restart(&mut self, id: u32) {
         let calls = self.policy.config.cold_calls;
         self.count_left_alone(id);
+        self.leaves_the_crowd(id);
         if let Some(site) = self.sites.get_mut(id as usize) {
             if site.gone {
                 return;

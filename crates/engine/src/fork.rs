@@ -368,7 +368,7 @@ pub fn has_strayed(engine: &Engine, site: &Site) -> bool {
             let tree = engine.trees.as_slice().get(site.tree as usize);
             tree.is_some_and(|tree| is_cell(tree.head) || is_cell(tree.settling))
         }
-        Phase::Retpolined if engine.options().count && leads_to == Some(site.gate.counting(arena)) => true,
+        Phase::Retpolined if leads_to == Some(site.gate.counting(arena)) => true,
         Phase::Retpolined | Phase::Barred => leads_to.is_none(),
     }
 }

@@ -4,17 +4,19 @@
 //! small stack. It takes the lock or goes on without; it never waits, allocates, or needs a system call.
 
 use crate::calibrate;
+use crate::crowd::Found;
 use crate::engine::switch;
 use crate::fork;
+use crate::head;
 use crate::hold;
 use crate::report;
 use crate::sandbox;
 use crate::site::{NO_RING, NONE, Site, Tree};
 use crate::state::{Engine, Frozen, engine};
 use core::sync::atomic::{Ordering, compiler_fence};
-use relpoline_core::policy::{Action, Current, Event, Phase, Reason};
-use relpoline_core::trace::{Trace, WINDOW_MAX};
-use relpoline_core::tree::{self, CELL, TreeSpec};
+use relpoline_core::policy::{Action, Current, Event, Phase, Reason, SiteState};
+use relpoline_core::trace::{ONE, Trace, WINDOW_MAX};
+use relpoline_core::tree::{self, CELL, Target, TreeSpec};
 use relpoline_text::arena::{Arena, Counters};
 use relpoline_text::cells::Cell;
 use relpoline_text::frames::Shape;
@@ -38,15 +40,15 @@ static BUSY: AtomicU32 = AtomicU32::new(NONE);
 /// What generated code calls.
 ///
 /// # Safety
-/// To be called by the slow path of an arena only, with the number of a site.
-pub unsafe extern "C" fn slow(site: u32, _target: u64) {
+/// To be called by the slow path of an arena only, with the number of a site, or what stands for a [head].
+pub unsafe extern "C" fn slow(number: u32, target: u64, top: u64) {
     if !sandbox::may_read_clock() || !fork::settle_epoch() {
         return;
     }
     let now = calibrate::now();
     let Some(_hold) = hold::try_take() else {
         // SAFETY: the table of sites never moves, and only atomics of one site are touched.
-        unsafe { postpone(site, LATER) };
+        unsafe { postpone(number, LATER) };
         return;
     };
     // SAFETY: the lock is held.
@@ -60,30 +62,37 @@ pub unsafe extern "C" fn slow(site: u32, _target: u64) {
             _ => never(),
         };
         // SAFETY: as above.
-        unsafe { postpone(site, later) };
+        unsafe { postpone(number, later) };
         return;
     }
     engine.recover();
-    engine.while_busy(site, |engine| engine.judge(site, now));
+    match head::told(number) {
+        Some(head) => engine.head_missed(head, top, now),
+        None => engine.while_busy(number, |engine| engine.judge(number, target, now)),
+    }
     engine.look_around(now);
     engine.spent(calibrate::now().wrapping_sub(now));
 }
 
-/// Restarts a site's countdowns without judging.
+/// Restarts a site's or a head's countdowns without judging.
 ///
 /// # Safety
-/// `site` must be the number of a site.
-unsafe fn postpone(site: u32, calls: u32) {
-    // SAFETY: sites are only appended; the fields read here do not change after that.
-    let sites = unsafe { engine() }.sites.as_slice();
-    if let Some(site) = sites.get(site as usize) {
-        countdown::postpone(site.counters(), calls);
+/// `number` must be what the slow path was told.
+unsafe fn postpone(number: u32, calls: u32) {
+    // SAFETY: sites and heads are only appended; the fields read here do not change after that.
+    let engine = unsafe { engine() };
+    let counters = match head::told(number) {
+        Some(head) => engine.counters_of_head(head),
+        None => engine.sites.as_slice().get(number as usize).map(Site::counters),
+    };
+    if let Some(counters) = counters {
+        countdown::postpone(counters, calls);
     }
 }
 
 impl Engine {
     /// Does to a site what must not be left half-done.
-    fn while_busy(&mut self, id: u32, work: impl FnOnce(&mut Engine)) {
+    pub fn while_busy(&mut self, id: u32, work: impl FnOnce(&mut Engine)) {
         BUSY.store(id, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
         sync::begins(id);
@@ -133,7 +142,8 @@ impl Engine {
     #[inline(never)]
     fn is_astray(&self, site: &Site) -> bool {
         // Whoever wanted to undo its link could not.
-        let linked_still = site.linked && !site.stuck && self.enabled && !site.state.has_tree();
+        let may_be_linked = site.state.has_tree() || (site.alone && site.state.phase() == Phase::Retpolined);
+        let linked_still = site.linked && !site.stuck && self.enabled && !may_be_linked;
         // The broken variants that the tests must catch: nobody compares; or this would mend what was left half-done.
         if broken!("left-astray") {
             return false;
@@ -144,9 +154,9 @@ impl Engine {
         linked_still || fork::has_strayed(self, site)
     }
 
-    /// Lets the policy look at whatever ended at site number `id`.
+    /// Lets the policy look at whatever ended at site number `id`, by a call to `target`.
     #[inline(never)]
-    pub fn judge(&mut self, id: u32, now: u64) {
+    pub fn judge(&mut self, id: u32, target: u64, now: u64) {
         self.calibrate();
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         if site.gone {
@@ -159,7 +169,12 @@ impl Engine {
         match site.state.phase() {
             Phase::Cold if is_over(&counters.misses) => {
                 self.count_misses(id);
-                self.decide(id, Event::ColdExpired, now);
+                match self.finds_its_place(id, target, now) {
+                    Found::Once => self.decide(id, Event::SeenOnce, now),
+                    Found::Shared => self.share(id, target, now),
+                    Found::Parked if self.park(id, now) => {}
+                    Found::Apart | Found::Parked => self.decide(id, Event::ColdExpired, now),
+                }
             }
             Phase::Learning => self.window_ended(id, now),
             Phase::Promoted | Phase::Linked => {
@@ -177,14 +192,24 @@ impl Engine {
                     self.decide(id, Event::MissWindow { misses: site.misses }, now);
                 }
             }
-            // Where everything is counted, a site that is left alone counts on.
+            // Where everything is counted, a site that is left alone counts on; in a crowd, until that is worth a link.
             Phase::Retpolined if is_over(&counters.misses) => {
                 self.count_misses(id);
                 counters.misses.store(never(), Ordering::Relaxed);
+                if !self.options().count {
+                    self.join_the_crowd(id, now);
+                }
             }
             _ => {}
         }
         report::site(self, id);
+    }
+
+    /// Leads a site of a crowd to the tree of those that call `target`, unlearned.
+    #[inline(never)]
+    fn share(&mut self, id: u32, target: u64, now: u64) {
+        self.decide(id, Event::Known { targets: &[Target { address: target, share: ONE }], chain: 1 }, now);
+        self.decide(id, Event::Joined, now);
     }
 
     /// Measures what calls cost here, once.
@@ -206,23 +231,34 @@ impl Engine {
     }
 
     /// Leaves a site to its retpoline. Where calls are counted (`--count`), those of sites that are left alone are too: a
-    /// report that knew only what went well would flatter.
+    /// report that knew only what went well would flatter. And in a crowd, until it is known that a link is worth its price.
     #[inline(never)]
     fn leave_alone(&mut self, id: u32) {
-        let counts = self.options().count;
-        match self.sites.get_mut(id as usize) {
-            Some(site) if counts && !site.stuck => {
-                site.misses = never();
-                site.counters().misses.store(never(), Ordering::Relaxed);
+        let is_stuck = self.sites.as_slice().get(id as usize).is_none_or(|site| site.stuck);
+        let calls = match (self.options().count, self.is_crowd()) {
+            _ if is_stuck => None,
+            (true, _) => Some(never()),
+            (false, is_crowd) => is_crowd.then_some(head::ALONE_CALLS),
+        };
+        match (calls, self.sites.get_mut(id as usize)) {
+            (Some(calls), Some(site)) => {
+                site.misses = calls;
+                site.counters().misses.store(calls, Ordering::Relaxed);
                 self.publish_counting(id);
             }
             _ => self.publish_thunk(id),
         }
     }
 
+    /// Whether a site that is left alone counts its calls all the same.
+    #[must_use]
+    pub fn counts_alone(&self, site: &Site) -> bool {
+        self.arena(site).is_some_and(|arena| site.gate.target(arena) == Some(site.gate.counting(arena)))
+    }
+
     /// Adds what a site that is left alone has counted since to its account, before its countdown is used for something else.
     pub fn count_left_alone(&mut self, id: u32) {
-        let counts = self.options().count;
+        let counts = self.sites.as_slice().get(id as usize).is_some_and(|site| self.counts_alone(site));
         if let Some(site) = self.sites.get_mut(id as usize)
             && counts
             && site.state.phase() == Phase::Retpolined
@@ -268,30 +304,48 @@ impl Engine {
     /// Asks the policy and does what it says; when that fails, tells it so and does what it says then.
     #[inline(never)]
     pub fn decide(&mut self, id: u32, event: Event<'_>, now: u64) {
-        let Some(site) = self.sites.as_slice().get(id as usize) else { return };
-        let Some(group) = self.groups.get(usize::from(site.arena)).and_then(Option::as_ref) else { return };
-        let mut state = site.state;
-        let arena = &group.arena;
-        self.policy.keeps_flags = site.kind.keeps_flags();
-        let action = self.policy.on(&mut state, event, now, &|target| arena.reaches(target));
-        self.set_state(id, state);
-        if let Err(reason) = self.act(id, action) {
-            let Some(site) = self.sites.as_slice().get(id as usize) else { return };
-            let mut state = site.state;
-            let action = self.policy.refused(&mut state, reason, now);
-            self.set_state(id, state);
+        let Some(action) = self.ask(id, event, now) else { return };
+        if let Err(reason) = self.act(id, action)
+            && let Some(action) = self.ask_again(id, reason, now)
+        {
             let _ = self.act(id, action);
         }
     }
 
-    fn set_state(&mut self, id: u32, state: relpoline_core::policy::SiteState) {
+    /// What the policy makes of an event. Not in [`Engine::decide`]: the stack on which that acts may be small.
+    #[inline(never)]
+    fn ask(&mut self, id: u32, event: Event<'_>, now: u64) -> Option<Action> {
+        let site = self.sites.as_slice().get(id as usize)?;
+        let arena = &self.groups.get(usize::from(site.arena))?.as_ref()?.arena;
+        let mut state = site.state;
+        self.policy.keeps_flags = site.kind.keeps_flags();
+        let action = self.policy.on(&mut state, event, now, &|target| arena.reaches(target));
+        self.set_state(id, state);
+        Some(action)
+    }
+
+    /// What it wants instead of what could not be done.
+    #[inline(never)]
+    fn ask_again(&mut self, id: u32, reason: Reason, now: u64) -> Option<Action> {
+        let mut state = self.sites.as_slice().get(id as usize)?.state;
+        let action = self.policy.refused(&mut state, reason, now);
+        self.set_state(id, state);
+        Some(action)
+    }
+
+    /// What the policy remembers of a site.
+    fn set_state(&mut self, id: u32, state: SiteState) {
         if let Some(site) = self.sites.get_mut(id as usize) {
             site.state = state;
         }
     }
 
+    /// Does what the policy says.
+    ///
+    /// # Errors
+    /// When it cannot be done: the policy is to be told why.
     #[inline(never)]
-    fn act(&mut self, id: u32, action: Action) -> Result<(), Reason> {
+    pub fn act(&mut self, id: u32, action: Action) -> Result<(), Reason> {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return Ok(()) };
         let counters = site.counters();
         let Some(site) = self.sites.get_mut(id as usize) else { return Ok(()) };
@@ -321,8 +375,13 @@ impl Engine {
                 self.leave_alone(id);
             }
             Action::CountMisses { window } => {
-                site.misses = window;
-                counters.misses.store(window, Ordering::Relaxed);
+                let site = *site;
+                if !self.count_misses_of_head(&site, window)
+                    && let Some(site) = self.sites.get_mut(id as usize)
+                {
+                    site.misses = window;
+                    counters.misses.store(window, Ordering::Relaxed);
+                }
             }
             Action::CountExits { window } => {
                 site.exits = window;
@@ -363,6 +422,10 @@ impl Engine {
         let ring = self.rings.lend().ok_or(Reason::BudgetSpent)?;
         before.counters().cursor.store(self.rings.address(ring), Ordering::Relaxed);
         self.unlink(id);
+        if !self.can_learn(id) {
+            self.rings.give_back(ring);
+            return Err(Reason::TextLocked);
+        }
         if let Some(site) = self.sites.get_mut(id as usize) {
             let had_tree = site.tree != NONE;
             site.relearned += u32::from(had_tree);
@@ -453,6 +516,9 @@ impl Engine {
             first_target: first as u32,
             targets: spec.targets.len() as u16,
             chain: spec.chain as u16,
+            linked: NONE,
+            linked_body: NONE,
+            counts_exits: spec.exits.is_some(),
             by_miss_gate: !site.stuck,
             is_board: false,
         };
@@ -464,16 +530,16 @@ impl Engine {
         Ok(index)
     }
 
-    /// A cell for the head of a tree: in the column of the site's gate, so that it can be linked.
-    pub fn head_cell(&self, arena: &Arena, site: &Site) -> Option<Cell> {
+    /// A cell for the head of a tree. When the site is linked it gets another one, in the column of its gate: few trees live so
+    /// long.
+    fn head_cell(&self, arena: &Arena, site: &Site) -> Option<Cell> {
         // The broken variant that the tests must catch: the site's last tree is written over.
         if broken!("tree-in-place")
             && let Some(tree) = self.trees.as_slice().get(site.newest_tree as usize)
         {
             return Some(tree.head);
         }
-        let (banks, end) = arena.link_banks(site.field + 4);
-        arena.take_in_column(site.gate.cell.column(), banks, end).or_else(|| arena.take_run(1))
+        arena.take_run(1)
     }
 
     fn find_tree(&self, site: &Site, fingerprint: u64) -> Option<u32> {
@@ -520,11 +586,12 @@ impl Engine {
 
     /// Whether `site` is stuck must be what it was when `to` was chosen: another thread may be here if the lock was broken.
     fn lead(&mut self, id: u32, site: &Site, to: u64) {
+        let gate = if site.stuck { self.misses_by(id, site) } else { None };
         if let Some(arena) = self.arena(site) {
-            if site.stuck {
-                site.gate.point_misses_to(arena, to);
-            } else {
+            if !site.stuck {
                 site.gate.point_to(arena, to);
+            } else if let Some(gate) = gate {
+                gate.point_misses_to(arena, to);
             }
         }
         if let Some(site) = self.sites.get_mut(id as usize) {
@@ -601,7 +668,7 @@ impl Engine {
 
     /// Lets a site begin anew if it went astray; whether it did.
     #[inline(never)]
-    fn mend_if_astray(&mut self, id: u32) -> bool {
+    pub fn mend_if_astray(&mut self, id: u32) -> bool {
         let is_astray = self.sites.as_slice().get(id as usize).is_some_and(|site| self.is_astray(site));
         if is_astray {
             self.mend(id);

@@ -25,7 +25,7 @@ use core::sync::atomic::Ordering;
 use relpoline_core::arch::{Reg, thunk};
 use relpoline_core::scan;
 use relpoline_text::broken;
-use relpoline_text::cells::{BANKS, End};
+use relpoline_text::cells::Parity;
 use relpoline_text::frames::Frame;
 
 /// Objects that are gone and still remembered, before their places are used again; and their sites.
@@ -35,10 +35,10 @@ const REMEMBERED_SITES: usize = 1 << 14;
 const LOOKED_AT: usize = 64;
 
 /// Which of the engine's chains of spare sites holds those with such gates.
-fn spare_kind(reg: Reg, form: Form, end: End) -> usize {
+fn spare_kind(reg: Reg, form: Form, parity: Parity) -> usize {
     let flags = usize::from(form.kind.keeps_flags()) * 16;
     let frame = usize::from(form.frame == Frame::NONE) * 64;
-    (usize::from(reg.number()) + flags + usize::from(end == End::High) * 32 + frame) % SPARE
+    (usize::from(reg.number()) + flags + usize::from(parity.is_odd()) * 32 + frame) % SPARE
 }
 
 /// What an object is, wherever it lies.
@@ -199,6 +199,7 @@ impl Engine {
     fn let_go(&mut self, index: usize) {
         self.each_site(index, |engine, id| {
             engine.stop_recording(id);
+            engine.leaves_the_crowd(id);
             if let Some(site) = engine.sites.get_mut(id as usize) {
                 site.gone = true;
             }
@@ -303,9 +304,9 @@ impl Engine {
     /// anywhere.
     fn spare_site(&mut self, id: u32) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
-        let end = if site.gate.cell.bank() < BANKS as u32 / 2 { End::Low } else { End::High };
+        let parity = site.gate.cell.parity();
         let form = Form { kind: site.kind, frame: site.frame };
-        let first = &mut self.spare[spare_kind(site.reg, form, end)];
+        let first = &mut self.spare[spare_kind(site.reg, form, parity)];
         let next = core::mem::replace(first, id);
         if let Some(site) = self.sites.get_mut(id as usize) {
             site.next = next;
@@ -313,8 +314,8 @@ impl Engine {
     }
 
     /// A site that is forgotten whose gate, in arena `arena`, does what one for `thunk`, which is copied as `body`, would.
-    pub fn take_spare(&mut self, arena: usize, reg: Reg, body: &[u8], form: Form, end: End) -> Option<u32> {
-        let chain = spare_kind(reg, form, end);
+    pub fn take_spare(&mut self, arena: usize, reg: Reg, body: &[u8], form: Form, parity: Parity) -> Option<u32> {
+        let chain = spare_kind(reg, form, parity);
         let (mut before, mut id) = (NONE, self.spare[chain]);
         for _ in 0..LOOKED_AT {
             let site = self.sites.as_slice().get(id as usize)?;
@@ -356,20 +357,22 @@ impl Engine {
         site.gone = false;
         site.object = index as u16;
         // Its text is as the compiler wrote it.
-        (site.linked, site.stuck) = (false, false);
+        (site.linked, site.stuck, site.alone) = (false, false, false);
         site.state = relpoline_core::policy::SiteState::new();
         site.misses = calls;
-        let site = *site;
-        site.counters().misses.store(calls, Ordering::Relaxed);
-        self.free_misses(&site);
+        let old = *site;
+        site.head = NONE;
+        old.counters().misses.store(calls, Ordering::Relaxed);
+        self.free_misses(&old);
         self.publish_counting(id);
-        if site.record != NONE {
+        if old.record != NONE {
             report::site(self, id);
         }
     }
 
     /// Trees lead what they miss to the counting stub again, should the site have been stuck with one of them.
-    pub fn free_misses(&self, site: &Site) {
+    pub fn free_misses(&mut self, site: &Site) {
+        self.free_head(site);
         if let Some(arena) = self.arena(site) {
             site.gate.point_misses_to(arena, site.gate.counting(arena));
         }

@@ -11,7 +11,7 @@ use relpoline_stats::record::{
     ArenaRecord, EventRecord, LastTargetRecord, SampleRecord, SiteRecord, TARGETS, TargetRecord,
 };
 use relpoline_stats::{Plain, State};
-use relpoline_text::cells::{CELL, CODE_BYTES, Cell};
+use relpoline_text::cells::{CODE_BYTES, Cell};
 
 /// A sample may take this part of the time between two.
 const SAMPLE_SHARE: u64 = 1024;
@@ -118,13 +118,17 @@ fn describe(engine: &Engine, site: &Site) -> SiteRecord {
     let (misses, calls_seen) = match site.state.phase() {
         Phase::Promoted | Phase::Linked => (site.missed + running, site.calls_seen),
         Phase::Cold => (site.missed, site.calls_seen + running),
-        Phase::Retpolined if engine.options().count => (site.missed, site.calls_seen + running),
+        Phase::Retpolined if engine.counts_alone(site) => (site.missed, site.calls_seen + running),
         _ => (site.missed, site.calls_seen),
     };
     let at = |cell: Cell| engine.arena(site).map_or(0, |arena| arena.address(cell));
+    let (head, body) = tree.map_or((0, 0), |tree| {
+        let (head, body) = engine.parts(site, &tree);
+        (at(head), at(body))
+    });
     let (tree_body, tree_body_bytes) = tree.map_or((0, 0), |tree| {
         let bytes = body_bytes(engine, site, &tree);
-        (if bytes == 0 { 0 } else { at(tree.settling) + CELL as u64 }, bytes)
+        (if bytes == 0 { 0 } else { body }, bytes)
     });
     SiteRecord {
         address: site.address,
@@ -145,7 +149,7 @@ fn describe(engine: &Engine, site: &Site) -> SiteRecord {
         misses,
         calls_seen,
         gate: engine.arena(site).map_or(0, |arena| site.gate.address(arena)),
-        tree: tree.map_or(0, |tree| at(tree.head)),
+        tree: head,
         tree_body,
         recording: if site.recording == NONE { 0 } else { at(Cell(site.recording)) },
         counters: site.counters,

@@ -74,8 +74,14 @@ pub struct Site {
     pub kind: Kind,
     /// The head that its displacement names cannot be undone any more: everything happens at the miss gate.
     pub stuck: bool,
-    /// Its displacement names its tree's head.
+    /// Its displacement names something else than its gate: a head of its tree, or
     pub linked: bool,
+    /// … its column's copy of the thunk.
+    pub alone: bool,
+    /// Where the call went that ended its first window; 0 before that.
+    pub sample: u64,
+    /// The head that it is linked to, an index of [`crate::head::Head`]s, if it is one that others are linked to as well.
+    pub head: u32,
     /// Its object was unmapped.
     pub gone: bool,
 }
@@ -109,6 +115,12 @@ pub struct Tree {
     pub targets: u16,
     /// Length of its chain.
     pub chain: u16,
+    /// The cell of the head that its site is linked to, if that is not shared: the tree is written twice then.
+    pub linked: u32,
+    /// The cell behind which that one goes on.
+    pub linked_body: u32,
+    /// It counts exits.
+    pub counts_exits: bool,
     /// Calls to none of its targets leave by the site's miss gate; else straight for the counting stub.
     pub by_miss_gate: bool,
     /// It is a [board](crate::board): what is said here of its targets, and these, change.

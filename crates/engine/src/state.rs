@@ -1,6 +1,8 @@
 //! All that the engine knows, in one place, behind one lock.
 
 use crate::board::{Board, Leaves};
+use crate::crowd::{Callers, Running};
+use crate::head::Head;
 use crate::judge::slow;
 use crate::known::Known;
 use crate::maps::Mapping;
@@ -11,6 +13,7 @@ use crate::table::Table;
 use crate::unwind;
 use crate::warm::Warm;
 use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering;
 use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::rel32;
 use relpoline_core::arch::thunk::{self, Thunk};
@@ -21,11 +24,12 @@ use relpoline_stats::control::Displacement;
 use relpoline_stats::options::Options;
 use relpoline_text::arena::Arena;
 use relpoline_text::broken;
-use relpoline_text::cells::{CELL, Cell, End};
+use relpoline_text::cells::{CELL, COLUMNS, Cell};
 use relpoline_text::frames::{Frame, ROWS};
 use relpoline_text::gate::{Gate, GateSpec};
 use relpoline_text::lock::TryLock;
 use relpoline_text::stub::{self, SLOW_CELLS};
+use relpoline_text::sync::AtomicU32;
 
 /// Arenas there can be: groups of objects that are more than 2 GiB apart, or more sites than fit one.
 pub const ARENAS: usize = 16;
@@ -34,28 +38,43 @@ const THUNKS: usize = 1 << 16;
 const TREES: usize = 1 << 18;
 const TARGETS: usize = 1 << 21;
 const BOARDS: usize = 1 << 16;
+const HEADS: usize = 1 << 17;
 const OBJECTS: usize = 8192;
 /// Functions of one object, where unwind tables do not list them ready to be searched.
 const FUNCTIONS: usize = 1 << 19;
 const MAPPINGS: usize = 1 << 16;
 const REFUSALS: usize = 1 << 16;
 
-/// Kinds of gates: by register, by whether flags are kept, by the end of the arena, by whether the frame is known.
+/// Kinds of gates: by register, by whether flags are kept, by the parity of their halves, by whether the frame is known.
 pub const SPARE: usize = 128;
 
 /// An arena and the code in it that sites share.
 pub struct Group {
     /// The arena.
     pub arena: Arena,
-    /// Copies of thunks, by register number, each in both lengths; 0 for none.
-    copies: [u64; REGISTERS * 2],
+    /// Copies of thunks, by kind; 0 for none.
+    copies: [u64; KINDS],
+    /// What is known of its columns, among its counters.
+    columns: *const Column,
     /// The first cell of the slow paths: one after the other, by register number, for calls and then for jumps.
     slow: Cell,
     built: u32,
 }
 
-/// Bytes of the shorter of the two thunks that are copied.
-const SHORT: usize = 17;
+/// What is known of a column. All zero is nothing.
+#[repr(C)]
+struct Column {
+    /// Its copy of the thunk is there: it can be linked to.
+    has_thunk: AtomicU32,
+    /// The number of the head that was shared last; one more than that.
+    first_head: AtomicU32,
+}
+
+/// Kinds of thunks that are copied: by register, by length, which tells apart how they are made, with and without a frame.
+const KINDS: usize = REGISTERS * LENGTHS.len() * 2;
+/// Most bytes of a plain jump, of a fence and a jump, of gcc's thunks, of the longest.
+const LENGTHS: [usize; 4] = [3, 8, 17, 23];
+const _: () = assert!(KINDS == relpoline_text::cells::KINDS);
 
 /// Registers that can hold a target.
 const REGISTERS: usize = 16;
@@ -79,7 +98,42 @@ impl Group {
         let slow = arena.take_run(cells as u32)?;
         let first = arena.address(slow);
         unwind::announce(&arena, &(first..first + (cells * CELL) as u64));
-        Some(Group { arena, copies: [0; REGISTERS * 2], slow, built: 0 })
+        let columns = arena.take_data(COLUMNS * size_of::<Column>() / 8)? as *const Column;
+        Some(Group { arena, copies: [0; KINDS], columns, slow, built: 0 })
+    }
+
+    /// The kind of a thunk that is copied as `body`: sites of a column have the same.
+    #[must_use]
+    pub fn kind(reg: Reg, body: &[u8], frame: Frame) -> usize {
+        let length = LENGTHS.iter().position(|&most| body.len() <= most).unwrap_or_default();
+        (usize::from(reg.number()) * LENGTHS.len() + length) * 2 + usize::from(frame == Frame::NONE)
+    }
+
+    fn column(&self, number: u32) -> &Column {
+        // SAFETY: within the data that was taken for this, which is never unmapped; all zero is a column of which nothing is known.
+        unsafe { &*self.columns.add(number as usize % COLUMNS) }
+    }
+
+    /// Whether sites can be linked to the copy of the thunk in a column.
+    #[must_use]
+    pub fn has_thunk(&self, column: u32) -> bool {
+        self.column(column).has_thunk.load(Ordering::Acquire) != 0
+    }
+
+    /// They can from now on: it is there.
+    pub fn set_thunk(&self, column: u32) {
+        self.column(column).has_thunk.store(1, Ordering::Release);
+    }
+
+    /// The number of the head of a column that was shared last, or [`NONE`].
+    #[must_use]
+    pub fn first_head(&self, column: u32) -> u32 {
+        self.column(column).first_head.load(Ordering::Acquire).wrapping_sub(1)
+    }
+
+    /// Another one is.
+    pub fn set_first_head(&self, column: u32, head: u32) {
+        self.column(column).first_head.store(head + 1, Ordering::Release);
     }
 
     /// The copy of `thunk`, made at its first use: a gate that stays a thunk. It does what the program's own does, and stays
@@ -87,7 +141,7 @@ impl Group {
     /// `framed`, where this arena has number `group`.
     pub fn copy_of(&mut self, thunk: Thunk, frame: Frame, framed: &mut Table<FramedCopy>, group: usize) -> Option<u64> {
         let body = thunk::body(thunk)?;
-        let n = usize::from(thunk.reg.number()) * 2 + usize::from(body.len() > SHORT);
+        let n = Group::kind(thunk.reg, &body, frame);
         let is_it =
             |copy: &&FramedCopy| copy.frame == frame && usize::from(copy.n) == n && usize::from(copy.group) == group;
         let known = match frame {
@@ -97,7 +151,7 @@ impl Group {
         if known.is_some() {
             return known;
         }
-        let (cell, counters) = (self.arena.take_gate(End::Low)?, self.arena.take_counters()?);
+        let (cell, counters) = (self.arena.take_loose()?, self.arena.take_counters()?);
         let slow_at = self.slow_path(thunk, false)?;
         // Nobody counts here: the gate never leads to its stub.
         let thunk_at = self.arena.address(cell);
@@ -113,10 +167,21 @@ impl Group {
         Some(address)
     }
 
+    fn slow_cell(&self, reg: Reg, keeps_flags: bool) -> (u32, Cell) {
+        let n = u32::from(reg.number()) + if keeps_flags { REGISTERS as u32 } else { 0 };
+        (n, Cell(self.slow.0 + n * SLOW_CELLS as u32))
+    }
+
+    /// The slow path for sites that use a register and do not keep flags. `None` when it is not built.
+    #[must_use]
+    pub fn slow_path_of(&self, reg: Reg) -> Option<u64> {
+        let (n, cell) = self.slow_cell(reg, false);
+        (self.built >> n & 1 != 0).then(|| self.arena.address(cell))
+    }
+
     /// The slow path for sites that use `thunk`'s register, built at its first use.
     pub fn slow_path(&mut self, thunk: Thunk, keeps_flags: bool) -> Option<u64> {
-        let n = u32::from(thunk.reg.number()) + if keeps_flags { REGISTERS as u32 } else { 0 };
-        let cell = Cell(self.slow.0 + n * SLOW_CELLS as u32);
+        let (n, cell) = self.slow_cell(thunk.reg, keeps_flags);
         let at = self.arena.address(cell);
         if self.built >> n & 1 == 0 {
             // SAFETY: the cells were set aside for this, and nothing leads to them yet.
@@ -194,6 +259,14 @@ pub struct Engine {
     pub trees: Table<Tree>,
     /// Targets of trees, with their shares.
     pub targets: Table<Target>,
+    /// Sites whose first window is over.
+    pub awake: u32,
+    /// Whom they call.
+    pub callers: Callers,
+    /// How busy the process is.
+    pub running: Running,
+    /// Heads that several sites are linked to.
+    pub heads: Table<Head>,
     /// Boards of sites that change for ever.
     pub boards: Table<Board>,
     /// The leaves behind them.
@@ -251,6 +324,10 @@ impl Engine {
             sites: Table::none(),
             trees: Table::none(),
             targets: Table::none(),
+            awake: 0,
+            callers: Callers::none(),
+            running: Running::unknown(),
+            heads: Table::none(),
             boards: Table::none(),
             leaves: Leaves::none(),
             deferred: false,
@@ -281,6 +358,7 @@ impl Engine {
         self.sites = Table::reserve(SITES)?;
         self.trees = Table::reserve(TREES)?;
         self.targets = Table::reserve(TARGETS)?;
+        self.heads = Table::reserve(HEADS)?;
         self.boards = Table::reserve(BOARDS)?;
         self.leaves = Leaves::reserve()?;
         self.rings = rings::reserve()?;

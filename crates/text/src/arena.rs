@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! base                    + 16 MiB             + map             + frames           + data
-//! | code, r-x: 256 banks  | cell map, r--      | frames, r--      | counters, rw-   |
+//! | code, r-x: 512 halves | cell map, r--      | frames, r--      | counters, rw-   |
 //! ```
 //!
 //! Code, cell map and [frames](crate::frames) are one memfd, mapped twice: here, without write permission, and at a
@@ -17,7 +17,7 @@
 //! left alone for ever, and new cells come from pages that were free.
 
 use crate::broken;
-use crate::cells::{BANKS, CELL, CODE_BYTES, CODE_PAGES, Cell, CellMap, End, PAGE, PageKind};
+use crate::cells::{CELL, CODE_BYTES, CODE_PAGES, Cell, CellMap, PAGE, PageKind, Parity};
 use crate::frames::{FRAMES_BYTES, Frame, Frames, Shape};
 use crate::sync::{self, AtomicU32, AtomicU64};
 use core::ffi::c_void;
@@ -280,16 +280,10 @@ impl Arena {
         address < self.base + REACH && address + REACH > self.base + ARENA_BYTES as u64
     }
 
-    /// Which banks can be linked by one byte from the instruction whose displacement ends at `next`, given
-    /// that the gate lies at the better `End`.
+    /// In which halves the instruction whose displacement ends at `next` can be linked by one byte.
     #[must_use]
-    pub fn link_banks(&self, next: u64) -> (Range<u32>, End) {
-        // The displacement of bank 0, column 0. Adding a column (under 64 KiB) may carry into the third byte,
-        // so the bank in which the fourth byte changes is told by the column's end, and left out.
-        let rel = self.base.wrapping_sub(next);
-        let third = (rel >> 16) as u32 & 0xff;
-        let carry = BANKS as u32 - third;
-        if carry >= BANKS as u32 / 2 { (0..carry - 1, End::Low) } else { (carry + 1..BANKS as u32, End::High) }
+    pub fn parity(&self, next: u64) -> Parity {
+        Parity::of(next.wrapping_sub(self.base))
     }
 
     fn map(&self) -> &CellMap {
@@ -329,14 +323,24 @@ impl Arena {
         self.frames().know_row(n, row, self.frames_at(), &self.code())
     }
 
-    /// A cell for a gate.
-    pub fn take_gate(&self, end: End) -> Option<Cell> {
-        self.map().take_gate(end)
+    /// A cell for a gate, in a column for gates of this `kind`; in one from which nothing can be linked if there is no other.
+    pub fn take_gate(&self, parity: Parity, kind: usize) -> Option<Cell> {
+        self.map().take_gate(parity, kind).or_else(|| self.map().take_gate(parity.other(), kind))
     }
 
-    /// A tree cell in `column`, in one of `banks`.
-    pub fn take_in_column(&self, column: u32, banks: Range<u32>, end: End) -> Option<Cell> {
-        self.map().take_in_column(column, banks, end)
+    /// The cell for a column's copy of the thunk, once.
+    pub fn take_thunk(&self, column: u32) -> Option<Cell> {
+        self.map().take_thunk(column)
+    }
+
+    /// A cell for a gate that no site is linked past, or for other words that change.
+    pub fn take_loose(&self) -> Option<Cell> {
+        self.map().take_loose()
+    }
+
+    /// A tree cell in `column`.
+    pub fn take_in_column(&self, column: u32) -> Option<Cell> {
+        self.map().take_in_column(column)
     }
 
     /// `count` neighbouring tree cells.
@@ -482,7 +486,7 @@ pub const PAGES: usize = CODE_PAGES;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cells::{BANK, COLUMNS};
+    use crate::cells::{COLUMNS, HALF};
 
     /// Some arena and some instruction within its reach.
     fn places() -> impl Iterator<Item = (Arena, u64)> {
@@ -500,25 +504,24 @@ mod tests {
         })
     }
 
-    fn displacement(arena: &Arena, next: u64, bank: u32, column: u32) -> [u8; 4] {
-        let cell = Cell(bank * COLUMNS as u32 + column);
+    fn displacement(arena: &Arena, next: u64, cell: Cell) -> [u8; 4] {
         i32::try_from(arena.address(cell).wrapping_sub(next).cast_signed()).expect("out of reach").to_le_bytes()
     }
 
+    /// Also where the instruction begins or ends a half, or an arena.
     #[test]
-    fn gates_and_heads_differ_in_the_third_byte_alone() {
+    fn gates_and_heads_differ_in_the_second_byte_alone() {
         for (arena, next) in places() {
-            let (banks, end) = arena.link_banks(next);
-            assert!(banks.len() >= 127 && banks.end <= BANKS as u32, "{banks:?}");
-            // Gates fill three eighths from their end.
-            let gates = BANKS as u32 / 8 * 3;
-            let gate_banks = [0, gates - 1].map(|n| if end == End::Low { n } else { BANKS as u32 - 1 - n });
-            for column in [0, 1, next as u32 % COLUMNS as u32, COLUMNS as u32 - 1] {
-                for gate in gate_banks.map(|bank| displacement(&arena, next, bank, column)) {
-                    for bank in [banks.start, banks.start + 1, banks.end / 2 + 40, banks.end - 1] {
-                        let head = displacement(&arena, next, bank, column);
-                        let same = (gate[0], gate[1], gate[3]) == (head[0], head[1], head[3]);
-                        assert!(same, "{next:#x}, bank {bank} of {banks:?}, column {column}");
+            let parity = arena.parity(next);
+            for half in [0, 1, 7, 127, 128, 254, 255].map(|pair| 2 * pair + u32::from(parity.is_odd())) {
+                for column in [4 * half, 4 * half + 3] {
+                    let thunk = displacement(&arena, next, Cell::of_thunk(column));
+                    let first = half * (HALF / CELL) as u32 + column % 4;
+                    for cell in (0..128).map(|slot| Cell(first + 4 * slot)) {
+                        assert!(cell.column() == column && cell.parity() == parity);
+                        let other = displacement(&arena, next, cell);
+                        let same = (thunk[0], thunk[2], thunk[3]) == (other[0], other[2], other[3]);
+                        assert!(same, "{next:#x}, {cell:?} in column {column}");
                     }
                 }
             }
@@ -530,16 +533,17 @@ mod tests {
         let here = a_full_arena_says_so as *const () as u64 & !0xf_ffff;
         let arena = Arena::create(&(here..here + 0x10_0000)).unwrap();
         while arena.take_run(100).is_some() {}
-        while arena.take_gate(End::Low).is_some() {}
-        while arena.take_gate(End::High).is_some() {}
+        while arena.take_loose().is_some() {}
+        let parities = [0, HALF as u64].map(Parity::of);
+        let gates = parities.map(|parity| core::iter::from_fn(|| arena.take_gate(parity, 3)).count());
+        assert!(gates[0] > 60_000 && gates[1] == 0, "the other parity's are taken too: {gates:?}");
         for _ in 0..3 {
-            assert!(arena.take_gate(End::Low).is_none() && arena.take_gate(End::High).is_none());
-            assert!(arena.take_run(100).is_none());
+            assert!(parities.iter().all(|&parity| arena.take_gate(parity, 9).is_none()));
+            assert!(arena.take_loose().is_none() && arena.take_run(100).is_none());
         }
-        let in_column = |column| core::iter::from_fn(|| arena.take_in_column(column, 0..256, End::Low)).count();
+        let in_column = |column| core::iter::from_fn(|| arena.take_in_column(column)).count();
         let taken = (0..COLUMNS as u32).map(in_column).sum::<usize>();
         assert!(taken > 0 && taken < CODE_BYTES / CELL);
         assert_eq!(core::iter::from_fn(|| arena.take_counters()).count(), SITES);
-        assert_eq!(arena.address(Cell(COLUMNS as u32)) - arena.base(), BANK as u64);
     }
 }

@@ -15,6 +15,9 @@
 //! What the slow entry pushes is the beginning of the slow path's frame, which unwinders that follow frame pointers take for
 //! a function that the site has called. All others go by [`DEPTHS`] ([`crate::frames`]).
 //!
+//! A site that is left alone in a crowd is linked to its column's copy of the thunk ([`write_thunk`]), which it shares with others: a
+//! thousand gates that are thunks would share the caches instead.
+//!
 //! The gate word and the miss gate are the only bytes that ever change, each by one aligned 8-byte store.
 //! In the *thunk* state the gate word is `call +7; pause; …`: of its 8 bytes only the call is ever
 //! executed architecturally, so switching between it and a jump is as clean as switching between two jumps,
@@ -35,6 +38,8 @@ use relpoline_core::arch::encode::{Code, CodeError, INT3, gate_target, gate_word
 /// The first byte of a call, with which thunks begin that push.
 const CALL: u8 = 0xe8;
 
+/// The longest thunk.
+const THUNK_MAX: usize = 23;
 /// Word index of the miss gate.
 const MISS_WORD: usize = 3;
 const STUB: usize = 32;
@@ -51,6 +56,14 @@ const NUMBER: usize = 60;
 pub const fn number_behind(keeps_flags: bool) -> u8 {
     if keeps_flags { (NUMBER - SLOW_OF_JUMP - 12) as u8 } else { (NUMBER - SLOW - 7) as u8 }
 }
+
+/// The number of the site, or whatever else, for which the gate in `cell` was made. Any number when there is none.
+#[must_use]
+pub fn number_in(arena: &Arena, cell: Cell) -> u32 {
+    // SAFETY: the cell's last word, in memory that is never unmapped. It is written before anybody knows the gate.
+    unsafe { ((arena.address(cell) + (SHIFT + NUMBER) as u64) as *const u32).read_unaligned() }
+}
+
 /// Where the gate lies in its cell. In the broken variant that the tests must catch its word crosses two cache lines.
 const SHIFT: usize = if cfg!(relpoline_broken = "gate-not-aligned") { 61 } else { 0 };
 
@@ -72,7 +85,7 @@ pub struct Gate {
 
 /// What a gate cell is made of.
 pub struct GateSpec<'a> {
-    /// The site's number, which the slow path is told.
+    /// The site's number, which the slow path is told, or whatever it is to be told.
     pub site: u32,
     /// Address of its [`Counters`].
     pub counters: u64,
@@ -86,6 +99,32 @@ pub struct GateSpec<'a> {
     pub counting: Option<Cell>,
     /// What lies on the stack where the site leads to its gate. Its row is known to the arena.
     pub frame: Frame,
+}
+
+/// Fills a fresh cell with a thunk that calls and tail jumps are led to.
+///
+/// # Errors
+/// When the thunk is too large.
+pub fn write_thunk(arena: &Arena, cell: Cell, thunk: &[u8]) -> Result<(), CodeError> {
+    let mut bytes = [INT3; CELL];
+    bytes
+        .get_mut(..thunk.len())
+        .filter(|room| room.len() < MISS_WORD * 8)
+        .ok_or(CodeError::Overflow)?
+        .copy_from_slice(thunk);
+    // SAFETY: the caller took the cell and has not published it.
+    unsafe { arena.write(cell, 0, &bytes) };
+    arena.describe(cell, 1, shape_of(thunk, false), Frame::NONE);
+    Ok(())
+}
+
+/// How the cell of a gate unwinds.
+fn shape_of(thunk: &[u8], keeps_flags: bool) -> Shape {
+    match thunk.first() {
+        _ if keeps_flags => Shape::JumpGate,
+        Some(&CALL) => Shape::Gate,
+        _ => Shape::PlainGate,
+    }
 }
 
 impl Gate {
@@ -140,12 +179,7 @@ impl Gate {
         bytes[NUMBER..].copy_from_slice(&spec.site.to_le_bytes());
         // SAFETY: the caller took the cell and has not published it.
         unsafe { arena.write(cell, SHIFT, &bytes) };
-        let shape = match (spec.counting, spec.thunk.first()) {
-            (Some(_), _) => Shape::JumpGate,
-            (None, Some(&CALL)) => Shape::Gate,
-            (None, _) => Shape::PlainGate,
-        };
-        arena.describe(cell, 1, shape, spec.frame);
+        arena.describe(cell, 1, shape_of(spec.thunk, spec.counting.is_some()), spec.frame);
         if let Some(counting) = spec.counting {
             arena.describe(counting, 1, Shape::Flat, spec.frame);
         }
@@ -156,6 +190,15 @@ impl Gate {
     #[must_use]
     pub fn address(self, arena: &Arena) -> u64 {
         arena.address(self.cell) + SHIFT as u64
+    }
+
+    /// The thunk that it can be, which was copied into its cell behind the `first` bytes.
+    #[must_use]
+    pub fn thunk(self, arena: &Arena, first: [u8; 8]) -> [u8; THUNK_MAX] {
+        // SAFETY: bytes of the cell that never change.
+        let mut bytes = unsafe { (self.address(arena) as *const [u8; THUNK_MAX]).read_volatile() };
+        bytes[..8].copy_from_slice(&first);
+        bytes
     }
 
     /// Where the site's trees lead when no target matched.

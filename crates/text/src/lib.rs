@@ -25,6 +25,7 @@ extern crate std;
 
 pub mod arena;
 pub mod cells;
+pub mod clock;
 pub mod frames;
 pub mod gate;
 pub mod grace;

@@ -65,8 +65,8 @@ pub(crate) fn write_all(mem: &OwnedFd, at: u64, bytes: &[u8]) -> Result<(), Poke
     }
 }
 
-/// The byte of a displacement that links change.
-const LINK: usize = 2;
+/// The byte of a displacement that links change. A [column](crate::cells)'s cells differ in no other.
+const LINK: usize = 1;
 
 /// Whether two displacements differ, at most, in the byte that links change: both lead to one column of an arena.
 #[must_use]
@@ -80,8 +80,7 @@ pub fn same_column(a: [u8; 4], b: [u8; 4]) -> bool {
 /// # Errors
 /// Nothing is changed then.
 pub fn link(lock: &TryLock, thread: u64, field: u64, to: [u8; 4], own: Option<[u8; 4]>) -> Result<(), PokeError> {
-    let new = |seen: [u8; 4]| (same_column(seen, to) && Some(seen) != own).then_some(to[LINK]);
-    change(lock, thread, field, LINK, new)
+    with_pen(lock, thread, |pen| pen.link(field, to, own))?
 }
 
 /// Changes the byte at `at` from `old` to `new`, likewise.
@@ -89,7 +88,7 @@ pub fn link(lock: &TryLock, thread: u64, field: u64, to: [u8; 4], own: Option<[u
 /// # Errors
 /// Nothing is changed then.
 pub fn poke_byte(lock: &TryLock, thread: u64, at: u64, old: u8, new: u8) -> Result<(), PokeError> {
-    change(lock, thread, at, 0, |seen: [u8; 1]| (seen[0] == old).then_some(new))
+    with_pen(lock, thread, |pen| pen.change(at, 0, |seen: [u8; 1]| (seen[0] == old).then_some(new)))?
 }
 
 /// Changes the first bytes of many instructions, each from what is there to what `new` makes of it, behind one open. `None` is
@@ -106,57 +105,64 @@ pub fn poke_bytes(
     if sites.clone().next().is_none() {
         return Ok(());
     }
-    let change = || {
-        sync::step();
-        let mem = open_mem()?;
+    with_pen(lock, thread, |pen| {
         let mut outcome = Ok(());
         for at in sites.clone() {
-            let mut seen = [0u8; 1];
-            let read = rustix::io::pread(&mem, &mut seen, at) == Ok(1);
-            match read.then_some(seen[0]).and_then(&new) {
-                Some(new) if new == seen[0] => {}
-                Some(new) => outcome = outcome.and(write_all(&mem, at, &[new])),
-                None => outcome = Err(PokeError::Unexpected),
+            if let Err(error) = pen.change(at, 0, |seen: [u8; 1]| new(seen[0])) {
+                outcome = Err(error);
             }
         }
         outcome
+    })?
+}
+
+/// Text of which several bytes are changed one after the other: to open the file costs more than each of them.
+pub struct Pen(OwnedFd);
+
+/// Lets `work` change text. `thread` must hold `lock`, which nobody breaks meanwhile; signals are held back.
+///
+/// # Errors
+/// Nothing is done then.
+pub fn with_pen<R>(lock: &TryLock, thread: u64, work: impl FnOnce(&Pen) -> R) -> Result<R, PokeError> {
+    let write = || {
+        sync::step();
+        Ok(work(&Pen(open_mem()?)))
     };
     mask::held_back(|| {
         if !lock.is_at_home() {
             return Err(PokeError::NotHere);
         }
-        lock.pinned(thread, change).unwrap_or(Err(PokeError::Overtaken))
+        lock.pinned(thread, write).unwrap_or(Err(PokeError::Overtaken))
     })
 }
 
-/// Changes byte `which` of those at `at` to what `new` makes of them; `None` is not what was expected. They are read through
-/// the file too: in a child that was forked while a library was being unmapped, they may be nowhere.
-fn change<const N: usize>(
-    lock: &TryLock,
-    thread: u64,
-    at: u64,
-    which: usize,
-    new: impl FnOnce([u8; N]) -> Option<u8>,
-) -> Result<(), PokeError> {
-    let change = || {
-        sync::step();
-        let mem = open_mem()?;
+impl Pen {
+    /// As [`link`].
+    ///
+    /// # Errors
+    /// Nothing is changed then.
+    pub fn link(&self, field: u64, to: [u8; 4], own: Option<[u8; 4]>) -> Result<(), PokeError> {
+        self.change(field, LINK, |seen: [u8; 4]| (same_column(seen, to) && Some(seen) != own).then_some(to[LINK]))
+    }
+
+    /// Changes byte `which` of those at `at` to what `new` makes of them; `None` is not what was expected. They are read through
+    /// the file too: in a child that was forked while a library was being unmapped, they may be nowhere.
+    fn change<const N: usize>(
+        &self,
+        at: u64,
+        which: usize,
+        new: impl FnOnce([u8; N]) -> Option<u8>,
+    ) -> Result<(), PokeError> {
         let mut seen = [0u8; N];
-        let read = rustix::io::pread(&mem, &mut seen, at) == Ok(N);
+        let read = rustix::io::pread(&self.0, &mut seen, at) == Ok(N);
         let new = read.then_some(seen).and_then(new).ok_or(PokeError::Unexpected)?;
         if seen[which] == new {
             return Ok(());
         }
         sync::step();
         linger();
-        write_all(&mem, at + which as u64, &[new])
-    };
-    mask::held_back(|| {
-        if !lock.is_at_home() {
-            return Err(PokeError::NotHere);
-        }
-        lock.pinned(thread, change).unwrap_or(Err(PokeError::Overtaken))
-    })
+        write_all(&self.0, at + which as u64, &[new])
+    }
 }
 
 /// Nothing, but where tests want to see what comes of a thread that is put off between looking and writing: every fourth is.

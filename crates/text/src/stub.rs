@@ -27,7 +27,7 @@ pub const SLOW_BYTES: usize = SLOW_CELLS * CELL;
 /// Behind how many bytes of a slow path rbp is its frame pointer.
 pub const SLOW_FRAMED: usize = 8;
 /// Behind how many bytes it is the program's again.
-pub const SLOW_UNFRAMED: usize = 383;
+pub const SLOW_UNFRAMED: usize = 387;
 
 /// log2 of the bytes of a recording ring: its cursor wraps in 16 bits.
 pub const RING_BITS: u32 = 16;
@@ -35,8 +35,9 @@ pub const RING_BITS: u32 = 16;
 /// Bytes of records after which the slow path is entered: 256 records. The model's executions are short.
 pub const WINDOW_BYTES: u64 = if cfg!(relpoline_model) { 64 } else { 2048 };
 
-/// What the slow path calls: the site's number, and the target of the call that got here.
-pub type SlowHandler = unsafe extern "C" fn(site: u32, target: u64);
+/// What the slow path calls: the number that the gate was given, the target of the call that got here, and the word that was on
+/// top of the stack: at a call its return address.
+pub type SlowHandler = unsafe extern "C" fn(number: u32, target: u64, top: u64);
 
 const XMM_BYTES: u32 = 256;
 /// Caller-saved registers in the order in which they are pushed.
@@ -113,6 +114,7 @@ pub fn emit_slow(
     code.bytes(&[0x48, 0x8b, 0xbd]); // mov -above(%rbp),%rdi
     code.bytes(&(-above).to_le_bytes());
     code.bytes(&[0x8b, 0x7f, number_behind(keeps_flags)]); // mov number_behind(%rdi),%edi
+    code.bytes(&[0x48, 0x8b, 0x55, 0x08]); // mov 8(%rbp),%rdx
     code.mov_imm64(Reg::RAX, handler as usize as u64);
     call_rax_protected(&mut code);
     // The broken variant that the tests must catch: vector registers are not given back.
@@ -302,7 +304,7 @@ fn count_keeping_flags(code: &mut Code<'_>, counter: u64, slow_at: u64, onward: 
 mod tests {
     use super::*;
 
-    unsafe extern "C" fn nothing(_site: u32, _target: u64) {}
+    unsafe extern "C" fn nothing(_number: u32, _target: u64, _top: u64) {}
 
     #[test]
     fn slow_paths_change_their_frame_where_their_unwind_data_says_so() {

@@ -111,8 +111,8 @@ impl Edit {
 
     fn change(&self, displacement: &Displacement, bytes: &mut [u8], edited: &mut Edited) {
         let (own, gate) = (displacement.own.to_le_bytes(), displacement.gate.to_le_bytes());
-        // A link changes the third byte.
-        let is_ours = bytes[0] == gate[0] && bytes[1] == gate[1] && bytes[3] == gate[3];
+        // A link changes the second byte.
+        let is_ours = bytes[0] == gate[0] && bytes[2] == gate[2] && bytes[3] == gate[3];
         if bytes != own && !is_ours {
             edited.foreign += 1;
             return;
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(made, Edited { done: 3, foreign: 1 });
         assert_eq!(memory.half(start + PAGE - 2).unwrap(), 0x0102_0304);
         // As after a link.
-        memory.write(start + 10, &[0x55]).unwrap();
+        memory.write(start + 9, &[0x55]).unwrap();
         assert_eq!(Edit::new(Way::Back, &all, mappings).make(&memory).unwrap(), Edited { done: 3, foreign: 1 });
         assert_eq!([8, 200, PAGE - 2].map(|offset| memory.half(start + offset).unwrap()), [77, 79, 80]);
     }

@@ -27,6 +27,11 @@ impl Policy {
         match (event, site.phase) {
             (_, Phase::Barred) => Action::Retpoline(site.reason),
             (Event::Known { targets, chain }, Phase::Cold) => self.known(site, targets, chain, now),
+            (Event::SeenOnce, Phase::Cold) => self.look_again(site, now),
+            (Event::Joined, Phase::Promoted) => {
+                site.phase = Phase::Linked;
+                Action::Link
+            }
             (Event::ColdExpired, Phase::Cold) => self.cold_expired(site, now),
             (Event::WindowFull { trace, current }, Phase::Learning) => {
                 self.window_full(site, &trace, current, now, reach)
@@ -97,13 +102,17 @@ impl Policy {
         let window = self.first_window();
         let unlink = if site.phase == Phase::Linked { self.costs.link } else { 0 };
         let price = self.price_of_learning() + u64::from(unlink);
-        if !self.budget.may_patch(now, &self.config, &self.costs)
+        // What every site does once is bounded by that, however many there are.
+        let is_first = site.promotions == 0 && cause == Cause::Calls;
+        if !(is_first || self.budget.may_patch(now, &self.config, &self.costs))
             || !self.budget.spend(price, now, &self.config, &self.costs)
         {
             return None;
         }
         // One token for the way into learning and out of it again.
-        self.budget.patch();
+        if !is_first {
+            self.budget.patch();
+        }
         site.had_tree = site.has_tree();
         (site.phase, site.reason, site.cause) = (Phase::Learning, Reason::Learning, cause);
         (site.since, site.due) = (now, 0);
@@ -212,7 +221,7 @@ impl Policy {
         if site.trial.is_running() {
             return self.tree_timed(site, now);
         }
-        if self.link_pays(site, now) && self.may_link(now) {
+        if self.link_pays(site, now) && self.may_link_it(site, now) {
             site.phase = Phase::Linked;
             return Action::Link;
         }
@@ -233,7 +242,12 @@ impl Policy {
         u128::from(saved) * u128::from(ahead) > u128::from(self.costs.link) * u128::from(elapsed)
     }
 
-    fn may_link(&mut self, now: u64) -> bool {
+    fn may_link_it(&mut self, site: &SiteState, now: u64) -> bool {
+        if site.promotions > 1 { self.may_link(now) } else { self.may_link_first(now) }
+    }
+
+    /// Whether the budget allows one more link, which is paid for.
+    pub fn may_link(&mut self, now: u64) -> bool {
         let price = u64::from(self.costs.link);
         let may = self.budget.may_patch(now, &self.config, &self.costs)
             && self.budget.spend(price, now, &self.config, &self.costs);

@@ -170,6 +170,11 @@ pub enum Event<'a> {
         /// How many of them form the chain.
         chain: usize,
     },
+    /// A cold site of a crowd has been looked at for the first time.
+    SeenOnce,
+    /// A site of a crowd got the tree that others run: it is linked at once. [`super::Policy::may_link_first`] has said
+    /// that its link is paid for.
+    Joined,
     /// The trace is full.
     WindowFull {
         /// The whole trace since learning began, oldest first.

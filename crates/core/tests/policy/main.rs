@@ -5,6 +5,7 @@
 //! the best fixed tree. [`replay`] sends traces through. `cargo bench -p relpoline-core --bench policy` prints the table.
 
 mod cpu;
+mod crowd;
 mod engine;
 mod oracle;
 mod replay;

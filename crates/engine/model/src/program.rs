@@ -133,13 +133,14 @@ impl Program {
     fn check_cell(&self, cell: u64) {
         // SAFETY: a cell of the arena.
         let mut now = unsafe { (cell as *const [u8; CELL]).read_volatile() };
-        if self.gates.contains(&cell) {
-            now[..8].fill(0);
-            now[24..32].fill(0);
-        }
         // SAFETY: read between two steps.
         let engine = unsafe { the_engine() };
         let arena = engine.groups[0].as_ref().map(|group| &group.arena).expect("made at the start");
+        let is_heads = |at| engine.heads.as_slice().iter().any(|head| head.leaves_by(at));
+        if self.gates.contains(&cell) || arena.cell_at(cell).is_some_and(is_heads) {
+            now[..8].fill(0);
+            now[24..32].fill(0);
+        }
         let words = arena.cell_at(cell).filter(|cell| engine.boards.as_slice().iter().any(|b| b.has_words_in(*cell)));
         if words.is_some() {
             return;
@@ -263,7 +264,8 @@ fn has_learned(engine: &Engine, id: usize, target: u64) -> bool {
             (site.stuck || leads_to_cell(tree.head) || leads_to_cell(tree.settling))
                 && targets.iter().any(|known| known.address == target)
         }
-        Phase::Retpolined | Phase::Barred => site.stuck || leads_to.is_none(),
+        Phase::Retpolined => site.stuck || leads_to.is_none() || leads_to == Some(site.gate.counting(arena)),
+        Phase::Barred => site.stuck || leads_to.is_none(),
     }
 }
 
@@ -287,7 +289,7 @@ fn tell(engine: &Engine, id: usize) -> String {
         site.linked,
         site.stuck,
         // SAFETY: the program's text.
-        unsafe { ((site.field + 2) as *const u8).read_volatile() },
+        unsafe { ((site.field + 1) as *const u8).read_volatile() },
         engine.enabled,
         engine.inherited,
         engine.frozen,

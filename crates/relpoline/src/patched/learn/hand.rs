@@ -285,8 +285,7 @@ impl Site for Hand<'_> {
 
 /// Builds a tree in fresh cells: its head in the column of the gate word, so that it can be linked.
 fn build(arena: &Arena, table: &Table, spec: &TreeSpec<'_>) -> Result<(Cell, Cell), Reason> {
-    let (banks, end) = arena.link_banks(table.field() + 4);
-    let head = arena.take_in_column(table.gate.cell.column(), banks, end).or_else(|| arena.take_run(1));
+    let head = arena.take_in_column(table.gate.cell.column()).or_else(|| arena.take_run(1));
     let head = head.ok_or(Reason::ArenaFull)?;
     let body_cells = (tree::body_size(spec) / CELL) as u32;
     let rest = arena.take_run(body_cells + 1).ok_or(Reason::ArenaFull)?;

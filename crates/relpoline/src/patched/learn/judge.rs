@@ -10,7 +10,7 @@ use relpoline_learn::countdown::{LATER, never, postpone};
 use relpoline_text::sync;
 
 /// What generated code calls.
-pub unsafe extern "C" fn slow(id: u32, _target: u64) {
+pub unsafe extern "C" fn slow(id: u32, _target: u64, _top: u64) {
     let Some(shared) = shared() else { return };
     if is_sealed() {
         // SAFETY: nobody changes the list of tables any more.

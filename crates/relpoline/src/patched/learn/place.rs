@@ -34,9 +34,9 @@ impl Tables {
         let group = self.arenas.get_mut(index)?;
         let slow_at = group.slow_path(reg)?;
         let counters = group.arena.take_counters()?;
-        let (_, end) = group.arena.link_banks(text_gate + 5);
-        let cell = group.arena.take_gate(end)?;
         let id = self.tables.len() as u32;
+        // Spread over columns, for each has trees of its own.
+        let cell = group.arena.take_gate(group.arena.parity(text_gate + 5), id as usize)?;
         let spec = GateSpec {
             site: id,
             counters,
