@@ -443,7 +443,7 @@ mod tests {
             match cell {
                 Some(cell) => {
                     assert!(!matches!(round % 5, 2 | 3) || cell.column() == column);
-                    assert!(round % 5 != 0 || cell.parity() == parity);
+                    assert!(!round.is_multiple_of(5) || cell.parity() == parity);
                     check(cell.0..cell.0 + count, kind);
                 }
                 None => failed += 1,
