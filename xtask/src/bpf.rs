@@ -1,3 +1,5 @@
+//! `cargo xtask bpf-corpus`: objects of other people, here and in the kernel.
+//!
 //! `cargo xtask bpf-bench`: tail calls here, in the kernel, in rbpf and in ubpf, from one run.
 //!
 //! `relpoline bpf bench` measures itself and the kernel, and asks *peers* for rounds in between. Peers are
@@ -45,6 +47,30 @@ pub struct BpfBench {
     /// Where table and figures go, as bpf.txt and bpf.json [default: bench/results]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+}
+
+/// What to run.
+#[derive(Args)]
+pub struct BpfCorpus {
+    /// Folder of objects (clang -O2 -g -target bpf -c)
+    folder: PathBuf,
+    /// Programs that may differ from the kernel
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    differ: u32,
+}
+
+/// Every program of a folder over generated packets, interpreted, compiled and in the kernel's test run; the table. Fetches
+/// nothing; needs root, a C compiler and libbpf-dev.
+pub fn corpus(options: &BpfCorpus) -> Result<()> {
+    let folder = fs::canonicalize(&options.folder).with_context(|| options.folder.display().to_string())?;
+    let status = Command::new(env!("CARGO"))
+        .args(["test", "-q", "--release", "-p", "relpoline-bpf", "--test", "corpus", "--", "--nocapture"])
+        .env("RELPOLINE_BPF_CORPUS", folder)
+        .env("RELPOLINE_BPF_CORPUS_DIFFERS", options.differ.to_string())
+        .status()
+        .context("running cargo")?;
+    ensure!(status.success(), "programs differ from the kernel, or could not be compared: see above");
+    Ok(())
 }
 
 /// Builds peers, measures, writes.

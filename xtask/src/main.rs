@@ -69,6 +69,8 @@ enum Task {
     Suites(suites::Suites),
     /// Measure eBPF tail calls here, in the kernel, in rbpf and in ubpf, in one run
     BpfBench(bpf::BpfBench),
+    /// Run other people's eBPF objects here and in the kernel, and compare
+    BpfCorpus(bpf::BpfCorpus),
     /// Run the fuzz targets from their seeds for a time, with a stable compiler
     Fuzz(fuzz::Fuzz),
     /// Make a tar.gz and a .deb of binary, engine, manual pages and completions
@@ -117,6 +119,7 @@ fn main() -> ExitCode {
         Task::Scaling(options) => scaling::run(&options),
         Task::Suites(options) => suites::run(&options),
         Task::BpfBench(options) => bpf::bench(&options),
+        Task::BpfCorpus(options) => bpf::corpus(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Dist(options) => dist::run(&options, &repository()),
     };

@@ -8,7 +8,9 @@ use crate::constant::TailCall;
 use crate::jit::{CompileError, GateAt, Placed, SiteAt, compile};
 use crate::learn;
 use crate::map::MapOwner;
+use crate::packet::ContextKind;
 use crate::program::Options;
+use crate::proof::Proof;
 use crate::runtime::Shared;
 use crate::space::Block;
 use crate::{hits, reclaim};
@@ -60,6 +62,9 @@ pub struct Body {
     pub(crate) tails: BTreeMap<u32, TailCall>,
     pub(crate) maps: Vec<MapRef>,
     pub(crate) options: Options,
+    /// What its runs must have, which its beginning checks.
+    pub(crate) context: Option<ContextKind>,
+    pub(crate) proof: Proof,
     /// Where its starts are counted.
     pub(crate) hits: Option<usize>,
     pub(crate) hits_before: u64,

@@ -117,7 +117,7 @@ fn transfer(mut state: State, op: Op) -> State {
         },
         Op::LoadImm { dst, value } => (dst, Known::Number(value)),
         Op::LoadMap { dst, map } => (dst, Known::Map(map)),
-        Op::Call { .. } | Op::CallLocal { .. } | Op::CallReg { .. } => {
+        Op::Call { .. } | Op::CallLocal { .. } | Op::CallReg { .. } | Op::LoadPacket { .. } => {
             state[..6].fill(Known::Anything);
             return state;
         }

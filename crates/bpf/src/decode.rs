@@ -31,9 +31,6 @@ pub enum InsnError {
     /// No such atomic operation.
     #[error("unknown atomic operation {0:#x}")]
     UnknownAtomic(i32),
-    /// Legacy packet access is not supported.
-    #[error("legacy packet access (ld_abs, ld_ind) is not supported")]
-    Legacy,
     /// A kind of call that is not supported (by BTF id).
     #[error("call of unsupported kind {0}")]
     UnsupportedCall(u8),
@@ -244,8 +241,7 @@ fn call_op(len: usize, at: usize, i: Insn) -> Result<Op, InsnError> {
 
 fn load_imm(len: usize, at: usize, i: Insn, next: Option<Insn>) -> Result<Op, InsnError> {
     if i.opcode != insn::LD_IMM64 {
-        let legacy = matches!(i.opcode >> 5, 1 | 2);
-        return Err(if legacy { InsnError::Legacy } else { InsnError::UnknownOpcode(i.opcode) });
+        return load_packet(i);
     }
     let next = next.ok_or(InsnError::IncompleteImm64)?;
     if next.opcode != 0 {
@@ -263,6 +259,20 @@ fn load_imm(len: usize, at: usize, i: Insn, next: Option<Insn>) -> Result<Op, In
         }
         imm64::MAP_VALUE => Ok(Op::LoadMapValue { dst, map: low, offset: high }),
         kind => Err(InsnError::UnsupportedImm64(kind)),
+    }
+}
+
+/// `ld_abs` and `ld_ind`, as classic filters have them.
+fn load_packet(i: Insn) -> Result<Op, InsnError> {
+    let size = size(i.opcode);
+    zero(&[i.dst.into(), i.offset.into()])?;
+    match i.opcode >> 5 {
+        1 if size != Size::D => {
+            zero(&[i.src.into()])?;
+            Ok(Op::LoadPacket { size, index: None, offset: i.imm })
+        }
+        2 if size != Size::D => Ok(Op::LoadPacket { size, index: Some(reg(i.src)?), offset: i.imm }),
+        _ => Err(InsnError::UnknownOpcode(i.opcode)),
     }
 }
 

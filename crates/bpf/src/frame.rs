@@ -77,6 +77,7 @@ impl Run {
     /// Moves the packet: context, packet and bounds say so from now on.
     pub fn reframe(&mut self, frame: Frame) {
         self.frame = Some(frame);
+        (self.data, self.data_end) = (frame.data, frame.end);
         self.packet = Region { start: frame.data, len: frame.len(), writable: true };
         let window = Window::new(frame.context, frame.end - frame.context);
         // The second windows may be of the packet that was.

@@ -53,7 +53,7 @@ pub fn parse(bytes: &[u8]) -> Option<Vec<Insn>> {
 
 /// Instruction classes, the low three bits of the opcode (RFC 9669 section 3.1).
 pub mod class {
-    /// Load immediate, legacy packet access.
+    /// Load immediate; packet access of classic filters.
     pub const LD: u8 = 0;
     /// Load from memory.
     pub const LDX: u8 = 1;

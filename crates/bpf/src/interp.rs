@@ -8,6 +8,7 @@ use crate::check::FRAME;
 use crate::code::{Code, MapRef};
 use crate::helper::{self, TAIL_CALL};
 use crate::op::{Atomic, Op, R, Size, Width};
+use crate::proof::Field;
 use crate::run::{FUNCTION, Run};
 use crate::semantics::{self as sem, value};
 use relpoline_core::tailcall::LIMIT;
@@ -31,6 +32,8 @@ struct Machine<'a> {
     at: usize,
     frames: Vec<Frame<'a>>,
     tail_calls: u32,
+    /// Whether no instruction of this program was executed yet.
+    begins: bool,
 }
 
 /// What an instruction decided.
@@ -47,11 +50,11 @@ pub unsafe fn run(code: &Code, input: u64, len: u64, run: &mut Run) -> Option<u6
     let mut regs = [0; 11];
     (regs[1], regs[2], regs[10]) = (input, len, run.stack_end);
     let frames = vec![Frame { back: None, by_register: false, saved: [0; 4] }];
-    let mut machine = Machine { regs, code, at: 0, frames, tail_calls: 0 };
-    machine.count_start(run);
+    let mut machine = Machine { regs, code, at: 0, frames, tail_calls: 0, begins: true };
     loop {
         let slot = machine.at as u32;
-        match machine.step(run) {
+        let begun = !std::mem::take(&mut machine.begins) || machine.begin(run).is_some();
+        match if begun { machine.step(run) } else { None } {
             Some(Flow::Next) => {}
             Some(Flow::Stop) => return Some(machine.regs[0]),
             None => {
@@ -69,6 +72,19 @@ impl Machine<'_> {
             // SAFETY: `hits` is this thread's table, which has a place for every number given out.
             unsafe { *run.hits.add(id) += 1 };
         }
+    }
+
+    /// The beginning of a program: what it relies on.
+    fn begin(&mut self, run: &mut Run) -> Option<()> {
+        if let Some(kind) = self.code.body.context {
+            self.regs[1] = run.context(kind);
+            if self.regs[1] == 0 {
+                run.fail(crate::trap::TrapKind::WrongContext);
+                return None;
+            }
+        }
+        self.count_start(run);
+        Some(())
     }
 
     fn set(&mut self, r: R, value: u64) {
@@ -108,7 +124,11 @@ impl Machine<'_> {
             }
             Op::Load { size, signed, dst, src, offset } => {
                 let address = self.address(src, offset, size, false, run)?;
-                let raw = load(address, size);
+                let raw = match self.code.body.proof.field(self.at as u32) {
+                    Some(Field::Data) => run.data,
+                    Some(Field::End) => run.data_end,
+                    None => load(address, size),
+                };
                 self.set(dst, if signed { sem::sign_extend(Width::W64, size, raw) } else { raw });
             }
             Op::Store { size, dst, offset, src } => {
@@ -126,6 +146,15 @@ impl Machine<'_> {
                 fence(Release);
                 store(address, size, self.get(src));
             }
+            Op::LoadPacket { size, index, offset } => {
+                let at = index.map_or(0, |index| self.get(index)).wrapping_add(sem::immediate(offset));
+                (self.regs[2], self.regs[3]) = (at, size.bytes() as u64);
+                self.call_helper(helper::LOAD_PACKET, run)?;
+                if self.get(R::R0).cast_signed() < 0 {
+                    self.set(R::R0, 0);
+                    return Some(self.exit(run));
+                }
+            }
             Op::LoadFunction { dst, target } => self.set(dst, FUNCTION | u64::from(target)),
             Op::MayGoto { target } => {
                 run.patience -= 1;
@@ -141,7 +170,7 @@ impl Machine<'_> {
                 }
             }
             Op::Call { helper: TAIL_CALL } => {
-                if self.tail_call(run) {
+                if self.tail_call() {
                     return Some(Flow::Next);
                 }
                 self.set(R::R0, sem::immediate(NOT_TAKEN));
@@ -251,7 +280,7 @@ impl Machine<'_> {
     }
 
     /// Whether the tail call was taken.
-    fn tail_call(&mut self, run: &Run) -> bool {
+    fn tail_call(&mut self) -> bool {
         let Some(call) = self.code.body.tails.get(&(self.at as u32)) else {
             return false;
         };
@@ -276,8 +305,7 @@ impl Machine<'_> {
         if let Some(frame) = self.frames.last() {
             self.regs[6..10].copy_from_slice(&frame.saved);
         }
-        (self.code, self.at) = (code, 0);
-        self.count_start(run);
+        (self.code, self.at, self.begins) = (code, 0, true);
         true
     }
 }

@@ -80,6 +80,12 @@ impl<'a> Invocation<'a> {
 #[inline]
 pub(crate) fn new_run(body: &Body, invocation: &Invocation<'_>, stack: (u64, u64), input: u64, len: u64) -> Run {
     let window = Window::new(input, len);
+    let frame = invocation.after.as_ref().map(|after| after.frame);
+    let (mut contexts, mut data, mut data_end) = ([0; 2], 0, 0);
+    if let Some(frame) = frame {
+        contexts[frame.kind as usize] = frame.context;
+        (data, data_end) = (frame.data, frame.end);
+    }
     let budget = body.options.budget.map_or(i64::MAX, |b| i64::try_from(b).unwrap_or(i64::MAX));
     Run {
         windows: [window, window, Window::default(), Window::default()],
@@ -94,12 +100,16 @@ pub(crate) fn new_run(body: &Body, invocation: &Invocation<'_>, stack: (u64, u64
         callee: 0,
         patience: PATIENCE,
         nested: 0,
+        contexts,
+        data,
+        data_end,
         shared: Arc::as_ptr(&body.shared),
         stack_start: stack.0,
         buffers: invocation.buffers,
         packet: invocation.packet.unwrap_or(Region { start: input, len, writable: true }),
-        frame: invocation.after.as_ref().map(|after| after.frame),
+        frame,
         redirect: None,
+        tunnel: None,
         ring: 0,
         kind: None,
     }

@@ -49,8 +49,8 @@
 //! slot are gone; programs and arrays may refer to each other in circles.
 //!
 //! # What is verified, and what is not
-//! Every instruction is checked when a program is loaded ([`check`]), and every memory access while it runs, so that no
-//! program, however malformed, reads or writes memory that was not given to its runtime, or runs for ever: it ends in a
+//! Every instruction is checked when a program is loaded ([`check`]), and every memory access while it runs, unless it is proved
+//! to be within bounds (`proof`; [`Options::kernel_contexts`] lets more be proved), so that no program, however malformed, reads or writes memory that was not given to its runtime, or runs for ever: it ends in a
 //! [`Trap`]. There is no verifier: types and value ranges are not proved, which means that errors show at run time.
 //! In particular:
 //! - Programs of one [`Runtime`] can reach all of each other's maps, and all of their run's stack, by addresses they make
@@ -61,9 +61,9 @@
 //!   [`Invocation::clear_stack`] is asked for.
 //! - [`Checks::off`], which is `unsafe`, switches the memory checks off, and [`Options::budget`] can be switched off; then
 //!   what they promise no longer holds.
-//! - Not supported, and refused when loaded (an object's other programs are loaded: [`Object::refused`]): legacy packet
-//!   access, calls by BTF id, kernel functions, CO-RE relocations against types whose layout is the kernel's affair, spin
-//!   locks, timers, maps of kinds other than [`MapKind`]'s.
+//! - Not supported, and refused when loaded (an object's other programs are loaded: [`Object::refused`]): calls by BTF id,
+//!   kernel functions, CO-RE relocations against types of a kernel's that was not given ([`Around`]), spin locks, timers, maps
+//!   of kinds other than [`MapKind`]'s.
 //!
 //! # Limits
 //! x86-64 Linux. 64 MiB of code, 4096 maps and 16384 computed tail calls per runtime; 8 nested
@@ -77,6 +77,7 @@
 //! | [`insn`], [`op`], [`decode`] | instructions: encoded, decoded, and what can be wrong with one |
 //! | [`check`], [`constant`] | what has to hold for a program; which tail calls are constant |
 //! | [`semantics`], `interp` | what instructions mean, and the interpreter |
+//! | `proof` | which accesses need no check while running |
 //! | `jit`, `branches` | the compiler to x86-64 |
 //! | `learn`, `promotion` | computed tail calls: learning, promoting, telling why |
 //! | `run`, `region`, `stack` | the memory of a run, and bounds checks |
@@ -85,6 +86,7 @@
 //! | `redirect` | where packets go |
 //! | `array` | program arrays: updates, swaps, patch sites |
 //! | `elf` | object files |
+//! | `c` (feature `c`) | the interface for C behind `relpoline_bpf.h` |
 //! | [`listing`] | instructions as text, beside the machine code they became |
 //! | `callback` | helpers that call functions of the program |
 //! | `map`, `slot`, `helper` | maps, whose values per CPU are whose, and helpers |
@@ -92,6 +94,8 @@
 
 mod array;
 mod branches;
+#[cfg(feature = "c")]
+pub mod c;
 mod callback;
 pub mod check;
 mod code;
@@ -113,6 +117,7 @@ pub mod op;
 mod packet;
 mod program;
 mod promotion;
+mod proof;
 mod reclaim;
 mod redirect;
 mod region;
@@ -127,17 +132,18 @@ mod trap;
 
 pub use array::{ProgArray, Transaction, UpdateError};
 pub use branches::IndirectBranches;
-pub use elf::{Object, ObjectError};
+pub use elf::{Around, Object, ObjectError};
 pub use helper::HelperCall;
 pub use invocation::{Engine, Invocation};
 pub use jit::CompileError;
 pub use map::{Map, MapError, MapKind, MapSpec, Mode};
-pub use packet::{ContextKind, NoLowMemory, PacketBuffer};
+pub use packet::{NoLowMemory, PacketBuffer};
 pub use program::{Checks, LoadError, LoadErrorKind, MapHandle, Options, Program, Source};
 pub use promotion::{HotTarget, VariableCall};
+pub use proof::Why;
 pub use redirect::{Redirect, Way};
 pub use relpoline_core::policy::Reason;
 pub use runtime::{Runtime, RuntimeBuilder, RuntimeError};
-pub use section::{Expects, expects};
+pub use section::{ContextKind, Expects, expects};
 pub use slot::count as slots;
 pub use trap::{Trap, TrapKind};

@@ -2,6 +2,7 @@
 
 use crate::op::{Alu, Atomic, Cond, Op, Operand, Order, R, Size, Width};
 use crate::program::Program;
+use crate::proof::{Why, access};
 use std::fmt::{self, Display, Formatter};
 
 /// One slot of a program.
@@ -11,6 +12,8 @@ pub struct Line {
     pub slot: usize,
     /// The instruction, in the notation of LLVM and the kernel.
     pub text: String,
+    /// Whether it accesses memory, and why it need not be checked while it runs, if it need not.
+    pub access: Option<Option<Why>>,
     /// Whether a function begins here.
     pub begins_function: bool,
     /// Its machine code: from where to where in [`Listing::code`].
@@ -60,6 +63,7 @@ impl Program {
         let line = |(slot, op): (usize, &Op)| Line {
             slot,
             text: op.to_string(),
+            access: access(*op).map(|_| code.body.proof.why(slot as u32)),
             begins_function: checked.functions.iter().any(|f| f.start as usize == slot),
             code: code.offsets[slot] as usize..end(slot),
         };
@@ -197,6 +201,10 @@ impl Display for Op {
             }
             Op::StoreRelease { size, dst, offset, src } => {
                 write!(f, "store_release((u{} *)({dst} {offset:+}), {src})", bits(size))
+            }
+            Op::LoadPacket { size, index: None, offset } => write!(f, "r0 = *(u{} *)skb[{offset}]", bits(size)),
+            Op::LoadPacket { size, index: Some(r), offset } => {
+                write!(f, "r0 = *(u{} *)skb[{r} {offset:+}]", bits(size))
             }
             Op::LoadFunction { dst, target } => write!(f, "{dst} = function {target} ll"),
             Op::MayGoto { target } => write!(f, "may_goto {target}"),

@@ -13,8 +13,10 @@
 
 use crate::frame::{After, Frame};
 use crate::invocation::Invocation;
+use crate::proof::Layout;
 use crate::redirect::Redirect;
 use crate::region::Region;
+pub use crate::section::ContextKind;
 use rustix::mm::{MapFlags, ProtFlags};
 
 const CONTEXT: usize = 192;
@@ -54,16 +56,6 @@ pub mod skb {
     pub const DATA_META: usize = 140;
     pub const FLOW_KEYS: usize = 144;
     pub const WIRE_LEN: usize = 160;
-}
-
-/// What a program's r1 points to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ContextKind {
-    /// `struct xdp_md`: `data`, `data_end`, `data_meta`, `ingress_ifindex` (1).
-    Xdp,
-    /// `struct __sk_buff`: `len`, `wire_len`, `protocol` (the Ethernet type), `pkt_type`, `ifindex` (1),
-    /// `data`, `data_end`, `data_meta`, `flow_keys`, `hash` and the fields of a VLAN tag where helpers set them.
-    Skb,
 }
 
 /// Why there is no buffer below 4 GiB.
@@ -180,6 +172,15 @@ impl PacketBuffer {
     pub fn flow_keys(&mut self) -> &mut [u8] {
         self.bytes(CONTEXT, FLOW_KEYS)
     }
+}
+
+/// What a proof knows of a context.
+pub fn layout(kind: ContextKind) -> Layout {
+    let (data, end) = match kind {
+        ContextKind::Xdp => (xdp::DATA, xdp::DATA_END),
+        ContextKind::Skb => (skb::DATA, skb::DATA_END),
+    };
+    Layout { data: data as i64, end: end as i64, size: CONTEXT as i64 }
 }
 
 /// A packet of `len` bytes in a buffer that begins at `start`.

@@ -16,15 +16,17 @@ use crate::check::{Checked, check};
 use crate::code::{Body, Core, MapRef};
 use crate::constant::{TailCall, tail_calls};
 use crate::decode::InsnError;
-use crate::helper::TAIL_CALL;
+use crate::helper::{LOAD_PACKET, TAIL_CALL};
 use crate::insn::Insn;
 use crate::invocation::{Engine, Invocation};
 use crate::jit::CompileError;
 use crate::map::Map;
 use crate::op::Op;
-use crate::packet::ContextKind;
+use crate::packet::{ContextKind, layout};
+use crate::proof::{self, Proof, prove};
 use crate::reclaim::{self, Section};
 use crate::runtime::{Runtime, Shared};
+use crate::section::{Expects, expects};
 use crate::stack::Taken;
 use crate::trap::Trap;
 use crate::{ProgArray, callback, hits, interp, jit};
@@ -83,6 +85,12 @@ pub struct Checks {
 }
 
 impl Checks {
+    /// Checks everything that is not proved to be right.
+    #[must_use]
+    pub const fn on() -> Checks {
+        Checks { off: false }
+    }
+
     /// Checks nothing.
     ///
     /// # Safety
@@ -109,12 +117,16 @@ pub struct Options {
     pub checks: Checks,
     /// Count starts, for [`Program::hits`].
     pub count: bool,
+    /// Whether runs of a program whose section is for packets with a context of the kernel's ([`crate::expects`]) have that
+    /// context: those of a [`crate::PacketBuffer`]. Many of its accesses need no check then. A run that has not ends in
+    /// [`crate::TrapKind::WrongContext`] where the program begins; and however it is reached, it has the context in r1.
+    pub kernel_contexts: bool,
 }
 
 impl Default for Options {
-    /// A budget of 2³⁰, checked, not counted.
+    /// A budget of 2³⁰, checked, not counted, over whatever it is given.
     fn default() -> Self {
-        Options { budget: Some(1 << 30), checks: Checks::default(), count: false }
+        Options { budget: Some(1 << 30), checks: Checks::default(), count: false, kernel_contexts: false }
     }
 }
 
@@ -204,6 +216,13 @@ impl Program {
     #[must_use]
     pub fn section(&self) -> &str {
         &self.core.body.section
+    }
+
+    /// What it expects in r1, by its section's name. It can be given anything, which is up to the host, unless it was loaded
+    /// otherwise ([`Options::kernel_contexts`]).
+    #[must_use]
+    pub fn expects(&self) -> Expects {
+        expects(self.section())
     }
 
     /// How often it was started, by the host or a tail call, if it was loaded to be counted.
@@ -321,6 +340,22 @@ fn check_references(
     Ok(())
 }
 
+/// What a proof may rely on beside the program itself.
+fn around<'a>(shared: &'a Shared, maps: &[MapRef], context: Option<ContextKind>) -> proof::Around<'a> {
+    let memory = |map: &MapRef| match map {
+        MapRef::Map(map) => map.body().memory(),
+        MapRef::Array(_) => proof::Memory::default(),
+    };
+    let call = |helper: u32| shared.helpers.call(helper);
+    proof::Around {
+        context: context.map(layout),
+        maps: maps.iter().map(memory).collect(),
+        call: Box::new(call),
+        tail_call: TAIL_CALL,
+        load_packet: LOAD_PACKET,
+    }
+}
+
 fn make_body(
     runtime: &Runtime,
     source: Source<'_>,
@@ -334,5 +369,12 @@ fn make_body(
     let id = shared.name_program(&name);
     let (hits, hits_before) = options.count.then(hits::take).flatten().map_or((None, 0), |(p, n)| (Some(p), n));
     let section = source.section.into();
-    Arc::new(Body { shared, name, section, id, checked, tails, maps, options, hits, hits_before })
+    let context = match expects(source.section) {
+        Expects::Context(kind) if options.kernel_contexts => Some(kind),
+        _ => None,
+    };
+    let context = context.filter(|_| !options.checks.are_off());
+    let proof =
+        if options.checks.are_off() { Proof::default() } else { prove(&checked, &around(&shared, &maps, context)) };
+    Arc::new(Body { shared, name, section, id, checked, tails, maps, options, context, proof, hits, hits_before })
 }

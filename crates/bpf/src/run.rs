@@ -13,6 +13,7 @@
 use crate::check::MAX_BY_REGISTER;
 use crate::frame::Frame;
 use crate::op::Size;
+use crate::packet::ContextKind;
 use crate::redirect::Redirect;
 use crate::region::Region;
 use crate::runtime::Shared;
@@ -73,6 +74,12 @@ pub struct Run {
     pub patience: i64,
     /// Calls by register that are under way.
     pub nested: u32,
+    /// The context, by its kind ([`ContextKind`]), and 0 for the other kind.
+    pub contexts: [u64; 2],
+    /// Where the packet begins and ends, where there is a context.
+    pub data: u64,
+    /// See `data`.
+    pub data_end: u64,
 
     /// The runtime.
     pub shared: *const Shared,
@@ -86,16 +93,34 @@ pub struct Run {
     pub frame: Option<Frame>,
     /// Where the packet is to go, as helpers have it so far.
     pub redirect: Option<Redirect>,
+    /// What the packet is to be put into, and the flags that say how.
+    pub tunnel: Option<Tunnel>,
     /// The ring buffer that was used last.
     pub ring: u64,
     /// What went wrong.
     pub kind: Option<TrapKind>,
 }
 
+/// `struct bpf_tunnel_key` as a program has set it, and whether it is of IPv6, and the flags that tell of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tunnel {
+    /// Its bytes.
+    pub key: [u8; 44],
+    /// Whether addresses are of IPv6.
+    pub wide: bool,
+    /// What `tunnel_flags` says.
+    pub flags: u16,
+}
+
 /// What a function's number looks like in a register: its first slot, with an upper half that no address has.
 pub const FUNCTION: u64 = 0xb9f0_66aa << 32;
 
 impl Run {
+    /// The context of that kind, or 0.
+    pub fn context(&self, kind: ContextKind) -> u64 {
+        self.contexts[kind as usize]
+    }
+
     /// Begins a call by register, if there may be one more.
     pub fn nest(&mut self) -> bool {
         self.nested += 1;

@@ -1,7 +1,14 @@
 //! What a program is for, by the name of its section, as libbpf reads it.
 
-use crate::packet::ContextKind;
-use crate::program::Program;
+/// What a program's r1 points to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContextKind {
+    /// `struct xdp_md`: `data`, `data_end`, `data_meta`, `ingress_ifindex` (1).
+    Xdp,
+    /// `struct __sk_buff`: `len`, `wire_len`, `protocol` (the Ethernet type), `pkt_type`, `ifindex` (1),
+    /// `data`, `data_end`, `data_meta`, `flow_keys`, `hash` and the fields of a VLAN tag where helpers set them.
+    Skb,
+}
 
 /// What a program expects in r1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,14 +96,6 @@ pub fn expects(section: &str) -> Expects {
         Expects::Elsewhere(what)
     } else {
         Expects::Anything
-    }
-}
-
-impl Program {
-    /// What it expects in r1, by its section's name. It can be given anything: that is up to the host.
-    #[must_use]
-    pub fn expects(&self) -> Expects {
-        expects(self.section())
     }
 }
 

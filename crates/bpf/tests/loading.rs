@@ -3,8 +3,8 @@
 mod support;
 
 use relpoline_bpf::{
-    ContextKind, Engine, Expects, Invocation, MapError, Mode, Object, ObjectError, Options, PacketBuffer, Runtime,
-    TrapKind, slots,
+    Around, ContextKind, Engine, Expects, Invocation, MapError, Mode, Object, ObjectError, Options, PacketBuffer,
+    Runtime, TrapKind, slots,
 };
 use std::sync::Barrier;
 
@@ -168,4 +168,83 @@ fn a_thread_without_a_slot_is_told() {
     got.dedup();
     // Other tests have some meanwhile.
     assert!(got.len() == many && many <= slots(), "{got:?}");
+}
+
+/// What a kernel has where the programs of `core` expect other things: see `core_target.c`.
+fn kernels_state() -> [u8; 64] {
+    let mut bytes = [0; 64];
+    for (at, word) in [(12, 77u32), (32, 1234), (52, 0), (56, 55), (60, 66)] {
+        bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    }
+    // wide at 36; then 7 bits of nothing, and -3 in 9 bits, within the 16 bits at 38.
+    bytes[36..38].copy_from_slice(&4321u16.to_le_bytes());
+    bytes[38..40].copy_from_slice(&((-3i16 as u16 & 0x1ff) << 7).to_le_bytes());
+    bytes
+}
+
+/// Offsets, sizes, signs, bit fields, existence, values of enumerations are those of the types that were given.
+#[test]
+fn relocations_are_resolved_against_given_types() {
+    let runtime = Runtime::new().unwrap();
+    let (bytes, types) = (support::object("core"), support::object("core_target"));
+    let around = Around { types: Some(&types), ..Around::default() };
+    let object = Object::load_within(&runtime, &bytes, Options::default(), &around, |_| true).unwrap();
+    assert_eq!(object.refused(), []);
+    for engine in ENGINES {
+        let run = |name: &str| {
+            let mut input = kernels_state();
+            let program = object.program(name).unwrap_or_else(|| panic!("no {name}"));
+            program.invoke(Invocation::new(&mut input).engine(engine)).map(|r0| r0 as i32).map_err(|trap| trap.kind)
+        };
+        assert_eq!(run("number"), Ok(1234), "through a union without a name");
+        assert_eq!(run("wide"), Ok(4321), "two bytes are read where there were eight");
+        assert_eq!(run("nested"), Ok(55));
+        assert_eq!(run("element"), Ok(77));
+        assert_eq!(run("second"), Ok(64 + 32));
+        assert_eq!(run("exists"), Ok(1));
+        assert_eq!(run("gone"), Ok(5));
+        assert_eq!(run("reads_gone"), Err(TrapKind::Unresolved));
+        assert_eq!(run("sizes"), Ok(2 | 32 << 8));
+        assert_eq!(run("bits"), Ok(-3));
+        assert_eq!(run("types"), Ok(1 | 4 | 16 << 8));
+        assert_eq!(run("values"), Ok(300 | 1 << 16));
+        assert_eq!(run("no_value"), Err(TrapKind::Unresolved));
+        assert_eq!(run("no_type"), Err(TrapKind::Unresolved));
+    }
+    // Without types they are refused, each by name.
+    let error = Object::load(&runtime, &bytes, Options::default()).unwrap_err();
+    assert!(error.to_string().contains("CO-RE relocation against 'state'"), "{error}");
+    // What is no type information is said to be none, however it is damaged.
+    for len in [0, 3, 24, 100] {
+        let around = Around { types: Some(&types[..len]), ..Around::default() };
+        assert!(Object::load_within(&runtime, &bytes, Options::default(), &around, |_| true).is_err(), "{len}");
+    }
+}
+
+/// The kernel's configuration as it is given; what it does not say is zero for weak externals, and refused for others.
+#[test]
+fn externals_have_the_values_that_are_given() {
+    const CONFIG: &str = "# a comment\nCONFIG_HZ=250\nCONFIG_SMP=y\nCONFIG_VETH=m\nCONFIG_LETTER=n\nCONFIG_NAME=\"relpoline\"\n\
+                          CONFIG_BELOW=-2\nCONFIG_MODULE=m\n";
+    let runtime = Runtime::new().unwrap();
+    let load = |config: &str| {
+        let around = Around { config: Some(config), ..Around::default() };
+        Object::load_within(&runtime, &support::object("config"), Options::default(), &around, |_| true).unwrap()
+    };
+    let object = load(CONFIG);
+    let program = |name: &str| object.program(name).unwrap_or_else(|| panic!("{name}: {:?}", object.refused()));
+    let run = |name: &str| program(name).run(&mut [0; 8]).map(u64::cast_signed).map_err(|trap| trap.kind);
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-', '\n']).map(|n| n.parse::<i64>().unwrap_or(0));
+    assert_eq!(run("version").unwrap() >> 8, numbers.next().unwrap() << 8 | numbers.next().unwrap());
+    assert_eq!(run("hz"), Ok(250));
+    assert_eq!(run("small"), Ok(i64::from(1 | 1 << 1 | u32::from(b'n') << 8 | u32::from(b'l') << 16)));
+    assert_eq!(run("below"), Ok(-2));
+    assert_eq!(run("asks"), Ok(3), "a weak function that nobody has is null");
+    assert_eq!(run("calls"), Err(TrapKind::Unresolved));
+    assert!(matches!(run("writes"), Err(TrapKind::OutOfBounds { write: true, .. })));
+    let refused = |name: &str| object.refused().iter().find(|(n, _)| n == name).unwrap().1.to_string();
+    assert!(refused("missing").contains("'CONFIG_MISSING' of .kconfig has no value"), "{}", refused("missing"));
+    assert!(refused("module").contains("'m' does not fit its type"), "{}", refused("module"));
+    assert_eq!(load("LINUX_KERNEL_VERSION=0x60100").program("version").unwrap().run(&mut [0; 8]), Ok(0x6_0100));
 }

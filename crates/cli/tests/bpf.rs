@@ -66,6 +66,45 @@ fn what_cannot_run_is_named() {
     assert_eq!(run(&["--prog", "traces", "--context", "raw"]).status.code(), Some(0));
 }
 
+/// Types and configuration of a kernel come from files, the latter packed as `/proc/config.gz` is.
+#[test]
+fn the_kernel_is_given_by_files() {
+    let (core, types, config) = (object("core.o"), object("core_target.o"), object("config.o"));
+    let [core, types, config] = [&core, &types, &config].map(|path| path.to_str().unwrap());
+    let packet = "00".repeat(32) + "d2040000" + &"00".repeat(28);
+    let run = relpoline(&["run", core, "--prog", "number", "--hex", &packet, "--btf", types]).output().unwrap();
+    assert_eq!((run.status.code(), text(&run).as_str()), (Some(0), "0x4d2\n"));
+    let run = relpoline(&["run", core, "--prog", "reads_gone", "--hex", &packet, "--btf", types]).output().unwrap();
+    assert!(run.status.code() == Some(1) && text(&run).contains("the given kernel does not have"), "{}", text(&run));
+    let run = relpoline(&["run", core, "--prog", "number", "--hex", &packet]).output().unwrap();
+    assert!(run.status.code() == Some(1) && text(&run).contains("CO-RE relocation against 'state'"), "{}", text(&run));
+    let run = relpoline(&["run", core, "--btf", file!()]).output().unwrap();
+    assert_eq!(run.status.code(), Some(1));
+
+    let folder = tempfile::tempdir().unwrap();
+    let [plain, packed] = ["config", "config.gz"].map(|name| folder.path().join(name));
+    std::fs::write(&plain, "CONFIG_HZ=250\n").unwrap();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(b"CONFIG_HZ=1000\n").unwrap();
+    std::fs::write(&packed, encoder.finish().unwrap()).unwrap();
+    for (file, hz) in [(plain, "0xfa"), (packed, "0x3e8")] {
+        let run = relpoline(&["run", config, "--prog", "hz", "--kconfig", file.to_str().unwrap()]).output().unwrap();
+        assert!(run.status.success() && String::from_utf8_lossy(&run.stdout) == format!("{hz}\n"), "{}", text(&run));
+    }
+    let run = relpoline(&["run", config, "--prog", "hz"]).output().unwrap();
+    assert!(text(&run).contains("'CONFIG_HZ' of .kconfig has no value"), "{}", text(&run));
+}
+
+#[test]
+fn which_checks_are_left() {
+    let file = object("contexts.o");
+    let dis =
+        |more: &[&str]| text(&relpoline(&["dis", file.to_str().unwrap(), "--checks"]).args(more).output().unwrap());
+    let (with, without) = (dis(&[]), dis(&["--raw"]));
+    assert!(with.contains("proved: the packet, as far as") && with.contains(" checked"), "{with}");
+    assert!(!without.contains("proved: the packet"), "{without}");
+}
+
 #[test]
 fn patch_sites_are_marked() {
     let file = object("direct.o");

@@ -1,18 +1,21 @@
-//! As much of BTF (the kernel's Documentation/bpf/btf.rst) as map definitions need: variables of a section,
-//! structures and their members, sizes of types.
+//! BTF (the kernel's Documentation/bpf/btf.rst), as far as maps, externals and CO-RE relocations need it: variables of a
+//! section, structures and their members, enumerations, sizes of types.
 
 /// Kinds of types, bits 24 to 28 of a type's info.
-mod kind {
+#[allow(missing_docs, reason = "the format's names")]
+pub mod kind {
     pub const INT: u32 = 1;
     pub const PTR: u32 = 2;
     pub const ARRAY: u32 = 3;
     pub const STRUCT: u32 = 4;
     pub const UNION: u32 = 5;
     pub const ENUM: u32 = 6;
+    pub const FWD: u32 = 7;
     pub const TYPEDEF: u32 = 8;
     pub const VOLATILE: u32 = 9;
     pub const CONST: u32 = 10;
     pub const RESTRICT: u32 = 11;
+    pub const FUNC: u32 = 12;
     pub const FUNC_PROTO: u32 = 13;
     pub const VAR: u32 = 14;
     pub const DATASEC: u32 = 15;
@@ -52,6 +55,15 @@ pub struct Member<'a> {
     pub kind: u32,
     /// Where it begins, in bytes.
     pub offset: u32,
+    /// The same in bits.
+    pub bits: u32,
+    /// Bits of a bit field, or 0.
+    pub width: u32,
+}
+
+/// Whether it is a typedef or a qualifier.
+fn is_modifier(kind: u32) -> bool {
+    matches!(kind, kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG)
 }
 
 fn word(data: &[u8], at: usize) -> Option<u32> {
@@ -89,6 +101,74 @@ impl<'a> Btf<'a> {
         self.types.get(id as usize).copied()
     }
 
+    /// How many types there are, void included.
+    pub fn count(&self) -> u32 {
+        self.types.len() as u32
+    }
+
+    /// Kind and name of type `id` itself.
+    pub fn kind_and_name(&self, id: u32) -> Option<(u32, &'a str)> {
+        let one = self.get(id)?;
+        Some((one.kind(), self.string(one.name)?))
+    }
+
+    /// The type behind typedefs and qualifiers.
+    pub fn behind(&self, mut id: u32) -> Option<u32> {
+        for _ in 0..DEEPEST {
+            let one = self.get(id)?;
+            if !is_modifier(one.kind()) {
+                return Some(id);
+            }
+            id = one.size_or_type;
+        }
+        None
+    }
+
+    /// What pointer `id` points to.
+    pub fn pointed(&self, id: u32) -> Option<u32> {
+        self.get(id).filter(|t| t.kind() == kind::PTR).map(|t| t.size_or_type)
+    }
+
+    /// Type of the elements, and their number, of array `id`.
+    pub fn array(&self, id: u32) -> Option<(u32, u32)> {
+        let array = self.get(id).filter(|t| t.kind() == kind::ARRAY)?;
+        Some((word(self.data, array.more)?, word(self.data, array.more + 8)?))
+    }
+
+    /// Whether type `id` is a signed integer or an enumeration of signed ones.
+    pub fn is_signed(&self, id: u32) -> Option<bool> {
+        const SIGNED: u32 = 1 << 24;
+        let one = self.strip(id)?;
+        Some(match one.kind() {
+            kind::INT => word(self.data, one.more)? & SIGNED != 0,
+            kind::ENUM | kind::ENUM64 => one.info >> 31 == 1,
+            _ => false,
+        })
+    }
+
+    /// Names and values of the enumeration `id`.
+    pub fn enumerators(&self, id: u32) -> Vec<(&'a str, u64)> {
+        let Some(one) = self.strip(id) else { return Vec::new() };
+        let wide = match one.kind() {
+            kind::ENUM => false,
+            kind::ENUM64 => true,
+            _ => return Vec::new(),
+        };
+        let signed = one.info >> 31 == 1;
+        let value = |i: usize| {
+            let at = one.more + i * if wide { 12 } else { 8 };
+            let (name, low) = (self.string(word(self.data, at)?)?, word(self.data, at + 4)?);
+            let high = match (wide, signed) {
+                (true, _) => word(self.data, at + 8)?,
+                // As the field of 32 bits says.
+                (false, true) if low >> 31 == 1 => u32::MAX,
+                (false, _) => 0,
+            };
+            Some((name, u64::from(low) | u64::from(high) << 32))
+        };
+        (0..one.count()).filter_map(value).collect()
+    }
+
     /// The name of type `id`, through typedefs and qualifiers.
     pub fn name_of(&self, id: u32) -> Option<&'a str> {
         self.string(self.strip(id)?.name)
@@ -102,15 +182,8 @@ impl<'a> Btf<'a> {
     }
 
     /// Through typedefs and qualifiers to the type itself.
-    fn strip(&self, mut id: u32) -> Option<Type> {
-        for _ in 0..DEEPEST {
-            let one = self.get(id)?;
-            match one.kind() {
-                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => id = one.size_or_type,
-                _ => return Some(one),
-            }
-        }
-        None
+    fn strip(&self, id: u32) -> Option<Type> {
+        self.get(self.behind(id)?)
     }
 
     /// Variables of section `name`: offset, name, type.
@@ -126,15 +199,17 @@ impl<'a> Btf<'a> {
         (0..section.count()).filter_map(variable).collect()
     }
 
-    /// Members of the structure `id`.
+    /// Members of the structure or union `id`.
     pub fn members(&self, id: u32) -> Vec<Member<'a>> {
-        let Some(one) = self.strip(id).filter(|t| t.kind() == kind::STRUCT) else { return Vec::new() };
+        let composite = |t: &Type| matches!(t.kind(), kind::STRUCT | kind::UNION);
+        let Some(one) = self.strip(id).filter(composite) else { return Vec::new() };
         let member = |i: usize| {
             let at = one.more + 12 * i;
             let bits = word(self.data, at + 8)?;
             // With the flag set, the upper byte is a bit field's size.
-            let bits = if one.info >> 31 == 1 { bits & 0xff_ffff } else { bits };
-            Some(Member { name: self.string(word(self.data, at)?)?, kind: word(self.data, at + 4)?, offset: bits / 8 })
+            let (bits, width) = if one.info >> 31 == 1 { (bits & 0xff_ffff, bits >> 24) } else { (bits, 0) };
+            let (name, kind) = (self.string(word(self.data, at)?)?, word(self.data, at + 4)?);
+            Some(Member { name, kind, offset: bits / 8, bits, width })
         };
         (0..one.count()).filter_map(member).collect()
     }
@@ -162,6 +237,11 @@ impl<'a> Btf<'a> {
     pub fn pointed_size(&self, id: u32) -> Option<u32> {
         let pointer = self.strip(id).filter(|t| t.kind() == kind::PTR)?;
         self.size(pointer.size_or_type, DEEPEST)
+    }
+
+    /// The size of type `id` in bytes.
+    pub fn size_of(&self, id: u32) -> Option<u32> {
+        self.size(id, DEEPEST)
     }
 
     fn size(&self, id: u32, depth: usize) -> Option<u32> {

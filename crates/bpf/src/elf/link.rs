@@ -2,6 +2,7 @@
 //! references to maps and data resolved.
 
 use super::core;
+use super::externals::Externals;
 use super::maps::Definition;
 use super::{File, ObjectError};
 use crate::insn::{BYTES, CALL, Insn, LD_IMM64, call, imm64, parse};
@@ -30,6 +31,10 @@ struct Function {
 enum Reference {
     /// What it is to.
     To { section: Option<SectionIndex>, address: u64 },
+    /// A helper of the host's.
+    Helper(u32),
+    /// A weak symbol that the file does not define, and nobody else.
+    Missing,
     /// Why it leads nowhere.
     Nowhere(String),
 }
@@ -69,17 +74,28 @@ pub struct Code<'a> {
 
 impl<'a> Code<'a> {
     /// Reads the executable sections of `file`.
-    pub fn read(file: &File<'_>, definitions: &'a [Definition]) -> Result<Code<'a>, ObjectError> {
+    pub fn read(
+        file: &File<'_>,
+        definitions: &'a [Definition],
+        externals: &Externals,
+        target: Option<&core::Target<'_>>,
+    ) -> Result<Code<'a>, ObjectError> {
         let mut texts = HashMap::new();
         for section in file.sections() {
             let SectionFlags::Elf { sh_flags, .. } = section.flags() else { continue };
             if sh_flags.0 & EXECUTABLE != 0 && section.size() > 0 {
-                texts.insert(section.index(), read_text(file, &section)?);
+                texts.insert(section.index(), read_text(file, &section, externals)?);
             }
         }
-        for (section, slot, why) in core::unresolved(file)? {
-            if let Some(text) = texts.values_mut().find(|text| text.name == section) {
-                text.references.insert(slot, Reference::Nowhere(why));
+        let read = |section: &str, slot: usize| {
+            let text = texts.values().find(|text| text.name == section)?;
+            Some([*text.insns.get(slot)?, text.insns.get(slot + 1).copied().unwrap_or_default()])
+        };
+        for (section, slot, answer) in core::answers(file, target, read)? {
+            let Some(text) = texts.values_mut().find(|text| text.name == section) else { continue };
+            match answer {
+                core::Answer::Refused(why) => drop(text.references.insert(slot, Reference::Nowhere(why))),
+                core::Answer::Changed(insns) => text.insns.iter_mut().skip(slot).zip(insns).for_each(|(i, to)| *i = to),
             }
         }
         let functions = read_functions(file, &texts)?;
@@ -123,6 +139,7 @@ impl<'a> Code<'a> {
 fn read_text(
     file: &File<'_>,
     section: &object::read::elf::ElfSection64<'_, '_, object::Endianness>,
+    externals: &Externals,
 ) -> Result<Text, ObjectError> {
     let name = section.name().map_err(ObjectError::elf)?.to_string();
     let data = section.data().map_err(ObjectError::elf)?;
@@ -138,7 +155,14 @@ fn read_text(
             return Err(ObjectError::reference(&name, slot, "a relocation outside of the section"));
         }
         let reference = if symbol.is_undefined() {
-            Reference::Nowhere(format!("'{}' is not defined in the file", symbol.name().unwrap_or("?")))
+            let name = symbol.name().unwrap_or("?");
+            match (externals.function(name), externals.find(name)) {
+                (Some(number), _) => Reference::Helper(number),
+                (None, Some(Ok((section, address)))) => Reference::To { section: Some(section), address },
+                (None, Some(Err(why))) => Reference::Nowhere(why),
+                (None, None) if symbol.is_weak() => Reference::Missing,
+                (None, None) => Reference::Nowhere(format!("'{name}' is not defined in the file")),
+            }
         } else {
             Reference::To { section: symbol.section_index(), address: symbol.address() }
         };
@@ -210,6 +234,21 @@ impl Linker<'_> {
         let (insn, reference) = (text.insns[slot], text.references.get(&slot).cloned());
         match (insn.opcode, reference) {
             (_, Some(Reference::Nowhere(why))) => Err(self.refuse(text, slot, &why)),
+            (LD_IMM64, Some(Reference::Missing)) => {
+                self.insns[at] = Insn { src: imm64::NUMBER, imm: 0, ..insn };
+                self.insns.get_mut(at + 1).map_or(Ok(()), |second| {
+                    second.imm = 0;
+                    Ok(())
+                })
+            }
+            (CALL, Some(Reference::Helper(number))) => {
+                self.insns[at] = Insn { src: call::HELPER, imm: number.cast_signed(), ..insn };
+                Ok(())
+            }
+            (CALL, Some(Reference::Missing)) => {
+                [self.insns[at], _] = core::poison([insn, Insn::default()]);
+                Ok(())
+            }
             (CALL, reference) if insn.src == call::LOCAL => {
                 let (section, base) = match reference {
                     Some(Reference::To { section: Some(section), address }) => (section, address as i64 / BYTES as i64),

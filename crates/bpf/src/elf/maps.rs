@@ -42,7 +42,7 @@ impl Definition {
     }
 
     /// A map without content.
-    fn of(section: SectionIndex, range: std::ops::Range<u64>, spec: MapSpec) -> Definition {
+    pub fn of(section: SectionIndex, range: std::ops::Range<u64>, spec: MapSpec) -> Definition {
         let (content, values_at, inner, refused) = (None, None, None, None);
         Definition { section, range, spec, content, values_at, inner, pinned: false, refused }
     }

@@ -5,6 +5,7 @@
 //! | map definitions | [`maps`] |
 //! | type information | [`btf`] |
 //! | relocations against types of the kernel | [`core`] |
+//! | the kernel's configuration | [`externals`] |
 //! | programs, calls, references | [`link`] |
 //!
 //! A file is loaded as a whole: maps first, then programs, then what program arrays hold initially. Nothing in
@@ -12,6 +13,7 @@
 
 mod btf;
 mod core;
+mod externals;
 mod link;
 mod maps;
 
@@ -113,6 +115,37 @@ impl ObjectError {
     }
 }
 
+/// What an object finds around it when it is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Around<'a> {
+    /// Maps that are to be used instead of new ones of the same name: see [`Object::load_sharing`].
+    pub shared: &'a [(String, MapHandle)],
+    /// Helpers by the names under which files call functions that they do not define.
+    pub functions: &'a [(String, u32)],
+    /// Types of the kernel that CO-RE relocations are resolved against: what `/sys/kernel/btf/vmlinux` holds, or an ELF file
+    /// with a `.BTF` section.
+    pub types: Option<&'a [u8]>,
+    /// The kernel's configuration, for externals of `.kconfig`: lines `CONFIG_NAME=value`. `LINUX_KERNEL_VERSION` is this
+    /// machine's unless a line of that name says otherwise.
+    pub config: Option<&'a str>,
+}
+
+impl<'a> Around<'a> {
+    fn target(&self) -> Result<Option<core::Target<'a>>, ObjectError> {
+        let Some(bytes) = self.types else { return Ok(None) };
+        let malformed = || ObjectError::section("of the kernel's types", "malformed type information");
+        let section = match bytes.get(..4) {
+            Some(b"\x7fELF") => {
+                let file = File::parse(bytes).map_err(ObjectError::elf)?;
+                let section = file.section_by_name(".BTF").ok_or_else(malformed)?;
+                section.data().map_err(ObjectError::elf)?
+            }
+            _ => bytes,
+        };
+        core::Target::parse(section).map(Some).ok_or_else(malformed)
+    }
+}
+
 /// The programs and maps of a loaded object file.
 #[derive(Clone, Debug)]
 pub struct Object {
@@ -158,9 +191,27 @@ impl Object {
         shared: &[(String, MapHandle)],
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Object, ObjectError> {
+        Object::load_within(runtime, bytes, options, &Around { shared, ..Around::default() }, wanted)
+    }
+
+    /// As [`Object::load_only`], with all that there is around it.
+    ///
+    /// # Errors
+    /// As for [`Object::load_sharing`]; types that are malformed.
+    pub fn load_within(
+        runtime: &Runtime,
+        bytes: &[u8],
+        options: Options,
+        around: &Around<'_>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Object, ObjectError> {
+        let shared = around.shared;
         let file = parse(bytes)?;
-        let definitions = maps::definitions(&file)?;
-        let code = Code::read(&file, &definitions)?;
+        let mut definitions = maps::definitions(&file)?;
+        let (externals, config) = externals::read(&file, around.config)?;
+        definitions.extend(config);
+        let target = around.target()?;
+        let code = Code::read(&file, &definitions, &externals.with(around.functions), target.as_ref())?;
         let found = code.programs(&wanted)?;
         let made = make_maps(runtime, &definitions, shared)?;
         let is_made = |(name, map): &(String, Result<MapHandle, ObjectError>)| Some((name.clone(), map.clone().ok()?));

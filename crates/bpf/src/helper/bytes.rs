@@ -86,6 +86,22 @@ pub fn xdp_store(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     c.write(to, &copy).map(|()| 0)
 }
 
+/// `(_, offset, size)`: big-endian bytes of the packet; from its beginning or, in the negative ranges of classic filters, from
+/// its network header or its Ethernet header. Negative when there are none.
+pub fn classic(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
+    const NETWORK: i64 = -0x10_0000;
+    const LINK: i64 = -0x20_0000;
+    let (offset, size) = (i64::from(c.args[1] as u32 as i32), c.args[2]);
+    let from = match offset {
+        0.. => offset,
+        NETWORK.. => offset - NETWORK + ETHERNET as i64,
+        LINK.. => offset - LINK,
+        _ => return Ok(errno::FAULT),
+    };
+    let Some(at) = c.packet_at(from.cast_unsigned(), size) else { return Ok(errno::FAULT) };
+    Ok(c.read(at, size)?.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+}
+
 /// `(xdp)`: bytes of the packet.
 pub fn length(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     Ok(c.packet().1)

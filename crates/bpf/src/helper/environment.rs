@@ -2,6 +2,7 @@
 //! of its own under the same number ([`crate::RuntimeBuilder::helper`]).
 
 use super::{HelperCall, errno};
+use crate::packet::ContextKind;
 use crate::trap::TrapKind;
 
 /// `struct bpf_fib_lookup`.
@@ -29,6 +30,34 @@ pub fn no_route(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
         (AF_INET | AF_INET6, _) => errno::NO_SUCH_DEVICE,
         _ => errno::FAMILY,
     })
+}
+
+/// `(ctx, device, length, difference, flags)`: whether the packet fits the device, which is as wide as a loopback device.
+pub fn check_mtu(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
+    /// `BPF_MTU_CHK_SEGS`.
+    const SEGMENTS: u64 = 1;
+    /// `BPF_MTU_CHK_RET_FRAG_NEEDED`.
+    const TOO_LONG: u64 = 1;
+    const ETHERNET: u32 = 14;
+    const MTU: u32 = 65536;
+    let [_, device, place, difference, flags] = c.args;
+    let (device, difference) = (device as u32, difference as u32);
+    let known = if c.context() == Some(ContextKind::Skb) { SEGMENTS } else { 0 };
+    if flags & !known != 0 {
+        return Ok(errno::INVALID);
+    }
+    let asked = c.read(place, 4)?.try_into().map_or(0, u32::from_le_bytes);
+    if flags != 0 && (asked != 0 || difference != 0) {
+        return Ok(errno::INVALID);
+    }
+    if !matches!(device, 0 | DEVICE) {
+        return Ok(errno::NO_SUCH_DEVICE);
+    }
+    let len = if asked == 0 { c.packet().1 as u32 } else { asked.wrapping_add(ETHERNET) };
+    // As the kernel reckons, in 32 bits with a sign.
+    let len = len.wrapping_add(difference).cast_signed();
+    c.write(place, &MTU.to_le_bytes())?;
+    Ok(if len > (MTU + ETHERNET).cast_signed() { TOO_LONG } else { 0 })
 }
 
 /// `(ctx, tuple, length, network, flags)`: none.

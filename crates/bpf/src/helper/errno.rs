@@ -14,6 +14,7 @@ pub const INVALID: u64 = minus(22);
 pub const NO_SPACE: u64 = minus(28);
 pub const RANGE: u64 = minus(34);
 pub const NO_SUCH_DEVICE: u64 = minus(19);
+pub const PROTOCOL: u64 = minus(71);
 pub const OPERATION: u64 = minus(95);
 pub const FAMILY: u64 = minus(97);
 /// The kernel's own `ENOTSUPP`.

@@ -11,7 +11,7 @@
 //! | `ring` | records for the host: ring buffers, events |
 //! | `bytes`, `checksum` | bytes of packets, and their sums |
 //! | `adjust`, `skb` | packets that grow and shrink; what only socket buffers have |
-//! | `redirect` | where packets go |
+//! | `redirect`, `tunnel` | where packets go, and inside what |
 //! | `environment` | questions that the host answers, by a helper of its own |
 //! | `text`, `format` | printing, and numbers from text |
 //! | `clock` | time, chance, and which slot this is |
@@ -28,11 +28,13 @@ mod redirect;
 mod ring;
 mod skb;
 mod text;
+mod tunnel;
 
 use crate::callback;
 use crate::frame::Frame;
 use crate::map::MapBody;
 use crate::packet::ContextKind;
+use crate::proof::{Call, Returns};
 use crate::redirect::Redirect;
 use crate::run::Run;
 use crate::trap::TrapKind;
@@ -41,6 +43,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The number of the tail call, which is compiled, not called.
 pub const TAIL_CALL: u32 = 12;
+
+/// What libbpf has called where a type or a function of the kernel is not there, and the program ought not to come.
+pub const UNRESOLVED: u32 = 0xbad_2310;
+
+/// The number of the helper that reads packets for `ld_abs` and `ld_ind`.
+pub const LOAD_PACKET: u32 = 0xffff_0002;
 
 /// The place in the table of the helper that [`Run::callee`] numbers.
 pub const BY_REGISTER: u32 = u32::MAX;
@@ -184,6 +192,20 @@ impl Helpers {
         self.table.push(helper);
     }
 
+    /// What a proof may rely on of a call of helper `number`. One of the host's may write what it is given, and has no means to
+    /// move the packet.
+    pub fn call(&self, number: u32) -> Call {
+        let built_in = number == TAIL_CALL || self.index(number).is_some_and(|index| (index as usize) < BUILT_IN.len());
+        let returns = match number {
+            1 | 195 if built_in => Returns::Value,
+            131 if built_in => Returns::Record,
+            _ => Returns::Anything,
+        };
+        let writes = !built_in || !HARMLESS.contains(&number);
+        let moves_packet = built_in && !HARMLESS.contains(&number) && !IN_PLACE.contains(&number);
+        Call { writes, moves_packet, returns }
+    }
+
     /// The place of helper `number` in the table.
     pub fn index(&self, number: u32) -> Option<u32> {
         self.by_number.get(&number).copied()
@@ -223,6 +245,15 @@ pub extern "C" fn call(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, run: *mut Ru
 
 type BuiltIn = fn(&mut HelperCall<'_>) -> Result<u64, TrapKind>;
 
+/// Helpers that write nothing the program can reach by its stack, and leave the packet where it is.
+const HARMLESS: [u32; 21] =
+    [1, 2, 3, 5, 6, 7, 8, TAIL_CALL, 23, 28, 51, 87, 118, 125, 130, 131, 132, 133, 160, 195, LOAD_PACKET];
+/// Those that leave the packet where it is, but may write what they are given.
+const IN_PLACE: [u32; 28] = [
+    9, 10, 11, 20, 21, 24, 25, 26, 34, 40, 41, 42, 48, 68, 69, 84, 85, 86, 88, 89, 105, 106, 163, 165, 182, 188, 189,
+    190,
+];
+
 /// Built-in helpers by number (`enum bpf_func_id`).
 const BUILT_IN: &[(u32, BuiltIn)] = &[
     (1, maps::lookup),
@@ -239,11 +270,14 @@ const BUILT_IN: &[(u32, BuiltIn)] = &[
     (17, zero),
     (18, skb::vlan_push),
     (19, skb::vlan_pop),
+    (20, tunnel::key),
+    (21, tunnel::set_key),
     (23, redirect::to_device),
     (24, zero),
     (25, ring::perf_event),
     (26, bytes::skb_load),
     (28, checksum::diff),
+    (31, skb::change_proto),
     (32, skb::change_type),
     (34, skb::hash),
     (38, skb::change_tail),
@@ -266,6 +300,7 @@ const BUILT_IN: &[(u32, BuiltIn)] = &[
     (87, maps::push),
     (88, |c| maps::next(c, true)),
     (89, |c| maps::next(c, false)),
+    (97, skb::mark_congested),
     (99, environment::no_socket),
     (105, |c| text::parse(c, true)),
     (106, |c| text::parse(c, false)),
@@ -279,6 +314,7 @@ const BUILT_IN: &[(u32, BuiltIn)] = &[
     (152, redirect::to_neighbour),
     (155, redirect::to_peer),
     (160, clock::monotonic),
+    (163, environment::check_mtu),
     (165, text::snprintf),
     (177, text::trace_vprintk),
     (182, text::compare),
@@ -286,6 +322,8 @@ const BUILT_IN: &[(u32, BuiltIn)] = &[
     (189, bytes::xdp_load),
     (190, bytes::xdp_store),
     (195, maps::lookup_in_slot),
+    (LOAD_PACKET, bytes::classic),
+    (UNRESOLVED, |_| Err(TrapKind::Unresolved)),
     (callback::NEXT, maps::walk),
 ];
 

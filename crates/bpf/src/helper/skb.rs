@@ -112,6 +112,67 @@ fn set_tag(c: &mut HelperCall<'_>, tag: Option<(u16, u16)>) -> Result<(), TrapKi
     c.set_field(&frame, skb::VLAN_TCI, tci.into())
 }
 
+/// `(skb, protocol, flags)`: between IPv4 and IPv6, by room for the longer header or without it. What it holds is the
+/// program's affair.
+pub fn change_proto(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
+    /// What an IPv6 header is longer by.
+    const LONGER: u64 = 20;
+    let frame = c.frame(ContextKind::Skb)?;
+    let wanted = c.args[1] as u16;
+    if c.args[2] != 0 {
+        return Ok(errno::INVALID);
+    }
+    match (protocol(c, &frame)?, wanted) {
+        (IPV4, IPV6) => {
+            if frame.len() < ETHERNET || !open(c, ETHERNET, LONGER)? {
+                return Ok(errno::NO_MEMORY);
+            }
+        }
+        (IPV6, IPV4) => {
+            if frame.len() < ETHERNET + LONGER {
+                return Ok(errno::NO_MEMORY);
+            }
+            close(c, ETHERNET, LONGER)?;
+        }
+        _ => return Ok(errno::NOT_SUPPORTED),
+    }
+    c.set_field(&frame, skb::PROTOCOL, wanted.into())?;
+    c.set_field(&frame, skb::HASH, 0).map(|()| 0)
+}
+
+/// `(skb)`: sets the mark of congestion in the IP header, if its sender knows of such marks: whether it is set then.
+pub fn mark_congested(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
+    let frame = c.frame(ContextKind::Skb)?;
+    let (kind, header) = (protocol(c, &frame)?, frame.data + ETHERNET);
+    let least = match kind {
+        IPV4 => 20,
+        IPV6 => 40,
+        _ => return Ok(0),
+    };
+    if frame.len() < ETHERNET + least {
+        return Ok(0);
+    }
+    let bytes = c.read(header, 12)?;
+    if kind == IPV6 {
+        if bytes[1] & 0x30 == 0 {
+            return Ok(0);
+        }
+        return c.write(header + 1, &[bytes[1] | 0x30]).map(|()| 1);
+    }
+    match bytes[1] & 3 {
+        0 => return Ok(0),
+        3 => return Ok(1),
+        mark => {
+            // The sum, which counts from its lowest byte on, loses what the other byte gains.
+            let lost = 0xfbff_u16.wrapping_add(u16::from(mark + 1).to_be());
+            let (sum, carry) = u16::from_le_bytes([bytes[10], bytes[11]]).overflowing_add(lost);
+            c.write(header + 10, &(sum + u16::from(carry)).to_le_bytes())?;
+            c.write(header + 1, &[bytes[1] | 3])?;
+        }
+    }
+    Ok(1)
+}
+
 /// `(skb, protocol, tci)`: the tag is beside the packet's bytes; one that was there goes into them.
 pub fn vlan_push(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let frame = c.frame(ContextKind::Skb)?;

@@ -4,11 +4,12 @@
 //! subtraction, a comparison and a jump that is not taken. The slow way, behind the function's code, tries the
 //! second window, and then asks [`crate::run::Run::check`], which moves that window or ends the run.
 //!
-//! Accesses through r10 were checked when the program was loaded.
+//! Accesses through r10 were checked when the program was loaded, and others are proved to need no check ([`crate::proof`]).
 
 use super::Compiler;
 use super::asm::{ADDR, AND, Binary, Label, OR, RAX, RCX, RDX, RUN, Reg, SUB, TMP, XOR, reg};
 use crate::op::{Atomic, Operand, R, Size, Width};
+use crate::proof::Field;
 use crate::run::{Run, Window};
 use std::mem::{offset_of, size_of};
 
@@ -45,7 +46,8 @@ impl Compiler<'_> {
     /// Checks an access to `[base + offset]`. Clobbers TMP and, on the slow way, ADDR.
     fn check(&mut self, base: R, offset: i16, size: Size, how: u32) {
         let atomic = how & ALIGNED != 0;
-        if self.body.options.checks.are_off() || (base == R::FP && !atomic) {
+        let proved = self.body.proof.why(self.slot).is_some();
+        if self.body.options.checks.are_off() || proved || (base == R::FP && !atomic) {
             return;
         }
         let how = how | size as u32;
@@ -87,6 +89,13 @@ impl Compiler<'_> {
     }
 
     pub(super) fn load(&mut self, size: Size, signed: bool, dst: R, src: R, offset: i16) {
+        if let Some(field) = self.body.proof.field(self.slot) {
+            let place = match field {
+                Field::Data => offset_of!(Run, data),
+                Field::End => offset_of!(Run, data_end),
+            };
+            return self.asm.load(reg(dst), RUN, place as i32);
+        }
         self.check(src, offset, size, 0);
         let (dst, base, disp) = (reg(dst), reg(src), offset.into());
         let (wide, opcode): (bool, &[u8]) = match (size, signed) {

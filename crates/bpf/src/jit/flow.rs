@@ -1,9 +1,9 @@
 //! Jumps, calls, and where functions begin and end.
 
 use super::Compiler;
-use super::asm::{ADD, ADDR, CMP, RBP, RUN, SUB, TMP, reg};
+use super::asm::{ADD, ADDR, CMP, RAX, RBP, RUN, SUB, TMP, reg};
 use crate::check::{FRAME, MAX_BY_REGISTER, function_at};
-use crate::op::{Cond, Operand, R, Width};
+use crate::op::{Cond, Operand, R, Size, Width};
 use crate::run::{FUNCTION, Run};
 use std::mem::offset_of;
 
@@ -33,6 +33,20 @@ impl Compiler<'_> {
     pub(super) fn saved(&self) -> impl DoubleEndedIterator<Item = super::asm::Reg> + use<> {
         let saves = self.saves;
         (0..4u8).filter(move |bit| saves & 1 << bit != 0).filter_map(|bit| R::new(6 + bit)).map(reg)
+    }
+
+    /// The beginning, which functions of the program that call the first one leave out: what it relies on.
+    pub(super) fn begin(&mut self) {
+        self.asm.place(self.beginning);
+        let Some(kind) = self.body.context else { return };
+        let context = reg(R::R1);
+        self.asm.load(context, RUN, (offset_of!(Run, contexts) + 8 * kind as usize) as i32);
+        let there = self.asm.label();
+        self.asm.rr(Width::W64, &[0x85], context, context);
+        self.asm.jcc(NOT_EQUAL, there);
+        self.note_instruction();
+        self.asm.jmp_outside(self.stubs.wrong_context);
+        self.asm.place(there);
     }
 
     pub(super) fn prologue(&mut self, number: usize) {
@@ -116,6 +130,26 @@ impl Compiler<'_> {
         self.asm.store_imm32(RUN, offset_of!(Run, helper) as i32, index);
         self.note_instruction();
         self.asm.call_outside(self.stubs.helper);
+    }
+
+    /// Asks a helper for bytes of the packet, and returns zero from the function when there are none.
+    pub(super) fn load_packet(&mut self, size: Size, index: Option<R>, offset: i32) {
+        let at = reg(R::R2);
+        match index {
+            Some(index) => {
+                self.asm.mov(Width::W64, at, reg(index));
+                self.asm.binary_imm(Width::W64, ADD, at, offset);
+            }
+            None => self.asm.mov_imm(at, crate::semantics::immediate(offset)),
+        }
+        self.asm.mov_imm(reg(R::R3), size.bytes() as u64);
+        self.call_helper(crate::helper::LOAD_PACKET);
+        let there = self.asm.label();
+        self.asm.rr(Width::W64, &[0x85], RAX, RAX);
+        self.asm.jcc(SIGN ^ 1, there);
+        self.asm.mov_imm(RAX, 0);
+        self.exit();
+        self.asm.place(there);
     }
 
     /// Counts the run's patience down, and jumps when there is none left.

@@ -92,6 +92,8 @@ struct Compiler<'a> {
     tables: &'a [u64],
     /// One per slot.
     labels: Vec<Label>,
+    /// Where runs and tail calls begin.
+    beginning: Label,
     /// One per function, before its prologue.
     entries: Vec<Label>,
     /// The slot being compiled.
@@ -109,6 +111,7 @@ struct Compiler<'a> {
 /// [`CompileError::NoRoom`].
 pub fn compile(body: &Body, tables: &[u64], space: &Space, stubs: &Stubs) -> Result<Placed, CompileError> {
     let mut compiler = Compiler::new(body, tables, stubs);
+    compiler.begin();
     for function in 0..body.checked.functions.len() {
         compiler.function(function);
     }
@@ -130,6 +133,7 @@ impl<'a> Compiler<'a> {
     fn new(body: &'a Body, tables: &'a [u64], stubs: &'a Stubs) -> Self {
         let mut asm = Asm::default();
         let labels = body.checked.ops.iter().map(|_| asm.label()).collect();
+        let beginning = asm.label();
         let entries = body.checked.functions.iter().map(|_| asm.label()).collect();
         Compiler {
             asm,
@@ -137,6 +141,7 @@ impl<'a> Compiler<'a> {
             stubs,
             tables,
             labels,
+            beginning,
             entries,
             slot: 0,
             saves: 0,
@@ -160,7 +165,7 @@ impl<'a> Compiler<'a> {
 
     fn way_in(&mut self) -> usize {
         let at = self.asm.at();
-        self.stubs.way_in(&mut self.asm, self.entries[0]);
+        self.stubs.way_in(&mut self.asm, self.beginning);
         at
     }
 
@@ -185,6 +190,7 @@ impl<'a> Compiler<'a> {
             // On this machine loads and stores are ordered so anyway.
             Op::LoadAcquire { size, dst, src, offset } => self.load(size, false, dst, src, offset),
             Op::StoreRelease { size, dst, offset, src } => self.store(size, dst, offset, Operand::Reg(src)),
+            Op::LoadPacket { size, index, offset } => self.load_packet(size, index, offset),
             Op::LoadFunction { dst, target } => self.asm.mov_imm(reg(dst), FUNCTION | u64::from(target)),
             Op::MayGoto { target } => self.may_goto(target),
             Op::CallReg { dst } => self.call_register(dst),

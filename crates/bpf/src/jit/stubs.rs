@@ -37,6 +37,8 @@ pub struct Stubs {
     pub budget: u64,
     /// Ends the run: calls by register are nested too deep.
     pub nested: u64,
+    /// Ends the run: it has no context of the kind that a program needs.
+    pub wrong_context: u64,
     /// Ends the run: a tail call lost its target.
     pub lost_target: u64,
 }
@@ -57,6 +59,11 @@ extern "C" fn fail_budget(run: *mut Run) {
 extern "C" fn fail_nested(run: *mut Run) {
     // SAFETY: as above.
     unsafe { &mut *run }.fail(TrapKind::NestedCalls);
+}
+
+extern "C" fn fail_context(run: *mut Run) {
+    // SAFETY: as above.
+    unsafe { &mut *run }.fail(TrapKind::WrongContext);
 }
 
 extern "C" fn fail_lost(run: *mut Run) {
@@ -90,6 +97,7 @@ impl Stubs {
         let learn = learn(&mut asm, ways);
         let budget = fail(&mut asm, fail_budget, ways);
         let nested = fail(&mut asm, fail_nested, ways);
+        let wrong_context = fail(&mut asm, fail_context, ways);
         let lost_target = fail(&mut asm, fail_lost, ways);
         let jump = asm.offset(jump);
         let block = space.take(asm.at())?;
@@ -106,6 +114,7 @@ impl Stubs {
             helper: at(helper),
             budget: at(budget),
             nested: at(nested),
+            wrong_context: at(wrong_context),
             lost_target: at(lost_target),
         })
     }

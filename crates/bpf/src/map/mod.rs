@@ -27,6 +27,7 @@ mod lpm;
 mod ring;
 pub mod values;
 
+use crate::proof::Memory;
 use crate::region::Region;
 use crate::runtime::Shared;
 use crate::slot;
@@ -459,6 +460,18 @@ impl MapBody {
     /// The number of the value of `key` where packets are redirected by it, and its first 32 bits.
     pub(crate) fn target(&self, key: u32) -> Result<u32, MapError> {
         Ok(self.values.first_word(self.index(&key.to_le_bytes())?) as u32)
+    }
+
+    /// What a proof may rely on.
+    pub(crate) fn memory(&self) -> Memory {
+        use MapKind as K;
+        let has_values = matches!(
+            self.spec.kind,
+            K::Array | K::PerCpuArray | K::Hash | K::LruHash | K::PerCpuHash | K::LruPerCpuHash | K::LpmTrie
+        );
+        let Region { len, writable, .. } = self.region();
+        let is_ring = self.spec.kind == K::RingBuf;
+        Memory { value: has_values.then_some(self.spec.value_size.into()), is_ring, len, writable }
     }
 
     /// Address of the first value and bytes of all of them, as far as programs can touch them.

@@ -501,4 +501,116 @@ COMPARE(more, "abd", "abc", 8)
 COMPARE(prefix, "abcd", "abce", 3)
 COMPARE(shorter, "ab", "abc", 8)
 
+/* Tunnels. */
+struct tunnel {
+    u32 id, remote[4];
+    unsigned char tos, ttl;
+    u16 ext;
+    u32 label, local[4];
+};
+HELPER(20, long, tunnel_key, void *, void *, u32, u64);
+HELPER(21, long, set_tunnel_key, void *, void *, u32, u64);
+#define TUNNEL                                                                                                         \
+    struct tunnel k = {7, {0x0a000001, 2, 3, 4}, 5, 6, 0, 0, {0x0a000009, 8, 7, 6}}, g = {1, {1}};                     \
+    unsigned char *seen = (void *)&g;                                                                                  \
+    u32 sum = 0;                                                                                                       \
+    BARRIER
+#define SUM                                                                                                            \
+    BARRIER;                                                                                                           \
+    _Pragma("unroll") for (int i = 0; i < 44; i++) sum = sum * 31 + seen[i]
+#define TUNNEL_SET(name, size, flags) T(tunnel_set_##name, TUNNEL; return set_tunnel_key(c, &k, size, flags))
+TUNNEL_SET(plain, 44, 0)
+TUNNEL_SET(wide, 44, 1)
+TUNNEL_SET(all, 44, 1 | 2 | 4 | 8 | 16)
+TUNNEL_SET(more, 44, 32)
+TUNNEL_SET(flag, 44, 64)
+TUNNEL_SET(flag_wide, 44, 1ULL << 32)
+TUNNEL_SET(8, 8, 0)
+TUNNEL_SET(22, 22, 0)
+TUNNEL_SET(24, 24, 0)
+TUNNEL_SET(28, 28, 0)
+TUNNEL_SET(12, 12, 0)
+TUNNEL_SET(43, 43, 0)
+T(tunnel_set_label, TUNNEL; k.label = 1; BARRIER; return set_tunnel_key(c, &k, 44, 0))
+T(tunnel_set_label_6, TUNNEL; k.label = 1; BARRIER; return set_tunnel_key(c, &k, 44, 1))
+T(tunnel_set_ext, TUNNEL; k.ext = 1; BARRIER; return set_tunnel_key(c, &k, 44, 1))
+#define TUNNEL_GET(name, set, size, flags)                                                                             \
+    T(tunnel_get_##name, TUNNEL; k.label = set & 1 ? 0x12345678 : 0; BARRIER; set_tunnel_key(c, &k, 44, set);          \
+      long r = tunnel_key(c, &g, size, flags); SUM; return r * 7 + sum)
+TUNNEL_GET(plain, 0, 44, 0)
+TUNNEL_GET(wide, 1, 44, 1)
+TUNNEL_GET(other, 0, 44, 1)
+TUNNEL_GET(other_6, 1, 44, 0)
+TUNNEL_GET(flags, 0, 44, 16)
+TUNNEL_GET(flags_all, 1 | 2 | 4 | 8 | 16, 44, 17)
+TUNNEL_GET(flag, 0, 44, 2)
+TUNNEL_GET(8, 0, 8, 0)
+TUNNEL_GET(8_6, 1, 8, 1)
+TUNNEL_GET(22, 0, 22, 0)
+TUNNEL_GET(24, 0, 24, 16)
+TUNNEL_GET(28, 0, 28, 0)
+TUNNEL_GET(30, 0, 30, 0)
+T(tunnel_get_none, TUNNEL; long r = tunnel_key(c, &g, 44, 0); SUM; return r * 7 + sum)
+T(tunnel_get_none_8, TUNNEL; long r = tunnel_key(c, &g, 8, 0); SUM; return r * 7 + sum)
+
+/* Protocols, and the mark of congestion. */
+HELPER(31, long, change_proto, void *, u16, u64);
+HELPER(97, long, mark_congested, void *);
+T(proto_6, return change_proto(c, 0xdd86, 0))
+T(proto_4, return change_proto(c, 0x0008, 0))
+T(proto_arp, return change_proto(c, 0x0608, 0))
+T(proto_flag, return change_proto(c, 0xdd86, 1))
+T(proto_back, change_proto(c, 0xdd86, 0); return change_proto(c, 0x0008, 0))
+T(proto_twice, change_proto(c, 0xdd86, 0); return change_proto(c, 0xdd86, 0))
+T(proto_is, change_proto(c, 0xdd86, 0); return c->protocol)
+#define MARK(name, tos)                                                                                                \
+    T(mark_##name, unsigned char b = tos; skb_store(c, 15, &b, 1, 0); return mark_congested(c))                        \
+    T(mark_##name##_6, unsigned char b = tos; change_proto(c, 0xdd86, 0); skb_store(c, 15, &b, 1, 0);                   \
+      return mark_congested(c))
+MARK(none, 0) MARK(one, 1) MARK(two, 2) MARK(three, 3) MARK(high_one, 0xfd) MARK(high_two, 0xfe) MARK(high_four, 0x10)
+MARK(high_six, 0x20) MARK(all, 0xff)
+#define MARK_SUM(name, sum)                                                                                            \
+    T(mark_sum_##name, u16 s = sum; unsigned char b = 1; skb_store(c, 15, &b, 1, 0); skb_store(c, 24, &s, 2, 0);        \
+      return mark_congested(c))
+MARK_SUM(zero, 0) MARK_SUM(one, 1) MARK_SUM(edge, 0x200) MARK_SUM(over, 0x201) MARK_SUM(over_2, 0x202) MARK_SUM(ones, 0xffff)
+T(mark_short, change_tail(c, 33, 0); unsigned char b = 1; skb_store(c, 15, &b, 1, 0); return mark_congested(c))
+T(mark_just, change_tail(c, 34, 0); unsigned char b = 1; skb_store(c, 15, &b, 1, 0); return mark_congested(c))
+
+/* Widths. */
+HELPER(163, long, check_mtu, void *, u32, u32 *, int, u64);
+#define MTU(name, device, len, difference, flags)                                                                      \
+    X(mtu_##name, u32 l = len; BARRIER; long r = check_mtu(c, device, &l, difference, flags); return r * 7 + l)        \
+    T(mtu_##name, u32 l = len; BARRIER; long r = check_mtu(c, device, &l, difference, flags); return r * 7 + l)
+MTU(plain, 0, 0, 0, 0)
+MTU(one, 1, 0, 0, 0)
+MTU(nobody, 99, 0, 0, 0)
+MTU(nobody_flag, 99, 0, 0, 2)
+MTU(just, 0, 65536, 0, 0)
+MTU(over, 0, 65537, 0, 0)
+MTU(over_minus, 0, 65537, -1, 0)
+MTU(plus, 0, 0, 65486, 0)
+MTU(plus_over, 0, 0, 65487, 0)
+MTU(wraps, 0, 0x7fffffff, 0, 0)
+MTU(wraps_down, 0, 1, -0x7fffffff, 0)
+MTU(segments, 0, 0, 0, 1)
+MTU(segments_len, 0, 1, 0, 1)
+MTU(segments_by, 0, 0, 1, 1)
+MTU(flag, 0, 0, 0, 2)
+
+/* Packets as classic filters read them; the compiler has names for it. */
+long classic_b(void *, u64) __asm__("llvm.bpf.load.byte");
+long classic_h(void *, u64) __asm__("llvm.bpf.load.half");
+long classic_w(void *, u64) __asm__("llvm.bpf.load.word");
+#define CLASSIC(name, offset)                                                                                          \
+    T(classic_b_##name, return classic_b(c, offset))                                                                   \
+    T(classic_h_##name, return classic_h(c, offset) + 1)                                                               \
+    T(classic_w_##name, return classic_w(c, offset) + 1)                                                               \
+    T(classic_r_##name, u64 at = c->len - 64 + (offset); BARRIER; return classic_h(c, at) + 1)
+CLASSIC(first, 0) CLASSIC(proto, 12) CLASSIC(last, 63) CLASSIC(two, 62) CLASSIC(three, 61) CLASSIC(four, 60)
+CLASSIC(beyond, 64) CLASSIC(far, 0x7fffffff) CLASSIC(net, -0x100000) CLASSIC(net_9, -0x100000 + 9)
+CLASSIC(net_end, -0x100000 + 48) CLASSIC(net_over, -0x100000 + 50) CLASSIC(link, -0x200000) CLASSIC(link_12, -0x200000 + 12)
+CLASSIC(extension, -0x1000) CLASSIC(below, -0x200001) CLASSIC(least, -1)
+NOINLINE int classic_inner(struct skb *c) { return classic_w(c, 1000) + 5; }
+T(classic_in_function, return classic_inner(c) + 3)
+
 char gpl[] SEC("license") = "GPL";

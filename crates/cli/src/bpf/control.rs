@@ -20,6 +20,7 @@ use anyhow::{Context, Result, ensure};
 use relpoline_bpf::{MapHandle, Object, Options, ProgArray, Program, Runtime};
 use rustix::fs::{AtFlags, FileType, Mode, Stat};
 
+use super::Kernel;
 use crate::files::{Directory, open};
 use crate::live::Patience;
 
@@ -85,6 +86,7 @@ pub struct Server {
     runtime: Runtime,
     object: Object,
     options: Options,
+    kernel: Kernel,
     newcomers: Arc<Mutex<Newcomers>>,
 }
 
@@ -92,10 +94,9 @@ pub struct Server {
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub fn listen(path: &Path, runtime: Runtime, object: Object, options: Options) -> Result<Control> {
+pub fn listen(path: &Path, server: Server) -> Result<Control> {
     let cannot = || format!("cannot listen at {}", path.display());
     let (listener, socket) = bind(path).with_context(cannot)?;
-    let server = Server::new(runtime, object, options);
     let newcomers = Arc::clone(&server.newcomers);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -157,7 +158,13 @@ impl Server {
     /// Of a run of `object`.
     #[must_use]
     pub fn new(runtime: Runtime, object: Object, options: Options) -> Self {
-        Self { runtime, object, options, newcomers: Arc::default() }
+        Self { runtime, object, options, kernel: Kernel::default(), newcomers: Arc::default() }
+    }
+
+    /// With newcomers that are loaded as for `kernel`.
+    #[must_use]
+    pub fn of(self, kernel: Kernel) -> Self {
+        Self { kernel, ..self }
     }
 
     fn serve(&self, stream: &UnixStream) -> Result<()> {
@@ -211,7 +218,8 @@ impl Server {
 
     fn program(&self, file: &Path, name: &str) -> Result<Program> {
         let bytes = super::read(file)?;
-        let object = Object::load_sharing(&self.runtime, &bytes, self.options, self.object.maps())
+        let around = self.kernel.around(self.object.maps());
+        let object = Object::load_within(&self.runtime, &bytes, self.options, &around, |_| true)
             .with_context(|| file.display().to_string())?;
         let program = super::choose(&object, Some(name))?.clone();
         lock(&self.newcomers).loaded.push((file.into(), object));

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use relpoline_bpf::listing::{Line, Listing};
+use relpoline_bpf::{Program, Why};
 
 use super::{LoadArgs, choose, load};
 use crate::shown::line;
@@ -16,10 +17,14 @@ pub const AFTER_HELP: &str = "\
 Examples:
   relpoline bpf dis pipeline.o
   relpoline bpf dis pipeline.o --prog parse_ip --trusted       without bounds checks
+  relpoline bpf dis filter.o --checks                          which bounds checks are left
 
 A tail call with a constant index has two patch sites: the bypass, jumped from while the slot is
 empty, and the target, which jumps to the slot's program. One with a computed index ends in a
-gate, which leads to the retpoline or to a tree of its usual targets.";
+gate, which leads to the retpoline or to a tree of its usual targets.
+
+Programs are shown as they are run without --context: those whose sections say so get the kernel's
+contexts, of which more accesses can be proved. --trusted checks nothing, and proves nothing.";
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -29,6 +34,12 @@ pub struct DisArgs {
     /// One program, instead of all.
     #[arg(long, value_name = "NAME")]
     prog: Option<String>,
+    /// Only the instructions that access memory: whether each is checked while it runs, or why it need not be.
+    #[arg(long)]
+    checks: bool,
+    /// As for programs that are run with --context: nothing is known of what they are given.
+    #[arg(long)]
+    raw: bool,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -39,10 +50,15 @@ pub struct DisArgs {
 /// When the file cannot be read or loaded.
 pub fn run(arguments: &DisArgs) -> Result<ExitCode> {
     let runtime = arguments.load.runtime()?;
-    let object = load(&runtime, &arguments.file, arguments.load.options(false))?;
+    let object =
+        load(&runtime, &arguments.file, arguments.load.options(false, !arguments.raw), &arguments.load.kernel()?)?;
     let chosen = arguments.prog.as_deref().map(|name| choose(&object, Some(name))).transpose()?;
     for program in object.programs().iter().filter(|p| chosen.is_none_or(|c| c.name() == p.name())) {
         let listing = program.listing();
+        if arguments.checks {
+            checks(program, &listing);
+            continue;
+        }
         let head = format!("{} ({}), {} bytes of code:", program.name(), program.section(), listing.code.len());
         println!("{}", line(&head));
         for shown in &listing.lines {
@@ -51,6 +67,30 @@ pub fn run(arguments: &DisArgs) -> Result<ExitCode> {
         println!();
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each access of a program, and how many are checked.
+fn checks(program: &Program, listing: &Listing) {
+    let accesses = || listing.lines.iter().filter_map(|line| Some((line, line.access?)));
+    let (all, proved) = (accesses().count(), accesses().filter(|(_, why)| why.is_some()).count());
+    let left = all - proved;
+    let head = format!(
+        "{} ({}): {all} memory accesses, {proved} proved to be within bounds, {left} checked while it runs",
+        program.name(),
+        program.section()
+    );
+    println!("{}", line(&head));
+    for (one, why) in accesses() {
+        let why = match why {
+            Some(Why::Frame) => "proved: the function's own frame",
+            Some(Why::Context) => "proved: the context",
+            Some(Why::Packet) => "proved: the packet, as far as it was compared with its end",
+            Some(Why::Map) => "proved: a map's value",
+            None => "checked",
+        };
+        println!("{}", line(&format!("{:4}: {:<44} {why}", one.slot, one.text)));
+    }
+    println!();
 }
 
 fn show(listing: &Listing, line: &Line) {

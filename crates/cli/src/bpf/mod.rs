@@ -25,7 +25,7 @@ use crate::files::open;
 use crate::shown;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use relpoline_bpf::{Checks, IndirectBranches, Object, Options, Program, Runtime};
+use relpoline_bpf::{Around, Checks, IndirectBranches, Object, Options, Program, Runtime};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -92,6 +92,26 @@ pub struct LoadArgs {
     /// What tail calls with computed indexes, and calls of helpers, are in compiled code.
     #[arg(long, value_enum, default_value_t = Branches::Promoted)]
     branches: Branches,
+    /// Resolve CO-RE relocations against the kernel's types in FILE: /sys/kernel/btf/vmlinux, or one with a .BTF section.
+    #[arg(long, value_name = "FILE")]
+    btf: Option<PathBuf>,
+    /// Take the values of .kconfig externals from FILE, a kernel's configuration: lines CONFIG_NAME=value, or such by gzip.
+    #[arg(long, value_name = "FILE")]
+    kconfig: Option<PathBuf>,
+}
+
+/// What the command line says of the kernel that programs were written for.
+#[derive(Clone, Debug, Default)]
+pub struct Kernel {
+    types: Option<Vec<u8>>,
+    config: Option<String>,
+}
+
+impl Kernel {
+    /// The same for the loader, with maps to be shared.
+    fn around<'a>(&'a self, shared: &'a [(String, relpoline_bpf::MapHandle)]) -> Around<'a> {
+        Around { shared, types: self.types.as_deref(), config: self.config.as_deref(), ..Around::default() }
+    }
 }
 
 /// [`IndirectBranches`], for the command line.
@@ -106,9 +126,10 @@ enum Branches {
 }
 
 impl LoadArgs {
-    fn options(&self, count: bool) -> Options {
+    /// `kernel_contexts` says that programs get what their sections say.
+    fn options(&self, count: bool, kernel_contexts: bool) -> Options {
         let checks = self.checks();
-        Options { budget: Some(self.budget), checks, count }
+        Options { budget: Some(self.budget), checks, count, kernel_contexts }
     }
 
     fn checks(&self) -> Checks {
@@ -118,6 +139,14 @@ impl LoadArgs {
         } else {
             Checks::default()
         }
+    }
+
+    fn kernel(&self) -> Result<Kernel> {
+        let config = match &self.kconfig {
+            Some(file) => Some(plain(file, read(file)?)?),
+            None => None,
+        };
+        Ok(Kernel { types: self.btf.as_deref().map(read).transpose()?, config })
     }
 
     /// A runtime whose programs print to stderr.
@@ -134,9 +163,26 @@ impl LoadArgs {
     }
 }
 
-fn load(runtime: &Runtime, file: &Path, options: Options) -> Result<Object> {
+fn load(runtime: &Runtime, file: &Path, options: Options, kernel: &Kernel) -> Result<Object> {
     let bytes = read(file)?;
-    Object::load(runtime, &bytes, options).with_context(|| file.display().to_string())
+    let loaded = Object::load_within(runtime, &bytes, options, &kernel.around(&[]), |_| true);
+    loaded.with_context(|| file.display().to_string())
+}
+
+/// The text in `bytes`; `/proc/config.gz` has it packed.
+fn plain(file: &Path, bytes: Vec<u8>) -> Result<String> {
+    use std::io::Read as _;
+    /// Configurations have some 300 kB.
+    const MOST: u64 = 64 << 20;
+    let text = if bytes.starts_with(&[0x1f, 0x8b]) {
+        let mut text = Vec::new();
+        let unpacked = flate2::read::GzDecoder::new(&bytes[..]).take(MOST).read_to_end(&mut text);
+        unpacked.with_context(|| format!("cannot unpack {}", file.display()))?;
+        text
+    } else {
+        bytes
+    };
+    String::from_utf8(text).with_context(|| format!("{} is no text", file.display()))
 }
 
 /// Larger files are not read.

@@ -12,7 +12,7 @@ use relpoline_bpf::{
     ContextKind, Engine, Expects, Invocation, Object, PacketBuffer, Program, Redirect, Trap, TrapKind, Way,
 };
 
-use super::control::{self, Control};
+use super::control::{self, Control, Server};
 use super::packets::{self, Packets};
 use super::{LoadArgs, choose, hex, load, maps, stats};
 use crate::files::written::{PUBLIC, Written};
@@ -25,6 +25,8 @@ Examples:
   relpoline bpf run pipeline.o --pcap in.pcap --context xdp --prog parse_ethernet
   relpoline bpf run nat.o --pcap in.pcap --map rules=rules.json --dump counters --out out.pcap --verdict 3
                                                             maps filled and shown, packets written out
+  relpoline bpf run policy.o --pcap in.pcap --btf /sys/kernel/btf/vmlinux --kconfig /proc/config.gz
+                                                            as on this machine's kernel
   relpoline bpf run pipeline.o --pcap in.pcap --seconds 60 --threads 4 --control /tmp/pipeline
                                                             over and over, changed by bpf swap
 
@@ -148,8 +150,9 @@ impl Tally {
 /// When something cannot be read or loaded.
 pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     let runtime = arguments.load.runtime()?;
-    let options = arguments.load.options(arguments.stats);
-    let object = load(&runtime, &arguments.file, options)?;
+    let options = arguments.load.options(arguments.stats, arguments.context.is_none());
+    let kernel = arguments.load.kernel()?;
+    let object = load(&runtime, &arguments.file, options, &kernel)?;
     let program = choose(&object, arguments.prog.as_deref())?;
     let target = target(arguments, program)?;
     let packets = read_packets(arguments, target)?;
@@ -163,7 +166,7 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     arguments.map.iter().try_for_each(|preset| maps::fill(&object, preset))?;
     let dumped = arguments.dump.iter().map(|name| maps::find(&object, name)).collect::<Result<Vec<_>>>()?;
     let control = match &arguments.control {
-        Some(path) => Some(control::listen(path, runtime.clone(), object.clone(), options)?),
+        Some(path) => Some(control::listen(path, Server::new(runtime.clone(), object.clone(), options).of(kernel))?),
         None => None,
     };
     let tally = over_packets(arguments, &object, (program, target), &packets)?;
