@@ -130,7 +130,7 @@ fuzz_target!(|bytes: &[u8]| {
     let insns = program(bytes);
     let maps = [MapHandle::Map(bench.map.clone())];
     let source = Source { name: "fuzzed", section: "", insns: &insns, maps: &maps };
-    let options = Options { budget: Some(4000), ..Options::default() };
+    let options = Options { budget: Some(4000), proofs: true, ..Options::default() };
     let program = Program::load(&bench.runtime, source, options).unwrap_or_else(|e| panic!("{e}"));
     // At one place, so that pointers are the same in both runs.
     let mut memory = Box::new([0u8; MEMORY]);

@@ -49,9 +49,10 @@
 //! slot are gone; programs and arrays may refer to each other in circles.
 //!
 //! # What is verified, and what is not
-//! Every instruction is checked when a program is loaded ([`check`]), and every memory access while it runs, unless it is proved
-//! to be within bounds (`proof`; [`Options::kernel_contexts`] lets more be proved), so that no program, however malformed, reads or writes memory that was not given to its runtime, or runs for ever: it ends in a
-//! [`Trap`]. There is no verifier: types and value ranges are not proved, which means that errors show at run time.
+//! Every instruction is checked when a program is loaded ([`check`]), and every memory access while it runs, so that no program,
+//! however malformed, reads or writes memory that was not given to its runtime, or runs for ever: it ends in a [`Trap`]. With
+//! [`Options::proofs`] accesses that are proved to be within bounds are not checked (`proof`; [`Options::kernel_contexts`] lets
+//! more be proved). There is no verifier: types and value ranges are not proved, which means that errors show at run time.
 //! In particular:
 //! - Programs of one [`Runtime`] can reach all of each other's maps, and all of their run's stack, by addresses they make
 //!   up; keep programs that must not in runtimes of their own. Addresses are visible to programs.

@@ -118,15 +118,25 @@ pub struct Options {
     /// Count starts, for [`Program::hits`].
     pub count: bool,
     /// Whether runs of a program whose section is for packets with a context of the kernel's ([`crate::expects`]) have that
-    /// context: those of a [`crate::PacketBuffer`]. Many of its accesses need no check then. A run that has not ends in
-    /// [`crate::TrapKind::WrongContext`] where the program begins; and however it is reached, it has the context in r1.
+    /// context: those of a [`crate::PacketBuffer`]. With [`Options::proofs`] many of its accesses need no
+    /// check then. A run that has not ends in [`crate::TrapKind::WrongContext`] where the program begins; and however it is
+    /// reached, it has the context in r1.
     pub kernel_contexts: bool,
+    /// Leave out checks of accesses that are proved to be within bounds. Off unless it is asked for: the proofs are new, and
+    /// a mistake in them is a hole.
+    pub proofs: bool,
 }
 
 impl Default for Options {
     /// A budget of 2³⁰, checked, not counted, over whatever it is given.
     fn default() -> Self {
-        Options { budget: Some(1 << 30), checks: Checks::default(), count: false, kernel_contexts: false }
+        Options {
+            budget: Some(1 << 30),
+            checks: Checks::default(),
+            count: false,
+            kernel_contexts: false,
+            proofs: false,
+        }
     }
 }
 
@@ -370,11 +380,14 @@ fn make_body(
     let (hits, hits_before) = options.count.then(hits::take).flatten().map_or((None, 0), |(p, n)| (Some(p), n));
     let section = source.section.into();
     let context = match expects(source.section) {
-        Expects::Context(kind) if options.kernel_contexts => Some(kind),
+        Expects::Context(kind) if options.proofs && options.kernel_contexts => Some(kind),
         _ => None,
     };
     let context = context.filter(|_| !options.checks.are_off());
-    let proof =
-        if options.checks.are_off() { Proof::default() } else { prove(&checked, &around(&shared, &maps, context)) };
+    let proof = if options.proofs && !options.checks.are_off() {
+        prove(&checked, &around(&shared, &maps, context))
+    } else {
+        Proof::default()
+    };
     Arc::new(Body { shared, name, section, id, checked, tails, maps, options, context, proof, hits, hits_before })
 }

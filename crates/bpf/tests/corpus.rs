@@ -57,7 +57,7 @@ fn load(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Object, ObjectErr
     static TYPES: std::sync::LazyLock<Option<Vec<u8>>> =
         std::sync::LazyLock::new(|| std::fs::read("/sys/kernel/btf/vmlinux").ok());
     let around = Around { types: TYPES.as_deref(), ..Around::default() };
-    let options = Options { kernel_contexts: true, ..Options::default() };
+    let options = Options { kernel_contexts: true, proofs: true, ..Options::default() };
     Object::load_within(&Runtime::new().unwrap(), bytes, options, &around, wanted)
 }
 

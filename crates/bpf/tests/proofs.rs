@@ -12,7 +12,8 @@ use relpoline_bpf::{
     Runtime, Source, TrapKind, Why,
 };
 
-const PROVING: Options = Options { kernel_contexts: true, budget: Some(1 << 16), checks: CHECKED, count: false };
+const PROVING: Options =
+    Options { kernel_contexts: true, budget: Some(1 << 16), checks: CHECKED, count: false, proofs: true };
 const CHECKED: relpoline_bpf::Checks = relpoline_bpf::Checks::on();
 
 fn load(runtime: &Runtime, section: &str, insns: &[Insn], maps: &[MapHandle]) -> Program {

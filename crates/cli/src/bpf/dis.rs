@@ -50,8 +50,12 @@ pub struct DisArgs {
 /// When the file cannot be read or loaded.
 pub fn run(arguments: &DisArgs) -> Result<ExitCode> {
     let runtime = arguments.load.runtime()?;
-    let object =
-        load(&runtime, &arguments.file, arguments.load.options(false, !arguments.raw), &arguments.load.kernel()?)?;
+    let object = load(
+        &runtime,
+        &arguments.file,
+        arguments.load.options(false, !arguments.raw, arguments.checks),
+        &arguments.load.kernel()?,
+    )?;
     let chosen = arguments.prog.as_deref().map(|name| choose(&object, Some(name))).transpose()?;
     for program in object.programs().iter().filter(|p| chosen.is_none_or(|c| c.name() == p.name())) {
         let listing = program.listing();

@@ -126,10 +126,10 @@ enum Branches {
 }
 
 impl LoadArgs {
-    /// `kernel_contexts` says that programs get what their sections say.
-    fn options(&self, count: bool, kernel_contexts: bool) -> Options {
+    /// `kernel_contexts` says that programs get what their sections say, `proofs` that what is proved is not checked.
+    fn options(&self, count: bool, kernel_contexts: bool, proofs: bool) -> Options {
         let checks = self.checks();
-        Options { budget: Some(self.budget), checks, count, kernel_contexts }
+        Options { budget: Some(self.budget), checks, count, kernel_contexts, proofs }
     }
 
     fn checks(&self) -> Checks {

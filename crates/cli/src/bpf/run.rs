@@ -59,6 +59,9 @@ pub struct RunArgs {
     /// Threads, each over all packets.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
+    /// Do not check accesses that are proved to be within bounds (`bpf dis --checks` lists them). The proofs are new.
+    #[arg(long)]
+    prove: bool,
     /// Go over the packets for so long, instead of once.
     #[arg(long, value_name = "S", value_parser = seconds)]
     seconds: Option<Duration>,
@@ -150,7 +153,7 @@ impl Tally {
 /// When something cannot be read or loaded.
 pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     let runtime = arguments.load.runtime()?;
-    let options = arguments.load.options(arguments.stats, arguments.context.is_none());
+    let options = arguments.load.options(arguments.stats, arguments.context.is_none(), arguments.prove);
     let kernel = arguments.load.kernel()?;
     let object = load(&runtime, &arguments.file, options, &kernel)?;
     let program = choose(&object, arguments.prog.as_deref())?;
