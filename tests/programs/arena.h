@@ -49,6 +49,13 @@ static inline word leads_to(const unsigned char *at) {
     return (word)at + 5 + displacement;
 }
 
+/* Where the first call of a function leads. */
+static inline word first_call_of(void *function) {
+    const unsigned char *at = function;
+    while (*at != 0xe8) at++;
+    return leads_to(at);
+}
+
 /* The sites of a function that were led into the arena: calls and jumps in its first `length` bytes. */
 static inline int find_sites(void *function, size_t length, const unsigned char **out, int most) {
     const unsigned char *code = function;

@@ -1,6 +1,6 @@
 /* Many sites that are equally warm. Those that call the same share what they are linked to; those that are left alone share a
  * thunk. Each must go on learning for itself. */
-#include "check.h"
+#include "arena.h"
 
 #define SITES 48
 #define SITE_(n) OPAQUE word site_##n(callee_t *callee, word x) { word a = callee(x); return a + (n); }
@@ -29,22 +29,12 @@ static void sharing(void) {
             call(site, site < SITES - 2 ? 3 : 5, n);
 }
 
-/* Where the call in a site leads: the first that is there. */
-static const unsigned char *destination(int site) {
-    const unsigned char *at = (const unsigned char *)sites[site];
-    int displacement;
-    while (*at != 0xe8)
-        at++;
-    memcpy(&displacement, at + 1, sizeof displacement);
-    return at + 5 + displacement;
-}
-
 /* How many sites lead to where another one leads. */
 static int together(void) {
     int count = 0;
     for (int a = 0; a < SITES; a++)
         for (int b = 0; b < SITES; b++)
-            if (a != b && destination(a) == destination(b)) {
+            if (a != b && first_call_of((void *)sites[a]) == first_call_of((void *)sites[b])) {
                 count++;
                 break;
             }

@@ -1,6 +1,6 @@
 /* A thousand sites that are equally warm: a crowd. Those that call what others call are led to what those run, without having been
  * learned; those that nobody resembles are parked at thunks that they share. Each call must be right whatever it is led to. */
-#include "check.h"
+#include "arena.h"
 
 #define ROWS(M)                                                                                    \
     M(a) M(b) M(c) M(d) M(e) M(f) M(g) M(h) M(i) M(j) M(k) M(l) M(m) M(n) M(o) M(p)
@@ -36,16 +36,6 @@ static void call_shared(word site, word callee, word x) {
     CHECK(entered == before + 1, "site %lu", site);
 }
 
-/* Where the call in a site leads: the first that is there. */
-static const unsigned char *destination(word site) {
-    const unsigned char *at = (const unsigned char *)sites[site];
-    int displacement;
-    while (*at != 0xe8)
-        at++;
-    memcpy(&displacement, at + 1, sizeof displacement);
-    return at + 5 + displacement;
-}
-
 static int by_address(const void *a, const void *b) {
     word x = *(const word *)a, y = *(const word *)b;
     return (x > y) - (x < y);
@@ -56,7 +46,7 @@ static int together(void) {
     static word to[SITES];
     int count = 0;
     for (word n = 0; n < SITES; n++)
-        to[n] = (word)destination(n);
+        to[n] = (word)first_call_of((void *)sites[n]);
     qsort(to, SITES, sizeof *to, by_address);
     for (word n = 0; n < SITES; n++)
         count += (n > 0 && to[n] == to[n - 1]) || (n + 1 < SITES && to[n] == to[n + 1]);
