@@ -1,11 +1,12 @@
 //! How often programs were started, counted per thread so that counting threads do not disturb each other.
 
 use std::cell::UnsafeCell;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockResult};
 
 /// Programs that can be counted at a time.
 const PLACES: usize = 4096;
 
+/// One thread's counters.
 struct Table(Box<[UnsafeCell<u64>]>);
 
 // SAFETY: written by its own thread alone; others read single aligned words, volatile, and may be late.
@@ -13,7 +14,8 @@ unsafe impl Send for Table {}
 // SAFETY: as above.
 unsafe impl Sync for Table {}
 
-struct All {
+/// All threads' counters.
+pub struct All {
     tables: Vec<Arc<Table>>,
     /// What threads counted that have ended.
     past: Vec<u64>,
@@ -54,8 +56,13 @@ struct Nobodys([UnsafeCell<u64>; PLACES]);
 // SAFETY: written by generated code and the interpreter, by plain words that nobody reads.
 unsafe impl Sync for Nobodys {}
 
-fn all() -> std::sync::MutexGuard<'static, All> {
+fn all() -> MutexGuard<'static, All> {
     ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All counters, for [`crate::fork`] to hold.
+pub fn hold() -> TryLockResult<MutexGuard<'static, All>> {
+    ALL.try_lock()
 }
 
 /// The calling thread's counters.

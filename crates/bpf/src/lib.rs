@@ -91,7 +91,7 @@
 //! | [`listing`] | instructions as text, beside the machine code they became |
 //! | `callback` | helpers that call functions of the program |
 //! | `map`, `slot`, `helper` | maps, whose values per CPU are whose, and helpers |
-//! | `reclaim`, `space`, `inherited` | grace periods; code memory; forked children |
+//! | `reclaim`, `space`, `inherited`, `fork` | grace periods; code memory; forked children |
 
 mod array;
 mod branches;
@@ -103,6 +103,7 @@ mod code;
 pub mod constant;
 pub mod decode;
 mod elf;
+mod fork;
 mod frame;
 mod helper;
 mod hits;

@@ -7,7 +7,7 @@ use relpoline_text::grace::{Domain, Reader};
 use std::any::Any;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockResult};
 
 static DOMAIN: Domain = Domain::new();
 static QUEUE: Mutex<Vec<(u64, Box<dyn Any + Send>)>> = Mutex::new(Vec::new());
@@ -120,6 +120,22 @@ pub fn reap() {
     drop(due);
 }
 
-fn lock() -> std::sync::MutexGuard<'static, Vec<(u64, Box<dyn Any + Send>)>> {
+fn lock() -> Waiting {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What waits, and nobody else may touch.
+pub type Waiting = MutexGuard<'static, Vec<(u64, Box<dyn Any + Send>)>>;
+
+/// What waits, for [`crate::fork`] to hold.
+pub fn hold() -> TryLockResult<Waiting> {
+    QUEUE.try_lock()
+}
+
+/// In a forked child: the parent's other threads, which may have been in the middle of runs, are not waited for; and what
+/// waited to be freed is the parent's.
+pub fn settle(waiting: &mut Waiting) {
+    std::mem::forget(std::mem::take(&mut **waiting));
+    CROWDED.store(false, Ordering::Relaxed);
+    DOMAIN.keep_only(MARK.try_with(|mark| mark.0).ok());
 }

@@ -6,9 +6,9 @@
 //! # Fork
 //! A forked child can run the programs it inherited, with the slots that arrays had at the fork: by the interpreter,
 //! whatever was asked for, since compiled code stays shared with the parent, who goes on changing it. It cannot load
-//! programs or change arrays of an inherited runtime, and is told so. A child that wants to makes a runtime of its own;
-//! if its parent had other threads, these may have been in the middle of runs, for whose end the child's updates would
-//! wait for ever, so such a child should only run.
+//! programs or change arrays of an inherited runtime, and is told so. A child that wants to makes a runtime of its own, which
+//! waits for nothing of its parent's, whatever the parent's threads were doing (`fork`). What it inherited does: a map that
+//! another thread was changing at the fork stays locked in the child, as any `Mutex` does.
 
 use crate::array::Links;
 use crate::branches::IndirectBranches;
@@ -246,6 +246,7 @@ impl RuntimeBuilder {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         /// Address space; pages are populated as they are used.
         const CODE_BYTES: usize = 64 << 20;
+        crate::fork::prepare();
         let space = Space::create(CODE_BYTES)?;
         let near = Near::to(space.memory().address(0), space.memory().address(space.memory().len()));
         let stubs = Stubs::emit(&space, self.branches).ok_or(ArenaError::Map)?;

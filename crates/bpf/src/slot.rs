@@ -7,8 +7,7 @@
 //! There are as many slots as the machine may ever have CPUs, and 64 at least; a thread beyond that has none, and
 //! programs that want one are trapped there.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Slots there are at least.
 const LEAST: usize = 64;
@@ -41,8 +40,24 @@ fn take() -> Option<usize> {
 /// How many slots there are: as many values has each key of a per-CPU map.
 #[must_use]
 pub fn count() -> usize {
-    static COUNT: OnceLock<usize> = OnceLock::new();
-    *COUNT.get_or_init(|| possible_cpus().clamp(LEAST, MOST))
+    // Not a `OnceLock`: a forked child would wait for the thread of its parent that was at it.
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    match COUNT.load(Ordering::Relaxed) {
+        0 => {
+            let count = possible_cpus().clamp(LEAST, MOST);
+            COUNT.store(count, Ordering::Relaxed);
+            count
+        }
+        count => count,
+    }
+}
+
+/// In a forked child: only this thread exists.
+pub fn settle() {
+    let mine = MINE.try_with(|mine| mine.0).ok().flatten();
+    for (word, taken) in TAKEN.iter().enumerate() {
+        taken.store(mine.filter(|slot| slot / 64 == word).map_or(0, |slot| 1 << (slot % 64)), Ordering::Relaxed);
+    }
 }
 
 /// CPUs that the machine may ever have.

@@ -184,6 +184,15 @@ impl Domain {
         }
     }
 
+    /// In a forked child, which has one thread: lets go of the readers of all others, and asks anew for barriers, since a
+    /// registration may end with the process that made it. `mine` is the calling thread's reader, if it has one.
+    pub fn keep_only(&self, mine: Option<&Reader>) {
+        EXPEDITED.store(UNKNOWN, Ordering::SeqCst);
+        expedited();
+        let others = self.readers().filter(|reader| mine.is_none_or(|mine| !core::ptr::eq(*reader, mine)));
+        others.for_each(Reader::give_back);
+    }
+
     /// Begins a grace period: the ticket is to be given to [`Domain::has_passed`].
     pub fn begin(&self) -> u64 {
         let ticket = self.phase.fetch_add(1, Ordering::SeqCst) + 1;

@@ -46,11 +46,11 @@ pub use judge::slow;
 pub use site::{Known, Site};
 
 use relpoline_learn::round::Round;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError, TryLockResult, Weak};
 use std::time::Instant;
 
 /// Everything that learning shares.
-struct Shared {
+pub struct Shared {
     /// See [`relpoline_learn`]. It has rings from the first time on that it is asked.
     learner: relpoline_learn::Learner<1>,
     /// All sites, to look whether one that was left alone is due for another chance.
@@ -60,12 +60,23 @@ struct Shared {
     begun: Option<(u64, Instant)>,
 }
 
-static SHARED: Mutex<Shared> = Mutex::new(Shared {
-    learner: relpoline_learn::Learner::new(),
-    sites: Vec::new(),
-    round: Round::new(),
-    begun: None,
-});
+impl Shared {
+    const fn new() -> Shared {
+        Shared { learner: relpoline_learn::Learner::new(), sites: Vec::new(), round: Round::new(), begun: None }
+    }
+}
+
+static SHARED: Mutex<Shared> = Mutex::new(Shared::new());
+
+/// What learning shares, for [`crate::fork`] to hold.
+pub fn hold() -> TryLockResult<MutexGuard<'static, Shared>> {
+    SHARED.try_lock()
+}
+
+/// In a forked child: its parent's sites are not its own to learn at, so it begins anew.
+pub fn settle(shared: &mut Shared) {
+    *shared = Shared::new();
+}
 
 /// What learning shares, if nobody has it.
 fn try_lock() -> Option<MutexGuard<'static, Shared>> {

@@ -4,21 +4,37 @@
 //! writes where it may.
 
 use rustix::mm::{MapFlags, ProtFlags};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// As many sites can learn at a time as these have rings.
 pub type Rings = relpoline_learn::rings::Rings<1>;
 
-/// Where it begins; `None` when the kernel refuses it.
+/// Where it begins; `None` when the kernel refuses it. Not a `OnceLock`: a forked child would wait for the thread of its
+/// parent that was at it.
 fn reserved() -> Option<u64> {
-    static RESERVED: OnceLock<Option<u64>> = OnceLock::new();
-    *RESERVED.get_or_init(|| {
+    static RESERVED: AtomicU64 = AtomicU64::new(0);
+    const REFUSED: u64 = 1;
+    let known = RESERVED.load(Ordering::Acquire);
+    let known = if known == 0 {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: fresh memory, at an address of the kernel's choice.
         let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), Rings::BYTES, prot, flags) };
-        start.ok().map(|start| start as u64)
-    })
+        let ours = start.map_or(REFUSED, |start| start as u64);
+        RESERVED.compare_exchange(0, ours, Ordering::AcqRel, Ordering::Acquire).map_or_else(
+            |theirs| {
+                if ours != REFUSED {
+                    // SAFETY: ours, and nobody knows it.
+                    let _ = unsafe { rustix::mm::munmap(ours as *mut _, Rings::BYTES) };
+                }
+                theirs
+            },
+            |_| ours,
+        )
+    } else {
+        known
+    };
+    (known != REFUSED).then_some(known)
 }
 
 /// All rings, none of which is lent.
