@@ -66,7 +66,7 @@ int main(int argc, char **argv) {
     printf("text %p %p nested %p %p levels %d\n", (void *)__executable_start, (void *)etext, (void *)__start_nested,
            (void *)__stop_nested, LEVELS);
     if (!strcmp(argv[1], "heap")) {
-        printf("%lu\n", level(LEVELS, take, 4000));
+        printf("%lu\n", level(LEVELS, take, 20000));
         return 0;
     }
     unsigned long x = 0;

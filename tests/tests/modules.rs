@@ -19,6 +19,7 @@ const KNOWN: [(&str, &[&[&str]]); 8] = [
                 "array",
                 "code",
                 "constant",
+                "fork",
                 "frame",
                 "helper",
                 "interp",

@@ -160,13 +160,17 @@ fn the_core_of_an_attached_process() {
     let program = Program::retpolined("attached.c").build();
     let sizes = [false, true].map(|attach| {
         let (directory, mut command) = with_core(&program, &[], None)?;
-        let process = Living::start(&mut command);
+        let mut process = Living::start(&mut command);
         if attach {
             process.must(&["attach"]);
         }
         std::thread::sleep(Duration::from_millis(300));
         let killed = Command::new("kill").args(["-ABRT", &process.pid().to_string()]).status();
         assert!(killed.is_ok_and(|status| status.success()));
+        // The core is whole when the process has ended.
+        while process.is_alive() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Some(dumped(&program, directory.path()).0)
     });
     if let [Some(plain), Some(attached)] = sizes {
