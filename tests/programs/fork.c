@@ -307,17 +307,49 @@ static void *links(void *unused) {
     return NULL;
 }
 
-/* A child looks for its parent's memory among its descriptors. */
-static void look_for_memory(void) {
+/* The descriptor of some process' memory, if there is one. */
+static const char *memory_among_descriptors(void) {
+    static char target[256];
     for (int number = 3; number < 64; number++) {
-        char name[64], target[256];
+        char name[64];
         snprintf(name, sizeof name, "/proc/self/fd/%d", number);
         ssize_t length = readlink(name, target, sizeof target - 1);
         if (length < 0) continue;
         target[length] = 0;
-        CHECK(length < 4 || strcmp(target + length - 4, "/mem"), "a child has inherited %s", target);
+        if (length >= 4 && strcmp(target + length - 4, "/mem") == 0) return target;
     }
+    return NULL;
+}
+
+/* A child looks for its parent's memory among its descriptors. */
+static void look_for_memory(void) {
+    const char *found = memory_among_descriptors();
+    CHECK(!found, "a child has inherited %s", found);
     _exit(0);
+}
+
+/* The child of a clone that libc does not know of may inherit it, and loses it when it calls exec. */
+static void cloned(void) {
+    pthread_t thread;
+    int inherited = 0;
+    CHECK(!pthread_create(&thread, NULL, links, NULL), "thread");
+    for (int i = 0; i < 2000 && inherited < 3; i++) {
+        pid_t pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+        CHECK(pid >= 0, "clone");
+        if (pid == 0) {
+            if (!memory_among_descriptors()) _exit(0);
+            execl(self, self, "after-exec", NULL);
+            _exit(1);
+        }
+        int status;
+        CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status), "child %d: %x", i, status);
+        CHECK(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 3, "what exec started has its parent's memory");
+        inherited += WEXITSTATUS(status) == 3;
+        usleep(2000);
+    }
+    storm_is_over = 1;
+    pthread_join(thread, NULL);
+    printf("%d inherited\n", inherited);
 }
 
 static void descriptors(int children) {
@@ -443,6 +475,8 @@ int main(int argc, char **argv) {
     else if (strcmp(mode, "clone") == 0) raw_clone();
     else if (strcmp(mode, "bytes") == 0) bytes();
     else if (strcmp(mode, "descriptors") == 0) descriptors(argc > 2 ? atoi(argv[2]) : 1500);
+    else if (strcmp(mode, "cloned") == 0) cloned();
+    else if (strcmp(mode, "after-exec") == 0) return memory_among_descriptors() ? 1 : 3;
     else if (strcmp(mode, "handlers") == 0) handlers();
     else if (strcmp(mode, "forger") == 0) forger(argv[2]);
     else if (strcmp(mode, "leftovers") == 0) leftovers();

@@ -9,11 +9,16 @@
 //   state WHAT [DIRECTORY]    a state that processes are rarely in; the directory becomes its root directory
 //   forges PATH               its engine's statistics say that PATH is a file of its, with its retpolines
 //   reads PATH                the same; and as another user it ends with 7 if it can read PATH
+//   fuse DIRECTORY OPERATION  on a file system of its own, mounted there in a mount namespace of its own, it answers everything
+//                             but OPERATION (lookup, getattr, statfs, open, read); what its loader is said to have mapped
+//                             is called what stands in a file there
 //   mounts DIRECTORY          in a mount namespace of its own, other things are mounted over /dev/shm without end
 #define _GNU_SOURCE
 #include <elf.h>
 #include <fcntl.h>
+#include <errno.h>
 #include <link.h>
+#include <linux/fuse.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -284,6 +289,80 @@ static void mounts(const char *directory) {
     }
 }
 
+// What a file system answers, to whom it likes. Nobody else is needed to end it: with its process all that wait are let go.
+static void serve(int fd, unsigned silent, size_t size) {
+    static char request[1 << 20];
+    for (;;) {
+        ssize_t n = read(fd, request, sizeof request);
+        if (n < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT)) continue;
+        if (n < (ssize_t)sizeof(struct fuse_in_header)) _exit(0);
+        struct fuse_in_header *in = (void *)request;
+        if (in->opcode == silent || in->opcode == FUSE_FORGET || in->opcode == FUSE_BATCH_FORGET ||
+            in->opcode == FUSE_INTERRUPT)
+            continue;
+        struct { struct fuse_out_header out; union { struct fuse_init_out init; struct fuse_entry_out entry;
+            struct fuse_attr_out attr; struct fuse_open_out open; struct fuse_statfs_out statfs; } u; } answer;
+        memset(&answer, 0, sizeof answer);
+        answer.out.unique = in->unique;
+        size_t length = 0;
+        struct fuse_attr *attr = in->opcode == FUSE_LOOKUP ? &answer.u.entry.attr : &answer.u.attr.attr;
+        if (in->opcode == FUSE_LOOKUP || in->opcode == FUSE_GETATTR) {
+            int is_file = in->opcode == FUSE_LOOKUP || in->nodeid != FUSE_ROOT_ID;
+            attr->ino = is_file ? 2 : 1;
+            attr->mode = is_file ? S_IFREG | 0755 : S_IFDIR | 0755;
+            attr->nlink = 1;
+            attr->size = is_file ? size : 0;
+            attr->blocks = size / 512;
+        }
+        if (in->opcode == FUSE_INIT) {
+            // What is read is waited for by who reads: the kernel does not read ahead on its own.
+            answer.u.init.major = FUSE_KERNEL_VERSION;
+            answer.u.init.minor = 31;
+            answer.u.init.max_write = 4096;
+            length = FUSE_COMPAT_22_INIT_OUT_SIZE;
+        } else if (in->opcode == FUSE_LOOKUP) {
+            answer.u.entry.nodeid = 2;
+            length = sizeof answer.u.entry;
+        } else if (in->opcode == FUSE_GETATTR) {
+            length = sizeof answer.u.attr;
+        } else if (in->opcode == FUSE_OPEN || in->opcode == FUSE_OPENDIR) {
+            length = sizeof answer.u.open;
+        } else if (in->opcode == FUSE_STATFS) {
+            answer.u.statfs.st.bsize = 4096;
+            length = sizeof answer.u.statfs;
+        } else if (in->opcode != FUSE_READ && in->opcode != FUSE_FLUSH && in->opcode != FUSE_RELEASE) {
+            answer.out.error = -ENOSYS;
+        }
+        answer.out.len = sizeof answer.out + length;
+        if (write(fd, &answer, answer.out.len) < 0) {}
+    }
+}
+
+static void fuse(const char *directory, const char *silent) {
+    const struct { const char *name; unsigned opcode; } all[] = {{"lookup", FUSE_LOOKUP}, {"getattr", FUSE_GETATTR},
+        {"statfs", FUSE_STATFS}, {"open", FUSE_OPEN}, {"read", FUSE_READ}, {"none", 0}};
+    unsigned opcode = 0;
+    for (size_t n = 0; n < sizeof all / sizeof *all; n++) if (!strcmp(silent, all[n].name)) opcode = all[n].opcode;
+    int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    char options[128], path[4096];
+    snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fd);
+    if (fd < 0 || unshare(CLONE_NEWNS) != 0 || mount(0, "/", 0, MS_REC | MS_PRIVATE, 0) != 0 ||
+        mount("hostile", directory, "fuse", MS_NOSUID | MS_NODEV, options) != 0) {
+        printf("no fuse\n");
+        fflush(stdout);
+        _exit(0);
+    }
+    if (in_child()) serve(fd, opcode, 1 << 16);
+    close(fd);
+    if (opcode != FUSE_READ) return;
+    snprintf(path, sizeof path, "%s/file", directory);
+    int file = open(path, O_RDONLY);
+    CHECK(file >= 0);
+    char *at = mmap(0, 1 << 16, PROT_READ, MAP_SHARED, file, 0);
+    CHECK(at != MAP_FAILED);
+    for (struct link_map *map = _r_debug.r_map->l_next; map; map = map->l_next) map->l_name = at;
+}
+
 static void state(const char *what, char **argv) {
     pthread_t thread;
     if (!strcmp(what, "private")) {
@@ -341,6 +420,7 @@ int main(int argc, char **argv) {
     else if (argc > 2 && !strcmp(argv[1], "forges")) forges(argv[2]);
     else if (argc > 2 && !strcmp(argv[1], "reads")) reads(argv[2]);
     else if (argc > 2 && !strcmp(argv[1], "mounts")) mounts(argv[2]);
+    else if (argc > 3 && !strcmp(argv[1], "fuse")) fuse(argv[2], argv[3]);
     printf("ready\n");
     fflush(stdout);
     for (char byte;;) {

@@ -6,10 +6,14 @@
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <stddef.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #define ENOUGH 400000
 
@@ -59,8 +63,48 @@ static void take_away(const char *what, word value) {
     else if (strcmp(what, "nothing")) CHECK(0, "no such limit: %s", what);
 }
 
+/* All memory is held from now on, and all that comes: what the engine reserves has bounds. */
+static void hold_memory(void) {
+    CHECK(mlockall(MCL_CURRENT | MCL_FUTURE) == 0, "mlockall: %d", errno);
+    limited_site(7, 2, ENOUGH);
+    char line[256];
+    long held = 0;
+    FILE *file = fopen("/proc/self/status", "r");
+    CHECK(file, "status");
+    while (fgets(line, sizeof line, file)) sscanf(line, "VmLck: %ld", &held);
+    fclose(file);
+    fprintf(stderr, "%ld KiB held\n", held);
+    CHECK(held < 256 << 10, "%ld KiB are held", held);
+}
+
+/* Locks by flock on the program's own file, and by fcntl on another one, go over exec; whoever is started sees them. */
+static int take_locks(const char *program, const char *other) {
+    int own = open(program, O_RDONLY), its = open(other, O_RDWR);
+    struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    CHECK(own >= 0 && its >= 0 && flock(own, LOCK_SH) == 0 && fcntl(its, F_SETLK, &whole) == 0, "locks: %d", errno);
+    execl(program, program, "locked", program, other, NULL);
+    CHECK(0, "exec: %d", errno);
+}
+
+static void look_for_locks(const char *program, const char *other) {
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        int own = open(program, O_RDONLY), its = open(other, O_RDWR);
+        struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+        CHECK(flock(own, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK, "the lock on the program is gone");
+        CHECK(fcntl(its, F_GETLK, &whole) == 0 && whole.l_type == F_WRLCK, "the lock on the other file is gone");
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0, "%x", status);
+}
+
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "limited")) {
+    if (argc > 3 && strcmp(argv[1], "takes-locks") == 0) return take_locks(argv[2], argv[3]);
+    if (argc > 3 && strcmp(argv[1], "locked") == 0) look_for_locks(argv[2], argv[3]);
+    else if (argc > 1 && strcmp(argv[1], "holds-memory") == 0) hold_memory();
+    else if (argc > 1 && strcmp(argv[1], "limited")) {
         take_away(argv[1], argc > 2 ? strtoul(argv[2], NULL, 10) : 0);
         execl(argc > 3 ? argv[3] : argv[0], "limits", "limited", NULL);
         CHECK(0, "exec: %d", errno);

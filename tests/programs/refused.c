@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/wait.h>
 
 static pid_t child(const char *mode) {
     pid_t pid = fork();
@@ -27,12 +28,11 @@ int main(int argc, char **argv) {
     } else if (strcmp(mode, "plain") != 0) {
         about = child(mode);
         CHECK(about > 0, "fork");
-        if (strcmp(mode, "zombie") == 0) usleep(20000);
         if (strcmp(mode, "traced") == 0) CHECK(ptrace(PTRACE_SEIZE, about, 0, 0) == 0, "seize");
-        if (strcmp(mode, "stopped") == 0) {
-            kill(about, SIGSTOP);
-            usleep(20000);
-        }
+        if (strcmp(mode, "stopped") == 0) kill(about, SIGSTOP);
+        siginfo_t seen;
+        if (strcmp(mode, "traced") != 0)
+            CHECK(waitid(P_PID, about, &seen, WEXITED | WSTOPPED | WNOWAIT) == 0, "it has ended, or stopped");
     }
     char line[32], byte;
     int length = snprintf(line, sizeof line, "%d\n", about);

@@ -53,6 +53,27 @@ fn locked_memory() {
     promotes(&["locked", "0"]);
 }
 
+/// Programs that hold all of their memory hold the engine's reserved tables too: so much of them, and no more.
+#[test]
+fn memory_that_is_held() {
+    let run = Run::new(Program::retpolined("limits.c").build()).args(&["holds-memory"]);
+    let outcome = run.promoted();
+    outcome.assert_success();
+    println!("{}", outcome.text());
+    outcome.report().assert_promoted(&["limited_site"]);
+}
+
+/// The engine looks at the file of what is executed: locks on other files, and those by flock on that one, stay.
+#[test]
+fn locks_on_files_stay() {
+    let place = tempfile::tempdir().unwrap();
+    let (program, other) = (place.path().join("program"), place.path().join("other"));
+    tool::install(&Program::retpolined("limits.c").build(), &program);
+    std::fs::write(&other, "locked").unwrap();
+    let run = Run::new(&program).args(&["takes-locks"]).arg(&program).arg(&other);
+    run.same().report().assert_promoted(&["limited_site"]);
+}
+
 #[test]
 fn no_proc() {
     let outcome = run(&["proc"]);

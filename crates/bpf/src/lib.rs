@@ -134,7 +134,7 @@ mod trap;
 
 pub use array::{ProgArray, Transaction, UpdateError};
 pub use branches::IndirectBranches;
-pub use elf::{Around, Object, ObjectError};
+pub use elf::{Around, LARGEST as LARGEST_OBJECT, Object, ObjectError};
 pub use helper::HelperCall;
 pub use invocation::{Engine, Invocation};
 pub use jit::CompileError;

@@ -248,3 +248,67 @@ fn externals_have_the_values_that_are_given() {
     assert!(refused("module").contains("'m' does not fit its type"), "{}", refused("module"));
     assert_eq!(load("LINUX_KERNEL_VERSION=0x60100").program("version").unwrap().run(&mut [0; 8]), Ok(0x6_0100));
 }
+
+/// An object of `count` functions, all the same, with names in a string of `length` bytes, and `copies` sections that are one.
+fn repeated(count: u32, length: usize, copies: u32) -> Vec<u8> {
+    let mut file = vec![0; 64];
+    // r0 = 0; exit
+    file.extend([0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0]);
+    let symbols_at = file.len();
+    file.extend([0; 24]);
+    for n in 0..count {
+        file.extend((1 + n % 64).to_le_bytes());
+        // A global function of section 1, at 0, of 16 bytes.
+        file.extend([0x12, 0, 1, 0]);
+        file.extend([0_u64, 16].map(u64::to_le_bytes).concat());
+    }
+    let names_at = file.len();
+    file.push(0);
+    file.extend(vec![b'f'; length]);
+    file.push(0);
+    let section_names_at = file.len();
+    file.extend(b"\0xdp\0.symtab\0.strtab\0.data.x\0");
+    file.resize(file.len().next_multiple_of(8), 0);
+    let sections_at = file.len() as u64;
+    let mut section = |name: u32, kind: u32, flags: u64, at: usize, size: usize, link: u32| {
+        file.extend([name, kind].map(u32::to_le_bytes).concat());
+        file.extend([flags, 0, at as u64, size as u64].map(u64::to_le_bytes).concat());
+        file.extend([link, 1].map(u32::to_le_bytes).concat());
+        file.extend([1_u64, if kind == 2 { 24 } else { 0 }].map(u64::to_le_bytes).concat());
+    };
+    section(0, 0, 0, 0, 0, 0);
+    section(1, 1, 6, 64, 16, 0);
+    section(5, 2, 0, symbols_at, names_at - symbols_at, 3);
+    section(13, 3, 0, names_at, length + 2, 0);
+    section(0, 3, 0, section_names_at, 29, 0);
+    for _ in 0..copies {
+        section(21, 1, 3, symbols_at, names_at - symbols_at, 0);
+    }
+    file[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+    // ET_REL, eBPF, version.
+    file[16..24].copy_from_slice(&[1, 0, 247, 0, 1, 0, 0, 0]);
+    file[40..48].copy_from_slice(&sections_at.to_le_bytes());
+    let counts = [64, 0, 0, 64, 5 + u16::try_from(copies).unwrap(), 4];
+    file[52..64].copy_from_slice(&counts.map(u16::to_le_bytes).concat());
+    file
+}
+
+/// What is larger in memory than in the file, each byte of it many times over.
+#[test]
+fn small_files_that_stand_for_much_are_refused() {
+    let runtime = Runtime::new().unwrap();
+    let why = |bytes: &[u8]| Object::load(&runtime, bytes, Options::default()).unwrap_err().to_string();
+    let fine = Object::load(&runtime, &repeated(100, 500, 0), Options::default()).unwrap();
+    assert_eq!(fine.programs().len(), 100);
+    // 20,000 names of up to a MiB: 20 GB.
+    let long = why(&repeated(20_000, 1 << 20, 0));
+    assert!(long.contains("more than 512 bytes"), "{long}");
+    // 8,000 maps that begin with the same 480 kB: 4 GB, and as much again.
+    let overlapping = why(&repeated(20_000, 500, 8000));
+    assert!(overlapping.contains("overlap"), "{overlapping}");
+    let sections = why(&repeated(1, 500, 9000));
+    assert!(sections.contains("sections"), "{sections}");
+    let symbols = why(&repeated(70_000, 500, 0));
+    assert!(symbols.contains("symbols"), "{symbols}");
+    assert!(why(&[repeated(1, 500, 0), vec![0; 1 << 24]].concat()).contains("larger than"));
+}

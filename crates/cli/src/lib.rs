@@ -29,6 +29,7 @@
 //! | [`cargo`] | `cargo relpoline build`: a Rust program with retpolines, and a look at what came of it |
 //! | [`shell`] | completions and manual pages |
 //! | [`files`] | files that others may have made, or may exchange while we look |
+//! | `watched` | a process that stands by while root's commands look at what others have made |
 //! | [`shown`] | text from outside, made fit to be shown |
 //! | [`ending`] | what is put right when a signal ends a command |
 //! | [`inherited`] | what this process was given, to be handed on unchanged |
@@ -65,6 +66,7 @@ pub mod thunks;
 pub mod top;
 pub mod torture;
 pub mod trial;
+mod watched;
 pub mod workbench;
 
 use std::fmt;
@@ -91,6 +93,9 @@ pub fn main() -> ExitCode {
     let is_run = matches!(arguments.verb, Verb::Run(_));
     if !is_run {
         inherited::end_with_the_reader();
+    }
+    if let Some(ended) = watched::stand_by(&arguments.verb) {
+        return ended;
     }
     let failure = if is_run { OWN_FAILURE } else { 1 };
     let outcome = match arguments.verb {

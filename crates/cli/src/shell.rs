@@ -10,8 +10,8 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::arguments::{Arguments, CompletionsArgs, ManArgs};
-use crate::files::Written;
 use crate::files::written::PUBLIC;
+use crate::files::{Directory, Written};
 use crate::workbench::scratch::Scratch;
 
 /// `relpoline completions SHELL`: writes the script to stdout.
@@ -140,7 +140,8 @@ pub fn man(arguments: &ManArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn write_pages(directory: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(directory)?;
+    // Not by a link of somebody else's.
+    drop(Directory::made(directory)?);
     let scratch = Scratch::new("man")?;
     clap_mangen::generate_to(Arguments::command(), scratch.path())?;
     for entry in std::fs::read_dir(scratch.path())? {

@@ -242,3 +242,28 @@ fn damaged_files_do_no_harm() {
         }
     }
 }
+
+/// What a small library may cost is no bound for those that come after it.
+#[test]
+fn a_small_library_does_not_hide_a_large_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // Of code, as far as the file says.
+    let large = "__attribute__((section(\".text,\\\"ax\\\",@progbits#\"))) const char code[3 << 20] = { 1 };\n";
+    for (name, code) in [("large", large), ("small", "int small = 1;\n")] {
+        fs::write(at(&format!("{name}.c")), code).unwrap();
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-o"]).arg(at(&format!("lib{name}.so"))).arg(at(&format!("{name}.c")));
+        assert!(cc.status().unwrap().success());
+    }
+    fs::write(at("program.c"), PROGRAM).unwrap();
+    let mut cc = Command::new("cc");
+    cc.arg("-o").arg(at("program")).arg(at("program.c")).args(RETPOLINES).arg("-Wl,--no-as-needed,-rpath,$ORIGIN");
+    cc.arg("-L").arg(folder.path()).args(["-llarge", "-lsmall"]);
+    assert!(cc.status().unwrap().success());
+    let found = examine(&at("program"), File::open(at("program")).unwrap()).unwrap();
+    for name in ["liblarge.so", "libsmall.so", "libc.so.6"] {
+        let library = found.libraries.iter().find(|library| library.name == name).unwrap();
+        assert_eq!(library.thunks, Some(0), "{name}: {:?}", found.libraries);
+    }
+}

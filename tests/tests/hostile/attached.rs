@@ -7,7 +7,7 @@ use std::process::Command;
 use relpoline_tests::{Living, Program, tool};
 
 use crate::attacker::{is_root, open_directory};
-use crate::command::{ends, text};
+use crate::command::{ends, limited, text};
 
 /// Attaching to a process whose loader's structures are anything.
 #[test]
@@ -54,6 +54,25 @@ fn a_process_that_does_not_keep_still() {
         ends(&[verb, &[&pid]].concat());
     }
     assert!(living.is_alive());
+}
+
+/// A process that never comes to a stop is given up when the time is over, which is two seconds here instead of two minutes; it
+/// goes on. Without that limit it would be refused after ten, in other words.
+#[test]
+fn what_takes_too_long_is_given_up() {
+    if !cfg!(debug_assertions) {
+        return println!("skipped: the limit can be lowered in debug builds only");
+    }
+    let program = Program::retpolined("hostile.c").build();
+    let mut living = Living::start(Command::new(program).args(["state", "lends"]));
+    assert_eq!(living.said, "ready");
+    let mut attach = limited(tool::relpoline(), &["attach", "--anyway", &living.pid().to_string()]);
+    let said = attach.env("RELPOLINE_HASTE", "2").output().unwrap();
+    let words = text(&said.stderr);
+    // Root has somebody who stands by and says so; others are ended by the alarm, or by the deadline.
+    let is_given_up = said.status.code() == Some(1) && words.contains("too long") || said.status.code() == Some(142);
+    assert!(is_given_up, "{}: {words}", said.status);
+    assert!(living.is_alive() && living.ends_with(""));
 }
 
 /// Names of files that a process has not, to look for functions in.

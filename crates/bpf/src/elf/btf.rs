@@ -177,7 +177,7 @@ impl<'a> Btf<'a> {
     /// The string at `offset`.
     pub fn string(&self, offset: u32) -> Option<&'a str> {
         let rest = self.strings.get(offset as usize..)?;
-        let end = rest.iter().position(|b| *b == 0)?;
+        let end = rest.iter().take(super::LONGEST_NAME + 1).position(|b| *b == 0)?;
         std::str::from_utf8(&rest[..end]).ok()
     }
 

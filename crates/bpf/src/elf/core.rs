@@ -35,6 +35,8 @@ const FIXED: [&str; 17] = [
     "icmphdr",
     "icmp6hdr",
 ];
+/// Records of a file; no file has so many.
+const MOST: usize = 1 << 16;
 /// Bytes of the shortest record: instruction, type, access, kind.
 const RECORD: u32 = 16;
 /// Bytes of the shortest header that knows of CO-RE.
@@ -156,6 +158,9 @@ fn records<'a>(data: &[u8], btf: &Btf<'a>) -> Option<Vec<Record<'a>>> {
         at += 8;
         for _ in 0..count {
             let (slot, id, asks) = (word(at)? as usize / BYTES, word(at + 4)?, word(at + 12)?);
+            if found.len() >= MOST {
+                return None;
+            }
             found.push(Record { section, slot, id, access: btf.string(word(at + 8)?)?, asks });
             at += size;
         }

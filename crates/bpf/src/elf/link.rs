@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 const EXECUTABLE: u64 = 4;
 
 /// Most instructions of all programs of a file, each with the functions that it calls.
-const MOST_OF_ALL: usize = 8_000_000;
+const MOST_OF_ALL: usize = 4_000_000;
 
 /// A function: section and slots.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -123,7 +123,8 @@ impl<'a> Code<'a> {
     }
 
     fn link(&self, name: &str, main: &Function) -> Result<Linked, ObjectError> {
-        let mut linker = Linker { code: self, name, insns: Vec::new(), placed: Vec::new(), maps: Vec::new() };
+        let (insns, placed, known, maps) = (Vec::new(), Vec::new(), HashMap::new(), Vec::new());
+        let mut linker = Linker { code: self, name, insns, placed, known, maps };
         linker.place(main)?;
         linker.connect()?;
         Ok(Linked {
@@ -197,13 +198,16 @@ struct Linker<'a> {
     insns: Vec<Insn>,
     /// Functions and where they begin in the program.
     placed: Vec<(Function, usize)>,
+    /// The latter, by section, start and end.
+    known: HashMap<(usize, usize, usize), usize>,
     maps: Vec<usize>,
 }
 
 impl Linker<'_> {
     /// Appends a function, unless it is there already: where it begins.
     fn place(&mut self, function: &Function) -> Result<usize, ObjectError> {
-        if let Some((_, at)) = self.placed.iter().find(|(f, _)| f == function) {
+        let key = (function.section.0, function.start, function.end);
+        if let Some(at) = self.known.get(&key) {
             return Ok(*at);
         }
         let at = self.insns.len();
@@ -214,6 +218,7 @@ impl Linker<'_> {
         let text = &self.code.texts[&function.section];
         self.insns.extend_from_slice(&text.insns[function.start..function.end]);
         self.placed.push((function.clone(), at));
+        self.known.insert(key, at);
         Ok(at)
     }
 
@@ -274,8 +279,11 @@ impl Linker<'_> {
     }
 
     fn function_at(&self, section: SectionIndex, slot: i64, text: &Text, from: usize) -> Result<Function, ObjectError> {
-        let here = |f: &&(String, Function)| f.1.section == section && f.1.start as i64 == slot;
-        let found = self.code.functions.iter().find(here).map(|(_, f)| f.clone());
+        // They are in that order.
+        let at = (section.0, usize::try_from(slot).unwrap_or(usize::MAX));
+        let functions = &self.code.functions;
+        let found = functions.get(functions.partition_point(|(_, f)| (f.section.0, f.start) < at));
+        let found = found.filter(|(_, f)| (f.section.0, f.start) == at).map(|(_, f)| f.clone());
         found.ok_or_else(|| self.refuse(text, from, "a call to where no function begins"))
     }
 

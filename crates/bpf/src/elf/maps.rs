@@ -2,9 +2,10 @@
 //! data sections.
 
 use super::btf::Btf;
-use super::{File, ObjectError};
+use super::{File, MOST_MAPS, ObjectError};
 use crate::map::{MapKind, MapSpec};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionIndex};
+use std::collections::HashMap;
 
 /// Where a map definition is, and what it defines.
 #[derive(Clone, Debug)]
@@ -171,7 +172,7 @@ fn data_map(name: &str, section: &Section<'_, '_>) -> Result<Definition, ObjectE
 fn legacy_maps(file: &File<'_>, section: &Section<'_, '_>, all: &mut Vec<Definition>) -> Result<(), ObjectError> {
     let data = section.data().map_err(ObjectError::elf)?;
     let symbols = file.symbols().filter(|s| s.section_index() == Some(section.index()));
-    for symbol in symbols.filter(|s| s.kind() != object::SymbolKind::Section) {
+    for symbol in symbols.filter(|s| s.kind() != object::SymbolKind::Section).take(MOST_MAPS + 1) {
         let name = symbol.name().map_err(ObjectError::elf)?;
         let at = symbol.address();
         let bytes = usize::try_from(at).ok().and_then(|at| data.get(at..)?.get(..16));
@@ -201,9 +202,13 @@ fn btf_maps(file: &File<'_>, section: &Section<'_, '_>, all: &mut Vec<Definition
         file.section_by_name(".BTF").ok_or_else(|| ObjectError::section(".maps", "there is no .BTF section"))?;
     let bytes = types.data().map_err(ObjectError::elf)?;
     let btf = Btf::parse(bytes).ok_or_else(|| ObjectError::section(".BTF", "malformed type information"))?;
-    for (_, name, kind) in btf.section_variables(".maps") {
-        // Offsets in unlinked BTF are zero; symbols know.
-        let symbol = file.symbols().find(|s| s.section_index() == Some(section.index()) && s.name() == Ok(name));
+    // Offsets in unlinked BTF are zero; symbols know.
+    let mut symbols = HashMap::new();
+    for symbol in file.symbols().filter(|s| s.section_index() == Some(section.index())) {
+        symbols.entry(symbol.name().unwrap_or_default()).or_insert(symbol);
+    }
+    for (_, name, kind) in btf.section_variables(".maps").into_iter().take(MOST_MAPS + 1) {
+        let symbol = symbols.get(name);
         let symbol = symbol.ok_or_else(|| ObjectError::map(name, "it has no symbol"))?;
         let (at, size) = (symbol.address(), symbol.size());
         let range = at..at.saturating_add(size);

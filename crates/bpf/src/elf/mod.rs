@@ -23,8 +23,18 @@ use crate::program::{LoadError, MapHandle, Options, Program, Source};
 use crate::runtime::Runtime;
 use link::{Code, Linked};
 use maps::Definition;
+use object::read::elf::{FileHeader as _, SectionHeader as _};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionIndex};
+use std::collections::HashMap;
 use std::sync::Arc;
+
+/// Bytes that an object file may have, and symbols, sections, maps, and bytes of a name in it: several times what the largest
+/// have. Tables that overlap would let a small file stand for more than there is memory.
+pub const LARGEST: usize = 1 << 24;
+const MOST_SYMBOLS: usize = 1 << 16;
+const MOST_SECTIONS: usize = 1 << 13;
+const MOST_MAPS: usize = 1 << 10;
+const LONGEST_NAME: usize = 512;
 
 type File<'a> = object::read::elf::ElfFile64<'a, object::Endianness>;
 
@@ -210,6 +220,9 @@ impl Object {
         let mut definitions = maps::definitions(&file)?;
         let (externals, config) = externals::read(&file, around.config)?;
         definitions.extend(config);
+        if definitions.len() > MOST_MAPS {
+            return Err(ObjectError::Elf(format!("it has more than {MOST_MAPS} maps")));
+        }
         let target = around.target()?;
         let code = Code::read(&file, &definitions, &externals.with(around.functions), target.as_ref())?;
         let found = code.programs(&wanted)?;
@@ -294,6 +307,7 @@ impl Object {
         wanted: impl Fn(&str) -> bool,
     ) -> Result<(), ObjectError> {
         let Some(section) = file.section_by_name(".maps") else { return Ok(()) };
+        let numbers: HashMap<Place, usize> = places.iter().enumerate().map(|(number, at)| (*at, number)).collect();
         for (offset, relocation) in section.relocations() {
             let holds = |d: &&Definition| d.section == section.index() && d.range.contains(&offset);
             let Some(definition) = definitions.iter().find(holds) else { continue };
@@ -311,7 +325,7 @@ impl Object {
                 continue;
             }
             let Some(array) = self.array(name) else { continue };
-            let program = places.iter().position(|p| *p == at).and_then(|found| self.programs.get(found));
+            let program = numbers.get(&at).and_then(|found| self.programs.get(*found));
             let Some(program) = program else {
                 if !wanted(&called) || self.refused.iter().any(|(name, _)| *name == called) {
                     continue;
@@ -354,7 +368,41 @@ fn parse(bytes: &[u8]) -> Result<File<'_>, ObjectError> {
     if file.endianness() == object::Endianness::Big {
         return Err(ObjectError::BigEndian);
     }
+    check_sizes(&file, bytes)?;
     Ok(file)
+}
+
+/// Refuses what is larger than any object, or stands for more than it is.
+fn check_sizes(file: &File<'_>, bytes: &[u8]) -> Result<(), ObjectError> {
+    let refuse = |what: String| Err(ObjectError::Elf(what));
+    if bytes.len() > LARGEST {
+        return refuse(format!("it is larger than {} MiB", LARGEST >> 20));
+    }
+    let table = file.elf_section_table();
+    if table.len() > MOST_SECTIONS {
+        return refuse(format!("it has more than {MOST_SECTIONS} sections"));
+    }
+    if file.elf_symbol_table().len() > MOST_SYMBOLS {
+        return refuse(format!("it has more than {MOST_SYMBOLS} symbols"));
+    }
+    let endian = file.endian();
+    let names = file.elf_header().shstrndx(endian, bytes).map_err(ObjectError::elf)? as usize;
+    let mut all = 0_usize;
+    for (index, section) in table.iter().enumerate() {
+        // What has no bytes, like .bss, has none in common with others.
+        let Some((start, size)) = section.file_range(endian) else { continue };
+        let range = usize::try_from(start).ok().zip(usize::try_from(size).ok());
+        let data = range.and_then(|(start, size)| bytes.get(start..start.checked_add(size)?)).unwrap_or_default();
+        all += data.len();
+        let is_names = section.sh_type(endian) == object::elf::SHT_STRTAB || index == names;
+        if is_names && data.split(|byte| *byte == 0).any(|name| name.len() > LONGEST_NAME) {
+            return refuse(format!("a name in it has more than {LONGEST_NAME} bytes"));
+        }
+    }
+    if all > bytes.len() {
+        return refuse("its sections overlap".into());
+    }
+    Ok(())
 }
 
 /// Maps of a file by name, or why one could not be made.

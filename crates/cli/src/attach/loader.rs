@@ -93,7 +93,8 @@ impl Loader {
         // Without PT_PHDR it is not relocated.
         let base = segments.iter().find(|s| s.kind == PT_PHDR).map_or(0, |s| headers.0.wrapping_sub(s.address));
         let dynamic = segments.iter().find(|s| s.kind == PT_DYNAMIC).context("it has no dynamic section")?;
-        let entries = memory.bytes(base.wrapping_add(dynamic.address), dynamic.size.min(MOST_DYNAMIC) as usize)?;
+        ensure!(dynamic.size <= MOST_DYNAMIC, "its dynamic section is larger than any");
+        let entries = memory.bytes(base.wrapping_add(dynamic.address), dynamic.size as usize)?;
         let debug = dynamic_value(&entries, DT_DEBUG).unwrap_or(0);
         ensure!(debug != 0, "it has only just been started; try again");
         Ok(Self { debug, headers })

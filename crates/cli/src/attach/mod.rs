@@ -155,6 +155,8 @@ fn attach_one(arguments: &AttachArgs, pid: i32) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let file = preload::locate()?.path;
     let options = crate::run::options::encode(&arguments.engine, false, None);
+    // Looking at it has an end as well as working on it.
+    let patience = Patience::of(session::LONGEST);
     refusal::look(pid)?;
     if !arguments.anyway && Memory::open(pid).is_ok_and(|memory| survey::has_thunks(&memory) == Some(false)) {
         if !arguments.quiet {
@@ -191,6 +193,7 @@ fn attach_one(arguments: &AttachArgs, pid: i32) -> anyhow::Result<ExitCode> {
     let Some(seconds) = arguments.wait else { return Ok(ExitCode::SUCCESS) };
     let memory = Memory::open(pid)?;
     drop(session);
+    drop(patience);
     wait(|| promoted_in(&entered.engine, &memory), Duration::from_secs(seconds), pid, arguments.quiet)
 }
 
@@ -345,6 +348,23 @@ pub fn read_objects(at: u64, bytes: &[u8], headers: (u64, u64)) -> anyhow::Resul
     Ok(symbols.map(|symbols| symbols.count()).sum())
 }
 
+/// The same of what an engine there would answer: how many sites it has displaced, and jumps it has noted. For fuzzing.
+///
+/// # Errors
+/// What is refused.
+pub fn read_engine(at: u64, bytes: &[u8], area: u64) -> anyhow::Result<usize> {
+    let memory = memory::Piece { at, bytes };
+    let found = Remote::find(&memory, &[])?;
+    let count = |engine: &Remote| -> anyhow::Result<usize> {
+        let _ = (engine.is_live(&memory)?, engine.is_unlocked(&memory)?, engine.gave_up(&memory)?);
+        let _ = engine.header(&memory).map(|header| header.sites_promoted);
+        Ok(engine.displacements(&memory)?.len() + engine.jumps(&memory)?.len())
+    };
+    let sum = found.as_ref().map_or(Ok(0), count)?;
+    // Where one lies is told by symbols, which fuzzing hardly finds.
+    Ok(sum + count(&Remote::of_area(area))?)
+}
+
 /// The engine in a process.
 fn engine_in(session: &Session) -> anyhow::Result<Remote> {
     let objects = session.loader.objects(&session.memory)?;
@@ -403,7 +423,7 @@ fn switch_all(session: &mut Session, arguments: &SwitchArgs, switch: Switch) -> 
 }
 
 /// Whether this is to be the broken variant `what`. Debug builds only.
-fn is_broken(what: &str) -> bool {
+pub(crate) fn is_broken(what: &str) -> bool {
     cfg!(debug_assertions) && std::env::var_os("RELPOLINE_BROKEN").is_some_and(|wanted| wanted == what)
 }
 

@@ -13,7 +13,7 @@ use relpoline_stats::control::{
 
 use super::hijack::Call;
 use super::loader::Loaded;
-use super::memory::{Memory, Space as _, word_in};
+use super::memory::{Memory, Space, word_in};
 use super::session::{PATIENCE, Session};
 use super::symbols::Symbols;
 
@@ -69,7 +69,7 @@ pub struct Jump {
 
 impl Remote {
     /// The engine in a process, if there is one.
-    pub fn find(memory: &Memory, objects: &[Loaded]) -> anyhow::Result<Option<Self>> {
+    pub fn find(memory: &impl Space, objects: &[Loaded]) -> anyhow::Result<Option<Self>> {
         let is_engine = |object: &&Loaded| crate::preload::is_engine(object.name.1.as_bytes());
         if let Some(object) = objects.iter().find(is_engine) {
             return Self::in_object(memory, object, true).map(Some);
@@ -84,12 +84,17 @@ impl Remote {
     }
 
     /// The engine whose image is `object`.
-    pub fn in_object(memory: &Memory, object: &Loaded, is_preloaded: bool) -> anyhow::Result<Self> {
+    pub fn in_object(memory: &impl Space, object: &Loaded, is_preloaded: bool) -> anyhow::Result<Self> {
         let symbols = Symbols::read(memory, object)?;
         let other = "the engine in it is of another version than this command; restart the program, or use the relpoline that put it there";
         let area = symbols.get(AREA).context(other)?;
         ensure!(symbols.get(ENTRY).is_some() && symbols.get(LOADER_ENTRY).is_some(), other);
         Ok(Self { area, symbols, is_preloaded })
+    }
+
+    /// One that lies there, of which nothing else is known.
+    pub fn of_area(area: u64) -> Self {
+        Self { area, symbols: Symbols::default(), is_preloaded: false }
     }
 
     /// Address of a function of the engine's.
@@ -108,7 +113,7 @@ impl Remote {
     }
 
     /// Reads a field.
-    pub fn get(&self, memory: &Memory, field: Field) -> anyhow::Result<u64> {
+    pub fn get(&self, memory: &impl Space, field: Field) -> anyhow::Result<u64> {
         let bytes = memory.bytes(self.at(field.0), field.1)?;
         let mut word = [0; 8];
         word[..field.1].copy_from_slice(&bytes);
@@ -121,12 +126,12 @@ impl Remote {
     }
 
     /// Whether the program's sites are led to it.
-    pub fn is_live(&self, memory: &Memory) -> anyhow::Result<bool> {
+    pub fn is_live(&self, memory: &impl Space) -> anyhow::Result<bool> {
         Ok(self.get(memory, field!(live))? != 0)
     }
 
     /// Whether nobody holds its lock.
-    pub fn is_unlocked(&self, memory: &Memory) -> anyhow::Result<bool> {
+    pub fn is_unlocked(&self, memory: &impl Space) -> anyhow::Result<bool> {
         let lock = self.get(memory, field!(lock))?;
         Ok(lock == 0 || memory.word(lock)? == 0)
     }
@@ -209,12 +214,12 @@ impl Remote {
     }
 
     /// Whether it gave up waiting for us.
-    pub fn gave_up(&self, memory: &Memory) -> anyhow::Result<bool> {
+    pub fn gave_up(&self, memory: &impl Space) -> anyhow::Result<bool> {
         Ok(self.get(memory, field!(outcome))? == u64::from(outcome::GAVE_UP))
     }
 
     /// The displacements that the engine has listed.
-    pub fn displacements(&self, memory: &Memory) -> anyhow::Result<Vec<Displacement>> {
+    pub fn displacements(&self, memory: &impl Space) -> anyhow::Result<Vec<Displacement>> {
         let at = self.get(memory, field!(displacements))?;
         let count = self.get(memory, field!(displacement_count))? as usize;
         ensure!(count <= 1 << 20, "the engine's answer is damaged");
@@ -228,14 +233,14 @@ impl Remote {
     }
 
     /// The statistics' header.
-    pub fn header(&self, memory: &Memory) -> anyhow::Result<relpoline_stats::Header> {
+    pub fn header(&self, memory: &impl Space) -> anyhow::Result<relpoline_stats::Header> {
         let at = self.get(memory, field!(statistics))?;
         let bytes = memory.bytes(at, relpoline_stats::Header::SIZE)?;
         relpoline_stats::Header::load(&bytes).context("the engine's statistics are damaged")
     }
 
     /// The jumps that were noted.
-    pub fn jumps(&self, memory: &Memory) -> anyhow::Result<Vec<Jump>> {
+    pub fn jumps(&self, memory: &impl Space) -> anyhow::Result<Vec<Jump>> {
         let bytes = memory.bytes(self.at(offset_of!(Control, hooks)), control::HOOKS * size_of::<Hook>())?;
         let first = |word: u64| {
             let mut bytes = [0; HOOK_BYTES];
@@ -264,7 +269,7 @@ impl Remote {
 
 /// The error that a system call's negative answer stands for.
 pub fn error_of(answer: i64) -> std::io::Error {
-    std::io::Error::from_raw_os_error(i32::try_from(-answer).unwrap_or(0))
+    std::io::Error::from_raw_os_error(i32::try_from(answer.wrapping_neg()).unwrap_or(0))
 }
 
 const _: () = assert!(size_of::<AtomicU32>() == 4 && size_of::<Displacement>() == 16 && size_of::<Hook>() == 24);

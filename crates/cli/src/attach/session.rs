@@ -17,7 +17,7 @@ use super::loader::{Loaded, Loader};
 use super::memory::{Memory, PAGE, Space as _};
 use super::refusal;
 use super::tracee::{self, Others, Thread, threads_of};
-use crate::live::patience::Patience;
+use crate::live::patience::{Patience, hasty};
 use crate::live::process::Process;
 
 /// A thread that does not stand still within this time is left alone.
@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_millis(50);
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Nothing takes longer altogether, whatever the process does.
-const LONGEST: Duration = Duration::from_secs(120);
+pub const LONGEST: Duration = Duration::from_secs(120);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl Session {
         let loader = Loader::find(pid, &memory).with_context(senseless)?;
         let at = room(&memory, &loader.objects(&memory).with_context(senseless)?)?;
         let own = memory.bytes(at, hijack::ROOM)?;
-        let deadline = Instant::now() + LONGEST;
+        let deadline = Instant::now() + hasty(LONGEST);
         let (late, stops) = (Vec::new(), Vec::new());
         let mut session =
             Self { pid, thread, late, memory, loader, room: (at, own), stops, deadline, _patience: patience };

@@ -64,11 +64,10 @@ fn functions(session: &Session, name: &str) -> anyhow::Result<Vec<Range<u64>>> {
             _ => open::below(&root, Path::new(&object.name.1)),
         };
         let Some(parts) = file.ok().and_then(|file| Parts::new(file, left).ok()) else { continue };
-        let before = parts.left();
         if let Ok(file) = object::File::parse(&parts) {
             add_functions(&file, object.base, name, &mut found);
         }
-        left -= before - parts.left();
+        left = left.saturating_sub(parts.spent());
     }
     found.sort_by_key(|range| range.start);
     found.dedup();

@@ -24,7 +24,7 @@ const LONGEST: usize = 256;
 const BLOCK: usize = 1024;
 
 /// Where an object's symbols are, and how long they are.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Symbols(HashMap<String, (u64, u64)>);
 
 impl Symbols {

@@ -217,7 +217,7 @@ impl Server {
     }
 
     fn program(&self, file: &Path, name: &str) -> Result<Program> {
-        let bytes = super::read(file)?;
+        let bytes = super::read(file, super::LARGEST_OBJECT)?;
         let around = self.kernel.around(self.object.maps());
         let object = Object::load_within(&self.runtime, &bytes, self.options, &around, |_| true)
             .with_context(|| file.display().to_string())?;

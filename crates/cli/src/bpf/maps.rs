@@ -4,10 +4,12 @@
 //! map has a value for each slot that was written, by its number.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use relpoline_bpf::{Map, MapKind, Mode, Object};
+use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::hex;
@@ -26,6 +28,9 @@ struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     map: Option<String>,
 }
+
+/// A larger file is no list of entries for a map.
+const MOST_BYTES: u64 = 1 << 28;
 
 fn digits(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -48,12 +53,42 @@ pub fn fill(object: &Object, preset: &str) -> Result<()> {
     let (name, file) = preset.split_once('=').with_context(|| format!("--map {preset} is not NAME=FILE"))?;
     let map = find(object, name)?;
     let file = Path::new(file);
-    let text = super::read(file)?;
-    let entries: Vec<Entry> = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
-    for (at, entry) in entries.iter().enumerate() {
-        set(object, map, entry).with_context(|| format!("{}: entry {at}", file.display()))?;
+    let text = super::read(file, MOST_BYTES)?;
+    enter(object, map, &text).with_context(|| file.display().to_string())
+}
+
+/// Fills a map with the entries of a list in JSON.
+///
+/// # Errors
+/// What is wrong with the list or an entry.
+pub fn enter(object: &Object, map: &Map, text: &[u8]) -> Result<()> {
+    each(text, |entry| set(object, map, &entry))
+}
+
+/// Does something with each entry of a list, as it is read: a short one takes many times its length.
+fn each(text: &[u8], one: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    reader.deserialize_seq(Each(one))?;
+    Ok(reader.end()?)
+}
+
+struct Each<F>(F);
+
+impl<'de, F: FnMut(Entry) -> Result<()>> Visitor<'de> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, what: &mut fmt::Formatter<'_>) -> fmt::Result {
+        what.write_str("a list of entries")
     }
-    Ok(())
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        let mut at = 0;
+        while let Some(entry) = list.next_element()? {
+            (self.0)(entry).map_err(|error| A::Error::custom(format_args!("entry {at}: {error:#}")))?;
+            at += 1;
+        }
+        Ok(())
+    }
 }
 
 fn set(object: &Object, map: &Map, entry: &Entry) -> Result<()> {

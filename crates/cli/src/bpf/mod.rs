@@ -143,10 +143,10 @@ impl LoadArgs {
 
     fn kernel(&self) -> Result<Kernel> {
         let config = match &self.kconfig {
-            Some(file) => Some(plain(file, read(file)?)?),
+            Some(file) => Some(plain(file, read(file, LARGEST_CONFIGURATION)?)?),
             None => None,
         };
-        Ok(Kernel { types: self.btf.as_deref().map(read).transpose()?, config })
+        Ok(Kernel { types: self.btf.as_deref().map(|file| read(file, LARGEST_KERNEL)).transpose()?, config })
     }
 
     /// A runtime whose programs print to stderr.
@@ -164,7 +164,7 @@ impl LoadArgs {
 }
 
 fn load(runtime: &Runtime, file: &Path, options: Options, kernel: &Kernel) -> Result<Object> {
-    let bytes = read(file)?;
+    let bytes = read(file, LARGEST_OBJECT)?;
     let loaded = Object::load_within(runtime, &bytes, options, &kernel.around(&[]), |_| true);
     loaded.with_context(|| file.display().to_string())
 }
@@ -172,11 +172,9 @@ fn load(runtime: &Runtime, file: &Path, options: Options, kernel: &Kernel) -> Re
 /// The text in `bytes`; `/proc/config.gz` has it packed.
 fn plain(file: &Path, bytes: Vec<u8>) -> Result<String> {
     use std::io::Read as _;
-    /// Configurations have some 300 kB.
-    const MOST: u64 = 64 << 20;
     let text = if bytes.starts_with(&[0x1f, 0x8b]) {
         let mut text = Vec::new();
-        let unpacked = flate2::read::GzDecoder::new(&bytes[..]).take(MOST).read_to_end(&mut text);
+        let unpacked = flate2::read::GzDecoder::new(&bytes[..]).take(LARGEST_CONFIGURATION).read_to_end(&mut text);
         unpacked.with_context(|| format!("cannot unpack {}", file.display()))?;
         text
     } else {
@@ -185,12 +183,16 @@ fn plain(file: &Path, bytes: Vec<u8>) -> Result<String> {
     String::from_utf8(text).with_context(|| format!("{} is no text", file.display()))
 }
 
-/// Larger files are not read.
-const MOST_BYTES: u64 = 1 << 30;
+/// Configurations have some 300 kB.
+const LARGEST_CONFIGURATION: u64 = 64 << 20;
+/// Kernels with all that is known for debugging have less.
+const LARGEST_KERNEL: u64 = 1 << 30;
+/// Larger objects are refused by who reads them, too.
+const LARGEST_OBJECT: u64 = relpoline_bpf::LARGEST_OBJECT as u64;
 
-/// The content of a file, or of a pipe of this user's.
-fn read(file: &Path) -> Result<Vec<u8>> {
-    let bytes = open::named(file).and_then(|file| open::all_of(file, MOST_BYTES));
+/// The content of a file, or of a pipe of this user's, of at most `most` bytes.
+fn read(file: &Path, most: u64) -> Result<Vec<u8>> {
+    let bytes = open::named(file).and_then(|file| open::all_of(file, most));
     bytes.with_context(|| format!("cannot read {}", file.display()))
 }
 

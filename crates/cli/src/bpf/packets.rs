@@ -7,6 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// No packet is longer (MAXIMUM_SNAPLEN of libpcap), and each thread keeps room for the longest.
 const LONGEST: usize = 1 << 18;
+/// What the packets of a file may take in memory, and what each takes besides its bytes.
+const MOST: usize = 1 << 29;
+const EACH: usize = 64;
 
 /// `LINKTYPE_ETHERNET` (the numbers are those of tcpdump.org/linktypes.html).
 pub const ETHERNET: u32 = 1;
@@ -30,14 +33,14 @@ pub fn parse(bytes: &[u8]) -> Result<Packets> {
     };
     // The upper bits say how long a checksum of the link follows each packet.
     let link = word(bytes, 20, big) & 0x0fff_ffff;
-    let mut packets = Vec::new();
+    let (mut packets, mut room) = (Vec::new(), MOST);
     let mut at = 24;
     while at < bytes.len() {
         let Some(header) = bytes.get(at..at + 16) else {
             bail!("a packet's header is cut off at byte {at}: damaged, or still being written?")
         };
         let len = word(header, 8, big) as usize;
-        packets.push((link, packet(bytes, at, at + 16, len)?));
+        packets.push((link, packet(bytes, at, at + 16, len, &mut room)?));
         at += 16 + len;
     }
     Ok(packets)
@@ -48,9 +51,11 @@ fn word(bytes: &[u8], at: usize, big: bool) -> u32 {
     if big { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
 }
 
-/// The packet of `len` bytes at `from`, whose header is at `at`.
-fn packet(bytes: &[u8], at: usize, from: usize, len: usize) -> Result<Vec<u8>> {
+/// The packet of `len` bytes at `from`, whose header is at `at`, if there is room for it.
+fn packet(bytes: &[u8], at: usize, from: usize, len: usize, room: &mut usize) -> Result<Vec<u8>> {
     ensure!(len <= LONGEST, "the packet at byte {at} has {len} bytes: damaged");
+    let left = room.checked_sub(len + EACH);
+    *room = left.with_context(|| format!("more packets than fit into {} MiB: split the file", MOST >> 20))?;
     match bytes.get(from..from + len) {
         Some(packet) => Ok(packet.to_vec()),
         None => bail!("the packet at byte {at} is cut off: damaged, or still being written?"),
@@ -62,6 +67,7 @@ fn parse_blocks(bytes: &[u8]) -> Result<Packets> {
     const SECTION: u32 = 0x0a0d_0d0a;
     const MAGIC: u32 = 0x1a2b_3c4d;
     let (mut at, mut big, mut links, mut packets) = (0, false, Vec::new(), Vec::new());
+    let mut room = MOST;
     while at < bytes.len() {
         if word(bytes, at, false) == SECTION {
             big = word(bytes, at + 8, true) == MAGIC;
@@ -81,7 +87,7 @@ fn parse_blocks(bytes: &[u8]) -> Result<Packets> {
                 };
                 let link = links.get(interface);
                 let link = link.with_context(|| format!("the packet at byte {at} is of no interface"))?;
-                packets.push((*link, packet(block, at, from, len)?));
+                packets.push((*link, packet(block, at, from, len, &mut room)?));
             }
             _ => {}
         }
@@ -172,6 +178,14 @@ mod tests {
             assert_eq!(packets[1].0, 1);
             assert!(parse(&file[..file.len() - 4]).is_err());
         }
+    }
+
+    /// Packets without bytes take no room in a file, and much in memory.
+    #[test]
+    fn there_is_room_for_so_many_packets() {
+        let mut room = 2 * EACH + 3;
+        let mut take = |len| packet(&[7; 8], 0, 0, len, &mut room).is_ok();
+        assert!(take(0) && take(2) && !take(2) && !take(0));
     }
 
     #[test]

@@ -39,6 +39,14 @@ prints --map takes, except for the values of per-CPU maps, which stand by slots.
 
 Exit status: 0 when every run ended, 1 when one was trapped or nothing could be run.";
 
+/// A larger capture is not read.
+const LARGEST_CAPTURE: u64 = 1 << 29;
+/// Results, and places for packets, that are told apart: a program may return another number each time.
+const MOST_RESULTS: usize = 1 << 12;
+/// Bytes of packets that are kept for `--out`, and what each takes besides: programs may make them longer.
+const MOST_LEFT: usize = 1 << 28;
+const EACH: usize = 64;
+
 /// Arguments.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -110,12 +118,17 @@ enum Target {
 struct Tally {
     packets: u64,
     results: BTreeMap<u64, u64>,
+    /// Packets with results that are not told apart.
+    other_results: u64,
     traps: u64,
     first_trap: Option<Trap>,
     /// Where packets were redirected to.
     targets: BTreeMap<String, u64>,
-    /// Packets to be written.
+    other_targets: u64,
+    /// Packets to be written, and how many there is no room for.
     left: Vec<Vec<u8>>,
+    bytes_left: usize,
+    dropped: u64,
     /// Time in its packets, taken together.
     busy: Duration,
 }
@@ -124,11 +137,21 @@ impl Tally {
     fn count(&mut self, result: Result<u64, Trap>) {
         self.packets += 1;
         match result {
-            Ok(r0) => *self.results.entry(r0).or_default() += 1,
+            Ok(r0) => count(&mut self.results, &mut self.other_results, r0, 1),
             Err(trap) => {
                 self.traps += 1;
                 self.first_trap.get_or_insert(trap);
             }
+        }
+    }
+
+    /// Keeps a packet.
+    fn keep(&mut self, packet: &[u8]) {
+        self.bytes_left += packet.len() + EACH;
+        if self.bytes_left > MOST_LEFT {
+            self.dropped += 1;
+        } else {
+            self.left.push(packet.to_vec());
         }
     }
 
@@ -137,13 +160,25 @@ impl Tally {
         self.traps += other.traps;
         self.busy += other.busy;
         self.left.extend(other.left);
-        for (target, count) in other.targets {
-            *self.targets.entry(target).or_default() += count;
+        self.dropped += other.dropped;
+        self.other_targets += other.other_targets;
+        self.other_results += other.other_results;
+        for (target, number) in other.targets {
+            count(&mut self.targets, &mut self.other_targets, target, number);
         }
-        for (r0, count) in other.results {
-            *self.results.entry(r0).or_default() += count;
+        for (r0, number) in other.results {
+            count(&mut self.results, &mut self.other_results, r0, number);
         }
         self.first_trap = self.first_trap.take().or(other.first_trap);
+    }
+}
+
+/// Counts what is told apart, as long as that is not too much.
+fn count<K: Ord>(known: &mut BTreeMap<K, u64>, others: &mut u64, key: K, number: u64) {
+    if known.len() < MOST_RESULTS || known.contains_key(&key) {
+        *known.entry(key).or_default() += number;
+    } else {
+        *others += number;
     }
 }
 
@@ -179,6 +214,12 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
         crate::shown::write_json(std::io::stdout(), &shown)?;
     }
     if let (Some(place), Some(file)) = (out, &arguments.out) {
+        ensure!(
+            tally.dropped == 0,
+            "the packets were not written: {} of them do not fit into {} MiB; split the capture",
+            tally.dropped,
+            MOST_LEFT >> 20
+        );
         let link = packets.first().map_or(packets::ETHERNET, |(link, _)| *link);
         let written = place.write(&packets::write(link, &tally.left), PUBLIC);
         written.with_context(|| format!("the packets cannot be written to {}", file.display()))?;
@@ -213,7 +254,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn read_packets(arguments: &RunArgs, target: Target) -> Result<Packets> {
     let mut packets = match (&arguments.pcap, &arguments.hex) {
         (Some(path), _) => {
-            let bytes = super::read(path)?;
+            let bytes = super::read(path, LARGEST_CAPTURE)?;
             packets::parse(&bytes).with_context(|| path.display().to_string())?
         }
         (None, Some(text)) => vec![(packets::ETHERNET, hex(text).context("--hex")?)],
@@ -307,13 +348,13 @@ fn one_thread(
             if target != Target::Raw
                 && let Some(redirect) = buffer.redirect()
             {
-                *tally.targets.entry(name(object, &redirect)).or_default() += 1;
+                count(&mut tally.targets, &mut tally.other_targets, name(object, &redirect), 1);
             }
             if arguments.out.is_some()
                 && let Ok(r0) = result
                 && arguments.verdict.is_none_or(|wanted| wanted == r0 as u32 as i32)
             {
-                tally.left.push(if target == Target::Raw { copy.clone() } else { buffer.packet().to_vec() });
+                tally.keep(if target == Target::Raw { &copy } else { buffer.packet() });
             }
             tally.count(result);
         }
@@ -361,8 +402,14 @@ fn print(arguments: &RunArgs, object: &Object, control: Option<&Control>, target
             println!("{}", format!("{count:>12}  {r0:<#6x} {}", verdict(target, *r0)).trim_end());
         }
     }
+    if tally.other_results > 0 {
+        println!("{:>12}  other results", tally.other_results);
+    }
     for (target, count) in &tally.targets {
         println!("{}", crate::shown::line(&format!("{count:>12}  redirected {target}")));
+    }
+    if tally.other_targets > 0 {
+        println!("{:>12}  redirected to elsewhere", tally.other_targets);
     }
     if let Some(trap) = &tally.first_trap {
         let hint = if trap.kind == TrapKind::Budget { "; does it loop for ever? see --budget" } else { "" };

@@ -23,6 +23,7 @@ use std::time::Instant;
 use anyhow::Context;
 
 use crate::arguments::DemoArgs;
+use crate::files::Directory;
 use crate::report::Report;
 use crate::workbench::compiler::Compiler;
 use crate::workbench::machine;
@@ -39,8 +40,9 @@ pub fn run(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let scratch = Scratch::new("demo")?;
     let directory = arguments.keep.as_deref().unwrap_or(scratch.path());
-    std::fs::create_dir_all(directory)
-        .with_context(|| format!("the directory {} cannot be made", directory.display()))?;
+    // Programs are started from there.
+    let _held = Directory::for_programs(directory)
+        .with_context(|| format!("the directory {} does not serve", directory.display()))?;
     let compiler = Compiler::find(arguments.cc.as_deref(), scratch.path())?;
     let programs = build::build(&compiler, directory)?;
     let rounds = measure::rounds(&programs, arguments.rounds, begun)?;

@@ -92,6 +92,32 @@ impl Directory {
         Ok(Self { fd: walk(path, Way::Named, false)? })
     }
 
+    /// The same, and it is made if it is not there.
+    ///
+    /// # Errors
+    /// As above, or when it cannot be made.
+    pub fn made(path: &Path) -> anyhow::Result<Self> {
+        Ok(Self { fd: walk(path, Way::Named, true)? })
+    }
+
+    /// A directory that the user has named for programs that are built there and started from there; it is made if it is
+    /// not there. For root nobody else may change anything on the way. Others are the only ones, with those of their group, who
+    /// may change what is in it.
+    ///
+    /// # Errors
+    /// When somebody else could change what is started.
+    pub fn for_programs(path: &Path) -> anyhow::Result<Self> {
+        const OTHERS_WRITE: u32 = 0o002;
+        if rustix::process::geteuid().is_root() {
+            return Self::own(path, true);
+        }
+        let directory = Self::made(path)?;
+        let stat = rustix::fs::fstat(&directory.fd)?;
+        ensure!(Trusted::now().owns(&stat), "it belongs to somebody else");
+        ensure!(stat.st_mode & OTHERS_WRITE == 0, "others may write to it");
+        Ok(directory)
+    }
+
     /// The directory of a file that the user has named, and the file's name in it, with links followed; the last one too,
     /// unless that is one of the kernel's to an open file (`/proc/self/fd/1`).
     pub(super) fn of_file(path: &Path) -> anyhow::Result<(Self, OsString)> {
@@ -359,6 +385,33 @@ mod tests {
         lchown(base.path(), Some(12345), None).unwrap();
         assert!(Directory::named(&link).is_err(), "a link of another user's in a directory of his own");
         assert!(Directory::named(&base.path().join("real")).is_ok());
+    }
+
+    #[test]
+    fn what_is_started_lies_where_nobody_else_can_change_it() {
+        let base = tempfile::tempdir().unwrap();
+        let place = base.path().join("a/b");
+        Directory::for_programs(&place).unwrap();
+        mode(&place, 0o777);
+        assert!(Directory::for_programs(&place).is_err());
+        mode(&place, 0o755);
+        Directory::for_programs(&place).unwrap();
+        if !is_root() {
+            return println!("skipped in part: only root can give directories away");
+        }
+        for theirs in [&place, &base.path().join("a")] {
+            lchown(theirs, Some(12345), None).unwrap();
+            assert!(Directory::for_programs(&place).is_err());
+            lchown(theirs, Some(0), None).unwrap();
+        }
+        // A directory is not made by a link of another user's either.
+        let elsewhere = tempfile::tempdir().unwrap();
+        symlink(elsewhere.path(), base.path().join("link")).unwrap();
+        lchown(base.path().join("link"), Some(12345), Some(12345)).unwrap();
+        for make in [Directory::made, Directory::for_programs] {
+            assert!(make(&base.path().join("link/new")).is_err());
+        }
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 
     #[test]

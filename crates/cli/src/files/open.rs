@@ -13,6 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::below;
+use crate::live::Patience;
 
 /// File systems whose files are made up by the kernel when they are read (`linux/magic.h`).
 const MADE_UP: [u32; 21] = [
@@ -47,6 +48,7 @@ const WITHOUT_WAITING: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFl
 /// # Errors
 /// When it cannot be opened, or is something else.
 pub fn plain(path: &Path) -> io::Result<File> {
+    let _patience = Patience::to_open();
     let looked = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     read(&looked)
 }
@@ -68,6 +70,7 @@ pub fn executable(path: &Path) -> io::Result<File> {
 /// # Errors
 /// As above.
 pub fn in_directory(directory: impl AsFd, name: impl rustix::path::Arg) -> io::Result<File> {
+    let _patience = Patience::to_open();
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     read(&rustix::fs::openat(directory, name, flags, Mode::empty())?)
 }
@@ -80,6 +83,7 @@ pub fn below(root: &Path, path: &Path) -> io::Result<File> {
     if root.as_os_str().is_empty() {
         return plain(path);
     }
+    let _patience = Patience::to_open();
     read(&below::look(root, path)?)
 }
 
@@ -88,6 +92,7 @@ pub fn below(root: &Path, path: &Path) -> io::Result<File> {
 /// # Errors
 /// As above.
 pub fn plain_for_change(path: &Path) -> io::Result<File> {
+    let _patience = Patience::to_open();
     let looked = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     check(&looked)?;
     again(&looked, OFlags::RDWR)
@@ -95,6 +100,7 @@ pub fn plain_for_change(path: &Path) -> io::Result<File> {
 
 /// Opens for reading what was looked at.
 fn read(looked: &OwnedFd) -> io::Result<File> {
+    let _patience = Patience::to_open();
     check(looked)?;
     again(looked, OFlags::RDONLY)
 }
@@ -156,8 +162,10 @@ pub fn all_of(file: impl Read, most: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// When it cannot be opened, or is something else.
 pub fn named(path: &Path) -> io::Result<File> {
+    let patience = Patience::to_open();
     let looked = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let stat = rustix::fs::fstat(&looked)?;
+    drop(patience);
     // A pipe that others have put into a directory is no pipe that the user has named.
     let is_ours = stat.st_uid == rustix::process::geteuid().as_raw();
     if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && is_ours {

@@ -15,7 +15,9 @@ use object::ReadRef;
 
 /// Strings are read in blocks of this size, with so much of the next block that the longest string is in one.
 const BLOCK: u64 = 1 << 20;
-const LONGEST_STRING: u64 = 1 << 16;
+const LONGEST_STRING: u64 = 1 << 13;
+/// Bytes of strings that are looked at: millions of names may be one and the same long string.
+const MOST_OF_STRINGS: u64 = 1 << 31;
 /// Bytes of a block of `st_blocks`.
 const DISK_BLOCK: u64 = 512;
 /// A file that is compressed on its disk may be so many times larger.
@@ -27,6 +29,8 @@ pub struct Parts {
     file: File,
     length: u64,
     left: Cell<u64>,
+    most: u64,
+    left_of_strings: Cell<u64>,
     /// Nothing is ever taken out.
     read: RefCell<Read>,
 }
@@ -42,12 +46,20 @@ impl Parts {
     pub fn new(file: File, most: u64) -> io::Result<Self> {
         let meta = file.metadata()?;
         let on_disk = meta.blocks().saturating_mul(DISK_BLOCK * COMPRESSED).saturating_add(BLOCK + LONGEST_STRING);
-        Ok(Self { file, length: meta.len(), left: Cell::new(most.min(on_disk)), read: RefCell::default() })
+        let most = most.min(on_disk);
+        Ok(Self {
+            file,
+            length: meta.len(),
+            left: Cell::new(most),
+            most,
+            left_of_strings: Cell::new(MOST_OF_STRINGS),
+            read: RefCell::default(),
+        })
     }
 
-    /// Bytes that may still be read.
-    pub fn left(&self) -> u64 {
-        self.left.get()
+    /// Bytes that were read so far.
+    pub fn spent(&self) -> u64 {
+        self.most - self.left.get()
     }
 
     /// The bytes of a range, read when they are asked for the first time.
@@ -88,8 +100,15 @@ impl<'a> ReadRef<'a> for &'a Parts {
         let within = |at: u64| usize::try_from(at.saturating_sub(start)).map_err(drop);
         let rest = block.get(within(range.start)?..within(range.end)?.min(block.len())).ok_or(())?;
         let longest = usize::try_from(LONGEST_STRING).map_err(drop)?;
-        let length = rest.iter().take(longest).position(|&byte| byte == delimiter).ok_or(())?;
-        rest.get(..length).ok_or(())
+        let left = self.left_of_strings.get();
+        if left == 0 {
+            return Err(());
+        }
+        let rest = rest.get(..rest.len().min(longest)).ok_or(())?;
+        let length = memchr::memchr(delimiter, rest);
+        let looked_at = length.unwrap_or(rest.len()) as u64;
+        self.left_of_strings.set(left.saturating_sub(looked_at));
+        rest.get(..length.ok_or(())?).ok_or(())
     }
 }
 
@@ -106,7 +125,7 @@ mod tests {
         assert_eq!(parts.read_bytes_at(0, 400).unwrap(), [7; 400]);
         assert!(parts.read_bytes_at(100, 400).is_err());
         // What was read is there, and costs nothing.
-        assert!(parts.read_bytes_at(0, 400).is_ok() && parts.left() == 200);
+        assert!(parts.read_bytes_at(0, 400).is_ok() && parts.spent() == 400);
         assert!(parts.read_bytes_at(900, 101).is_err() && parts.read_bytes_at(u64::MAX, 2).is_err());
     }
 
@@ -116,7 +135,7 @@ mod tests {
         file.set_len(1 << 32).unwrap();
         let parts = Parts::new(file, u64::MAX).unwrap();
         assert!((&parts).read_bytes_at(0, 1 << 31).is_err());
-        assert!(parts.left() <= BLOCK + LONGEST_STRING);
+        assert!(parts.most <= BLOCK + LONGEST_STRING && parts.spent() == 0);
     }
 
     #[test]
@@ -135,5 +154,10 @@ mod tests {
         assert!(parts.read_bytes_at_until(BLOCK + 6..BLOCK + 8, 0).is_err());
         // Longer than any name.
         assert!(parts.read_bytes_at_until(0..end, 0).is_err());
+        // As often as one likes, but not for ever.
+        parts.left_of_strings.set(5);
+        assert!(parts.read_bytes_at_until(BLOCK + 6..end, 0).is_ok());
+        assert!(parts.read_bytes_at_until(BLOCK + 6..end, 0).is_ok());
+        assert!(parts.read_bytes_at_until(BLOCK + 6..end, 0).is_err());
     }
 }

@@ -15,6 +15,7 @@ use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 
 use super::directory::Directory;
 use super::open;
+use crate::live::Patience;
 
 /// Mode of what only its owner may read.
 pub const PRIVATE: u32 = 0o600;
@@ -37,6 +38,7 @@ impl Written {
     /// # Errors
     /// When nothing can be written there.
     pub fn new(path: &Path) -> anyhow::Result<Self> {
+        let _patience = Patience::to_open();
         let path = std::path::absolute(path)?;
         let (directory, name) = Directory::of_file(&path)?;
         let mut place = Self { path, directory, name, special: None };
@@ -110,6 +112,7 @@ impl Written {
     }
 
     fn put(&self, name: &OsStr, content: &[u8], mode: u32) -> anyhow::Result<()> {
+        let _patience = Patience::to_open();
         let is_directory =
             self.directory.look(name).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
         ensure!(!is_directory, "it is a directory");

@@ -23,6 +23,8 @@ const MOST_OVERLAP: u64 = 1 << 20;
 const HEADER_BYTES: u64 = 64;
 /// Of strings and PLTs: more than any linker writes.
 const MOST: usize = 512;
+/// Of sections and of entries that a dynamic section may have.
+const MOST_SECTIONS: usize = 1 << 16;
 const LONGEST_STRING: usize = 4096;
 
 /// What kind of file it is.
@@ -137,7 +139,7 @@ impl<'a> Elf<'a> {
     /// The PLTs, which unwind tables often leave out.
     pub fn plts(&self) -> Vec<Function> {
         let is_plt = |name: &str| name == ".plt" || name.starts_with(".plt.");
-        let plts = self.file.sections().filter(|section| section.name().is_ok_and(is_plt));
+        let plts = self.file.sections().take(MOST_SECTIONS).filter(|section| section.name().is_ok_and(is_plt));
         let end = |address: u64, size| address.checked_add(size);
         plts.take(MOST).filter_map(|plt| Some(Function::new(plt.address(), end(plt.address(), plt.size())?))).collect()
     }
@@ -171,14 +173,14 @@ impl<'a> Elf<'a> {
     }
 
     /// The relocations: where, and of what type.
-    pub fn relocations(&self) -> Vec<Relocation> {
+    pub fn relocations(&self) -> impl Iterator<Item = Relocation> {
         let tables = [(elf::DT_RELA, elf::DT_RELASZ), (elf::DT_JMPREL, elf::DT_PLTRELSZ)];
         let tables = tables.into_iter().filter_map(|(address, size)| {
             let size = usize::try_from(self.tag(size)?).ok()?;
             let bytes = self.at(self.tag(address)?)?;
             object::slice_from_all_bytes::<elf::Rela64<LittleEndian>>(bytes.get(..size)?).ok()
         });
-        tables.flatten().map(|rela| Relocation { place: rela.r_offset(LE), kind: rela.r_type(LE, false) }).collect()
+        tables.flatten().map(|rela| Relocation { place: rela.r_offset(LE), kind: rela.r_type(LE, false) })
     }
 
     /// The names of the functions that it takes from other objects.
@@ -214,5 +216,5 @@ fn check_identity(bytes: &[u8]) -> anyhow::Result<()> {
 fn dynamic(segments: &[Segment], parts: &Parts) -> Vec<(elf::DynamicTag, u64)> {
     let table = segments.iter().find_map(|segment| segment.dynamic(LE, parts).ok().flatten());
     let entries = table.unwrap_or_default().iter().map(|entry| (entry.d_tag(LE), entry.d_val(LE)));
-    entries.take_while(|(tag, _)| *tag != elf::DT_NULL).collect()
+    entries.take(MOST_SECTIONS).take_while(|(tag, _)| *tag != elf::DT_NULL).collect()
 }

@@ -11,6 +11,11 @@ use super::elf::{Elf, Kind};
 use crate::shown::Shown;
 use crate::symbols::names::Names;
 
+/// Bytes of all names in it together: a million sites may lie in functions with names of half a KiB.
+const MOST_OF_NAMES: usize = 1 << 26;
+/// Thunks that are taken from libraries: there is one for each register, by each of a few names.
+const MOST_IMPORTED: usize = 512;
+
 /// What a jump through a thunk of its own is called.
 const INLINE_JUMP: &str = "gcc inline jump";
 
@@ -190,6 +195,7 @@ impl Findings {
         unprotected: Unprotected,
         libraries: Vec<Library>,
     ) -> Findings {
+        let mut room = Room { left: MOST_OF_NAMES, last: None };
         let mut findings = Findings {
             path,
             kind: kind_name(elf.kind).into(),
@@ -197,9 +203,9 @@ impl Findings {
             stripped: names.is_stripped,
             unwind_tables: code.has_unwind,
             functions: code.functions.len(),
-            thunks: thunks(code, names),
-            sites: sites(code, names),
-            refused: refused(code, names),
+            thunks: thunks(code, names, &mut room),
+            sites: sites(code, names, &mut room),
+            refused: refused(code, names, &mut room),
             imported_thunks: imported_thunks(elf),
             unprotected,
             libraries,
@@ -248,7 +254,24 @@ fn kind_name(kind: Kind) -> &'static str {
 
 fn imported_thunks(elf: &Elf<'_>) -> Vec<Shown> {
     let thunks = elf.imported().filter(|name| symbol_register(name).is_some());
-    thunks.map(Shown::from).collect()
+    thunks.take(MOST_IMPORTED).map(Shown::from).collect()
+}
+
+/// Room for names. What stands in one function shares its name.
+struct Room {
+    left: usize,
+    last: Option<Shown>,
+}
+
+impl Room {
+    /// The name, unless there is no room for it any more.
+    fn keep(&mut self, name: Shown) -> Option<Shown> {
+        if self.last.as_ref() != Some(&name) {
+            self.left = self.left.checked_sub(name.len())?;
+            self.last = Some(name);
+        }
+        self.last.clone()
+    }
 }
 
 /// A number with its thousands apart.
@@ -264,7 +287,7 @@ pub(super) fn grouped(number: usize) -> String {
     out
 }
 
-fn thunks(code: &Code, names: &Names) -> Vec<Thunk> {
+fn thunks(code: &Code, names: &Names, room: &mut Room) -> Vec<Thunk> {
     let uses = code.uses();
     let describe = |(address, thunk): (&u64, &thunk::Thunk)| {
         let sites = uses.get(address).copied().unwrap_or(0);
@@ -274,17 +297,17 @@ fn thunks(code: &Code, names: &Names) -> Vec<Thunk> {
             address: format!("{address:#x}").into(),
             shape: shape.into(),
             register: thunk.reg.name().into(),
-            symbol: names.raw(*address).map(Shown::from),
+            symbol: names.raw(*address).and_then(|name| room.keep(name.into())),
             sites,
         }
     };
     code.thunks.iter().map(describe).collect()
 }
 
-fn sites(code: &Code, names: &Names) -> Vec<Site> {
-    let function = |address, start: u64| {
+fn sites(code: &Code, names: &Names, room: &mut Room) -> Vec<Site> {
+    let mut function = |address, start: u64| {
         let named = names.function(address).or_else(|| names.function(start));
-        named.unwrap_or_else(|| format!("{start:#x}").into())
+        named.and_then(|name| room.keep(name)).unwrap_or_else(|| format!("{start:#x}").into())
     };
     let describe = |(site, register): &(relpoline_core::scan::Site, relpoline_core::arch::Reg)| Site {
         address: format!("{:#x}", site.address).into(),
@@ -295,7 +318,7 @@ fn sites(code: &Code, names: &Names) -> Vec<Site> {
     code.sites.iter().map(describe).collect()
 }
 
-fn refused(code: &Code, names: &Names) -> Vec<Refused> {
+fn refused(code: &Code, names: &Names, room: &mut Room) -> Vec<Refused> {
     let refused = code.refused.iter().map(|found| (found.address, found.reason.to_string()));
     let uses = code.uses();
     let is_inline = |(address, thunk): &(&u64, &thunk::Thunk)| {
@@ -308,7 +331,7 @@ fn refused(code: &Code, names: &Names) -> Vec<Refused> {
     all.sort();
     let describe = |(address, reason): (u64, String)| Refused {
         address: format!("{address:#x}").into(),
-        function: names.function(address),
+        function: names.function(address).and_then(|name| room.keep(name)),
         reason: reason.into(),
     };
     all.into_iter().map(describe).collect()

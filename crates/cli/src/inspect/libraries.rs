@@ -19,8 +19,9 @@ use crate::shown::Shown;
 
 const DEFAULT: [&str; 6] =
     ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
-/// Configuration files are read to this depth of `include`.
+/// Configuration files are read to this depth of `include`, and none that is larger.
 const MOST_INCLUDES: usize = 8;
+const LARGEST_CONFIGURATION: u64 = 1 << 20;
 /// Libraries looked at.
 const MOST_LIBRARIES: usize = 500;
 /// Bytes that are read of all of them together.
@@ -50,7 +51,7 @@ pub fn examine(path: &Path, elf: &Elf<'_>, folders_of_run: &[PathBuf]) -> Vec<Li
             wanted.extend(self::wanted(place, library).into_iter().take(room));
         }
         let thunks = library.map(|library| library.texts().map(|text| thunk::find(text.bytes).count()).sum());
-        left = parts.as_ref().map_or(left, |parts| left.min(parts.left()));
+        left = left.saturating_sub(parts.as_ref().map_or(0, Parts::spent));
         let path = place.map(|place| Shown::of_bytes(place.as_os_str().as_bytes()));
         found.push(Library { name: name.into(), path, thunks });
     }
@@ -83,13 +84,15 @@ fn system_folders() -> Vec<PathBuf> {
 }
 
 /// The folders that a configuration file names. Of `include` patterns only the usual `folder/*.conf` is
-/// understood.
+/// understood; a relative one is meant from where the file is, not from where we are.
 fn configured(file: &Path, folders: &mut Vec<PathBuf>, depth: usize) {
-    let text = fs::read_to_string(file).unwrap_or_default();
+    let bytes = open::whole(file, LARGEST_CONFIGURATION).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
         match line.strip_prefix("include") {
             Some(pattern) if depth < MOST_INCLUDES => {
-                for included in matching(Path::new(pattern.trim())) {
+                let pattern = file.parent().unwrap_or(Path::new("/")).join(pattern.trim());
+                for included in matching(&pattern) {
                     configured(&included, folders, depth + 1);
                 }
             }
@@ -112,6 +115,23 @@ fn matching(pattern: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As on Fedora: `include ld.so.conf.d/*.conf` in /etc/ld.so.conf.
+    #[test]
+    fn what_is_included_lies_beside_the_file() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        fs::create_dir(at("more")).unwrap();
+        fs::write(at("ld.so.conf"), "/first\ninclude more/*.conf\n").unwrap();
+        fs::write(at("more/a.conf"), "# /not\n/second\n").unwrap();
+        // What is no file is not waited for.
+        rustix::fs::mknodat(rustix::fs::CWD, at("more/b.conf"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("more/c.conf")).unwrap();
+        let mut folders = Vec::new();
+        configured(&at("ld.so.conf"), &mut folders, 0);
+        assert_eq!(folders, ["/first", "/second"].map(PathBuf::from));
+    }
 
     #[test]
     fn run_paths_are_expanded_and_have_an_end() {

@@ -32,7 +32,7 @@ use findings::{Entry, Failure, Findings, Inspection};
 use relpoline_core::arch::thunk;
 
 /// Bytes that are read of a file: no program has as much code and as many names.
-const MOST_BYTES: u64 = 1 << 30;
+const MOST_BYTES: u64 = 1 << 29;
 
 /// `relpoline inspect`.
 #[derive(Debug, clap::Args)]
@@ -94,7 +94,7 @@ pub fn examine(path: &Path, file: File) -> anyhow::Result<Findings> {
     let parts = Parts::new(file, MOST_BYTES).context("cannot be read")?;
     let elf = Elf::parse(&parts)?;
     let names = Names::read(&elf.file, &mut Room::default());
-    let code = code::examine(&elf, &names);
+    let code = code::examine(&elf, &names)?;
     let unprotected = unprotected::examine(&elf, &code, &names);
     let libraries = libraries::examine(path, &elf, &[]);
     Ok(Findings::new(shown(path), &elf, &names, &code, unprotected, libraries))

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use object::elf;
 use relpoline_core::arch::thunk::Shape;
-use relpoline_core::scan::Function;
+use relpoline_core::scan::{Function, Functions as _};
 
 use super::code::Code;
 use super::elf::Elf;
@@ -18,6 +18,8 @@ use crate::symbols::names::Names;
 
 /// Branches listed one by one.
 const MOST_LISTED: usize = 1000;
+/// Slots that the loader fills: more than any object takes from others.
+const MOST_SLOTS: usize = 1 << 20;
 
 /// Finds them.
 pub fn examine(elf: &Elf<'_>, code: &Code, names: &Names) -> Unprotected {
@@ -29,9 +31,8 @@ pub fn examine(elf: &Elf<'_>, code: &Code, names: &Names) -> Unprotected {
         let start = function.start.max(read_up_to);
         if start < function.end {
             let range = Function::new(start, function.end);
-            for (instruction, text) in indirect_branches(elf, range) {
-                count(&mut found, &slots, code, names, &instruction, text);
-            }
+            // As they are met: of a large function of nothing else there would be no end.
+            each_indirect_branch(elf, range, |instruction| count(&mut found, &slots, code, names, instruction));
             read_up_to = function.end;
         }
     }
@@ -50,40 +51,44 @@ fn functions(elf: &Elf<'_>, code: &Code) -> Vec<Function> {
 struct Slots {
     /// The addresses that the loader fills with functions of other objects.
     filled: HashSet<u64>,
+    /// Ascending, none of them in another.
     plts: Vec<Function>,
 }
 
 impl Slots {
     fn read(elf: &Elf<'_>) -> Slots {
         let is_slot = |kind| matches!(kind, elf::R_X86_64_GLOB_DAT | elf::R_X86_64_JUMP_SLOT | elf::R_X86_64_IRELATIVE);
-        let relocations = elf.relocations().into_iter();
-        let filled = relocations.filter(|relocation| is_slot(relocation.kind));
-        Slots { filled: filled.map(|relocation| relocation.place).collect(), plts: elf.plts() }
+        let filled = elf.relocations().filter(|relocation| is_slot(relocation.kind)).take(MOST_SLOTS);
+        let mut plts = elf.plts();
+        plts.sort_by_key(|plt| plt.start);
+        let mut end = 0;
+        plts.retain(|plt| {
+            let is_apart = plt.start >= end;
+            end = end.max(plt.end);
+            is_apart
+        });
+        Slots { filled: filled.map(|relocation| relocation.place).collect(), plts }
     }
 
     fn are_meant_by(&self, instruction: &Instruction) -> bool {
         let is_filled =
             instruction.is_ip_rel_memory_operand() && self.filled.contains(&instruction.ip_rel_memory_address());
         // The first PLT entry jumps to the loader itself, whose slot has no relocation.
-        is_filled || self.plts.iter().any(|plt| plt.contains(instruction.ip()))
+        is_filled || self.plts.as_slice().containing(instruction.ip()).is_some()
     }
 }
 
-fn indirect_branches(elf: &Elf<'_>, range: Function) -> Vec<(Instruction, String)> {
-    let Some(bytes) = elf.at(range.start) else {
-        return Vec::new();
-    };
+fn each_indirect_branch(elf: &Elf<'_>, range: Function, mut found: impl FnMut(&Instruction)) {
+    let Some(bytes) = elf.at(range.start) else { return };
     let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(bytes.len());
     let mut decoder = Decoder::with_ip(64, &bytes[..len], range.start, DecoderOptions::NONE);
-    let mut found = Vec::new();
     let mut instruction = Instruction::default();
     while decoder.can_decode() {
         decoder.decode_out(&mut instruction);
         if matches!(instruction.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall) {
-            found.push((instruction, written(&instruction)));
+            found(&instruction);
         }
     }
-    found
 }
 
 /// The instruction in AT&T syntax.
@@ -97,7 +102,7 @@ fn written(instruction: &Instruction) -> String {
     text
 }
 
-fn count(found: &mut Unprotected, slots: &Slots, code: &Code, names: &Names, instruction: &Instruction, text: String) {
+fn count(found: &mut Unprotected, slots: &Slots, code: &Code, names: &Names, instruction: &Instruction) {
     let address = instruction.ip();
     if is_in_thunk(&code.thunks, address) {
         return;
@@ -114,7 +119,7 @@ fn count(found: &mut Unprotected, slots: &Slots, code: &Code, names: &Names, ins
         found.places.push(Place {
             address: format!("{address:#x}").into(),
             function: names.function(address),
-            instruction: text.into(),
+            instruction: written(instruction).into(),
         });
     }
 }

@@ -34,7 +34,8 @@ pub struct KernelArgs {
 const AFTER_HELP: &str = "\
 Examples:
   relpoline kernel doctor
-  cargo xtask kernel-build && sudo relpoline kernel load
+  sudo relpoline kernel load                    what DKMS has built
+  sudo relpoline kernel load --module relpoline.ko
   sudo relpoline kernel status
   sudo relpoline kernel sites --promoted
   sudo relpoline kernel sites --named           the three sites of the dynamic-call patches

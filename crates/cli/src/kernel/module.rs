@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::device::{self, Control};
+use crate::files::Directory;
 
 /// `relpoline kernel load`.
 #[derive(Debug, Args)]
@@ -106,21 +107,39 @@ pub(super) fn release() -> Result<String> {
     Ok(release.trim().to_owned())
 }
 
-/// The module's file for the running kernel, in the places where it is put.
+/// The module's file for the running kernel, in the places where it is put. The last of them lies in the directory that the
+/// command was started in, which may be anybody's: a module from there is taken only if nobody else can have made it.
 pub(super) fn find(release: &str) -> Result<PathBuf> {
+    find_in(release, Path::new(""))
+}
+
+fn find_in(release: &str, current: &Path) -> Result<PathBuf> {
     let installed =
         ["updates", "extra", "updates/dkms"].map(|dir| format!("/lib/modules/{release}/{dir}/relpoline.ko"));
-    let built = format!("target/kernel/{release}/relpoline.ko");
+    let built = current.join(format!("target/kernel/{release}/relpoline.ko"));
     // DKMS packs modules as the kernel's own are packed, which finit_module can be told.
-    let places =
-        installed.iter().flat_map(|path| [path.clone(), format!("{path}.xz"), format!("{path}.zst")]).chain([built]);
-    let found = places.map(PathBuf::from).find(|path| path.exists());
-    found.with_context(|| {
+    let packed = |path: &String| [path.clone(), format!("{path}.xz"), format!("{path}.zst")];
+    let installed = installed.iter().flat_map(packed).map(PathBuf::from).find(|path| path.exists());
+    if installed.is_none() && built.exists() {
+        is_nobody_elses(&built).with_context(|| {
+            format!("{} may be somebody else's work; if it is yours, name it by --module", built.display())
+        })?;
+        return Ok(built);
+    }
+    installed.with_context(|| {
         format!(
             "there is no relpoline.ko for this kernel ({release}); install relpoline-dkms, build it by: cargo \
              xtask kernel-build --release {release}, or name its file by --module"
         )
     })
+}
+
+/// That nobody but this user and root can have made a file, or can exchange it.
+fn is_nobody_elses(path: &Path) -> Result<()> {
+    let path = std::path::absolute(path)?;
+    let (directory, name) = path.parent().zip(path.file_name()).context("it names no file")?;
+    Directory::own(directory, false)?.own_file(name)?;
+    Ok(())
 }
 
 /// One sentence on why the kernel did not take the module.
@@ -185,5 +204,41 @@ impl Log {
             }
         }
         reasons
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, lchown};
+
+    /// Root may be in a directory of another user's, or in /tmp, where anybody can make `target`.
+    #[test]
+    fn a_module_of_somebody_elses_is_not_taken() {
+        let base = tempfile::tempdir().unwrap();
+        let release = "0.0.0-no-such-kernel";
+        let folder = base.path().join("target/kernel").join(release);
+        fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("relpoline.ko");
+        assert!(find_in(release, base.path()).unwrap_err().to_string().contains("there is no relpoline.ko"));
+        fs::write(&file, "module").unwrap();
+        assert_eq!(find_in(release, base.path()).unwrap(), file);
+        let is_refused = || find_in(release, base.path()).is_err_and(|error| error.to_string().contains("--module"));
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        mode(&file, 0o666);
+        assert!(is_refused());
+        mode(&file, 0o644);
+        mode(&folder, 0o777);
+        assert!(is_refused());
+        mode(&folder, 0o755);
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped in part: only root can give files away");
+        }
+        for theirs in [&file, &folder, &base.path().join("target")] {
+            lchown(theirs, Some(12345), None).unwrap();
+            assert!(is_refused(), "{}", theirs.display());
+            lchown(theirs, Some(0), None).unwrap();
+        }
+        assert!(find_in(release, base.path()).is_ok());
     }
 }

@@ -2,9 +2,23 @@
 //!
 //! What is read of another process is answered by its memory, and a page of that may be a file of a file system that
 //! another process answers for (FUSE): such a read waits for as long as that likes, in the kernel, and so does `ps`. Nothing
-//! of ours is left half-done when this command is killed, at whatever moment. So it lets the kernel kill it.
+//! of ours is left half-done when this command is killed, at whatever moment. So it lets the kernel kill it. Where the
+//! kernel cannot, since the question is with that process already, who stands by ([`crate::watched`]) ends in time.
 
 use std::time::Duration;
+
+use crate::watched;
+
+/// A file that is there is opened in this time.
+const TO_OPEN: Duration = Duration::from_secs(30);
+
+/// As long as that; in debug builds less, for tests that wait until the time is over.
+#[must_use]
+pub fn hasty(longest: Duration) -> Duration {
+    let wanted = || std::env::var("RELPOLINE_HASTE").ok()?.parse().ok();
+    let most: Option<u64> = if cfg!(debug_assertions) { wanted() } else { None };
+    most.map_or(longest, |seconds| longest.min(Duration::from_secs(seconds)))
+}
 
 /// While it lives, this process has so much time left.
 #[derive(Debug)]
@@ -17,7 +31,7 @@ impl Patience {
     /// At most so long; less, if less was left already.
     #[must_use]
     pub fn of(longest: Duration) -> Self {
-        let seconds = u32::try_from(longest.as_secs()).unwrap_or(u32::MAX);
+        let seconds = u32::try_from(hasty(longest).as_secs()).unwrap_or(u32::MAX);
         // SAFETY: the default action of a signal, or the handler that was there, and a set that is live.
         let before = unsafe {
             // Whoever started us may have had it ignored; a handler of ours ends us too.
@@ -34,8 +48,17 @@ impl Patience {
         if before != 0 && before < seconds {
             // SAFETY: it sets a timer.
             unsafe { libc::alarm(before) };
+            watched::ends_in(before);
+        } else {
+            watched::ends_in(seconds);
         }
         Self { before }
+    }
+
+    /// The same for opening a file, where somebody stands by; else who has named it waits for it.
+    #[must_use]
+    pub fn to_open() -> Option<Self> {
+        watched::is_watched().then(|| Self::of(TO_OPEN))
     }
 }
 
@@ -43,6 +66,7 @@ impl Drop for Patience {
     fn drop(&mut self) {
         // SAFETY: it sets a timer; 0 is none.
         unsafe { libc::alarm(self.before) };
+        watched::ends_in(self.before);
     }
 }
 

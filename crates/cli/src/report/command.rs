@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use relpoline_stats::Stats;
 use relpoline_stats::record::MAGIC;
@@ -19,6 +19,9 @@ use crate::symbols::Symbols;
 
 /// A report may be as large as this; more is something else.
 const MOST_BYTES: u64 = 1 << 27;
+/// And may have so many lists and objects: in memory each takes many times what its shortest form has in the file. A report on
+/// as many sites as an engine knows has a third of that.
+const MOST_PARTS: usize = 1 << 21;
 
 /// Examples shown with `--help`.
 pub const AFTER_HELP: &str = "\
@@ -83,6 +86,8 @@ fn in_file(path: &Path) -> anyhow::Result<Report> {
     }
     let mut text = head[..length].to_vec();
     text.extend(open::all_of(file, MOST_BYTES).with_context(|| format!("{name} cannot be read"))?);
+    let parts = memchr::memchr2_iter(b'[', b'{', &text).take(MOST_PARTS + 1).count();
+    ensure!(parts <= MOST_PARTS, "{name} has more in it than any report");
     let report: Report = serde_json::from_slice(&text)
         .with_context(|| format!("{name} is neither a report in JSON nor a statistics file"))?;
     if report.schema != super::schema::SCHEMA {

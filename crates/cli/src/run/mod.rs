@@ -16,8 +16,8 @@ mod fitness;
 pub mod kernel;
 pub mod options;
 pub(crate) mod resolve;
-mod signals;
-mod supervise;
+pub(crate) mod signals;
+pub(crate) mod supervise;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

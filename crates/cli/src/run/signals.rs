@@ -15,6 +15,8 @@ pub enum Arrived {
     Child,
     /// A process sent this signal to us.
     Sent(libc::c_int),
+    /// The kernel sent it, to the program as well.
+    Told(libc::c_int),
     /// Nothing that concerns the program.
     Other,
 }
@@ -89,6 +91,7 @@ pub fn next(longest: Option<Duration>) -> Arrived {
         libc::SIGCHLD => Arrived::Child,
         // SI_USER, SI_QUEUE and SI_TKILL are not positive; what the kernel sends by itself is.
         1.. if info.si_code <= 0 => Arrived::Sent(signal),
+        1.. => Arrived::Told(signal),
         _ => Arrived::Other,
     }
 }

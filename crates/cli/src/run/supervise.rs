@@ -73,7 +73,7 @@ fn wait(pid: libc::pid_t, last: &mut LastFigures) -> Ending {
 }
 
 /// Takes what the child has to tell without waiting.
-fn drain(pid: libc::pid_t) -> Option<Ending> {
+pub fn drain(pid: libc::pid_t) -> Option<Ending> {
     loop {
         let mut status = 0;
         // SAFETY: `status` is live.

@@ -192,9 +192,8 @@ pub fn build_id_of(path: &Path) -> anyhow::Result<Vec<u8>> {
 impl Table {
     fn read(file: File, build_id: &[u8], budget: &mut Budget) -> Option<Self> {
         let parts = Parts::new(file, budget.bytes).ok()?;
-        let before = parts.left();
         let table = Self::parse(&parts, build_id, budget);
-        budget.bytes = budget.bytes.saturating_sub(before - parts.left());
+        budget.bytes = budget.bytes.saturating_sub(parts.spent());
         table
     }
 

@@ -25,7 +25,7 @@ pub struct Room {
 impl Default for Room {
     /// More than the largest programs need.
     fn default() -> Self {
-        Self { symbols: 1 << 21, bytes: 1 << 28 }
+        Self { symbols: 1 << 21, bytes: 1 << 27 }
     }
 }
 

@@ -11,7 +11,7 @@
 mod draw;
 pub mod rows;
 mod screen;
-mod terminal;
+pub(crate) mod terminal;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

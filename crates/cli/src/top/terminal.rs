@@ -12,17 +12,42 @@ const ENDINGS: [libc::c_int; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, li
 /// Leaves the screen that is ours, and shows the cursor.
 const LEAVE: &[u8] = b"\x1b[?1049l\x1b[?25h";
 
+/// How a terminal is now, if there is one: for whoever has to give it back in the place of a process that cannot.
+#[derive(Debug)]
+pub struct Before(Option<libc::termios>);
+
+impl Before {
+    /// As it is now.
+    #[must_use]
+    pub fn now() -> Self {
+        // SAFETY: zeros are a valid termios; the call fills it.
+        let (answer, now) = unsafe {
+            let mut now = std::mem::zeroed::<libc::termios>();
+            (libc::tcgetattr(libc::STDIN_FILENO, &raw mut now), now)
+        };
+        Self((answer == 0).then_some(now))
+    }
+
+    /// As it was then, if it has been changed.
+    pub fn give_back(&self) {
+        let (Self(Some(before)), Self(Some(now))) = (self, Self::now()) else { return };
+        if before.c_lflag != now.c_lflag {
+            // SAFETY: what is passed is live.
+            unsafe {
+                libc::write(libc::STDOUT_FILENO, LEAVE.as_ptr().cast(), LEAVE.len());
+                libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, before);
+            }
+        }
+    }
+}
+
 /// Takes the terminal.
 ///
 /// # Errors
 /// When there is none.
 pub fn take() -> anyhow::Result<DefaultTerminal> {
-    // SAFETY: zeros are a valid termios; the call fills it.
-    unsafe {
-        let mut before = std::mem::zeroed::<libc::termios>();
-        if libc::tcgetattr(libc::STDIN_FILENO, &raw mut before) == 0 {
-            BEFORE.get_or_init(|| before);
-        }
+    if let Before(Some(before)) = Before::now() {
+        BEFORE.get_or_init(|| before);
     }
     let give_back: extern "C" fn(libc::c_int) = give_back;
     for signal in ENDINGS {

@@ -25,6 +25,7 @@ use anyhow::Context;
 use clap::Args;
 use rustix::process::{Pid, Signal};
 
+use crate::files::Directory;
 use crate::report::Report;
 use crate::report::text::grouped;
 use crate::workbench::compiler::Compiler;
@@ -100,8 +101,9 @@ enum Ending {
 pub fn run(arguments: &TortureArgs) -> anyhow::Result<ExitCode> {
     let scratch = Scratch::new("torture")?;
     let directory = arguments.keep.as_deref().unwrap_or(scratch.path());
-    std::fs::create_dir_all(directory)
-        .with_context(|| format!("the directory {} cannot be made", directory.display()))?;
+    // Programs are started from there.
+    let _held = Directory::for_programs(directory)
+        .with_context(|| format!("the directory {} does not serve", directory.display()))?;
     let compiler = Compiler::find(arguments.cc.as_deref(), scratch.path())?;
     let built = build::build(&compiler, directory, scratch.path())?;
     let threads = arguments.threads.unwrap_or_else(default_threads);

@@ -106,6 +106,11 @@ impl<'a, F: Functions> Sites<'a, F> {
             Some(place) if place.function.contains(candidate.opcode) => place,
             _ => {
                 let function = self.functions.containing(candidate.opcode).ok_or(Refusal::NoFunction)?;
+                // In a sorted table none begins before one that was met before. Others could have all of the text read
+                // anew for each candidate.
+                if self.place.is_some_and(|place| function.start < place.function.start) {
+                    return Err(Refusal::NoFunction);
+                }
                 Place { function, at: Some(function.start) }
             }
         };
