@@ -136,11 +136,12 @@ fn shared() -> Option<&'static AtomicU64> {
 
 /// Waits for the child, and no longer than it has time.
 fn wait(pid: libc::pid_t, deadline: &AtomicU64, terminal: &terminal::Before) -> ExitCode {
-    let mut told = None;
+    let (mut told, mut alarmed) = (None, false);
     loop {
         if let Some(ending) = supervise::drain(pid) {
             return match ending {
-                Ending::Killed(libc::SIGALRM) => given_up("it was ended"),
+                // Its own alarm.
+                Ending::Killed(libc::SIGALRM) if !alarmed => given_up("it was ended"),
                 ending => ending.imitate(),
             };
         }
@@ -160,6 +161,7 @@ fn wait(pid: libc::pid_t, deadline: &AtomicU64, terminal: &terminal::Before) -> 
         }
         match signals::next(Some(LOOK)) {
             Arrived::Sent(signal) => {
+                alarmed |= signal == libc::SIGALRM;
                 // SAFETY: as above.
                 unsafe { libc::kill(pid, signal) };
                 told = told.or(ends(signal).then(now));
