@@ -169,7 +169,8 @@ fn a_hot_site_that_was_refused_is_seen_and_comes_first() {
     assert!(report.coverage_is_bound && text.contains("nor sampled: not permitted"), "{text}");
     assert!(report.coverage.is_some_and(|share| share > 0.45), "a third is true: {text}");
     let is_refused = |site: &&Site| site.state == "refused" && site.kind == "call";
-    let refused = |report: &Report| report.sites.iter().find(is_refused).unwrap_or_else(|| panic!("{report:#?}")).clone();
+    let refused =
+        |report: &Report| report.sites.iter().find(is_refused).unwrap_or_else(|| panic!("{report:#?}")).clone();
     // What a call costs was measured at the start, and where a thread is found is told by a clock of the kernel's: both beside
     // whatever else runs here.
     let right = CALLS / 8..CALLS * 4;
