@@ -112,8 +112,8 @@ fn every_instruction_while_an_engine_is_being_attached() {
     let tries = std::thread::spawn(move || {
         for n in 0.. {
             let said = relpoline(&["attach"], &pid);
-            let is_over =
-                said.status.success() || text(&said).contains("no process") || text(&said).contains("No such process");
+            let is_over = said.status.success()
+                || ["no process", "No such process", "has ended"].iter().any(|end| text(&said).contains(end));
             if is_over {
                 return (n, text(&said));
             }
