@@ -221,6 +221,62 @@ fn relocations_are_resolved_against_given_types() {
     }
 }
 
+/// Type information as in a `.BTF` section: structures of a name, a size, a flag for bit fields, and members with a name, a type
+/// and bits. Type 1 is an integer of `int` bytes, and the first structure is type 2.
+fn types(int: u32, structures: &[(&str, u32, bool, &[(&str, u32, u32)])]) -> Vec<u8> {
+    let mut strings = vec![0];
+    let mut string = |name: &str| {
+        let at = strings.len() as u32;
+        strings.extend_from_slice(name.as_bytes());
+        strings.push(0);
+        at
+    };
+    let mut words = vec![string("int"), 1 << 24, int, 1 << 24 | 32];
+    for (name, size, has_fields, members) in structures {
+        let info = u32::from(*has_fields) << 31 | 4 << 24 | members.len() as u32;
+        words.extend([string(name), info, *size]);
+        words.extend(members.iter().flat_map(|(name, kind, bits)| [string(name), *kind, *bits]));
+    }
+    let len = 4 * words.len() as u32;
+    let header = [0x1_eb9f, 24, 0, len, len, strings.len() as u32];
+    [header.iter().chain(&words).copied().flat_map(u32::to_le_bytes).collect(), strings].concat()
+}
+
+/// Types that were made to keep a search busy, or to make numbers too large.
+#[test]
+fn hostile_types_are_refused_in_time() {
+    let runtime = Runtime::new().unwrap();
+    let load = |types: &[u8]| {
+        let around = Around { types: Some(types), ..Around::default() };
+        Object::load_within(&runtime, &support::object("core"), Options::default(), &around, |_| true).unwrap()
+    };
+    let run = |object: &Object, name: &str| {
+        let program = object.program(name).unwrap_or_else(|| panic!("{name}: {:?}", object.refused()));
+        program.run(&mut kernels_state()).map_err(|trap| trap.kind)
+    };
+
+    // A structure of eight without names that are it again: 8 to the power of how deep they are followed.
+    let object = load(&types(4, &[("state", 8, false, &[("", 2, 0); 8])]));
+    for name in ["number", "exists", "gone"] {
+        let why = &object.refused().iter().find(|(other, _)| other == name).unwrap().1.to_string();
+        assert!(why.contains("CO-RE relocation against 'state' that takes too long to look for"), "{why}");
+    }
+    assert_eq!(run(&object, "no_type"), Err(TrapKind::Unresolved), "others are not concerned");
+    // As many of one name as never are.
+    let object = load(&types(4, &vec![("state", 8, false, &[][..]); 1 << 17]));
+    assert!(object.refused().iter().any(|(name, why)| name == "number" && why.to_string().contains("too long")));
+
+    // A bit field that ends behind the last bit that there is a number for.
+    let far: &[_] = &[("", 3, u32::MAX - 15)];
+    let object = load(&types(4, &[("state", 8, false, far), ("", 8, true, &[("high", 1, 255 << 24 | 14)])]));
+    assert_eq!(run(&object, "bits"), Err(TrapKind::Unresolved));
+    // Numbers of so many bytes that there is no number for their bits.
+    for bytes in [1 << 29, 1 << 30, 1 << 31, u32::MAX, 0] {
+        let object = load(&types(bytes, &[("state", 8, true, &[("high", 1, 9 << 24 | 5), ("wide", 1, 0)])]));
+        let _ = run(&object, "bits").is_ok() || run(&object, "sizes").is_ok();
+    }
+}
+
 /// The kernel's configuration as it is given; what it does not say is zero for weak externals, and refused for others.
 #[test]
 fn externals_have_the_values_that_are_given() {

@@ -146,27 +146,29 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// Names and values of the enumeration `id`.
-    pub fn enumerators(&self, id: u32) -> Vec<(&'a str, u64)> {
-        let Some(one) = self.strip(id) else { return Vec::new() };
+    /// How many values the enumeration `id` has; 0 if it is none.
+    pub fn enumerator_count(&self, id: u32) -> usize {
+        self.strip(id).filter(|one| matches!(one.kind(), kind::ENUM | kind::ENUM64)).map_or(0, Type::count)
+    }
+
+    /// Name and value number `index` of the enumeration `id`.
+    pub fn enumerator(&self, id: u32, index: usize) -> Option<(&'a str, u64)> {
+        let one = self.strip(id).filter(|one| index < one.count())?;
         let wide = match one.kind() {
             kind::ENUM => false,
             kind::ENUM64 => true,
-            _ => return Vec::new(),
+            _ => return None,
         };
         let signed = one.info >> 31 == 1;
-        let value = |i: usize| {
-            let at = one.more + i * if wide { 12 } else { 8 };
-            let (name, low) = (self.string(word(self.data, at)?)?, word(self.data, at + 4)?);
-            let high = match (wide, signed) {
-                (true, _) => word(self.data, at + 8)?,
-                // As the field of 32 bits says.
-                (false, true) if low >> 31 == 1 => u32::MAX,
-                (false, _) => 0,
-            };
-            Some((name, u64::from(low) | u64::from(high) << 32))
+        let at = one.more + index * if wide { 12 } else { 8 };
+        let (name, low) = (self.string(word(self.data, at)?)?, word(self.data, at + 4)?);
+        let high = match (wide, signed) {
+            (true, _) => word(self.data, at + 8)?,
+            // As the field of 32 bits says.
+            (false, true) if low >> 31 == 1 => u32::MAX,
+            (false, _) => 0,
         };
-        (0..one.count()).filter_map(value).collect()
+        Some((name, u64::from(low) | u64::from(high) << 32))
     }
 
     /// The name of type `id`, through typedefs and qualifiers.
@@ -199,19 +201,25 @@ impl<'a> Btf<'a> {
         (0..section.count()).filter_map(variable).collect()
     }
 
+    /// How many members the structure or union `id` has; 0 if it is none.
+    pub fn member_count(&self, id: u32) -> usize {
+        self.strip(id).filter(|one| one.is_composite()).map_or(0, Type::count)
+    }
+
+    /// Member number `index` of the structure or union `id`.
+    pub fn member(&self, id: u32, index: usize) -> Option<Member<'a>> {
+        let one = self.strip(id).filter(|one| one.is_composite() && index < one.count())?;
+        let at = one.more + 12 * index;
+        let bits = word(self.data, at + 8)?;
+        // With the flag set, the upper byte is a bit field's size.
+        let (bits, width) = if one.info >> 31 == 1 { (bits & 0xff_ffff, bits >> 24) } else { (bits, 0) };
+        let (name, kind) = (self.string(word(self.data, at)?)?, word(self.data, at + 4)?);
+        Some(Member { name, kind, offset: bits / 8, bits, width })
+    }
+
     /// Members of the structure or union `id`.
-    pub fn members(&self, id: u32) -> Vec<Member<'a>> {
-        let composite = |t: &Type| matches!(t.kind(), kind::STRUCT | kind::UNION);
-        let Some(one) = self.strip(id).filter(composite) else { return Vec::new() };
-        let member = |i: usize| {
-            let at = one.more + 12 * i;
-            let bits = word(self.data, at + 8)?;
-            // With the flag set, the upper byte is a bit field's size.
-            let (bits, width) = if one.info >> 31 == 1 { (bits & 0xff_ffff, bits >> 24) } else { (bits, 0) };
-            let (name, kind) = (self.string(word(self.data, at)?)?, word(self.data, at + 4)?);
-            Some(Member { name, kind, offset: bits / 8, bits, width })
-        };
-        (0..one.count()).filter_map(member).collect()
+    pub fn members(&self, id: u32) -> impl Iterator<Item = Member<'a>> {
+        (0..self.member_count(id)).filter_map(move |index| self.member(id, index))
     }
 
     /// The number that `int (*name)[number]` stands for.
@@ -262,6 +270,10 @@ impl<'a> Btf<'a> {
 impl Type {
     fn kind(self) -> u32 {
         self.info >> 24 & 0x1f
+    }
+
+    fn is_composite(self) -> bool {
+        matches!(self.kind(), kind::STRUCT | kind::UNION)
     }
 
     fn count(self) -> usize {

@@ -13,6 +13,7 @@ use super::{File, ObjectError};
 use crate::helper::UNRESOLVED;
 use crate::insn::{BYTES, CALL, Insn, LD_IMM64, SOURCE_REG, class};
 use object::{Object as _, ObjectSection as _};
+use std::cell::Cell;
 use std::collections::HashMap;
 
 /// Structures whose layout never changes.
@@ -43,6 +44,47 @@ const RECORD: u32 = 16;
 const HEADER: usize = 32;
 /// How deep structures without names, pointers and arrays are followed.
 const DEEPEST: usize = 32;
+/// What is looked at for one record: members, values of enumerations, types of the name. The largest structures of a kernel
+/// have some hundreds.
+const MOST_OF_ONE: usize = 1 << 16;
+/// The same for all records of a file.
+const MOST_OF_ALL: usize = 1 << 22;
+/// What a step of an access, or a comparison of two types, counts for.
+const STEP: usize = 8;
+
+/// What may still be looked at.
+///
+/// Types can be made so that a search for a member has no end in sight: structures without names can lie in each other, many
+/// times over.
+struct Budget {
+    one: Cell<usize>,
+    all: Cell<usize>,
+    is_over: Cell<bool>,
+}
+
+impl Budget {
+    fn new() -> Budget {
+        Budget { one: Cell::new(0), all: Cell::new(MOST_OF_ALL), is_over: Cell::new(false) }
+    }
+
+    /// For the next record.
+    fn begin(&self) {
+        self.one.set(MOST_OF_ONE);
+        self.is_over.set(false);
+    }
+
+    /// Whether so much may still be looked at. Once it may not, nothing more may be for this record.
+    fn visit(&self, count: usize) -> Option<()> {
+        let left = self.one.get().checked_sub(count).zip(self.all.get().checked_sub(count));
+        let Some((one, all)) = left.filter(|_| !self.is_over.get()) else {
+            self.is_over.set(true);
+            return None;
+        };
+        self.one.set(one);
+        self.all.set(all);
+        Some(())
+    }
+}
 
 /// What a relocation asks (`enum bpf_core_relo_kind`).
 mod asks {
@@ -124,12 +166,13 @@ pub fn answers(
     let btf = Btf::parse(types.data().map_err(ObjectError::elf)?);
     let btf = btf.ok_or_else(|| ObjectError::section(".BTF", "malformed type information"))?;
     let records = records(data, &btf).ok_or_else(|| ObjectError::section(".BTF.ext", "malformed relocations"))?;
+    let budget = Budget::new();
     let answer = |record: &Record<'_>| {
         let answer = match (target, read(record.section, record.slot)) {
             (_, None) => Answer::Refused("a CO-RE relocation outside of the section".into()),
             (None, _) if record.asks == asks::TYPE_ID_LOCAL => return None,
             (None, _) => Answer::Refused(without_target(&btf, record)?),
-            (Some(target), Some(insns)) => match answer(&btf, target, record, insns) {
+            (Some(target), Some(insns)) => match answer(&btf, target, record, insns, &budget) {
                 Ok(Some(insns)) => Answer::Changed(insns),
                 // The compiler is right about these.
                 Ok(None) if without_target(&btf, record).is_none() => return None,
@@ -223,17 +266,23 @@ fn answer(
     target: &Target<'_>,
     record: &Record<'_>,
     insns: [Insn; 2],
+    budget: &Budget,
 ) -> Result<Option<[Insn; 2]>, String> {
-    let malformed = || "a malformed CO-RE relocation".to_string();
+    budget.begin();
     let about = || format!("a CO-RE relocation against '{}'", essential(btf.name_of(record.id).unwrap_or("?")));
-    let (here, there) = match record.asks {
-        asks::TYPE_ID_LOCAL => (None, Some(Value::plain(record.id))),
-        asks::BYTE_OFFSET..=asks::SHIFT_RIGHT => field(btf, target, record).ok_or_else(malformed)?,
-        asks::TYPE_ID..=asks::TYPE_SIZE => whole(btf, target, record).ok_or_else(malformed)?,
-        asks::ENUMERATOR_EXISTS | asks::ENUMERATOR_VALUE => enumerator(btf, target, record).ok_or_else(malformed)?,
+    let both = match record.asks {
+        asks::TYPE_ID_LOCAL => Some((None, Some(Value::plain(record.id)))),
+        asks::BYTE_OFFSET..=asks::SHIFT_RIGHT => field(btf, target, record, budget),
+        asks::TYPE_ID..=asks::TYPE_SIZE => whole(btf, target, record, budget),
+        asks::ENUMERATOR_EXISTS | asks::ENUMERATOR_VALUE => enumerator(btf, target, record, budget),
         asks::TYPE_MATCHES => return Err(format!("{}: whether types match cannot be asked here", about())),
         other => return Err(format!("{} of unknown kind {other}", about())),
     };
+    if budget.is_over.get() {
+        // What was found until then may not be all.
+        return Err(format!("{} that takes too long to look for in the kernel's types", about()));
+    }
+    let (here, there) = both.ok_or_else(|| "a malformed CO-RE relocation".to_string())?;
     let Some(there) = there else { return Ok(None) };
     let here = here.filter(|here| here.told);
     patch(insns, here, there).map(Some).ok_or_else(|| format!("{} that does not fit its instruction", about()))
@@ -287,9 +336,12 @@ fn patch(insns: [Insn; 2], here: Option<Value>, there: Value) -> Option<[Insn; 2
 }
 
 /// The types of the kernel that have the name of `id`, and its kind.
-fn candidates(btf: &Btf<'_>, target: &Target<'_>, id: u32) -> Vec<u32> {
+fn candidates(btf: &Btf<'_>, target: &Target<'_>, id: u32, budget: &Budget) -> Vec<u32> {
     let Some((here, name)) = btf.kind_and_name(id) else { return Vec::new() };
     let ids = target.by_name.get(essential(name)).map_or(&[][..], Vec::as_slice);
+    if budget.visit(ids.len()).is_none() {
+        return Vec::new();
+    }
     let kind = |id: &u32| target.btf.kind_and_name(*id).is_some_and(|(there, _)| same_kind(here, there));
     ids.iter().copied().filter(kind).collect()
 }
@@ -309,10 +361,10 @@ fn agreed(mut all: impl Iterator<Item = Value>) -> Option<Value> {
 type Both = (Option<Value>, Option<Value>);
 
 /// Questions about a whole type. `None` when they are malformed.
-fn whole(btf: &Btf<'_>, target: &Target<'_>, record: &Record<'_>) -> Option<Both> {
+fn whole(btf: &Btf<'_>, target: &Target<'_>, record: &Record<'_>, budget: &Budget) -> Option<Both> {
     (record.access == "0").then_some(())?;
-    let alike = |there: &u32| types_alike(btf, record.id, &target.btf, *there, DEEPEST);
-    let mut found = candidates(btf, target, record.id).into_iter().filter(alike);
+    let alike = |there: &u32| budget.visit(STEP).is_some() && types_alike(btf, record.id, &target.btf, *there, DEEPEST);
+    let mut found = candidates(btf, target, record.id, budget).into_iter().filter(alike);
     Some(match record.asks {
         asks::TYPE_EXISTS => (None, Some(Value::plain(u32::from(found.next().is_some())))),
         asks::TYPE_SIZE => {
@@ -324,14 +376,17 @@ fn whole(btf: &Btf<'_>, target: &Target<'_>, record: &Record<'_>) -> Option<Both
 }
 
 /// Questions about a value of an enumeration.
-fn enumerator(btf: &Btf<'_>, target: &Target<'_>, record: &Record<'_>) -> Option<Both> {
+fn enumerator(btf: &Btf<'_>, target: &Target<'_>, record: &Record<'_>, budget: &Budget) -> Option<Both> {
     let id = btf.behind(record.id)?;
-    let (name, value) = *btf.enumerators(id).get(record.access.parse::<usize>().ok()?)?;
+    let (name, value) = btf.enumerator(id, record.access.parse().ok()?)?;
     let find = |id: u32| {
-        let there = target.btf.enumerators(id).into_iter().find(|(n, _)| essential(n) == essential(name));
-        there.map(|(_, value)| Value::plain(value))
+        let mut numbers = (0..target.btf.enumerator_count(id)).map_while(|number| budget.visit(1).map(|()| number));
+        numbers.find_map(|number| {
+            let (other, value) = target.btf.enumerator(id, number)?;
+            (essential(other) == essential(name)).then(|| Value::plain(value))
+        })
     };
-    let mut found = candidates(btf, target, id).into_iter().filter_map(find);
+    let mut found = candidates(btf, target, id, budget).into_iter().filter_map(find);
     Some(match record.asks {
         asks::ENUMERATOR_EXISTS => (None, Some(Value::plain(u32::from(found.next().is_some())))),
         _ => (Some(Value::plain(value)), agreed(found)),
@@ -339,12 +394,15 @@ fn enumerator(btf: &Btf<'_>, target: &Target<'_>, record: &Record<'_>) -> Option
 }
 
 /// Questions about a field.
-fn field(btf: &Btf<'_>, target: &Target<'_>, record: &Record<'_>) -> Option<Both> {
+fn field(btf: &Btf<'_>, target: &Target<'_>, record: &Record<'_>, budget: &Budget) -> Option<Both> {
     let root = btf.behind(record.id)?;
-    let (steps, here) = follow(btf, root, record.access)?;
+    let (steps, here) = follow(btf, root, record.access, budget)?;
     let asks = record.asks;
-    let find = |id: u32| facts(&target.btf, &retrace(btf, &steps, &target.btf, id)?, asks, steps.len() == 1);
-    let mut found = candidates(btf, target, root).into_iter().filter_map(find);
+    let find = |id: u32| {
+        let place = retrace(btf, &steps, &target.btf, id, budget)?;
+        facts(&target.btf, &place, asks, steps.len() == 1)
+    };
+    let mut found = candidates(btf, target, root, budget).into_iter().filter_map(find);
     Some(match asks {
         asks::FIELD_EXISTS => (None, Some(Value::plain(u32::from(found.next().is_some())))),
         _ => (Some(facts(btf, &here, asks, steps.len() == 1)?), agreed(found)),
@@ -353,20 +411,21 @@ fn field(btf: &Btf<'_>, target: &Target<'_>, record: &Record<'_>) -> Option<Both
 
 /// The steps of an access such as `0:1:2` from type `root` on, without those into members that have no name; and where it
 /// leads.
-fn follow<'a>(btf: &Btf<'a>, root: u32, access: &str) -> Option<(Vec<Step<'a>>, Place)> {
+fn follow<'a>(btf: &Btf<'a>, root: u32, access: &str, budget: &Budget) -> Option<(Vec<Step<'a>>, Place)> {
     let mut numbers = access.split(':').map(|number| number.parse::<u32>().ok());
     let first = numbers.next()??;
     let mut place = Place { bits: first.checked_mul(btf.size_of(root)?)?.checked_mul(8)?, kind: root, width: 0 };
     let mut steps = vec![Step { name: None, index: first, kind: root }];
     for (depth, number) in numbers.enumerate() {
         let index = number.filter(|_| depth < DEEPEST)?;
+        budget.visit(STEP)?;
         let id = btf.behind(place.kind)?;
         if let Some((element, _)) = btf.array(id) {
             let bits = index.checked_mul(btf.size_of(element)?)?.checked_mul(8)?;
             place = Place { bits: place.bits.checked_add(bits)?, kind: element, width: 0 };
             steps.push(Step { name: None, index, kind: element });
         } else {
-            let member = *btf.members(id).get(index as usize)?;
+            let member = btf.member(id, index as usize)?;
             place = Place { bits: place.bits.checked_add(member.bits)?, kind: member.kind, width: member.width };
             if !member.name.is_empty() {
                 steps.push(Step { name: Some(member.name), index, kind: member.kind });
@@ -377,16 +436,18 @@ fn follow<'a>(btf: &Btf<'a>, root: u32, access: &str) -> Option<(Vec<Step<'a>>, 
 }
 
 /// Where the same steps lead from type `root` of the kernel on.
-fn retrace(btf: &Btf<'_>, steps: &[Step<'_>], there: &Btf<'_>, root: u32) -> Option<Place> {
+fn retrace(btf: &Btf<'_>, steps: &[Step<'_>], there: &Btf<'_>, root: u32, budget: &Budget) -> Option<Place> {
     let first = steps.first()?;
+    budget.visit(STEP)?;
     let mut place = Place { bits: 0, kind: root, width: 0 };
     if first.index > 0 {
         place.bits = first.index.checked_mul(there.size_of(root)?)?.checked_mul(8)?;
     }
     for step in &steps[1..] {
+        budget.visit(STEP)?;
         let id = there.behind(place.kind)?;
         place = match step.name {
-            Some(name) => member(there, id, essential(name), place.bits, DEEPEST)?,
+            Some(name) => member(there, id, essential(name), place.bits, DEEPEST, budget)?,
             None => {
                 let (element, count) = there.array(id)?;
                 // One without a length may be the last member, and go on behind it.
@@ -401,12 +462,14 @@ fn retrace(btf: &Btf<'_>, steps: &[Step<'_>], there: &Btf<'_>, root: u32) -> Opt
 }
 
 /// The member `name` of structure `id`, which lies at bit `at`; also of structures without names within.
-fn member(btf: &Btf<'_>, id: u32, name: &str, at: u32, depth: usize) -> Option<Place> {
+fn member(btf: &Btf<'_>, id: u32, name: &str, at: u32, depth: usize, budget: &Budget) -> Option<Place> {
     let depth = depth.checked_sub(1)?;
-    btf.members(id).into_iter().find_map(|one| {
+    let mut numbers = (0..btf.member_count(id)).map_while(|number| budget.visit(1).map(|()| number));
+    numbers.find_map(|number| {
+        let one = btf.member(id, number)?;
         let bits = at.checked_add(one.bits)?;
         if one.name.is_empty() {
-            return member(btf, btf.behind(one.kind)?, name, bits, depth);
+            return member(btf, btf.behind(one.kind)?, name, bits, depth, budget);
         }
         (essential(one.name) == name).then_some(Place { bits, kind: one.kind, width: one.width })
     })
@@ -425,18 +488,20 @@ fn facts(btf: &Btf<'_>, place: &Place, asks: u32, element: bool) -> Option<Value
             _ => None,
         };
     }
-    // The word that a bit field lies in: its own, or a wider one.
-    let (mut bytes, mut from) = (size, place.bits / 8);
+    // The word that a bit field lies in: its own, or a wider one. Types may say any size and any place, and their sums have more
+    // than 32 bits.
+    let (mut bytes, at) = (size, u64::from(place.bits));
+    let mut from = at / 8;
+    let mut width = u64::from(size) * 8;
     if place.width > 0 {
-        (bytes > 0).then_some(())?;
-        from = place.bits / 8 / bytes * bytes;
-        while place.bits + place.width - from * 8 > bytes * 8 {
+        width = place.width.into();
+        from = (at / 8).checked_div(bytes.into())? * u64::from(bytes);
+        while at + width - from * 8 > u64::from(bytes) * 8 {
             (bytes < 8).then_some(())?;
             bytes *= 2;
-            from = place.bits / 8 / bytes * bytes;
+            from = at / 8 / u64::from(bytes) * u64::from(bytes);
         }
     }
-    let width = if place.width > 0 { place.width } else { bytes.checked_mul(8)? };
     let kind = btf.behind(place.kind).and_then(|id| btf.kind_and_name(id)).map(|(kind, _)| kind)?;
     let resizable = kind == kind::PTR || kind == kind::INT && !btf.is_signed(place.kind)?;
     let told = place.width == 0;
@@ -444,12 +509,12 @@ fn facts(btf: &Btf<'_>, place: &Place, asks: u32, element: bool) -> Option<Value
         asks::BYTE_OFFSET => {
             // What a bit field's word is may differ from its type, which the instruction does not say.
             let size = (place.width == 0).then_some(bytes);
-            Value { number: from.into(), size, resizable, told }
+            Value { number: from, size, resizable, told }
         }
         asks::BYTE_SIZE => Value { told, ..Value::plain(bytes) },
         asks::SIGNED => Value::plain(u32::from(btf.is_signed(place.kind)?)),
-        asks::SHIFT_LEFT => Value { told, ..Value::plain(64u32.checked_sub(place.bits + width - from * 8)?) },
-        asks::SHIFT_RIGHT => Value::plain(64u32.checked_sub(width)?),
+        asks::SHIFT_LEFT => Value { told, ..Value::plain(64u64.checked_sub(at + width - from * 8)?) },
+        asks::SHIFT_RIGHT => Value::plain(64u64.checked_sub(width)?),
         _ => return None,
     })
 }
@@ -494,4 +559,32 @@ fn types_alike(here: &Btf<'_>, a: u32, there: &Btf<'_>, b: u32, depth: usize) ->
         })
     };
     alike().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_so_much_for_each_record_and_for_all() {
+        let budget = Budget::new();
+        for _ in 0..MOST_OF_ALL / MOST_OF_ONE {
+            budget.begin();
+            assert_eq!(budget.visit(MOST_OF_ONE), Some(()));
+            assert!(!budget.is_over.get());
+            assert_eq!(budget.visit(1), None);
+            assert!(budget.is_over.get());
+        }
+        budget.begin();
+        assert_eq!(budget.visit(1), None);
+    }
+
+    #[test]
+    fn when_it_is_over_nothing_more_is_looked_at() {
+        let budget = Budget::new();
+        budget.begin();
+        assert_eq!((budget.visit(MOST_OF_ONE + 1), budget.visit(1)), (None, None));
+        budget.begin();
+        assert_eq!(budget.visit(1), Some(()));
+    }
 }
