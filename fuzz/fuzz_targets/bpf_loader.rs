@@ -5,12 +5,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use relpoline_bpf::{Engine, Invocation, Object, Options, Runtime};
+use relpoline_bpf::{Around, Engine, Invocation, Object, Options, Runtime};
 
 fuzz_target!(|bytes: &[u8]| {
     // Fresh, so that nothing depends on earlier inputs.
     let runtime = Runtime::new().expect("memory for code");
     let options = Options { budget: Some(10_000), count: true, ..Options::default() };
+    // Its types as a kernel's, too: then its relocations are resolved against them.
+    let around = Around { types: Some(bytes), ..Around::default() };
+    let _ = Object::load_within(&runtime, bytes, options, &around, |_| true);
     match Object::load(&runtime, bytes, options) {
         // Every refusal has words.
         Err(error) => assert!(!error.to_string().is_empty()),

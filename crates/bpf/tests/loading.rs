@@ -221,9 +221,11 @@ fn relocations_are_resolved_against_given_types() {
     }
 }
 
-/// Type information as in a `.BTF` section: structures of a name, a size, a flag for bit fields, and members with a name, a type
-/// and bits. Type 1 is an integer of `int` bytes, and the first structure is type 2.
-fn types(int: u32, structures: &[(&str, u32, bool, &[(&str, u32, u32)])]) -> Vec<u8> {
+/// A structure: its name and size, whether members may be bit fields, and its members with name, type and bits.
+type Structure<'a> = (&'a str, u32, bool, &'a [(&'a str, u32, u32)]);
+
+/// Type information as in a `.BTF` section. Type 1 is an integer of `int` bytes, and the first structure is type 2.
+fn types(int: u32, structures: &[Structure<'_>]) -> Vec<u8> {
     let mut strings = vec![0];
     let mut string = |name: &str| {
         let at = strings.len() as u32;
