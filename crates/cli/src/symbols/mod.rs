@@ -125,8 +125,7 @@ impl Symbols {
         mapped.iter().find_map(|object| {
             let offset = object.offset(address)?;
             let table = self.files.get(&object.path)?;
-            let (_, within) = table.names.around(offset)?;
-            Some(address - within)
+            Some(address - table.names.within(offset)?)
         })
     }
 

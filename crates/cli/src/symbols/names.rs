@@ -1,9 +1,15 @@
 //! Names of a file's functions, from its symbol tables.
 //!
 //! The tables may say anything: a million symbols may share one name of a megabyte, and a short mangled name may stand for
-//! an endless one. So what is kept has a bound, for each name and for all together.
+//! an endless one. So what is kept has a bound, for each name and for all together. So has the time that mangled names take:
+//! then they stay as they are.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt::{self, Write as _};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use object::{Object as _, ObjectSymbol as _, ReadRef, SymbolKind};
 use relpoline_core::scan::Function;
@@ -12,8 +18,13 @@ use crate::shown::Shown;
 
 /// Longest name that is kept, as it stands in the file.
 const LONGEST: usize = 1 << 12;
-/// Most characters of a name as it was in the source.
-const LONGEST_DEMANGLED: usize = 1 << 14;
+/// Most bytes of a name as it was in the source.
+const LONGEST_DEMANGLED: usize = 1 << 13;
+/// Time for all mangled names that this process meets. Those of the largest programs take less than a second, but one of 2 KB can be
+/// made to take milliseconds, and there may be one for each address.
+const LONGEST_TIME: Duration = Duration::from_secs(5);
+/// Most names of a file that are remembered as they were in the source.
+const MOST_REMEMBERED: usize = 1 << 16;
 
 /// Room for symbols.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +55,8 @@ pub struct Names {
     symbols: Vec<Symbol>,
     /// Of each symbol, the last function that does not begin behind it.
     functions: Vec<u32>,
+    /// Names as they were in the source, by the symbol's address: thousands of places are in the same function.
+    sources: RefCell<HashMap<u64, Shown>>,
     /// Whether the full symbol table is gone.
     pub is_stripped: bool,
 }
@@ -83,6 +96,7 @@ impl Names {
     }
 
     fn arrange(&mut self) {
+        self.sources.get_mut().clear();
         self.symbols.sort_by_key(|symbol| (symbol.address, !symbol.is_function, symbol.size == 0));
         self.symbols.dedup_by_key(|symbol| symbol.address);
         let mut last = NONE;
@@ -100,9 +114,19 @@ impl Names {
     }
 
     /// The function around an address, as it was in the source, and how far into it the address is.
-    pub fn around(&self, address: u64) -> Option<(String, u64)> {
+    fn around(&self, address: u64) -> Option<(Shown, u64)> {
         let symbol = self.symbol_around(address)?;
-        Some((demangle(&symbol.name), address - symbol.address))
+        let mut sources = self.sources.borrow_mut();
+        if sources.len() >= MOST_REMEMBERED {
+            sources.clear();
+        }
+        let source = sources.entry(symbol.address).or_insert_with(|| demangle(&symbol.name).into());
+        Some((source.clone(), address - symbol.address))
+    }
+
+    /// How far an address is into the function around it.
+    pub fn within(&self, address: u64) -> Option<u64> {
+        Some(address - self.symbol_around(address)?.address)
     }
 
     fn symbol_around(&self, address: u64) -> Option<&Symbol> {
@@ -117,7 +141,7 @@ impl Names {
 
     /// The function around an address, as it was in the source.
     pub fn function(&self, address: u64) -> Option<Shown> {
-        self.around(address).map(|(name, _)| name.into())
+        self.around(address).map(|(name, _)| name)
     }
 
     /// The function around an address as it stands in the file, and how far into it the address is.
@@ -129,7 +153,7 @@ impl Names {
     /// `function` or `function+0xoffset` for an address.
     pub fn place(&self, address: u64) -> Option<Shown> {
         let (name, within) = self.around(address)?;
-        Some(if within == 0 { name.into() } else { format!("{}+{within:#x}", Shown::from(name)).into() })
+        Some(if within == 0 { name } else { format!("{name}+{within:#x}").into() })
     }
 
     /// The first address and the size of the functions of this name, as it stands in the file or in the source, with
@@ -182,8 +206,43 @@ impl fmt::Write for Short {
     }
 }
 
-/// The name as it was in the source: Rust, C++, or as it stands; also when it would be longer than any name.
+/// Time that is spent on mangled names.
+struct Time {
+    /// Nanoseconds.
+    left: AtomicU64,
+}
+
+impl Time {
+    const fn of(longest: Duration) -> Self {
+        Self { left: AtomicU64::new(longest.as_nanos() as u64) }
+    }
+
+    /// What `work` returns, unless the time is over. `now` is asked before and after it.
+    fn spend<T>(&self, now: impl Fn() -> Duration, work: impl FnOnce() -> T) -> Option<T> {
+        if self.left.load(Relaxed) == 0 {
+            return None;
+        }
+        let before = now();
+        let done = work();
+        let spent = u64::try_from(now().saturating_sub(before).as_nanos()).unwrap_or(u64::MAX);
+        // The closure always has a number, so this does not fail.
+        let _ = self.left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(spent)));
+        Some(done)
+    }
+}
+
+/// The name as it was in the source, or as it stands: also when it would be longer than any name, or the time for that is over.
 fn demangle(name: &str) -> String {
+    static TIME: Time = Time::of(LONGEST_TIME);
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    // Others cost nothing.
+    let is_mangled = ["_Z", "_R", "__Z", "__R", "Z", "R"].iter().any(|start| name.starts_with(start));
+    let source = if is_mangled { TIME.spend(|| START.elapsed(), || source(name)).flatten() } else { None };
+    source.unwrap_or_else(|| name.to_owned())
+}
+
+/// The name as it was in the source of a program in Rust or C++.
+fn source(name: &str) -> Option<String> {
     let mut source = Short(String::new());
     let is_known = match rustc_demangle::try_demangle(name) {
         Ok(rust) => write!(source, "{rust:#}").is_ok(),
@@ -192,7 +251,7 @@ fn demangle(name: &str) -> String {
         }),
         Err(_) => false,
     };
-    if is_known { source.0 } else { name.to_owned() }
+    is_known.then_some(source.0)
 }
 
 #[cfg(test)]
@@ -225,6 +284,59 @@ mod tests {
             bomb += &format!("S_IS{digit}_S{digit}_E");
         }
         assert_eq!(demangle(&bomb), bomb);
+    }
+
+    /// A name in Rust's scheme of which each part is twice the one before, by references to what stands before.
+    fn nested() -> String {
+        let number = |n: usize| match n.checked_sub(1) {
+            None => "_".to_owned(),
+            Some(n) => {
+                let digit =
+                    |n: usize| char::from(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[n % 62]);
+                let digits = if n < 62 { vec![digit(n)] } else { vec![digit(n / 62), digit(n)] };
+                digits.into_iter().chain(['_']).collect()
+            }
+        };
+        let mut name = String::from("_RINvC1a1b");
+        let mut before = None;
+        for _ in 0..100 {
+            let at = name.len() - 2;
+            name += &before.map_or("TuuE".into(), |n| format!("TB{0}B{0}E", number(n)));
+            before = Some(at);
+        }
+        name + "E"
+    }
+
+    #[test]
+    fn a_name_that_refers_to_itself_has_an_end() {
+        assert!(rustc_demangle::try_demangle(&nested()).is_ok());
+        let mut out = Short(String::new());
+        let _ = write!(out, "{:#}", rustc_demangle::demangle(&nested()));
+        assert!(out.0.len() > LONGEST_DEMANGLED / 2 && out.0.len() <= LONGEST_DEMANGLED);
+        assert_eq!(demangle(&nested()), nested());
+    }
+
+    #[test]
+    fn when_the_time_for_names_is_over_they_stay_as_they_are() {
+        // It is a second later whenever one looks.
+        let (looked, named) = (AtomicU64::new(0), AtomicU64::new(0));
+        let now = || Duration::from_secs(looked.fetch_add(1, Relaxed));
+        let time = Time::of(Duration::from_secs(5));
+        for number in 0..100_000 {
+            let done = time.spend(now, || named.fetch_add(1, Relaxed));
+            assert_eq!(done.is_some(), number < 5);
+        }
+        assert_eq!((looked.into_inner(), named.into_inner()), (10, 5));
+    }
+
+    #[test]
+    fn a_function_is_named_once() {
+        let names = three();
+        let first = names.place(64).unwrap();
+        for address in 65..10_000 {
+            assert_eq!(names.within(address), Some(address - 64));
+            assert!(std::ptr::eq(first.as_str(), names.function(address).unwrap().as_str()));
+        }
     }
 
     #[test]
