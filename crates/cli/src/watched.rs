@@ -112,11 +112,17 @@ pub fn is_watched() -> bool {
     DEADLINE.get().is_some()
 }
 
-/// The time of this process, if it is a child, is over in so many seconds; never for 0.
-pub fn ends_in(seconds: u32) {
+/// The time of this process, if it is a child, is over after this, or never.
+pub fn ends_in(left: Option<Duration>) {
     if let Some(deadline) = DEADLINE.get() {
-        deadline.store(if seconds == 0 { 0 } else { now() + u64::from(seconds) }, Relaxed);
+        deadline.store(left.map_or(0, |left| second_after(now(), left)), Relaxed);
     }
+}
+
+/// The first second in which a time that began in second `now` is over for certain.
+fn second_after(now: u64, left: Duration) -> u64 {
+    let begun = u64::from(left.subsec_nanos() > 0);
+    now.saturating_add(left.as_secs()).saturating_add(begun)
 }
 
 fn now() -> u64 {
@@ -146,7 +152,7 @@ fn wait(pid: libc::pid_t, deadline: &AtomicU64, terminal: &terminal::Before) -> 
             };
         }
         let limits = [deadline.load(Relaxed), told.unwrap_or(0)];
-        if limits.iter().any(|&limit| limit != 0 && now() > limit + LATE) {
+        if limits.iter().any(|&limit| limit != 0 && now() > limit.saturating_add(LATE)) {
             // SAFETY: it has not been waited for to its end, so the number is still its.
             unsafe { libc::kill(pid, libc::SIGKILL) };
             std::thread::sleep(LOOK);
@@ -184,4 +190,16 @@ fn given_up(what: &str) -> ExitCode {
     ));
     let _ = io::stderr().flush();
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_second_is_one() {
+        let after = |millis| second_after(100, Duration::from_millis(millis));
+        assert_eq!([after(0), after(1), after(1000), after(1001)], [100, 101, 101, 102]);
+        assert_eq!(second_after(100, Duration::MAX), u64::MAX);
+    }
 }
