@@ -10,7 +10,7 @@ use super::maps::Definition;
 use super::{File, ObjectError};
 use crate::map::{MapKind, MapSpec};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionIndex};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The section's name, and the map's.
 const NAME: &str = ".kconfig";
@@ -48,8 +48,10 @@ pub fn read(file: &File<'_>, config: Option<&str>) -> Result<(Externals, Option<
     let btf = Btf::parse(types.data().map_err(ObjectError::elf)?);
     let btf = btf.ok_or_else(|| ObjectError::section(".BTF", "malformed type information"))?;
     let (mut externals, mut content) = (Externals::default(), Vec::new());
-    for (_, name, id) in btf.section_variables(NAME) {
-        let weak = file.symbols().any(|symbol| symbol.name() == Ok(name) && symbol.is_weak());
+    let weak: HashSet<_> =
+        file.symbols().filter(|symbol| symbol.is_weak()).filter_map(|symbol| symbol.name().ok()).collect();
+    for (_, name, id) in btf.section_variables(NAME).into_iter().take(MOST_VALUES) {
+        let weak = weak.contains(name);
         let value = match said(config, name) {
             Some(text) => encode(&btf, id, &text),
             None if weak => {
@@ -80,6 +82,8 @@ pub fn read(file: &File<'_>, config: Option<&str>) -> Result<(Externals, Option<
     Ok((externals, Some(Definition { content: Some(content), ..Definition::of(SECTION, 0..size, spec) })))
 }
 
+/// Most values of the configuration that a file reads.
+const MOST_VALUES: usize = 1 << 12;
 /// Longest text of an external.
 const MOST: u32 = 4096;
 

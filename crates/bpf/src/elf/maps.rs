@@ -49,6 +49,8 @@ impl Definition {
     }
 }
 
+/// Members of a map's definition; there are about a dozen that mean something. A thousand maps may share one structure.
+const MOST_MEMBERS: usize = 64;
 /// `BPF_F_RDONLY_PROG` of a map's flags.
 const RDONLY_PROG: u32 = 1 << 7;
 /// `LIBBPF_PIN_BY_NAME`.
@@ -244,6 +246,9 @@ fn btf_spec(btf: &Btf<'_>, name: &str, id: u32, outer: bool) -> Result<Described
         max_entries: 0,
         read_only: false,
     };
+    if btf.member_count(id) > MOST_MEMBERS {
+        return Err(ObjectError::map(name, &format!("its definition has more than {MOST_MEMBERS} members")));
+    }
     let (mut found, mut values, mut pinned) = (None, None, false);
     for member in btf.members(id) {
         let wrong = || ObjectError::map(name, "a member of its definition has an unexpected type");
@@ -287,4 +292,23 @@ fn as_libbpf(mut spec: MapSpec) -> MapSpec {
         spec.max_entries = spec.max_entries.max(PAGE).next_power_of_two();
     }
     spec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_definition_has_no_thousands_of_members() {
+        let why = |members: u32| {
+            // A structure whose members have no name and no type.
+            let types = [vec![0, 4 << 24 | members, 8], vec![0; 3 * members as usize]].concat();
+            let len = 4 * types.len() as u32;
+            let words = [vec![0x1_eb9f, 24, 0, len, len, 1], types].concat();
+            let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).chain([0]).collect();
+            btf_spec(&Btf::parse(&bytes).unwrap(), "map", 1, true).err().unwrap().to_string()
+        };
+        assert!(why(64).contains("names no kind"), "{}", why(64));
+        assert!(why(65).contains("more than 64 members"), "{}", why(65));
+    }
 }
