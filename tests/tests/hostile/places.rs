@@ -74,6 +74,39 @@ fn sockets_and_dumps_that_were_planted() {
     forget();
 }
 
+/// Directories of another user's, in which that one could exchange what a process of root's opens, or what root starts.
+#[test]
+fn directories_of_others_are_not_worked_in() {
+    if !is_root() {
+        return;
+    }
+    let _one = alone();
+    let base = tempfile::tempdir().unwrap();
+    fs::set_permissions(base.path(), Permissions::from_mode(0o755)).unwrap();
+    let theirs = base.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    lchown(&theirs, Some(ATTACKER), Some(ATTACKER)).unwrap();
+    let program = Program::retpolined("hostile.c").build();
+    let mut run = Command::new(tool::relpoline());
+    let mut living = Living::start(run.args(["run", "-q", "--"]).arg(&program));
+    let pid = living.pid().to_string();
+    let place = |path: &Path| path.display().to_string();
+    let dumped = ends(&["perf", &pid, "--dir", &place(&theirs)]);
+    assert!(text(&dumped.stderr).contains("belongs to somebody else"), "{}", text(&dumped.stderr));
+    assert!(ends(&["perf", &pid, "--dir", &place(base.path())]).status.success());
+    assert!(living.is_alive());
+    for arguments in [&["try", "-n", "1", "--", "true"][..], &["man", "--out", &place(&base.path().join("man"))]] {
+        let output = limited(tool::relpoline(), arguments).env("TMPDIR", &theirs).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(
+            said.contains("TMPDIR is not used") && said.contains("belongs to somebody else"),
+            "{arguments:?}: {said}"
+        );
+        assert!(output.status.code() != Some(1), "{arguments:?}: {said}");
+    }
+    assert_eq!(fs::read_dir(&theirs).unwrap().count(), 0);
+}
+
 /// Another user exchanges, without end, directories for links to root's, and files for links, FIFOs and hard links, where root
 /// writes and reads. In a directory of that user's own, and where everybody may write.
 #[test]

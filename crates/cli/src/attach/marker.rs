@@ -21,7 +21,8 @@ pub fn map(process: &Process, file: &Path) -> anyhow::Result<()> {
     let mut path = file.as_os_str().as_bytes().to_vec();
     path.push(0);
     session.memory.write(engine.scratch(), &path)?;
-    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOCTTY;
+    // A process that waits at a FIFO would be held for ever.
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let at_cwd = i64::from(libc::AT_FDCWD).cast_unsigned();
     let open = Call::new(libc::SYS_openat, [at_cwd, engine.scratch(), u64::from(flags.unsigned_abs()), 0, 0, 0]);
     let opened = one(&mut session, open)?;

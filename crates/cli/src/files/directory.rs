@@ -118,6 +118,36 @@ impl Directory {
         Ok(directory)
     }
 
+    /// A directory for a directory of our own, in which programs are built and started: for root nobody else may exchange that.
+    ///
+    /// # Errors
+    /// When somebody else may.
+    pub fn for_scratch(path: &Path) -> anyhow::Result<()> {
+        if rustix::process::geteuid().is_root() {
+            walk(path, Way::Own, false)?;
+        }
+        Ok(())
+    }
+
+    /// A directory that the user has named, in which a process of `user` opens a file by its path: that path comes back, too,
+    /// without links. Nobody but this user, that one and root may exchange anything on the way.
+    ///
+    /// # Errors
+    /// When there is none, or somebody else may.
+    pub fn for_process(path: &Path, user: u32) -> anyhow::Result<(Self, PathBuf)> {
+        let trusted = Trusted::now();
+        let real = std::fs::canonicalize(path)?;
+        let mut at = rustix::fs::open("/", OFlags::DIRECTORY | LOOKING, Mode::empty())?;
+        for name in components(&real) {
+            at = rustix::fs::openat(&at, &name, OFlags::DIRECTORY | LOOKING, Mode::empty())?;
+            let stat = rustix::fs::fstat(&at)?;
+            let name = name.display();
+            ensure!(trusted.owns(&stat) || stat.st_uid == user, "{name} on the way belongs to somebody else");
+            ensure!(!others_may_exchange(&stat), "others may exchange what is in {name}");
+        }
+        Ok((Self { fd: at }, real))
+    }
+
     /// The directory of a file that the user has named, and the file's name in it, with links followed; the last one too,
     /// unless that is one of the kernel's to an open file (`/proc/self/fd/1`).
     pub(super) fn of_file(path: &Path) -> anyhow::Result<(Self, OsString)> {

@@ -17,9 +17,10 @@ use relpoline_stats::live::Name;
 use relpoline_stats::{Header, Layout, Malformed, Plain, SiteRecord, Stats};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
 
 use super::patience::Patience;
-use super::process::Process;
+use super::process::{FileId, Process, file_id};
 use super::shelf::{self, Shelf};
 use crate::symbols::Symbols;
 
@@ -32,6 +33,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// The same of the lists of what one user's processes have mapped; he may make them long. Without its list a process is known
 /// by its number, start, user and name. And of the files in the mount namespaces that are his.
 const LISTS: Duration = Duration::from_secs(2);
+/// What reading the strays of a run may take, and all that is made of them meanwhile.
+const STRAYS: Duration = Duration::from_secs(10);
 /// Times a record is read again that is just being written.
 const PATIENCE: u32 = 4;
 
@@ -83,6 +86,9 @@ pub struct Found {
 /// behind by processes that are gone.
 pub fn all() -> Found {
     let _patience = Patience::of(LONGEST);
+    // Each engine's file stays open.
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     let processes = Processes::all();
     let mut seen = BTreeSet::new();
     let mut found = Found::default();
@@ -114,8 +120,8 @@ struct Processes {
     all: Vec<Process>,
     /// Their places in the list, by the numbers that they have for themselves.
     by_own_pid: HashMap<u32, Vec<usize>>,
-    /// Numbers of the files that they have mapped, as far as that was asked and we may know it.
-    mapped: RefCell<HashMap<u32, Option<BTreeSet<u64>>>>,
+    /// The files that they have mapped, as far as that was asked and we may know it.
+    mapped: RefCell<HashMap<u32, Option<BTreeSet<FileId>>>>,
     /// What that took, by user.
     spent: RefCell<HashMap<u32, Duration>>,
 }
@@ -130,13 +136,14 @@ impl Processes {
         Self { all, by_own_pid, mapped: RefCell::default(), spent: RefCell::default() }
     }
 
-    /// The process whose file it is: the one that has it mapped, or, when we may not know that, the one of that number,
-    /// start and user that bears the program's name.
+    /// The process whose file it is: the one that has it mapped, if the file can be its own and not another user's who had it mapped
+    /// there; or, when we may not know that, the one of that number, start and user that bears the program's name.
     fn owner(&self, name: &Name, file: &File, meta: &fs::Metadata) -> Option<&Process> {
         let mut unknown = None;
         let named = self.by_own_pid.get(&name.pid)?.iter().filter_map(|&at| self.all.get(at));
-        for process in named.filter(|process| process.may_be(name)) {
-            match self.maps(process, meta.ino()) {
+        let can_be = |process: &&Process| process.may_be(name) && process.may_own(meta.uid());
+        for process in named.filter(can_be) {
+            match self.maps(process, file_id(meta)) {
                 Some(true) => return Some(process),
                 Some(false) => {}
                 None if name.started == 0 || name.started == process.started => unknown = Some(process),
@@ -147,13 +154,13 @@ impl Processes {
     }
 
     /// Whether a process has a file mapped; `None` when we may not know. Asked once of each: it may take long to tell.
-    fn maps(&self, process: &Process, inode: u64) -> Option<bool> {
+    fn maps(&self, process: &Process, file: FileId) -> Option<bool> {
         let mut mapped = self.mapped.borrow_mut();
-        let inodes = mapped.entry(process.pid).or_insert_with(|| self.mapped_files(process));
-        inodes.as_ref().map(|inodes| inodes.contains(&inode))
+        let files = mapped.entry(process.pid).or_insert_with(|| self.mapped_files(process));
+        files.as_ref().map(|files| files.contains(&file))
     }
 
-    fn mapped_files(&self, process: &Process) -> Option<BTreeSet<u64>> {
+    fn mapped_files(&self, process: &Process) -> Option<BTreeSet<FileId>> {
         let mut all = self.spent.borrow_mut();
         let spent = all.entry(process.user).or_default();
         if *spent > LISTS {
@@ -167,7 +174,11 @@ impl Processes {
 }
 
 impl Found {
+    /// A process has one engine. What it has mapped besides is not looked at: each costs a descriptor, and memory.
     fn add(&mut self, process: Process, file: File) {
+        if self.engines.iter().any(|engine| engine.process.pid == process.pid) {
+            return;
+        }
         let Some(bytes) = read_head(&file) else { return };
         match Stats::parse(&bytes) {
             Ok(_) => self.engines.push(engine(process, file, bytes)),
@@ -205,7 +216,8 @@ pub fn one(pid: u32) -> anyhow::Result<Engine> {
 }
 
 /// The statistics of the processes of a run that are not in its directory, since they have changed their user: by
-/// their files' names, each read when it is asked for. They are removed: whoever asks collects them.
+/// their files' names, each read when it is asked for. They are removed: whoever asks collects them. Such a user may put there what he
+/// likes, so what is done with them all takes only so long.
 pub fn strays(run: u64) -> impl Iterator<Item = (Name, Vec<u8>)> {
     let mut found = Vec::new();
     shelf::each(Path::new(""), shelf::LONGEST, &mut |shelf, name| {
@@ -214,7 +226,9 @@ pub fn strays(run: u64) -> impl Iterator<Item = (Name, Vec<u8>)> {
             found.push((shelf.clone(), *name));
         }
     });
-    found.into_iter().filter_map(|(shelf, name)| Some((name, take(&shelf, &name)?)))
+    let begun = shelf::processor_time();
+    let has_time = move || shelf::processor_time().saturating_sub(begun) < STRAYS;
+    found.into_iter().take_while(move |_| has_time()).filter_map(|(shelf, name)| Some((name, take(&shelf, &name)?)))
 }
 
 /// Reads a file and removes it.
@@ -360,7 +374,8 @@ mod tests {
             spent: RefCell::new(spent.iter().copied().collect()),
         };
         let file = tempfile::tempfile_in("/dev/shm").unwrap();
-        let (inode, meta) = (file.metadata().unwrap().ino(), file.metadata().unwrap());
+        let meta = file.metadata().unwrap();
+        let id = file_id(&meta);
         // SAFETY: a new mapping of a file, which nobody uses.
         let mapped = unsafe {
             file.set_len(4096).unwrap();
@@ -368,11 +383,14 @@ mod tests {
             rustix::mm::mmap(std::ptr::null_mut(), 4096, flags.0, flags.1, &file, 0).unwrap()
         };
         let name = Name { pid: me.own_pid, namespace: 0, started: me.started };
-        assert_eq!(processes(&[]).maps(&me, inode), Some(true));
-        assert_eq!(processes(&[(other, LISTS * 2)]).maps(&me, inode), Some(true));
+        assert_eq!(processes(&[]).maps(&me, id), Some(true));
+        assert_eq!(processes(&[(other, LISTS * 2)]).maps(&me, id), Some(true));
+        // Another device's file of the same number, and a user who is not the process', are somebody else's.
+        assert_eq!(processes(&[]).maps(&me, ((id.0.0, id.0.1 + 1), id.1)), Some(false));
+        assert!(me.may_own(me.user) && me.may_own(0) && !me.may_own(12345));
         assert!(processes(&[]).owner(&name, &file, &meta).is_some());
         let late = processes(&[(user, LISTS * 2)]);
-        assert_eq!(late.maps(&me, inode), None);
+        assert_eq!(late.maps(&me, id), None);
         // Nothing is in its statistics yet by which it would be known.
         assert_eq!(late.owner(&name, &file, &meta), None);
         let mut header = Header::ZERO;
@@ -381,6 +399,13 @@ mod tests {
         header.store(&mut bytes).unwrap();
         file.write_all_at(&bytes, 0).unwrap();
         assert_eq!(late.owner(&name, &file, &file.metadata().unwrap()), Some(&me));
+        // Another user's file, which happens to be mapped, is no engine's.
+        if me.user == 0 {
+            std::os::unix::fs::fchown(&file, Some(12345), None).unwrap();
+            let meta = file.metadata().unwrap();
+            assert_eq!(processes(&[]).owner(&name, &file, &meta), None);
+            assert_eq!(late.owner(&name, &file, &meta), None);
+        }
         // SAFETY: it was mapped above.
         unsafe { rustix::mm::munmap(mapped, 4096).unwrap() };
     }

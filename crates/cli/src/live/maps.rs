@@ -15,7 +15,9 @@ pub struct Line<'a> {
     pub end: u64,
     /// As in `r-xp`.
     pub access: &'a [u8],
-    /// Number of the file; 0 for none.
+    /// Numbers of the device that the file is on, as in `fd:01`.
+    pub device: (u32, u32),
+    /// Number of the file on it; 0 for none.
     pub inode: u64,
     /// Path of the file, or a name in brackets, or nothing. A process may call its files and memory what it likes, but a line
     /// feed in a name is written as an escape.
@@ -31,10 +33,13 @@ impl<'a> Line<'a> {
         let mut address = || u64::from_str_radix(std::str::from_utf8(addresses.next()?).ok()?, 16).ok();
         let (start, end) = (address()?, address()?);
         let access = fields.next()?;
-        let (_offset, _device) = (fields.next()?, fields.next()?);
+        let _offset = fields.next()?;
+        let mut numbers = fields.next()?.splitn(2, |&byte| byte == b':');
+        let mut number = || u32::from_str_radix(std::str::from_utf8(numbers.next()?).ok()?, 16).ok();
+        let device = (number()?, number()?);
         let inode = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
         let path = fields.next().unwrap_or_default().trim_ascii_start();
-        Some(Self { start, end, access, inode, path })
+        Some(Self { start, end, access, device, inode, path })
     }
 }
 
@@ -74,6 +79,7 @@ mod tests {
         let text = b"7ffc0e5ea000-7ffc0e60b000 rw-p 00000000 fd:01 4711                       /tmp/a b (deleted)";
         let line = Line::parse(text).unwrap();
         assert_eq!((line.start, line.end, line.inode), (0x7ffc_0e5e_a000, 0x7ffc_0e60_b000, 4711));
+        assert_eq!(line.device, (0xfd, 1));
         assert_eq!((line.access, line.path), (&b"rw-p"[..], &b"/tmp/a b (deleted)"[..]));
         assert_eq!(Line::parse(b"1-2 r--p 0 0:0 0").unwrap().path, b"");
         for other in [&b""[..], b"1", b"1-2", b"1-2 r--p", b"1-2 r--p 0 0:0", b"1-2 r--p 0 0:0 x", b"g-2 r--p 0 0:0 0"]

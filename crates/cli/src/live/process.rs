@@ -17,6 +17,15 @@ const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// Ticks in a second, as /proc counts (`USER_HZ`): part of the kernel's ABI on x86-64.
 const TICKS: f64 = 100.0;
 
+/// Which file it is: the numbers of its device, and its own there. Numbers alone can be had by others: whoever makes files for long
+/// enough has one of any number.
+pub type FileId = ((u32, u32), u64);
+
+/// Which file it is that has these attributes.
+pub fn file_id(meta: &fs::Metadata) -> FileId {
+    ((rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev())), meta.ino())
+}
+
 /// Whether a process that cannot be seen does not exist.
 pub fn sees_all() -> bool {
     fs::metadata("/proc/self/ns/pid").is_ok_and(|found| found.ino() == FIRST_PID_NAMESPACE)
@@ -40,6 +49,8 @@ pub struct Process {
     pub started: u64,
     /// The user it is.
     pub user: u32,
+    /// All that it is or may be again: real, effective, saved, file system.
+    pub users: [u32; 4],
     /// Its group.
     pub group: u32,
     /// What it calls itself.
@@ -60,12 +71,14 @@ impl Process {
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         // Real, effective, saved, file system: the effective one makes files.
         let effective = |name| field(name).and_then(|all| all.split_whitespace().nth(1)?.parse().ok());
+        let users = field("Uid")?.split_whitespace().filter_map(|user| user.parse().ok()).collect::<Vec<u32>>();
         Some(Self {
             pid,
             own_pid: field("NSpid").and_then(|all| all.split_whitespace().next_back()?.parse().ok()).unwrap_or(pid),
             parent: field("PPid").and_then(|pid| pid.trim().parse().ok()).unwrap_or(0),
             started: started(stat).unwrap_or(0),
             user: effective("Uid")?,
+            users: users.try_into().ok()?,
             group: effective("Gid")?,
             name: field("Name").unwrap_or_default().trim().to_owned(),
         })
@@ -99,11 +112,16 @@ impl Process {
         PathBuf::from(format!("/proc/{}/root", self.pid))
     }
 
-    /// The numbers of the files that it has mapped; `None` when we may not know, or when there are far too many.
-    pub fn mapped_files(&self) -> Option<BTreeSet<u64>> {
+    /// Whether it can have made a file of this user's: itself, or root for it.
+    pub fn may_own(&self, user: u32) -> bool {
+        user == 0 || self.users.contains(&user)
+    }
+
+    /// The files that it has mapped, by device and number; `None` when we may not know, or when there are far too many.
+    pub fn mapped_files(&self) -> Option<BTreeSet<FileId>> {
         let mut files = BTreeSet::new();
         let insert = |line: maps::Line<'_>| {
-            files.insert(line.inode);
+            files.insert((line.device, line.inode));
             true
         };
         maps::each(self.pid, insert).ok().map(|()| files)
@@ -180,7 +198,7 @@ mod tests {
         assert!(me.command().contains("relpoline") && me.mounts().is_some());
         assert!(me.is_there() && !Process { started: me.started + 1, ..me.clone() }.is_there());
         assert_eq!(
-            (me.mapped_files().map(|files| files.contains(&u64::MAX)), Process::of(u32::MAX)),
+            (me.mapped_files().map(|files| files.contains(&((0, 0), u64::MAX))), Process::of(u32::MAX)),
             (Some(false), None)
         );
     }

@@ -61,8 +61,8 @@ pub fn run(arguments: &MetricsArgs) -> anyhow::Result<ExitCode> {
 
 /// The metrics as they are.
 fn now() -> String {
-    let mut engines = live::all().engines;
+    let engines = live::all().engines.into_iter();
     // In lists only their heads have been read. One that has ended meanwhile is left out.
-    engines.retain_mut(live::Engine::refresh);
-    text::render(&engines)
+    let looks: Vec<_> = engines.filter_map(|mut engine| engine.refresh().then(|| text::look(&engine))).collect();
+    text::render(&looks)
 }

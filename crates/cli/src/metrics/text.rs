@@ -12,11 +12,13 @@ use crate::shown::label;
 use crate::symbols::Symbols;
 
 /// What there is to say of one process.
-struct Look {
+///
+/// No more is kept of it than what is shown: statistics are megabytes.
+pub struct Look {
     labels: String,
     header: Header,
     sites: u64,
-    report: Report,
+    sums: [Option<f64>; SUMS.len()],
 }
 
 /// One metric: name, type, help, value of a process; none where it is not known.
@@ -170,18 +172,17 @@ const METRICS: [Metric; 12] = [
 ];
 
 /// The metrics of these engines.
-pub fn render(engines: &[Engine]) -> String {
+pub fn render(looks: &[Look]) -> String {
     let mut out = String::new();
-    let looks: Vec<Look> = engines.iter().map(look).collect();
-    metric(&mut out, "relpoline_engines", "gauge", "Processes with an engine", [("", engines.len())].into_iter());
+    metric(&mut out, "relpoline_engines", "gauge", "Processes with an engine", [("", looks.len())].into_iter());
     let sites = looks.iter().map(|look| (&*look.labels, look.sites));
     metric(&mut out, "relpoline_sites", "gauge", "Sites found", sites);
     for one in &METRICS {
         let values = looks.iter().map(|look| (&*look.labels, (one.value)(&look.header)));
         metric(&mut out, one.name, one.kind, one.help, values);
     }
-    for one in &SUMS {
-        let values = looks.iter().filter_map(|look| Some((&*look.labels, (one.value)(&look.report)?)));
+    for (at, one) in SUMS.iter().enumerate() {
+        let values = looks.iter().filter_map(|look| Some((&*look.labels, look.sums.get(at).copied()??)));
         metric(&mut out, one.name, one.kind, one.help, values);
     }
     out
@@ -195,14 +196,15 @@ pub fn names() -> Vec<&'static str> {
 }
 
 /// Of a process whose statistics have been read as a whole.
-fn look(engine: &Engine) -> Look {
+pub fn look(engine: &Engine) -> Look {
     let stats = engine.stats();
+    // Names of sites are not shown: no file is looked into for them.
+    let report = now::report(engine, &mut Symbols::none());
     Look {
         labels: labels(engine, stats.header()),
         header: *stats.header(),
         sites: stats.objects().map(|object| u64::from(object.sites)).sum(),
-        // Names of sites are not shown: no file is looked into for them.
-        report: now::report(engine, &mut Symbols::none()),
+        sums: SUMS.each_ref().map(|sum| (sum.value)(&report)),
     }
 }
 

@@ -23,6 +23,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use crate::files::rights::Rights;
 use crate::files::{Directory, open};
+use crate::live::process::{FileId, file_id};
 use crate::live::{self, Engine, Patience, clock, maps, memory};
 use crate::report::{digest, now};
 use crate::shown::Shown;
@@ -91,9 +92,11 @@ pub fn run(arguments: &PerfArgs) -> anyhow::Result<ExitCode> {
 fn make(arguments: &PerfArgs, engine: &Engine, content: &[u8]) -> anyhow::Result<PathBuf> {
     let pid = arguments.pid;
     let name = format!("jit-{pid}.dump");
-    let path = std::path::absolute(&arguments.dir)?.join(&name);
+    // The process opens it by its path.
+    let (directory, way) = Directory::for_process(&arguments.dir, engine.process.user)
+        .with_context(|| format!("{name} cannot be made in {} (--dir names another place)", arguments.dir.display()))?;
+    let (directory, path) = (Arc::new(directory), way.join(&name));
     let cannot = || format!("{} cannot be made", path.display());
-    let directory = Arc::new(Directory::named(&arguments.dir).with_context(cannot)?);
     // Of no use before it is mapped.
     let (remove, _registered) = ending::register(|| {
         let made = create(&directory, &name, content, engine.process.user).with_context(cannot)?;
@@ -108,7 +111,7 @@ fn make(arguments: &PerfArgs, engine: &Engine, content: &[u8]) -> anyhow::Result
 /// A file that the process has mapped.
 struct Mapped {
     path: PathBuf,
-    inode: u64,
+    file: FileId,
 }
 
 /// The file that an earlier call has made, if the process has it mapped.
@@ -117,7 +120,7 @@ fn mapped(pid: u32) -> Option<Mapped> {
     let mut found = None;
     let look = |line: maps::Line<'_>| {
         let is_it = line.path.starts_with(b"/") && line.path.ends_with(name.as_bytes());
-        found = is_it.then(|| Mapped { path: OsStr::from_bytes(line.path).into(), inode: line.inode });
+        found = is_it.then(|| Mapped { path: OsStr::from_bytes(line.path).into(), file: (line.device, line.inode) });
         !is_it
     };
     maps::each(pid, look).ok()?;
@@ -129,7 +132,7 @@ fn mapped(pid: u32) -> Option<Mapped> {
 fn rewrite(place: &Mapped, content: &[u8], user: u32) -> anyhow::Result<()> {
     let mut file = open::plain_for_change(&place.path)?;
     let meta = file.metadata()?;
-    let is_it = meta.ino() == place.inode && meta.uid() == user && meta.nlink() == 1;
+    let is_it = file_id(&meta) == place.file && meta.uid() == user && meta.nlink() == 1;
     let mut start = [0; 4];
     file.read_exact(&mut start)?;
     ensure!(is_it && jitdump::is_start(start), "it is no jitdump file of that process");
@@ -165,6 +168,11 @@ fn codes(engine: &Engine) -> io::Result<Vec<Code>> {
     };
     let pid = engine.process.pid;
     let _patience = Patience::of(LONGEST);
+    // Statistics are what the process says, and what it may read itself its user need not: only what is code of an engine's.
+    let arenas = arenas(pid)?;
+    let is_code = |address: u64, size: u64| {
+        arenas.iter().any(|&(start, end)| start <= address && size <= end.saturating_sub(address))
+    };
     let (mut codes, mut left) = (Vec::new(), LARGEST_ALL);
     for (_, record) in now::sites(engine) {
         let site = symbols.name(&mapped, record.address).unwrap_or_else(|| format!("{:#x}", record.address).into());
@@ -174,7 +182,7 @@ fn codes(engine: &Engine) -> io::Result<Vec<Code>> {
             ("tree", record.tree_body, u64::from(record.tree_body_bytes)),
             ("recording stub", record.recording, CELL),
         ];
-        for (what, address, size) in parts.into_iter().filter(|(_, address, size)| *address != 0 && *size != 0) {
+        for (what, address, size) in parts.into_iter().filter(|(_, at, size)| *size != 0 && is_code(*at, *size)) {
             let size = usize::try_from(size).unwrap_or(LARGEST).min(LARGEST);
             left = left.checked_sub(size).ok_or(io::ErrorKind::FileTooLarge)?;
             let mut bytes = vec![0; size];
@@ -183,6 +191,18 @@ fn codes(engine: &Engine) -> io::Result<Vec<Code>> {
         }
     }
     Ok(codes)
+}
+
+/// Where the engine's code lies.
+fn arenas(pid: u32) -> io::Result<Vec<(u64, u64)>> {
+    let mut found = Vec::new();
+    maps::each(pid, |line| {
+        if line.access.starts_with(b"r-x") && line.path.starts_with(b"/memfd:relpoline") {
+            found.push((line.start, line.end));
+        }
+        true
+    })?;
+    Ok(found)
 }
 
 /// When the engine had started, by the monotonic clock.
@@ -208,11 +228,17 @@ mod tests {
         let user = rustix::process::geteuid().as_raw();
         let content = jitdump::file(1, &[]);
         create(&directory, "a", &content, user).unwrap();
-        let mapped = |name: &str| Mapped { path: at(name), inode: fs::metadata(at(name)).map_or(0, |meta| meta.ino()) };
+        let mapped = |name: &str| Mapped {
+            path: at(name),
+            file: fs::metadata(at(name)).map_or(((0, 0), 0), |meta| file_id(&meta)),
+        };
         rewrite(&mapped("a"), &content, user).unwrap();
         assert_eq!(fs::read(at("a")).unwrap(), content);
         assert!(rewrite(&mapped("a"), &content, user + 1).is_err(), "another user's");
-        assert!(rewrite(&Mapped { inode: 1, ..mapped("a") }, &content, user).is_err(), "another file of that name");
+        assert!(
+            rewrite(&Mapped { file: (mapped("a").file.0, 1), ..mapped("a") }, &content, user).is_err(),
+            "another file of that name"
+        );
         fs::write(at("other"), "precious").unwrap();
         assert!(rewrite(&mapped("other"), &content, user).is_err());
         std::os::unix::fs::symlink(at("a"), at("link")).unwrap();

@@ -32,7 +32,7 @@ use clap::Args;
 use crate::preload;
 use crate::run::environment::Environment;
 use crate::run::resolve::{Resolved, resolve};
-use crate::workbench::interrupt;
+use crate::workbench::{interrupt, scratch};
 use figures::Figures;
 use look::Look;
 use twin::Twin;
@@ -121,7 +121,8 @@ fn program(arguments: &TryArgs) -> anyhow::Result<ExitCode> {
         Resolved::NotFound => bail!("{} was not found", name.display()),
     };
     let owner_only = Permissions::from_mode(0o700);
-    let scratch = tempfile::Builder::new().prefix("relpoline-try-").permissions(owner_only).tempdir()?;
+    let scratch =
+        tempfile::Builder::new().prefix("relpoline-try-").permissions(owner_only).tempdir_in(scratch::base())?;
     let look = Look::at(arguments, scratch.path())?;
     let figures = if look.sites == 0 {
         Figures::of_nothing(arguments, &look)

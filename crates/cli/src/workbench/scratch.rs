@@ -1,11 +1,30 @@
 //! A directory to work in, which goes with the command: when it has done its work, and when a signal ends it before.
 
+use std::env;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::ending::{self, Registered};
+use crate::files::Directory;
+
+/// Where temporary directories are made: as `TMPDIR` says, unless another user could exchange what is there and this is root.
+/// (`su` keeps the variable.)
+#[must_use]
+pub fn base() -> PathBuf {
+    let wanted = env::temp_dir();
+    match Directory::for_scratch(&wanted) {
+        Err(why) if wanted != Path::new(USUAL) => {
+            crate::complain(format_args!("TMPDIR is not used: {}: {why}", wanted.display()));
+            USUAL.into()
+        }
+        _ => wanted,
+    }
+}
+
+/// The directory that every machine has for that.
+const USUAL: &str = "/tmp";
 
 /// See the module's text.
 #[derive(Debug)]
@@ -22,7 +41,7 @@ impl Scratch {
     pub fn new(name: &str) -> anyhow::Result<Self> {
         let (path, registered) = ending::register(|| {
             let (prefix, owner_only) = (format!("relpoline-{name}-"), Permissions::from_mode(0o700));
-            let path = tempfile::Builder::new().prefix(&prefix).permissions(owner_only).tempdir()?.keep();
+            let path = tempfile::Builder::new().prefix(&prefix).permissions(owner_only).tempdir_in(base())?.keep();
             let same = path.clone();
             Ok((path, Box::new(move || remove(&same))))
         })?;
