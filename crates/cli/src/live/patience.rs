@@ -3,7 +3,7 @@
 //! What is read of another process is answered by its memory, and a page of that may be a file of a file system that
 //! another process answers for (FUSE): such a read waits for as long as that likes, in the kernel, and so does `ps`. Nothing
 //! of ours is left half-done when this command is killed, at whatever moment. So it lets the kernel kill it. Where the
-//! kernel cannot, since the question is with that process already, who stands by ([`crate::watched`]) ends in time.
+//! kernel cannot, since the question is with that process already, who stands by (`watched`) ends in time.
 
 use std::time::{Duration, Instant};
 
