@@ -66,7 +66,10 @@ fn others_may_exchange(stat: &Stat) -> bool {
 /// What a way is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
+    /// Nobody else may exchange anything.
     Own,
+    /// Nobody else but this user may.
+    OfProcess(u32),
     Named,
 }
 
@@ -129,23 +132,13 @@ impl Directory {
         Ok(())
     }
 
-    /// A directory that the user has named, in which a process of `user` opens a file by its path: that path comes back, too,
-    /// without links. Nobody but this user, that one and root may exchange anything on the way.
+    /// A directory that the user has named, in which a process of `user` opens a file by its path. Nobody but this user, that one and
+    /// root may exchange anything on the way.
     ///
     /// # Errors
-    /// When there is none, or somebody else may.
-    pub fn for_process(path: &Path, user: u32) -> anyhow::Result<(Self, PathBuf)> {
-        let trusted = Trusted::now();
-        let real = std::fs::canonicalize(path)?;
-        let mut at = rustix::fs::open("/", OFlags::DIRECTORY | LOOKING, Mode::empty())?;
-        for name in components(&real) {
-            at = rustix::fs::openat(&at, &name, OFlags::DIRECTORY | LOOKING, Mode::empty())?;
-            let stat = rustix::fs::fstat(&at)?;
-            let name = name.display();
-            ensure!(trusted.owns(&stat) || stat.st_uid == user, "{name} on the way belongs to somebody else");
-            ensure!(!others_may_exchange(&stat), "others may exchange what is in {name}");
-        }
-        Ok((Self { fd: at }, real))
+    /// When there is none, or somebody else may, or only by a link of somebody else's.
+    pub fn for_process(path: &Path, user: u32) -> anyhow::Result<Self> {
+        Ok(Self { fd: walk(path, Way::OfProcess(user), false)? })
     }
 
     /// The directory of a file that the user has named, and the file's name in it, with links followed; the last one too,
@@ -323,8 +316,9 @@ fn walk(path: &Path, way: Way, make: bool) -> anyhow::Result<OwnedFd> {
             continue;
         }
         ensure!(FileType::from_raw_mode(stat.st_mode) == FileType::Directory, "{} is not a directory", name.display());
-        if way == Way::Own {
-            ensure!(trusted.owns(&stat), "{} on the way belongs to somebody else", name.display());
+        if way != Way::Named {
+            let is_ours = trusted.owns(&stat) || way == Way::OfProcess(stat.st_uid);
+            ensure!(is_ours, "{} on the way belongs to somebody else", name.display());
             ensure!(!others_may_exchange(&stat), "others may write to {} on the way", name.display());
         }
         at = next;

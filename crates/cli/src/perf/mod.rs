@@ -92,11 +92,10 @@ pub fn run(arguments: &PerfArgs) -> anyhow::Result<ExitCode> {
 fn make(arguments: &PerfArgs, engine: &Engine, content: &[u8]) -> anyhow::Result<PathBuf> {
     let pid = arguments.pid;
     let name = format!("jit-{pid}.dump");
+    let path = std::path::absolute(&arguments.dir)?.join(&name);
+    let cannot = || format!("{} cannot be made (--dir names another place)", path.display());
     // The process opens it by its path.
-    let (directory, way) = Directory::for_process(&arguments.dir, engine.process.user)
-        .with_context(|| format!("{name} cannot be made in {} (--dir names another place)", arguments.dir.display()))?;
-    let (directory, path) = (Arc::new(directory), way.join(&name));
-    let cannot = || format!("{} cannot be made", path.display());
+    let directory = Arc::new(Directory::for_process(&arguments.dir, engine.process.user).with_context(cannot)?);
     // Of no use before it is mapped.
     let (remove, _registered) = ending::register(|| {
         let made = create(&directory, &name, content, engine.process.user).with_context(cannot)?;
