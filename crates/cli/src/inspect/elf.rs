@@ -132,7 +132,9 @@ impl<'a> Elf<'a> {
     /// The look-up table of the unwind tables.
     pub fn unwind(&self) -> Option<EhFrameHdr<'a>> {
         let header = self.region(self.segment(elf::PT_GNU_EH_FRAME)?)?;
-        let around = self.loaded(false).chain(self.texts()).find(|region| region.contains(header.address))?;
+        // The tables themselves may lie in another segment than their header.
+        let frames = EhFrameHdr::frames(header)?;
+        let around = self.loaded(false).chain(self.texts()).find(|region| region.contains(frames))?;
         EhFrameHdr::parse(header, around)
     }
 
