@@ -53,13 +53,16 @@ impl Shown {
     }
 }
 
-/// Whether a character may be shown as it is.
+/// Whether a character may be shown as it is: it is no order, it does not turn the direction of writing or end a line, and
+/// it can be seen. What cannot be seen is what Unicode lets a display leave out (`Default_Ignorable_Code_Point`).
 fn is_harmless(c: char) -> bool {
-    let misleads = matches!(c,
-        '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
-        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{fff9}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{1bca0}'..='\u{1bca3}' | '\u{e0000}'..='\u{e0fff}');
-    !c.is_control() && !misleads
+    let ignorable = matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}');
+    let misleads = matches!(c, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}');
+    !c.is_control() && !ignorable && !misleads
 }
 
 /// Appends `text`, with what may not be shown escaped, but for what is `kept`.
@@ -281,6 +284,13 @@ mod tests {
         assert_eq!(Shown::of_bytes(b"a\xff\xc3(\xe2\x80"), "a\\xff\\xc3(\\xe2\\x80");
         assert_eq!(line(HOSTILE), wanted);
         assert_eq!(page("a\n\u{1b}b\n"), "a\n\\x1bb\n");
+    }
+
+    #[test]
+    fn nothing_is_there_that_cannot_be_seen() {
+        for hidden in "\u{34f}\u{17b4}\u{180b}\u{180f}\u{fe00}\u{fe0f}\u{fff0}\u{1d173}\u{1d17a}\u{e0100}".chars() {
+            assert_eq!(line(&format!("a{hidden}b")), format!("a\\u{{{:x}}}b", u32::from(hidden)));
+        }
     }
 
     #[test]
