@@ -32,6 +32,7 @@ mod suites;
 mod table;
 mod variant;
 mod workload;
+mod wrk;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -4,7 +4,7 @@
 //! cache on its command line; the archive's signature is still checked against Debian's keyring. Debian's
 //! patches are not applied: what is compared is one source with itself, and upstream's builds need fewer
 //! packages. A Rust program comes from crates.io instead, through a small host crate of ours that pins its
-//! version.
+//! version; the kernel's source is in a binary package, with Debian's patches.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::place::Place;
 use crate::procfs;
 
-const SOURCES: &str = "Types: deb-src
+const SOURCES: &str = "Types: deb deb-src
 URIs: http://deb.debian.org/debian
 Suites: bookworm bookworm-updates
 Components: main
@@ -27,6 +27,8 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 pub enum Source {
     /// A Debian source package.
     Debian(&'static str),
+    /// A package that has the kernel's source in a tarball.
+    Kernel(&'static str),
     /// A crate, run by a host crate in `xtask/workloads` whose lock file says which version.
     Crate {
         /// The host crate's directory.
@@ -40,14 +42,14 @@ impl Source {
     /// The name of the package or crate.
     pub fn name(self) -> &'static str {
         match self {
-            Source::Debian(name) | Source::Crate { name, .. } => name,
+            Source::Debian(name) | Source::Kernel(name) | Source::Crate { name, .. } => name,
         }
     }
 
     /// The directory that a tree is copied from.
     pub fn directory(self, place: &Place) -> PathBuf {
         match self {
-            Source::Debian(package) => place.source(package),
+            Source::Debian(package) | Source::Kernel(package) => place.source(package),
             Source::Crate { host, .. } => place.workload(host),
         }
     }
@@ -56,6 +58,7 @@ impl Source {
     pub fn fetch(self, place: &Place) -> Result<String> {
         match self {
             Source::Debian(package) => fetch(place, package),
+            Source::Kernel(package) => fetch_kernel(place, package),
             Source::Crate { name, .. } => {
                 self.version(place).with_context(|| format!("no {name} in the lock file of its host"))
             }
@@ -66,6 +69,9 @@ impl Source {
     pub fn version(self, place: &Place) -> Option<String> {
         match self {
             Source::Debian(package) => fetched_version(place, package),
+            Source::Kernel(package) => {
+                kernel_version(&fs::read_to_string(place.source(package).join("Makefile")).ok()?)
+            }
             Source::Crate { name, .. } => {
                 let lock = fs::read_to_string(self.directory(place).join("Cargo.lock")).ok()?;
                 locked_version(&lock, name).map(str::to_owned)
@@ -93,6 +99,33 @@ fn fetch(place: &Place, package: &str) -> Result<String> {
     let version = fetched_version(place, package).with_context(|| format!("apt left no .dsc of {package}"))?;
     unpack(place, package, &version)?;
     Ok(version)
+}
+
+/// Unpacks the tarball of a package into `src/PACKAGE` unless that is there already, and returns the kernel's version.
+fn fetch_kernel(place: &Place, package: &'static str) -> Result<String> {
+    let source = Source::Kernel(package);
+    if let Some(version) = source.version(place) {
+        return Ok(version);
+    }
+    eprintln!("xtask: fetching the source of {package}");
+    let apt = Apt::new(place)?;
+    apt.update_once()?;
+    let unpacked = apt.unpacked(package)?;
+    let tarball = unpacked.join(format!("usr/src/{package}.tar.xz"));
+    // Under another name, so that half of it is not taken for all.
+    let fresh = place.source(&format!("{package}.new"));
+    let _ = fs::remove_dir_all(&fresh);
+    fs::create_dir_all(&fresh)?;
+    quietly(Command::new("tar").args(["--strip-components=1", "-xf"]).arg(tarball).arg("-C").arg(&fresh))?;
+    fs::rename(&fresh, place.source(package))?;
+    fs::remove_dir_all(unpacked)?;
+    source.version(place).with_context(|| format!("{package} names no version"))
+}
+
+/// What the first lines of a kernel's Makefile say.
+fn kernel_version(makefile: &str) -> Option<String> {
+    let value = |name: &str| makefile.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
+    Some(["VERSION", "PATCHLEVEL", "SUBLEVEL"].map(value).into_iter().collect::<Option<Vec<_>>>()?.join("."))
 }
 
 /// The version of the description file lying in `apt/sources`, the newest by name when there are several.
@@ -156,13 +189,26 @@ impl Apt {
     }
 
     fn update_once(&self) -> Result<()> {
-        let has_lists = fs::read_dir(self.dir.join("lists"))?
-            .filter_map(Result::ok)
-            .any(|entry| entry.file_name().to_string_lossy().contains("_Sources"));
-        if has_lists {
+        let entries = fs::read_dir(self.dir.join("lists"))?.filter_map(Result::ok);
+        let lists: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        if ["_Sources", "_Packages"].iter().all(|kind| lists.iter().any(|list| list.contains(kind))) {
             return Ok(());
         }
         quietly(Command::new("apt-get").args(&self.options).arg("update"))
+    }
+
+    /// Fetches a binary package, and unpacks it without installing it.
+    fn unpacked(&self, package: &str) -> Result<PathBuf> {
+        let dir = self.dir.join("unpacked").join(package);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("debs"))?;
+        let mut command = Command::new("apt-get");
+        command.args(&self.options).args(["-q", "download", package]);
+        quietly(command.current_dir(dir.join("debs")))?;
+        for deb in fs::read_dir(dir.join("debs"))?.flatten() {
+            quietly(Command::new("dpkg").arg("-x").arg(deb.path()).arg(&dir))?;
+        }
+        Ok(dir)
     }
 
     /// Fetches all parts of a package, or at least its description and upstream's tarball.
@@ -218,6 +264,13 @@ mod tests {
         let lock = "name = \"rhai_codegen\"\nversion = \"3.0.0\"\n\nname = \"rhai\"\nversion = \"1.2.3\"\n";
         assert_eq!(locked_version(lock, "rhai"), Some("1.2.3"));
         assert_eq!(locked_version(lock, "rha"), None);
+    }
+
+    #[test]
+    fn a_kernels_version_is_that_of_its_makefile() {
+        let makefile = "# SPDX\nVERSION = 6\nPATCHLEVEL = 1\nSUBLEVEL = 192\nEXTRAVERSION =\n";
+        assert_eq!(kernel_version(makefile).as_deref(), Some("6.1.192"));
+        assert_eq!(kernel_version("VERSION = 6\n"), None);
     }
 
     #[test]

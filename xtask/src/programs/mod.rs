@@ -1,12 +1,19 @@
 //! The programs: where each comes from, how it is built, and what it is made to do.
 
 pub mod cpython;
+mod dash;
 mod dbench;
+mod gawk;
+mod haproxy;
+mod leveldb;
+mod linux;
 pub mod lua;
 mod memcached;
 pub mod nginx;
 pub mod perl;
+mod php;
 pub mod postgresql;
+mod quickjs;
 pub mod redis;
 mod rhai;
 pub mod sqlite;
@@ -62,16 +69,24 @@ pub fn all() -> Vec<Box<dyn Program>> {
         Box::new(cpython::CPython),
         Box::new(nginx::Nginx),
         Box::new(redis::Redis),
-        Box::new(sqlite::Sqlite),
+        Box::new(sqlite::Sqlite(Toolchain::Gcc)),
         Box::new(postgresql::PostgreSql),
         Box::new(lua::Lua(Toolchain::Gcc)),
         Box::new(perl::Perl),
         Box::new(xerces::Xerces),
         Box::new(lua::Lua(Toolchain::Clang)),
         Box::new(rhai::Rhai),
+        Box::new(php::Php),
+        Box::new(quickjs::QuickJs),
+        Box::new(gawk::Gawk),
+        Box::new(sqlite::Sqlite(Toolchain::Clang)),
+        Box::new(leveldb::LevelDb),
+        Box::new(haproxy::HaProxy),
+        Box::new(dash::Dash),
         Box::new(memcached::Memcached),
         Box::new(zstd::Zstd),
         Box::new(dbench::Dbench),
+        Box::new(linux::Linux),
     ]
 }
 

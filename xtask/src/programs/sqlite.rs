@@ -1,16 +1,21 @@
-//! SQLite's own speed test: a bytecode interpreter and a B-tree behind method tables, all in memory.
+//! SQLite's own speed test: a bytecode interpreter and a B-tree behind method tables, all in memory. Built by gcc, and by clang, whose thunks are of one register.
 
 use anyhow::Result;
 
 use super::{Program, Source};
 use crate::build::Tree;
+use crate::variant::{Toolchain, Variant};
 use crate::workload::{Run, Word, Workload};
 
-pub struct Sqlite;
+/// SQLite as a compiler builds it.
+pub struct Sqlite(pub Toolchain);
 
 impl Program for Sqlite {
     fn name(&self) -> &'static str {
-        "sqlite"
+        match self.0 {
+            Toolchain::Gcc => "sqlite",
+            Toolchain::Clang => "sqlite-clang",
+        }
     }
 
     fn source(&self) -> Source {
@@ -19,7 +24,19 @@ impl Program for Sqlite {
 
     fn needs(&self) -> &'static [&'static str] {
         // The amalgamation, one C file of everything, is made by Tcl scripts.
-        &["tcl"]
+        match self.0 {
+            Toolchain::Gcc => &["tcl"],
+            Toolchain::Clang => &["tcl", "clang"],
+        }
+    }
+
+    fn toolchain(&self) -> Toolchain {
+        self.0
+    }
+
+    fn has(&self, variant: Variant) -> bool {
+        // What others do is measured on one of the two.
+        self.0 == Toolchain::Gcc || !matches!(variant, Variant::Pgo | Variant::Bolt)
     }
 
     fn executable(&self) -> &'static str {

@@ -13,13 +13,13 @@ use crate::measure;
 use crate::procfs;
 use crate::programs::postgresql::{NOBODY, unprivileged};
 use crate::programs::{self, Program};
-use crate::variant::Variant;
+use crate::variant::{Toolchain, Variant};
 
 pub struct Sqlite;
 
 impl Suite for Sqlite {
     fn program(&self) -> Box<dyn Program> {
-        Box::new(programs::sqlite::Sqlite)
+        Box::new(programs::sqlite::Sqlite(Toolchain::Gcc))
     }
 
     fn needs(&self) -> &'static [&'static str] {
@@ -32,7 +32,8 @@ impl Suite for Sqlite {
         }
         // The benchmark's tree is configured without Tcl; the same compiler configures it anew with it, for
         // this target.
-        let compiler = Builder { place: bench.setting.place }.compiler(&programs::sqlite::Sqlite, Variant::Retpoline);
+        let compiler = Builder { place: bench.setting.place }
+            .compiler(&programs::sqlite::Sqlite(Toolchain::Gcc), Variant::Retpoline);
         for step in [&["./configure", "--with-tcl=/usr/lib/tcl8.6"][..], &["make", "-j2", "testfixture"][..]] {
             let mut command = Command::new(step[0]);
             command.args(&step[1..]).env("CC", &compiler).current_dir(&bench.setting.built);
