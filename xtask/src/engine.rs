@@ -18,6 +18,7 @@ pub struct Engine {
     pub binary: PathBuf,
     reports: PathBuf,
     options: Vec<String>,
+    is_silent: bool,
 }
 
 /// What the results keep of a report.
@@ -69,7 +70,7 @@ impl Engine {
     pub fn new(binary: &Path, reports: PathBuf) -> Result<Engine> {
         fs::create_dir_all(&reports).with_context(|| format!("creating {}", reports.display()))?;
         fs::set_permissions(&reports, Permissions::from_mode(0o777))?;
-        Ok(Engine { binary: binary.to_owned(), reports, options: Vec::new() })
+        Ok(Engine { binary: binary.to_owned(), reports, options: Vec::new(), is_silent: false })
     }
 
     /// The same engine with further options of `relpoline run`.
@@ -77,19 +78,21 @@ impl Engine {
         Engine { options: options.iter().map(|&option| option.to_owned()).collect(), ..self }
     }
 
+    /// The same engine without a report: then nothing but it comes on top of the program. Who writes a report watches the program
+    /// and reads its symbols, and a command's time includes that of its children.
+    pub fn silent(self) -> Engine {
+        Engine { is_silent: true, ..self }
+    }
+
     /// The words before the program's own command line.
     pub fn prefix(&self) -> Vec<PathBuf> {
-        let report = self.reports.join("report.json");
-        let mut words: Vec<PathBuf> =
-            vec![self.binary.clone(), "run".into(), "--report".into(), report, "--quiet".into()];
+        let mut words: Vec<PathBuf> = vec![self.binary.clone(), "run".into(), "--quiet".into()];
+        if !self.is_silent {
+            words.extend(["--report".into(), self.reports.join("report.json")]);
+        }
         words.extend(self.options.iter().map(PathBuf::from));
         words.push("--".into());
         words
-    }
-
-    /// The same without a report: then nothing but the engine comes on top of the program.
-    pub fn prefix_without_report(&self) -> Vec<PathBuf> {
-        vec![self.binary.clone(), "run".into(), "--quiet".into(), "--".into()]
     }
 
     /// Removes reports of an earlier run.

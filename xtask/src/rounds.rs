@@ -95,7 +95,12 @@ impl<'a> Series<'a> {
         protocol: &Protocol,
     ) -> Result<Series<'a>> {
         let reports = place.run(program.name())?.join("reports");
-        let engine = protocol.engine.as_deref().map(|binary: &Path| Engine::new(binary, reports)).transpose()?;
+        let engine = protocol
+            .engine
+            .as_deref()
+            .map(|binary: &Path| Engine::new(binary, reports))
+            .transpose()?
+            .map(Engine::silent);
         let mut variants = protocol.variants.clone();
         variants.retain(|variant| program.has(*variant));
         // Everything is compared with it, so it is measured whether asked for or not.
@@ -128,15 +133,8 @@ impl<'a> Series<'a> {
     fn once(&mut self, variant: Variant, protocol: &Protocol) -> Result<Sample> {
         let mut setting = Setting::direct(self.place, self.program.name(), variant)?;
         setting.quick = protocol.quick;
-        let engine = self.engine.as_ref().filter(|_| variant == Variant::Relpoline);
-        setting.engine = engine;
-        if let Some(engine) = engine {
-            engine.forget();
-        }
+        setting.engine = self.engine.as_ref().filter(|_| variant == Variant::Relpoline);
         let sample = self.load.run(&setting)?;
-        if let Some(engine) = engine {
-            self.promotion = engine.promotion();
-        }
         if let Some(known) = self.samples.values().flatten().next() {
             let (is, should) = (&sample.answer, &known.answer);
             ensure!(is == should, "the answer differs from that of the other variants: {is}, not {should}");
@@ -144,16 +142,21 @@ impl<'a> Series<'a> {
         Ok(sample)
     }
 
-    /// Two more runs that are not timed. With the engine trees count their calls: what it covers, and what it
-    /// leaves. In both memory is looked at.
+    /// Three more runs that are not timed. One with a report: what the engine did. One with calls counted: what it covers, and
+    /// what it leaves; and one without the engine, both with a look at memory.
     fn count_calls(&mut self, protocol: &Protocol) -> Result<()> {
         let Some(binary) = protocol.engine.as_deref().filter(|_| self.variants.contains(&Variant::Relpoline)) else {
             return Ok(());
         };
         let reports = self.place.run(self.program.name())?.join("reports");
-        let engine = Engine::new(binary, reports)?.with_options(&["--count"]);
+        let reporting = Engine::new(binary, reports.clone())?;
         let mut setting = Setting::direct(self.place, self.program.name(), Variant::Relpoline)?;
-        (setting.quick, setting.engine) = (protocol.quick, Some(&engine));
+        (setting.quick, setting.engine) = (protocol.quick, Some(&reporting));
+        reporting.forget();
+        self.load.run(&setting).context("reporting")?;
+        self.promotion = reporting.promotion();
+        let engine = Engine::new(binary, reports)?.with_options(&["--count"]);
+        setting.engine = Some(&engine);
         engine.forget();
         let programs = self.place.work.join("build");
         let (counted, with) = memory::watch(&programs, || self.load.run(&setting));

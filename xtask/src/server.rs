@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::children::{self, Group};
+use crate::procfs;
 
 /// The processor servers are pinned to.
 pub const SERVER_CPU: usize = 1;
@@ -49,6 +50,15 @@ impl Server {
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// The process that has no child: the server itself, if it is one process and whoever started it waits for it.
+    pub fn innermost(&self) -> u32 {
+        let mut pid = self.child.id();
+        while let Some(&child) = procfs::children(pid).ok().as_ref().and_then(|children| children.first()) {
+            pid = child;
+        }
+        pid
     }
 
     /// Stops it in an orderly way, so that reports get written.

@@ -67,15 +67,15 @@ impl Workload for Forwarded {
 
     fn run(&self, setting: &Setting) -> Result<Sample> {
         let (port, behind) = (server::free_port()?, server::free_port()?);
-        let (configuration, pid_file) = (setting.run.join("haproxy.cfg"), setting.run.join("haproxy.pid"));
-        let _ = fs::remove_file(&pid_file);
+        let configuration = setting.run.join("haproxy.cfg");
         fs::write(&configuration, configured(port, behind))?;
         let mut command = setting.start("haproxy", Some(SERVER_CPU));
-        command.arg("-db").arg("-f").arg(&configuration).arg("-p").arg(&pid_file);
+        command.arg("-db").arg("-f").arg(&configuration);
         let mut server = Server::start(&mut command, libc::SIGTERM, &setting.run.join("server.log"))?;
         let request = wrk::request(PAGE);
-        server.wait_until(|| pid_file.is_file() && server::ask(port, &request).is_ok())?;
-        let pid = server::pid_from(&pid_file)?;
+        server.wait_until(|| server::ask(port, &request).is_ok())?;
+        // In the foreground it writes no pid file.
+        let pid = server.innermost();
         let before = procfs::cpu_seconds(pid)?;
         let load = wrk::load(port, PAGE, setting.count(4).max(1))?;
         let used = procfs::cpu_seconds(pid)? - before;

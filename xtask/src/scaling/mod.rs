@@ -146,7 +146,7 @@ struct Results<'a> {
 pub fn run(options: &Scaling) -> Result<()> {
     let place = options.kept.place()?;
     let binary = options.tested.built_engine(&place)?;
-    let engine = Engine::new(&binary, place.run("scaling")?.join("reports"))?;
+    let engine = Engine::new(&binary, place.run("scaling")?.join("reports"))?.silent();
     let built = build(&place)?;
     let mut curves = Vec::new();
     for scale in &SCALES {
@@ -220,7 +220,7 @@ fn point(built: &Path, engine: &Engine, scale: &Scale, value: u64, rounds: usize
 
 fn once(dir: &Path, engine: &Engine, scale: &Scale, value: u64, variant: Variant) -> Result<f64> {
     let mut words: Vec<PathBuf> = match variant {
-        Variant::Relpoline => engine.prefix_without_report(),
+        Variant::Relpoline => engine.prefix(),
         _ => Vec::new(),
     };
     let number = PathBuf::from(value.to_string());
