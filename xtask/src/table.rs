@@ -84,7 +84,7 @@ const SHOWN: [(&str, &str, &str); 10] = [
 /// The table for the README: some rows, and the interval of the engine's ratio only.
 pub fn short(report: &Report) -> String {
     let mut text = String::from(
-        "| program | metric | unprotected thunk | **relpoline** [95 %] | won back |\n|---|---|---|---|---|\n",
+        "| program | metric | unprotected thunk | **relpoline** [95 %] | won back [95 %] |\n|---|---|---|---|---|\n",
     );
     for row in &report.rows {
         if !SHOWN.contains(&(row.program.as_str(), row.workload.as_str(), row.metric.as_str())) {
@@ -96,7 +96,8 @@ pub fn short(report: &Report) -> String {
         let ours = row.variants.get(&Variant::Relpoline).map_or("–".to_owned(), |found| {
             format!("**{:.2}** [{:.2}, {:.2}]", found.ratio.median, found.ratio.low, found.ratio.high)
         });
-        let won = row.won_back.map_or("–".to_owned(), |share| format!("{:.0} %", 100.0 * share.median));
+        // Whose interval has nothing in it cannot be told from nothing.
+        let won = row.won_back.filter(|share| share.low > 0.0).map_or("–".to_owned(), |share| percent(&share));
         let (program, load, metric) = (&row.program, &row.workload, &row.metric);
         let _ = writeln!(text, "| {program} {load} | {metric} {arrow} | {twin} | {ours} | {won} |");
     }
@@ -216,7 +217,10 @@ mod tests {
         let mut report = report(&["lua", "cpython"]);
         report.rows[1].workload = String::from("b.py");
         let table = short(&report);
-        assert!(table.contains("| cpython b.py | user CPU ↓ | 0.50 | **0.55** [0.55, 0.55] | 90 % |"), "{table}");
+        assert!(
+            table.contains("| cpython b.py | user CPU ↓ | 0.50 | **0.55** [0.55, 0.55] | 90 % [90, 90] |"),
+            "{table}"
+        );
         assert!(!table.contains("lua"), "not one of those: {table}");
         let page = format!("a\n{BEGIN}\nold\n{END}\nb\n");
         let new = replaced(&page, &table).expect("it has marks");
