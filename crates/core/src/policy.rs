@@ -23,7 +23,8 @@
 //!   than 1/1000 of the time it took, the site learns again. A learning that changed nothing doubles the
 //!   window.
 //! - *Flapping*: targets normally make way for new ones, as a tree that holds everything has a stale order.
-//!   But when a target that was dropped comes back, old and new targets are merged.
+//!   But when a tree has to go before it was worth its learning, because threads or phases call other targets in
+//!   turn, the next one holds its targets too.
 //! - *Another chance*: a retpolined site has no counter. It asks to be looked at after doubling intervals
 //!   ([`SiteState::is_due`]), which the slow paths of other sites do.
 //! - *Budget*: learning is paid for before it starts, out of 1/200 of the elapsed time and an allowance;

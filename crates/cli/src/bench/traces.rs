@@ -65,6 +65,8 @@ pub const TRACES: &[Trace] = &[
     steady("flapping 1000", Pattern::Flapping(1000)),
     steady("flapping 3000", Pattern::Flapping(3000)),
     steady("flapping 30000", Pattern::Flapping(30_000)),
+    steady("turns of 1000", Pattern::Turns { calls: 1000, loops: 3 }),
+    steady("turns of 10000", Pattern::Turns { calls: 10_000, loops: 3 }),
 ];
 
 impl Trace {

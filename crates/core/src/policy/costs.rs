@@ -108,6 +108,9 @@ pub struct Config {
     pub exit_share: u32,
     /// Misses or exits that cost more than 1/this of the elapsed time make the site learn again.
     pub relearn_share: u32,
+    /// A tree that has to go while learning it still makes more than 1/this of the time it was in place leaves its
+    /// targets to the next one; 0: none does.
+    pub merge_share: u32,
     /// A change must improve the modelled cost by this much (percent).
     pub margin: u32,
     /// Most doublings of a site's windows.
@@ -146,6 +149,7 @@ impl Config {
         exit_window: 4096,
         exit_share: 1 << 14,
         relearn_share: 1000,
+        merge_share: 1000,
         margin: 5,
         max_backoff: 10,
         retry_ms: 10,
@@ -169,6 +173,7 @@ impl Config {
         exit_window: 64,
         exit_share: 0,
         relearn_share: u32::MAX,
+        merge_share: 0,
         margin: 0,
         max_backoff: 0,
         retry_ms: 1,

@@ -150,6 +150,7 @@ impl Policy {
     /// A tree is in place from now on: the counters it starts with.
     pub(super) fn in_place(&self, site: &mut SiteState, reason: Reason, now: u64) -> Counters {
         (site.phase, site.reason, site.since) = (Phase::Promoted, reason, now);
+        site.promoted = now;
         // What cannot be noticed by counting is looked at from time to time.
         let unwatched = usize::from(site.targets) > FEW && !site.counts_exits;
         site.due = if unwatched { self.retry_at(site, now) } else { 0 };
@@ -215,6 +216,12 @@ impl Policy {
     /// Whether `lost` cycles are a relevant part of the time since the window began.
     fn matters(&self, site: &SiteState, lost: u64, now: u64) -> bool {
         lost.saturating_mul(u64::from(self.config.relearn_share)) > now.saturating_sub(site.since)
+    }
+
+    /// Whether the tree in place was there for so short a time that to learn it was too dear.
+    pub(super) fn was_short_lived(&self, site: &SiteState, now: u64) -> bool {
+        let price = self.price_of_learning() + 2 * u64::from(self.costs.link);
+        price.saturating_mul(u64::from(self.config.merge_share)) > now.saturating_sub(site.promoted)
     }
 
     fn settled(&mut self, site: &mut SiteState, now: u64) -> Action {

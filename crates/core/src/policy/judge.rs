@@ -110,10 +110,6 @@ impl Candidates {
         self.len
     }
 
-    pub fn targets(&self) -> &[Target] {
-        first(&self.targets, self.len)
-    }
-
     /// Takes the reachable targets of `histogram`, `max` at most.
     ///
     /// Shares are scaled down to leave room for targets not seen yet (Good and Turing's estimate): a set

@@ -5,13 +5,10 @@ use super::judge::{Choice, FEW, Terms};
 use super::reason::Reason;
 use super::site::{Action, Cause, Current, SiteState};
 use super::trial::Trial;
-use crate::bounded::first;
 use crate::trace::{ONE, Predictability, Trace};
 
 /// A longer window is worth its cost while more than 1/this of the calls is expected to be new.
 const NEW_TARGETS: u32 = 50;
-/// Hottest targets of earlier trees that are remembered before the filter is emptied.
-const DROPPED_MAX: u32 = 16;
 /// After so many mergers in a row, newcomers no longer get less weight: what stays away is forgotten slowly.
 const MERGES_MAX: u8 = 7;
 
@@ -179,12 +176,11 @@ impl Policy {
             return None;
         }
         self.calm_down(site);
-        let choice = if self.came_back(site) {
+        let choice = if self.was_short_lived(site, now) {
             site.merges = (site.merges + 1).min(MERGES_MAX);
             self.merged(site.merges, choice, order, reach)
         } else {
             site.merges = 0;
-            self.remember_dropped(site, choice.size());
             choice
         };
         Some(self.promote(site, choice, order, now))
@@ -202,29 +198,6 @@ impl Policy {
         site.miss_backoff /= 2;
         site.exit_backoff /= 2;
         site.retry_backoff /= 2;
-    }
-
-    /// Whether the site flaps: its hottest target is one that an earlier tree was built around and the
-    /// standing one lacks, or one of a merged tree.
-    fn came_back(&self, site: &SiteState) -> bool {
-        self.candidates.targets().first().is_some_and(|hottest| {
-            let known = self.standing.targets().iter().any(|t| t.address == hottest.address);
-            if known { site.merges > 0 } else { site.dropped & bit_of(hottest.address) != 0 }
-        })
-    }
-
-    /// Notes the hottest target of the standing tree if the new one leaves it out.
-    fn remember_dropped(&self, site: &mut SiteState, size: usize) {
-        // A fuller filter would say yes too often to be of use.
-        if site.dropped.count_ones() >= DROPPED_MAX {
-            site.dropped = 0;
-        }
-        let kept = first(self.candidates.targets(), size);
-        if let Some(hottest) = self.standing.targets().iter().max_by_key(|t| t.share)
-            && kept.iter().all(|k| k.address != hottest.address)
-        {
-            site.dropped |= bit_of(hottest.address);
-        }
     }
 
     /// Merges the chosen targets with the standing tree's, unless that costs too much.
@@ -279,9 +252,4 @@ fn trusted(site: &SiteState, seen: Predictability) -> Predictability {
     }
     let mistakes = (ONE - seen.accuracy) / 8;
     Predictability { accuracy: ONE - mistakes, ..seen }
-}
-
-/// The bit that stands for a target in [`SiteState`]'s filter of dropped ones.
-fn bit_of(address: u64) -> u64 {
-    1 << (address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
 }

@@ -42,9 +42,8 @@ pub struct SiteState {
     pub(super) since: u64,
     /// Clock reading from which the site wants another look; 0 for never.
     pub(super) due: u64,
-    /// Which hot targets were dropped before, one bit each (a Bloom filter with one hash): a target that
-    /// comes back shows that the site flaps.
-    pub(super) dropped: u64,
+    /// Clock reading at which the tree that is in place was put there.
+    pub(super) promoted: u64,
     /// Calls of the current cold or settling window; during a trial, what the tree's turn took (cycles).
     pub(super) window: u32,
     pub(super) phase: Phase,
@@ -75,7 +74,7 @@ impl SiteState {
         SiteState {
             since: 0,
             due: 0,
-            dropped: 0,
+            promoted: 0,
             window: 0,
             phase: Phase::Cold,
             reason: Reason::Cold,

@@ -76,6 +76,14 @@ pub enum Pattern {
     },
     /// One target for so many calls, then another, then the first again.
     Flapping(u32),
+    /// Loops of 24 steps in turn, each for so many calls, and each with twelve targets of its own, of which the next
+    /// loop has six: threads or requests that share an interpreter.
+    Turns {
+        /// Calls until the next loop's turn.
+        calls: u32,
+        /// Loops.
+        loops: u32,
+    },
     /// Two threads at once, each with a target of its own.
     Opposite,
 }
@@ -146,6 +154,8 @@ pub const STANDARD: &[Workload] = &[
     dense("flapping 1000", Pattern::Flapping(1000)),
     dense("flapping 3000", Pattern::Flapping(3000)),
     dense("flapping 30000", Pattern::Flapping(30_000)),
+    dense("turns of 1000", Pattern::Turns { calls: 1000, loops: 3 }),
+    dense("turns of 10000", Pattern::Turns { calls: 10_000, loops: 3 }),
 ];
 
 impl Workload {
@@ -189,6 +199,11 @@ impl Calls {
             Pattern::Flapping(calls) => {
                 let phase = self.step / calls.max(1);
                 (phase % 2, phase)
+            }
+            Pattern::Turns { calls, loops } => {
+                let (phase, place) = (self.step / calls.max(1), self.step % 24);
+                let turn = phase % loops.max(1);
+                (6 * turn + Rng::new(u64::from(turn * 24 + place)).below(12), phase)
             }
             Pattern::Opposite => (self.rng.below(2), 0),
         }

@@ -42,6 +42,6 @@ pub fn replay(workload: &Workload, calls: &[Call], truth: Costs, belief: Costs) 
 
 /// The calls of a workload, so many that it is learned in the first half.
 pub fn calls(workload: &Workload, seed: u64) -> Vec<Call> {
-    let changing = matches!(workload.pattern, Pattern::Phases { .. } | Pattern::Flapping(_));
+    let changing = matches!(workload.pattern, Pattern::Phases { .. } | Pattern::Flapping(_) | Pattern::Turns { .. });
     workload.calls(seed).take(if changing { 400_000 } else { 120_000 }).collect()
 }
