@@ -69,6 +69,8 @@ pub struct Site {
     pub target_count: u32,
     /// Calls that were counted while it had no tree.
     pub calls_seen: u64,
+    /// Misses that were counted while it had one.
+    pub misses: u64,
     /// Times it was learned anew.
     pub relearned: u32,
     /// Where the head of its tree lies.

@@ -13,7 +13,8 @@
 //! nothing. Whoever misses too much goes back to its gate and learns; the others stay.
 //!
 //! A jump's return address is its caller's, or there is none; so jumps have heads of their own, as have trees that count
-//! exits, and all where every call is counted (`--count`). These leave by the site's miss gate.
+//! exits, those whose misses are not counted any more, and all where every call is counted (`--count`). These leave by the
+//! site's miss gate.
 
 use crate::site::{NONE, Site, Tree};
 use crate::state::{Engine, Group};
@@ -115,7 +116,8 @@ impl Engine {
     }
 
     fn is_shareable(&self, id: u32) -> bool {
-        let of_a_call = |(site, tree): (&Site, &Tree)| !site.kind.keeps_flags() && !tree.counts_exits;
+        let of_a_call =
+            |(site, tree): (&Site, &Tree)| !site.kind.keeps_flags() && !tree.counts_exits && !site.state.is_uncounted();
         !self.options().count && self.site_and_tree(id).is_some_and(of_a_call)
     }
 

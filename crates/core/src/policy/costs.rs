@@ -149,7 +149,7 @@ impl Config {
         exit_window: 4096,
         exit_share: 1 << 14,
         relearn_share: 1000,
-        merge_share: 1000,
+        merge_share: 600,
         margin: 5,
         max_backoff: 10,
         retry_ms: 10,

@@ -152,14 +152,17 @@ impl Policy {
         (site.phase, site.reason, site.since) = (Phase::Promoted, reason, now);
         site.promoted = now;
         // What cannot be noticed by counting is looked at from time to time.
-        let unwatched = usize::from(site.targets) > FEW && !site.counts_exits;
-        site.due = if unwatched { self.retry_at(site, now) } else { 0 };
+        let order_unwatched = usize::from(site.targets) > FEW && !site.counts_exits;
+        site.due = if order_unwatched || site.uncounted { self.retry_at(site, now) } else { 0 };
         // A site that changes often is linked later.
         site.window = self.config.settle_calls << site.promotions.saturating_sub(1).min(5);
         Counters { settle: site.window, misses: self.miss_window(site), exits: self.exit_window(site) }
     }
 
     fn miss_window(&self, site: &SiteState) -> u32 {
+        if site.uncounted {
+            return 0;
+        }
         let young = site.promotions <= self.config.young;
         let first = if young { self.config.miss_window_young } else { self.config.miss_window };
         first.max(1).saturating_mul(1 << site.miss_backoff.min(15))

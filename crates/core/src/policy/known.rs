@@ -26,7 +26,7 @@ impl Policy {
         (plan.accuracy, plan.tree_cost, plan.retpoline_cost) = (0, 0, 0);
         self.replaced = Some((site.targets, site.counts_exits));
         site.targets = count as u8;
-        site.counts_exits = plan.count_exits;
+        (site.counts_exits, site.uncounted) = (plan.count_exits, false);
         site.promotions = site.promotions.saturating_add(1);
         Action::Promote(self.in_place(site, Reason::Promoted, now))
     }

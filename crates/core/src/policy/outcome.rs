@@ -23,6 +23,7 @@ impl Policy {
         reach: &dyn Fn(u64) -> bool,
     ) -> Action {
         self.scratch.histogram.observe(trace);
+        site.has_threads = self.scratch.histogram.has_threads();
         let max = usize::from(self.config.max_targets);
         self.candidates.gather(&self.scratch.histogram, max, reach);
         let order = match self.order_is_beside_the_point(site) {
@@ -169,6 +170,7 @@ impl Policy {
         let standing = self.standing.price(self.standing.len(), tree.chain, &terms);
         if !self.beats(choice.cost, standing.cost) {
             self.back_off(site);
+            site.uncounted = site.has_threads && (site.uncounted || site.cause == Cause::Misses);
             let reason = if site.miss_backoff > 2 { Reason::BackingOff } else { Reason::Promoted };
             return Some(self.resume(site, now, reason));
         }
@@ -233,13 +235,14 @@ impl Policy {
         self.candidates.write(&choice, &mut plan.targets);
         plan.chain = choice.chain();
         let terms = Terms { costs: &self.costs, config: &self.config, randomness: 0, keeps_flags: self.keeps_flags };
-        plan.count_exits = self.candidates.counts_exits(&choice, &terms);
+        plan.count_exits = !site.has_threads && self.candidates.counts_exits(&choice, &terms);
         plan.covered = self.candidates.covered(choice.size());
         plan.accuracy = order.accuracy;
         plan.tree_cost = choice.cost;
         plan.retpoline_cost = self.costs.retpoline;
         self.replaced = Some((site.targets, site.counts_exits));
         site.targets = choice.size() as u8;
+        site.uncounted = false;
         site.counts_exits = plan.count_exits;
         site.promotions = site.promotions.saturating_add(1);
     }

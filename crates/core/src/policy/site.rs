@@ -63,6 +63,10 @@ pub struct SiteState {
     pub(super) targets: u8,
     /// Whether the current tree counts exits.
     pub(super) counts_exits: bool,
+    /// Whether several threads called while it last learned.
+    pub(super) has_threads: bool,
+    /// Whether nobody counts what the current tree misses: see *Misses that stay* in [`super`].
+    pub(super) uncounted: bool,
     /// The state of a trial.
     pub(super) trial: Trial,
 }
@@ -87,6 +91,8 @@ impl SiteState {
             promotions: 0,
             targets: 0,
             counts_exits: false,
+            has_threads: false,
+            uncounted: false,
             trial: Trial::NONE,
         }
     }
@@ -121,6 +127,12 @@ impl SiteState {
     #[must_use]
     pub const fn targets(&self) -> u8 {
         self.targets
+    }
+
+    /// Whether nobody counts what its tree misses.
+    #[must_use]
+    pub const fn is_uncounted(&self) -> bool {
+        self.uncounted
     }
 
     /// Trees it was given so far, up to 255.
@@ -202,7 +214,7 @@ pub enum Event<'a> {
 pub struct Counters {
     /// Calls through the gate until [`Event::Settled`]; 0: none, let the gate lead straight to the tree.
     pub settle: u32,
-    /// Misses until [`Event::MissWindow`].
+    /// Misses until [`Event::MissWindow`]; 0: do not count them.
     pub misses: u32,
     /// Exits until [`Event::ExitWindow`]; 0: do not count them.
     pub exits: u32,

@@ -21,7 +21,7 @@ const TRAINING: u32 = 16_384;
 const TURN: u32 = 1024;
 /// Pairs of turns.
 const PAIRS: u8 = 4;
-/// Pairs that the tree must win.
+/// Pairs that the tree must win; all of them where several threads take part in both turns, and in counting them.
 const WINS: u8 = 3;
 /// The tree wins by saving at least 1/this of what the retpoline costs over a direct call.
 const GAIN: u64 = 6;
@@ -100,7 +100,8 @@ impl Policy {
         if !site.trial.is_over() {
             return Action::Resume(self.turn(site, TURN, now));
         }
-        if site.trial.wins() >= WINS {
+        let wins = if site.has_threads { PAIRS } else { WINS };
+        if site.trial.wins() >= wins {
             site.trial = Trial::WON;
             return self.resume(site, now, Reason::Promoted);
         }

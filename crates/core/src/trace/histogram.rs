@@ -103,6 +103,12 @@ impl Histogram {
         number
     }
 
+    /// Whether several threads called.
+    #[must_use]
+    pub fn has_threads(&self) -> bool {
+        self.tags_used > 1
+    }
+
     fn thread(&mut self, tag: u16) -> u8 {
         if let Some(known) = first(&self.tags, self.tags_used).iter().position(|&t| t == tag) {
             return known as u8;

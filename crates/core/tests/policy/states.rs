@@ -131,7 +131,7 @@ proptest! {
 
 #[test]
 fn a_site_is_small() {
-    assert!(size_of::<SiteState>() <= 40, "{}", size_of::<SiteState>());
+    assert!(size_of::<SiteState>() <= 48, "{}", size_of::<SiteState>());
     assert!(size_of::<Policy>() <= 64 << 10, "{}", size_of::<Policy>());
 }
 
@@ -225,4 +225,43 @@ fn a_rare_site_learns_when_its_retpolines_have_cost_some_times_what_learning_cos
     let more = calls_until_it_learns(4).expect("it learns");
     assert!((200..4_000).contains(&few) && (2 * few..8 * few).contains(&more), "{few}, {more}");
     assert_eq!(calls_until_it_learns(u32::MAX), None);
+}
+
+/// A site that calls one target and a few of many others, seen by so many threads, learns anew because of the others.
+fn misses_that_stay(threads: u64) -> (Action, SiteState, u64) {
+    let mut policy = Box::new(Policy::new());
+    let (mut site, now) = (SiteState::new(), 1000);
+    let window: Vec<u64> =
+        (0..256u64).map(|i| entry(if i % 16 == 0 { 0x4000 + i * 32 } else { 0x1000 }, (i % threads) as u16)).collect();
+    policy.on(&mut site, Event::ColdExpired, now, &|_| true);
+    let mut promote = Event::WindowFull { trace: Trace::new(&window), current: None };
+    // It may want to see more.
+    let long: Vec<u64> = window.iter().cycle().take(WINDOW_MAX).copied().collect();
+    while let Action::ContinueLearning { .. } = policy.on(&mut site, promote, now, &|_| true) {
+        promote = Event::WindowFull { trace: Trace::new(&long), current: None };
+    }
+    let (targets, chain) = (policy.plan().targets().to_vec(), policy.plan().chain());
+    assert!(site.has_tree(), "{site:?}");
+    assert!(matches!(
+        policy.on(&mut site, Event::MissWindow { misses: 256 }, now + 1, &|_| true),
+        Action::Learn { .. }
+    ));
+    let current = Some(Current { targets: &targets, chain });
+    let action = policy.on(&mut site, Event::WindowFull { trace: Trace::new(&long), current }, now + 2, &|_| true);
+    (action, site, now + 2)
+}
+
+#[test]
+fn misses_that_stay_are_counted_where_one_thread_has_them() {
+    let (action, site, _) = misses_that_stay(1);
+    assert!(matches!(action, Action::Resume(counters) if counters.misses > 0), "{action:?}");
+    assert!(!site.is_uncounted());
+}
+
+#[test]
+fn misses_that_stay_are_not_counted_where_several_threads_have_them() {
+    let (action, site, now) = misses_that_stay(2);
+    assert!(matches!(action, Action::Resume(counters) if counters.misses == 0), "{action:?}");
+    // It is looked at again all the same.
+    assert!(site.is_uncounted() && !site.is_due(now) && site.is_due(now + (1 << 40)));
 }
