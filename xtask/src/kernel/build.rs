@@ -169,7 +169,7 @@ pub fn engine(object: &Path, broken: Option<&str>) -> Result<()> {
         "--crate-name=relpoline_kernel",
         "--edition=2024",
     ]);
-    rustc.arg(format!("--emit=obj={}", object.display())).args(["--cfg", "relpoline_kernel", "--cap-lints=warn"]);
+    rustc.arg(format!("--emit=obj={}", object.display())).arg("--cap-lints=warn");
     if let Some(fault) = broken {
         rustc.arg("--cfg").arg(format!("relpoline_broken=\"{fault}\""));
     }

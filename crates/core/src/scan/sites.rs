@@ -1,7 +1,7 @@
 //! The search for sites.
 //!
 //! Any branch opcode, wherever it stands, behind which four bytes lead to a thunk when read as a
-//! displacement, is a candidate. Finding them is a search for three bytes, which costs the same however far
+//! displacement, is a candidate. Finding them is a search for opcodes, which costs the same however far
 //! apart a linker has put the thunks. Real code has next to no candidates that are not branches, but next to
 //! none is not none: so the function around a candidate is decoded from its start. The decoder's place is
 //! kept, and a function with many sites is read once.
@@ -65,7 +65,8 @@ pub struct Sites<'a, F> {
     text: Region<'a>,
     thunks: &'a [u64],
     functions: F,
-    /// Where to go on: every branch opcode that begins before it has been looked at.
+    filter: Filter,
+    /// Where to go on: every opcode that ends before it has been looked at.
     next: usize,
     place: Option<Place>,
 }
@@ -90,6 +91,7 @@ struct Candidate {
 const CS: u8 = 0x2e;
 const CALL: u8 = 0xe8;
 const JUMP: u8 = 0xe9;
+const _: () = assert!(CALL | 1 == JUMP);
 /// The first byte of the conditional jumps' opcodes.
 const ESCAPE: u8 = 0x0f;
 
@@ -97,7 +99,7 @@ impl<'a, F: Functions> Sites<'a, F> {
     /// Searches `text` for branches to `thunks`, a sorted list of addresses (not necessarily in the text).
     pub fn new(text: Region<'a>, thunks: &'a [u64], functions: F) -> Sites<'a, F> {
         let next = if thunks.is_empty() { text.bytes.len() } else { 0 };
-        Sites { text, thunks, functions, next, place: None }
+        Sites { text, thunks, functions, filter: Filter::new(thunks), next, place: None }
     }
 
     /// Holds a candidate against instruction boundaries.
@@ -161,47 +163,86 @@ impl<'a, F: Functions> Sites<'a, F> {
 
     /// The next branch opcode whose displacement names a thunk.
     fn candidate(&mut self) -> Option<Candidate> {
-        let (bytes, begun) = (self.text.bytes, self.next);
-        for opcode in opcodes(bytes.get(begun..)?).map(|at| begun + at) {
-            if let Some(candidate) = self.candidate_at(opcode) {
-                self.next = opcode + 1;
-                return Some(candidate);
+        let bytes = self.text.bytes;
+        while self.next < bytes.len() {
+            let before = self.next.checked_sub(1);
+            let opcodes = match before.and_then(|at| bytes.get(at..)?.first_chunk()) {
+                Some(block) => opcodes(block),
+                // At the beginning, and at the end.
+                None => opcodes(&core::array::from_fn(|at| {
+                    (self.next + at).checked_sub(1).and_then(|at| bytes.get(at)).copied().unwrap_or(0)
+                })),
+            };
+            for (n, &word) in opcodes.as_chunks::<8>().0.iter().enumerate() {
+                let mut word = u64::from_le_bytes(word);
+                while word != 0 {
+                    let at = self.next + 8 * n + word.trailing_zeros() as usize / 8;
+                    if let Some(candidate) = self.candidate_at(at) {
+                        self.next = at + 1;
+                        return Some(candidate);
+                    }
+                    word &= word - 1;
+                }
             }
+            self.next += BLOCK;
         }
-        self.next = bytes.len();
         None
     }
 
-    fn candidate_at(&self, opcode: usize) -> Option<Candidate> {
+    /// The candidate whose opcode ends with the byte at this offset.
+    fn candidate_at(&self, last: usize) -> Option<Candidate> {
         let bytes = self.text.bytes;
-        let (kind, field) = match *bytes.get(opcode..)?.first_chunk::<2>()? {
-            [CALL, _] => (SiteKind::Call, opcode + 1),
-            [JUMP, _] => (SiteKind::Jump, opcode + 1),
-            [ESCAPE, 0x80..=0x8f] => (SiteKind::Cond, opcode + 2),
-            _ => return None,
-        };
-        let rel = i32::from_le_bytes(*bytes.get(field..)?.first_chunk()?);
-        let field = self.text.address.wrapping_add(field as u64);
+        let rel = i32::from_le_bytes(*bytes.get(last + 1..)?.first_chunk()?);
+        let field = self.text.address.wrapping_add(last as u64 + 1);
         let target = field.wrapping_add(4).wrapping_add_signed(i64::from(rel));
-        // Most branches lead to no thunk, and most of them to nowhere near one.
-        if target < *self.thunks.first()? || target > *self.thunks.last()? {
+        if !self.filter.may_hold(target) {
             return None;
         }
         let thunk = self.thunks.binary_search(&target).ok()?;
-        Some(Candidate { opcode: self.text.address.wrapping_add(opcode as u64), field, kind, thunk })
+        let (kind, len) = match *bytes.get(last)? {
+            CALL => (SiteKind::Call, 1),
+            JUMP => (SiteKind::Jump, 1),
+            _ => (SiteKind::Cond, 2),
+        };
+        Some(Candidate { opcode: field.wrapping_sub(len), field, kind, thunk })
     }
 }
 
-/// The places of all bytes that a direct branch may begin with.
-#[cfg(not(relpoline_kernel))]
-fn opcodes(bytes: &[u8]) -> impl Iterator<Item = usize> {
-    memchr::memchr3_iter(CALL, JUMP, ESCAPE, bytes)
+/// Answers for most addresses that they are no thunk's: a bit for each place that a thunk may have in a few KiB.
+#[derive(Clone, Copy, Debug)]
+struct Filter([u64; 16]);
+
+impl Filter {
+    fn new(thunks: &[u64]) -> Filter {
+        let mut filter = Filter([0; 16]);
+        for &thunk in thunks {
+            let (word, bit) = Filter::place(thunk);
+            filter.0[word] |= 1 << bit;
+        }
+        filter
+    }
+
+    /// Thunks are aligned to 16 mostly.
+    fn place(address: u64) -> (usize, u64) {
+        ((address >> 10) as usize % 16, (address >> 4) % 64)
+    }
+
+    fn may_hold(&self, address: u64) -> bool {
+        let (word, bit) = Filter::place(address);
+        self.0[word] >> bit & 1 != 0
+    }
 }
 
-/// The same where there are no vector registers to search with.
-#[cfg(relpoline_kernel)]
-fn opcodes(bytes: &[u8]) -> impl Iterator<Item = usize> {
-    bytes.iter().enumerate().filter(|(_, byte)| matches!(**byte, CALL | JUMP | ESCAPE)).map(|(at, _)| at)
+/// Bytes looked at in one go. There is no branch in what is done for a whole block, so it becomes vector code.
+const BLOCK: usize = 64;
+
+/// A 1 for each byte but the first with which the opcode of a direct branch may end.
+#[inline]
+fn opcodes(block: &[u8; BLOCK + 1]) -> [u8; BLOCK] {
+    core::array::from_fn(|at| {
+        let (before, byte) = (block[at], block[at + 1]);
+        u8::from(byte & !1 == CALL) | u8::from(byte & 0xf0 == 0x80) & u8::from(before == ESCAPE)
+    })
 }
 
 impl<F: Functions> Iterator for Sites<'_, F> {
