@@ -1,5 +1,7 @@
 //! What things cost, and the knobs.
 
+use super::crowd::PARKING;
+
 /// Costs of one machine. Those of a call are in 1/16 cycle, so that fractions survive without floating
 /// point; those of the slow path in whole cycles of the clock that the policy is given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +34,8 @@ pub struct Costs {
     pub patch: u32,
     /// Linking a site to its tree, or undoing it (cycles).
     pub link: u32,
+    /// Warm sites from which on one more tree that no other site runs costs what it saves.
+    pub crowd: u32,
     /// The clock's rate.
     pub cycles_per_ms: u32,
 }
@@ -54,6 +58,7 @@ impl Costs {
         judge_call: 960,
         patch: 3_000,
         link: 20_000,
+        crowd: PARKING,
         cycles_per_ms: 2_800_000,
     };
 }
