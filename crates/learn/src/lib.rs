@@ -348,6 +348,10 @@ fn lead_to_tree<S: Site>(site: &mut S, start: Start) {
     site.memory_mut().exits = start.exits;
     site.counters().exits.store(running(start.exits), Relaxed);
     site.counters().settle.store(running(start.settle), Relaxed);
+    if !site.memory().stuck {
+        // The broken variant that the tests must catch: misses are counted for ever.
+        site.count_misses(start.misses != 0 || broken!("misses-contended"));
+    }
     let settles = start.settle != 0 && !site.memory().stuck;
     site.lead(if settles { To::Settling } else { To::Head });
 }

@@ -2,7 +2,7 @@
 //! fault.
 //!
 //! With `RUSTFLAGS='--cfg relpoline_broken="…"'` these fail, each its own: `empty-reads-full`,
-//! `cursor-trusted`, `cursor-left`, `refusal-ignored`, `waits-for-ever`.
+//! `cursor-trusted`, `cursor-left`, `refusal-ignored`, `waits-for-ever`, `misses-contended`.
 
 mod machine;
 
@@ -173,4 +173,22 @@ fn what_was_left_astray_begins_anew() {
     bench.arrive();
     assert_eq!(bench.phase(), Phase::Cold);
     assert!(bench.learns(8));
+}
+
+/// One call in eight goes anywhere, however often the site learns.
+fn counts_misses_that_stay(threads: u32) -> bool {
+    let mut bench = Bench::new();
+    bench.site.threads.store(threads, Relaxed);
+    for n in 0..200_000_u64 {
+        bench.call(if n % 8 == 0 { 8 + n / 8 % 90 } else { 7 });
+    }
+    assert!(bench.call(7), "{:?}", bench.site.memory());
+    bench.site.counts_misses()
+}
+
+/// Several threads would take the counter from each other. With `misses-contended` this fails.
+#[test]
+fn misses_of_several_threads_that_stay_are_not_counted() {
+    assert!(counts_misses_that_stay(1));
+    assert!(!counts_misses_that_stay(2));
 }

@@ -7,6 +7,7 @@
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use relpoline_core::policy::{Current, Plan, Reason};
+use relpoline_core::trace::entry;
 use relpoline_core::tree::Target;
 use relpoline_learn::rings::{RING_BYTES, Rings};
 use relpoline_learn::{Memory, Site, To, Unlinked};
@@ -45,6 +46,8 @@ pub struct Machine {
     text: AtomicU32,
     /// What becomes of writes to it.
     pub pokes: AtomicU32,
+    /// Between how many threads callers seem to take turns.
+    pub threads: AtomicU32,
     memory: Mutex<Memory>,
     trees: Mutex<Vec<Tree>>,
     standing: Mutex<Option<u32>>,
@@ -76,6 +79,7 @@ impl Machine {
             miss_gate: AtomicU32::new(COUNTING),
             text: AtomicU32::new(0),
             pokes: AtomicU32::new(ALLOWED),
+            threads: AtomicU32::new(1),
             memory: Mutex::new(Memory::new()),
             trees: Mutex::default(),
             standing: Mutex::default(),
@@ -95,6 +99,11 @@ impl Machine {
     /// What is remembered of it.
     pub fn memory(&self) -> Memory {
         *self.memory.lock().expect("no panic")
+    }
+
+    /// Whether what its trees miss is counted.
+    pub fn counts_misses(&self) -> bool {
+        self.miss_gate.load(Relaxed) != THUNK
     }
 
     /// A call: whether the slow path is to be entered, and whether a tree knew the target.
@@ -129,8 +138,9 @@ impl Machine {
     /// The recording stub.
     fn record(&self, target: u64) -> bool {
         let cursor = self.counters.cursor.load(Relaxed);
+        let thread = (cursor / 8 % u64::from(self.threads.load(Relaxed))) as u16;
         // SAFETY: cursors point into rings, which are there as long as the test is.
-        unsafe { &*(cursor as *const core::sync::atomic::AtomicU64) }.store(target, Relaxed);
+        unsafe { &*(cursor as *const core::sync::atomic::AtomicU64) }.store(entry(target, thread), Relaxed);
         let ring = cursor & !(RING_BYTES as u64 - 1);
         let next = ring | (cursor + 8) & (RING_BYTES as u64 - 1);
         self.counters.cursor.store(next, Relaxed);
@@ -218,6 +228,10 @@ impl Site for Hand<'_> {
         };
         let word = if self.memory.stuck { &self.machine.miss_gate } else { &self.machine.gate };
         word.store(way, Release);
+    }
+
+    fn count_misses(&mut self, counted: bool) {
+        self.machine.miss_gate.store(if counted { COUNTING } else { THUNK }, Release);
     }
 
     fn link(&mut self) -> Result<(), Reason> {

@@ -251,6 +251,12 @@ impl Site for Hand<'_> {
         }
     }
 
+    fn count_misses(&mut self, counted: bool) {
+        let counting = counted || self.table.counted;
+        let way = if counting { self.table.gate.counting(self.arena) } else { self.table.plain_at() };
+        self.table.gate.point_misses_to(self.arena, way);
+    }
+
     /// Lets the text gate lead to the tree, past the gate word, by one byte.
     fn link(&mut self) -> Result<(), Reason> {
         self.lead(To::Head);
