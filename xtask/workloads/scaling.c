@@ -1,6 +1,7 @@
 /* One hot site under loads of different size. Prints the calls made and the processor time they took [ns].
  *
  *   scaling threads N      N threads call through it at once
+ *   scaling misses N       likewise, and a fifth of their calls goes to any of 256 targets
  *   scaling phases MS      its targets change every MS milliseconds
  *   scaling forks CALLS    one child after the other makes CALLS calls, as a server with a process per connection
  *   scaling loads FILE     a library is loaded, called and unloaded again and again
@@ -58,15 +59,42 @@ static void *caller(void *unused) {
     return (void *)site(callees, 2, share);
 }
 
-static word threads(word count) {
+static word in_threads(word count, void *(*work)(void *)) {
     pthread_t ids[256];
     word total = 60000000;
     if (count > 256) exit(2);
     share = total / count;
     for (word i = 0; i < count; i++)
-        if (pthread_create(&ids[i], NULL, caller, NULL)) exit(1);
+        if (pthread_create(&ids[i], NULL, work, NULL)) exit(1);
     for (word i = 0; i < count; i++) pthread_join(ids[i], NULL);
     return share * count;
+}
+
+#define RARE(n) OPAQUE static word rare_##n(word x) { return x + 0x##n; }
+#define NAME(n) rare_##n,
+#define SIXTEEN(m, h) m(h##0) m(h##1) m(h##2) m(h##3) m(h##4) m(h##5) m(h##6) m(h##7) m(h##8) m(h##9) m(h##a) m(h##b) m(h##c) \
+    m(h##d) m(h##e) m(h##f)
+#define ALL(m) SIXTEEN(m, 0) SIXTEEN(m, 1) SIXTEEN(m, 2) SIXTEEN(m, 3) SIXTEEN(m, 4) SIXTEEN(m, 5) SIXTEEN(m, 6) SIXTEEN(m, 7) \
+    SIXTEEN(m, 8) SIXTEEN(m, 9) SIXTEEN(m, a) SIXTEEN(m, b) SIXTEEN(m, c) SIXTEEN(m, d) SIXTEEN(m, e) SIXTEEN(m, f)
+ALL(RARE)
+static callee_t *const rare[256] = { ALL(NAME) };
+
+enum { ORDER = 1 << 16 };
+static callee_t *order[ORDER];
+
+static void *misser(void *unused) {
+    (void)unused;
+    return (void *)site(order, ORDER, share);
+}
+
+/* The same order for all, and nobody can foresee it. */
+static word misses(word count) {
+    word random = 88172645463325252;
+    for (int i = 0; i < ORDER; i++) {
+        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+        order[i] = (random >> 20) % 5 ? add : rare[random >> 40 & 255];
+    }
+    return in_threads(count, misser);
 }
 
 static word phases(word length) {
@@ -110,7 +138,8 @@ word run(word calls) { return site(callees, 2, calls); }
 int main(int argc, char **argv) {
     if (argc < 3) return 2;
     word before = processor_time(), number = strtoul(argv[2], NULL, 10), calls = 0;
-    if (!strcmp(argv[1], "threads")) calls = threads(number);
+    if (!strcmp(argv[1], "threads")) calls = in_threads(number, caller);
+    else if (!strcmp(argv[1], "misses")) calls = misses(number);
     else if (!strcmp(argv[1], "phases")) calls = phases(number);
     else if (!strcmp(argv[1], "forks")) calls = forks(number);
     else if (!strcmp(argv[1], "loads")) calls = loads(argv[2]);

@@ -63,7 +63,7 @@ enum Load {
     Start,
 }
 
-const SCALES: [Scale; 5] = [
+const SCALES: [Scale; 6] = [
     Scale {
         name: "threads",
         title: "One hot site, two targets, from N threads at once",
@@ -71,6 +71,14 @@ const SCALES: [Scale; 5] = [
         values: &[1, 2, 4, 16, 64],
         unit: "ns per call",
         load: Load::Calls("threads"),
+    },
+    Scale {
+        name: "misses",
+        title: "One site, a fifth of its calls to any of 256 targets, from N threads at once",
+        grows: "threads",
+        values: &[1, 2, 4, 16],
+        unit: "ns per call",
+        load: Load::Calls("misses"),
     },
     Scale {
         name: "phases",
