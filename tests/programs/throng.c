@@ -1,10 +1,14 @@
-/* A thousand sites that are equally warm: a crowd. Those that call what others call are led to what those run, without having been
+/* Three thousand sites that are equally warm: a crowd, on every processor. Those that call what others call are led to what those run, without having been
  * learned; those that nobody resembles are parked at thunks that they share. Each call must be right whatever it is led to. */
 #include "arena.h"
 
-#define ROWS(M)                                                                                    \
-    M(a) M(b) M(c) M(d) M(e) M(f) M(g) M(h) M(i) M(j) M(k) M(l) M(m) M(n) M(o) M(p)
-#define SITES (16 * 64)
+#define ROWS(of)                                                                                   \
+    of(a) of(b) of(c) of(d) of(e) of(f) of(g) of(h) of(i) of(j) of(k) of(l) of(m) of(n) of(o) of(p)                \
+    of(q) of(r) of(s) of(t) of(u) of(v) of(w) of(x) of(y) of(z) of(A) of(B) of(C) of(D) of(E) of(F)                \
+    of(G) of(H) of(I) of(J) of(K) of(L) of(M) of(N) of(O) of(P) of(Q) of(R) of(S) of(T) of(U) of(V)
+#define SITES (48 * 64)
+/* The number of a row. */
+#define ROW_OF(name) (*(name) >= 'a' ? *(name) - 'a' : *(name) - 'A' + 26)
 #define EIGHT(m, r, n) m(r, n##0) m(r, n##1) m(r, n##2) m(r, n##3) m(r, n##4) m(r, n##5) m(r, n##6) m(r, n##7)
 #define ROW(m, r)                                                                                  \
     EIGHT(m, r, 0) EIGHT(m, r, 1) EIGHT(m, r, 2) EIGHT(m, r, 3) EIGHT(m, r, 4) EIGHT(m, r, 5) EIGHT(m, r, 6) EIGHT(m, r, 7)
@@ -12,7 +16,7 @@
 typedef word site_t(callee_t *, word);
 #define SITE(r, n) static OPAQUE word site_##r##n(callee_t *callee, word x) { word a = callee(x); return a + 1; }
 #define SITE_NAME(r, n) site_##r##n,
-#define OWN(r, n) static OPAQUE word own_##r##n(word x) { entered++; return x * 7 + (0##n | (#r[0] - 'a') << 6); }
+#define OWN(r, n) static OPAQUE word own_##r##n(word x) { entered++; return x * 7 + (0##n | ROW_OF(#r) << 6); }
 #define OWN_NAME(r, n) own_##r##n,
 #define SITE_ROW(r) ROW(SITE, r)
 #define SITE_NAME_ROW(r) ROW(SITE_NAME, r)
@@ -58,7 +62,7 @@ static int together(void) {
 int main(int count, char **argument) {
     CHECK(count == 2, "%d", count);
     int is_shared = !strcmp(argument[1], "shared");
-    int enough = is_shared ? SITES / 8 * 7 : SITES / 8;
+    int enough = is_shared ? SITES / 8 * 7 : SITES / 12;
     word round = 0;
     for (; round < ROUNDS && (round % 500 != 0 || together() < enough); round++)
         for (word n = 0; n < SITES; n++)
