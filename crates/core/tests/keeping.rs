@@ -200,7 +200,8 @@ fn cases() -> impl Strategy<Value = Case> {
             let base = if spread > 0x7000_0000 { base - spread / 2 } else { base };
             let unique: BTreeSet<u64> = offsets.into_iter().map(|o| base + o % spread).collect();
             let share = |i: usize| (seed.rotate_left(i as u32 * 7) as u32) >> (i % 33).min(31);
-            let reaches = |t: &u64| t.abs_diff(HEAD - if low { LOW } else { 0 }) < 0x7f00_0000;
+            // The body lies 16 MiB behind the head.
+            let reaches = |t: &u64| t.abs_diff(HEAD - if low { LOW } else { 0 }) < 0x7e00_0000;
             let mut targets: Vec<Target> = (unique.into_iter().filter(reaches).enumerate())
                 .map(|(i, address)| Target { address, share: share(i) })
                 .collect();
