@@ -97,7 +97,8 @@ pub fn short(report: &Report) -> String {
             format!("**{:.2}** [{:.2}, {:.2}]", found.ratio.median, found.ratio.low, found.ratio.high)
         });
         // Whose interval has nothing in it cannot be told from nothing.
-        let won = row.won_back.filter(|share| share.low > 0.0).map_or("–".to_owned(), |share| percent(&share));
+        let told = |share: &Interval| share.low > 0.0 || share.high < 0.0;
+        let won = row.won_back.filter(told).map_or("–".to_owned(), |share| percent(&share));
         let (program, load, metric) = (&row.program, &row.workload, &row.metric);
         let _ = writeln!(text, "| {program} {load} | {metric} {arrow} | {twin} | {ours} | {won} |");
     }
