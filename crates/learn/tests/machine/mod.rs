@@ -102,6 +102,7 @@ impl Machine {
     }
 
     /// Whether what its trees miss is counted.
+    #[allow(dead_code, reason = "the model does not ask")]
     pub fn counts_misses(&self) -> bool {
         self.miss_gate.load(Relaxed) != THUNK
     }
