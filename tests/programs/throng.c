@@ -1,5 +1,6 @@
-/* Three thousand sites that are equally warm: a crowd, on every processor. Those that call what others call are led to what those run, without having been
- * learned; those that nobody resembles are parked at thunks that they share. Each call must be right whatever it is led to. */
+/* Three thousand sites that are equally warm: a crowd, on every processor. Those that call what others call are
+ * led to what those run, without having been learned; those that nobody resembles are parked at thunks that they
+ * share. Each call must be right whatever it is led to. */
 #include "arena.h"
 
 #define ROWS(of)                                                                                   \

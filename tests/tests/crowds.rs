@@ -77,7 +77,8 @@ fn sites_that_are_left_alone_get_another_chance() {
     assert!(again > 4, "{again}: {}", report.summary());
 }
 
-/// Three thousand sites that call what others call: led to what those run, unlearned, before all of them could have been learned.
+/// Three thousand sites that call what others call: led to what those run, unlearned, before all of them
+/// could have been learned.
 #[test]
 fn in_a_crowd_sites_share_what_others_have_learned() {
     let outcome = Run::new(Program::retpolined("throng.c").build()).args(&["shared"]).same();

@@ -53,7 +53,8 @@ fn keeps_everything(flags: &[&str]) {
             let name = format!("jump_by_{register}");
             let sites: Vec<_> = outcome.report().sites_in(&name).collect();
             assert!(!sites.is_empty(), "{name} is not known: {}", outcome.report().summary());
-            // It may be learning anew when its calls end; under a nervous engine it may never have come further.
+            // It may be learning anew when its calls end; under a nervous engine it may never have come
+            // further.
             let is_right = |site: &Site| site.was_promoted() || option == "--nervous" && site.state != "refused";
             assert!(sites.iter().all(|site| is_right(site)), "{option} {name}: {}", outcome.report().summary());
         }

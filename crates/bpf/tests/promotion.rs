@@ -120,7 +120,8 @@ fn a_replaced_program_is_never_seen_again() {
         assert_eq!(dispatch.call(1), u64::from(answer));
         assert_eq!(dispatch.main.interpret(&mut [1]).unwrap(), u64::from(answer));
     }
-    // The new one becomes hot in its turn. Whoever was replaced may be compared with for a while, and is nobody.
+    // The new one becomes hot in its turn. Whoever was replaced may be compared with for a while, and is
+    // nobody.
     dispatch.put(1, 1);
     let is_there = |known: &VariableCall| known.promoted && names(known).iter().any(|name| name == "p1");
     let known = dispatch.until(&[1], is_there);

@@ -23,12 +23,12 @@
 //!   than 1/1000 of the time it took, the site learns again. A learning that changed nothing doubles the
 //!   window.
 //! - *Flapping*: targets normally make way for new ones, as a tree that holds everything has a stale order.
-//!   But when a tree has to go before it was worth its learning, because threads or phases call other targets in
-//!   turn, the next one holds its targets too.
-//! - *Misses that stay*: where several threads miss at once, each count takes the counter's line of the cache from the
-//!   others, which costs several retpolines. So when learning again because of misses finds nothing better, and calls
-//!   of several threads were seen, they are counted no more, and the site is looked at again like one without a tree. Exits are
-//!   not counted there at all.
+//!   But when a tree has to go before it was worth its learning, because threads or phases call other targets
+//!   in turn, the next one holds its targets too.
+//! - *Misses that stay*: where several threads miss at once, each count takes the counter's line of the cache
+//!   from the others, which costs several retpolines. So when learning again because of misses finds nothing
+//!   better, and calls of several threads were seen, they are counted no more, and the site is looked at
+//!   again like one without a tree. Exits are not counted there at all.
 //! - *Another chance*: a retpolined site has no counter. It asks to be looked at after doubling intervals
 //!   ([`SiteState::is_due`]), which the slow paths of other sites do.
 //! - *Budget*: learning is paid for before it starts, out of 1/200 of the elapsed time and an allowance;

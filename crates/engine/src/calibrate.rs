@@ -287,10 +287,11 @@ pub fn measure() -> Costs {
     Costs { direct, retpoline, mispredict, compare, node, kept_compare, kept_node, crowd, ..typical }
 }
 
-/// Sites of a crowd whose trees this processor holds beside each other. To measure that would take half a megabyte of code; so it
-/// is told by the size of the first cache for instructions, where that was tried: with 64 KiB (Granite Rapids) a thousand
-/// sites with targets of their own take 0.24 of their retpolines' time and two thousand 0.79, eight thousand 1.35; with 32 KiB (Zen 4)
-/// two thousand took 1.0. Other processors do not say (leaf 4 is Intel's) or were not tried, and get the `usual`.
+/// Sites of a crowd whose trees this processor holds beside each other. To measure that would take half a
+/// megabyte of code; so it is told by the size of the first cache for instructions, where that was tried:
+/// with 64 KiB (Granite Rapids) a thousand sites with targets of their own take 0.24 of their retpolines'
+/// time and two thousand 0.79, eight thousand 1.35; with 32 KiB (Zen 4) two thousand took 1.0. Other
+/// processors do not say (leaf 4 is Intel's) or were not tried, and get the `usual`.
 fn crowd(usual: u32) -> u32 {
     const LARGE: u32 = 64 << 10;
     const ROOMY: u32 = 2560;

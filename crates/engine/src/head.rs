@@ -12,9 +12,9 @@
 //! and each time with all misses of the window, so that it pays for its own in the long run. Sites that miss nothing pay
 //! nothing. Whoever misses too much goes back to its gate and learns; the others stay.
 //!
-//! A jump's return address is its caller's, or there is none; so jumps have heads of their own, as have trees that count
-//! exits, those whose misses are not counted any more, and all where every call is counted (`--count`). These leave by the
-//! site's miss gate.
+//! A jump's return address is its caller's, or there is none; so jumps have heads of their own, as have trees
+//! that count exits, those whose misses are not counted any more, and all where every call is counted
+//! (`--count`). These leave by the site's miss gate.
 
 use crate::site::{NONE, Site, Tree};
 use crate::state::{Engine, Group};

@@ -86,8 +86,8 @@ pub trait Site {
     /// Lets its calls go another way.
     fn lead(&mut self, to: To);
 
-    /// Lets what its trees miss be counted, or go straight where it went without a tree. Asked of a site that is not stuck,
-    /// before it is led to its tree. Sites that cannot do without counting go on.
+    /// Lets what its trees miss be counted, or go straight where it went without a tree. Asked of a site that
+    /// is not stuck, before it is led to its tree. Sites that cannot do without counting go on.
     fn count_misses(&mut self, _counted: bool) {}
 
     /// Makes the way to the tree in place as short as it gets, and sets [`Memory::linked`] if that is to be

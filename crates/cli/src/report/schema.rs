@@ -262,7 +262,8 @@ pub struct Site {
     pub targets: Vec<Target>,
     /// Calls that took a direct jump (counted with `--count` only).
     pub hits: u64,
-    /// Calls that missed and took the retpoline, as far as they were counted: those of several threads that stay are not.
+    /// Calls that missed and took the retpoline, as far as they were counted: those of several threads that
+    /// stay are not.
     pub misses: u64,
     /// Calls counted while learning.
     #[serde(default)]

@@ -113,8 +113,8 @@ pub struct Config {
     pub exit_share: u32,
     /// Misses or exits that cost more than 1/this of the elapsed time make the site learn again.
     pub relearn_share: u32,
-    /// A tree that has to go while learning it still makes more than 1/this of the time it was in place leaves its
-    /// targets to the next one; 0: none does.
+    /// A tree that has to go while learning it still makes more than 1/this of the time it was in place
+    /// leaves its targets to the next one; 0: none does.
     pub merge_share: u32,
     /// A change must improve the modelled cost by this much (percent).
     pub margin: u32,

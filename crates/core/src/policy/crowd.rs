@@ -14,8 +14,8 @@ use super::site::{Action, Phase, SiteState};
 
 /// Warm sites from which on they are a crowd, in which sites share unlearned what others have learned …
 pub const SHARING: u32 = if cfg!(relpoline_model) { 2 } else { 256 };
-/// … and in which sites are parked whose targets nobody shares, unless the processor is known to have room for more
-/// ([`Costs::crowd`](super::Costs::crowd)).
+/// … and in which sites are parked whose targets nobody shares, unless the processor is known to have room
+/// for more ([`Costs::crowd`](super::Costs::crowd)).
 pub const PARKING: u32 = if cfg!(relpoline_model) { 3 } else { 768 };
 /// A parked site waits this many doublings of the usual time for another chance.
 const PARKED_BACKOFF: u8 = 10;

@@ -21,7 +21,8 @@ const TRAINING: u32 = 16_384;
 const TURN: u32 = 1024;
 /// Pairs of turns.
 const PAIRS: u8 = 4;
-/// Pairs that the tree must win; all of them where several threads take part in both turns, and in counting them.
+/// Pairs that the tree must win; all of them where several threads take part in both turns, and in counting
+/// them.
 const WINS: u8 = 3;
 /// The tree wins by saving at least 1/this of what the retpoline costs over a direct call.
 const GAIN: u64 = 6;

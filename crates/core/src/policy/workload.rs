@@ -76,8 +76,8 @@ pub enum Pattern {
     },
     /// One target for so many calls, then another, then the first again.
     Flapping(u32),
-    /// Loops of 24 steps in turn, each for so many calls, and each with twelve targets of its own, of which the next
-    /// loop has six: threads or requests that share an interpreter.
+    /// Loops of 24 steps in turn, each for so many calls, and each with twelve targets of its own, of which
+    /// the next loop has six: threads or requests that share an interpreter.
     Turns {
         /// Calls until the next loop's turn.
         calls: u32,

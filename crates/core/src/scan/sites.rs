@@ -208,7 +208,8 @@ impl<'a, F: Functions> Sites<'a, F> {
     }
 }
 
-/// Answers for most addresses that they are no thunk's: a bit for each place that a thunk may have in a few KiB.
+/// Answers for most addresses that they are no thunk's: a bit for each place that a thunk may have in a few
+/// KiB.
 #[derive(Clone, Copy, Debug)]
 struct Filter([u64; 16]);
 
@@ -233,7 +234,8 @@ impl Filter {
     }
 }
 
-/// Bytes looked at in one go. There is no branch in what is done for a whole block, so it becomes vector code.
+/// Bytes looked at in one go. There is no branch in what is done for a whole block, so it becomes vector
+/// code.
 const BLOCK: usize = 64;
 
 /// A 1 for each byte but the first with which the opcode of a direct branch may end.

@@ -227,7 +227,8 @@ fn a_rare_site_learns_when_its_retpolines_have_cost_some_times_what_learning_cos
     assert_eq!(calls_until_it_learns(u32::MAX), None);
 }
 
-/// A site that calls one target and a few of many others, seen by so many threads, learns anew because of the others.
+/// A site that calls one target and a few of many others, seen by so many threads, learns anew because of the
+/// others.
 fn misses_that_stay(threads: u64) -> (Action, SiteState, u64) {
     let mut policy = Box::new(Policy::new());
     let (mut site, now) = (SiteState::new(), 1000);

@@ -211,7 +211,8 @@ impl Program {
         let rest = |site: usize| {
             for n in 0..CALLS_TO_REST {
                 crate::processor::call(self, site, new, thread);
-                // Looked at now too: here a tree whose order nobody watches is learned anew on every occasion.
+                // Looked at now too: here a tree whose order nobody watches is learned anew on every
+                // occasion.
                 if has_learned(engine(), site, new) {
                     return;
                 }
