@@ -58,7 +58,7 @@ fn survives_attaches(rounds: u32, variant: &str) -> bool {
 fn libraries_that_go_while_an_attach_begins() {
     assert!(survives_attaches(25, ""), "it died of an attach");
     if cfg!(debug_assertions) {
-        assert!(!survives_attaches(200, "listed-too-early"), "a list of objects that are gone goes unnoticed");
+        assert!(!survives_attaches(600, "listed-too-early"), "a list of objects that are gone goes unnoticed");
     } else {
         eprintln!("the broken variant is in debug builds only");
     }

@@ -26,9 +26,9 @@
 //!   But when a tree has to go before it was worth its learning, because threads or phases call other targets
 //!   in turn, the next one holds its targets too.
 //! - *Misses that stay*: where several threads miss at once, each count takes the counter's line of the cache
-//!   from the others, which costs several retpolines. So when learning again because of misses finds nothing
-//!   better, and calls of several threads were seen, they are counted no more, and the site is looked at
-//!   again like one without a tree. Exits are not counted there at all.
+//!   from the others, which costs several retpolines. So when learning again because of misses has found
+//!   nothing better twice, and calls of several threads were seen, they are counted no more, and the site is
+//!   looked at again like one without a tree, but more often. Exits are not counted there at all.
 //! - *Another chance*: a retpolined site has no counter. It asks to be looked at after doubling intervals
 //!   ([`SiteState::is_due`]), which the slow paths of other sites do.
 //! - *Budget*: learning is paid for before it starts, out of 1/200 of the elapsed time and an allowance;

@@ -10,6 +10,8 @@ use crate::trace::WINDOW_MAX;
 
 /// Longest window of a cold site.
 const COLD_MAX: u32 = 1 << 14;
+/// Most doublings of the wait for another look at a tree whose misses nobody counts.
+const UNCOUNTED_BACKOFF: u8 = 3;
 /// Settling windows grow by this factor until the site is linked or left alone.
 const SETTLE_GROWTH: u32 = 4;
 /// Settling windows until a site is left alone.
@@ -153,7 +155,11 @@ impl Policy {
         site.promoted = now;
         // What cannot be noticed by counting is looked at from time to time.
         let order_unwatched = usize::from(site.targets) > FEW && !site.counts_exits;
-        site.due = if order_unwatched || site.uncounted { self.retry_at(site, now) } else { 0 };
+        site.due = match (site.uncounted, order_unwatched) {
+            (true, _) => self.retry_after(site.retry_backoff.min(UNCOUNTED_BACKOFF), now),
+            (false, true) => self.retry_at(site, now),
+            (false, false) => 0,
+        };
         // A site that changes often is linked later.
         site.window = self.config.settle_calls << site.promotions.saturating_sub(1).min(5);
         Counters { settle: site.window, misses: self.miss_window(site), exits: self.exit_window(site) }
@@ -177,8 +183,12 @@ impl Policy {
     }
 
     pub(super) fn retry_at(&self, site: &SiteState, now: u64) -> u64 {
+        self.retry_after(site.retry_backoff, now)
+    }
+
+    fn retry_after(&self, backoff: u8, now: u64) -> u64 {
         let wait = u64::from(self.config.retry_ms) * u64::from(self.costs.cycles_per_ms);
-        now.saturating_add((wait << site.retry_backoff.min(20)).max(1))
+        now.saturating_add((wait << backoff.min(20)).max(1))
     }
 
     pub(super) fn retpoline(&mut self, site: &mut SiteState, reason: Reason, now: u64) -> Action {

@@ -170,7 +170,8 @@ impl Policy {
         let standing = self.standing.price(self.standing.len(), tree.chain, &terms);
         if !self.beats(choice.cost, standing.cost) {
             self.back_off(site);
-            site.uncounted = site.has_threads && (site.uncounted || site.cause == Cause::Misses);
+            // Once may have been a mixture of two phases.
+            site.uncounted = site.has_threads && (site.uncounted || site.miss_backoff > 1);
             let reason = if site.miss_backoff > 2 { Reason::BackingOff } else { Reason::Promoted };
             return Some(self.resume(site, now, reason));
         }

@@ -243,13 +243,15 @@ fn misses_that_stay(threads: u64) -> (Action, SiteState, u64) {
     }
     let (targets, chain) = (policy.plan().targets().to_vec(), policy.plan().chain());
     assert!(site.has_tree(), "{site:?}");
-    assert!(matches!(
-        policy.on(&mut site, Event::MissWindow { misses: 256 }, now + 1, &|_| true),
-        Action::Learn { .. }
-    ));
-    let current = Some(Current { targets: &targets, chain });
-    let action = policy.on(&mut site, Event::WindowFull { trace: Trace::new(&long), current }, now + 2, &|_| true);
-    (action, site, now + 2)
+    let mut again = |now: u64| {
+        let missed = policy.on(&mut site, Event::MissWindow { misses: 256 }, now, &|_| true);
+        assert!(matches!(missed, Action::Learn { .. }), "{missed:?}");
+        let current = Some(Current { targets: &targets, chain });
+        policy.on(&mut site, Event::WindowFull { trace: Trace::new(&long), current }, now + 1, &|_| true)
+    };
+    let first = again(now + 1);
+    assert!(matches!(first, Action::Resume(counters) if counters.misses > 0), "{first:?}");
+    (again(now + 3), site, now + 4)
 }
 
 #[test]
