@@ -40,6 +40,9 @@ fn misses_of_several_threads_that_stay_are_not_counted_for_long() {
     let outcome = |threads: &str| Run::new(Program::retpolined("misses.c").build()).args(&[threads]).option(FEW).same();
     let several = counted_misses(&outcome("2"));
     assert!(several < 100_000, "{several}");
+    // Where all calls are counted these are too.
+    let all = Run::new(Program::retpolined("misses.c").build()).args(&["2"]).option(FEW).option("--count").same();
+    assert!(counted_misses(&all) > 200_000, "{}", counted_misses(&all));
     // A single thread goes on counting, and learns anew as soon as they become more.
     let single = counted_misses(&outcome("1"));
     assert!(single > 200_000, "{single}");

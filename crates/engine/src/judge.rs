@@ -628,10 +628,11 @@ impl Engine {
     #[inline(never)]
     fn publish_tree(&mut self, id: u32, tree: u32, start: relpoline_core::policy::Counters) {
         let Some(&built) = self.trees.as_slice().get(tree as usize) else { return };
-        let Some(site) = self.sites.get_mut(id as usize) else { return };
         // The broken variant that the tests must catch: misses are counted for ever, whoever they are
         // contended by.
-        let misses = if start.misses == 0 && broken!("misses-contended") { never() } else { start.misses };
+        let counts_all = self.options().count || broken!("misses-contended");
+        let Some(site) = self.sites.get_mut(id as usize) else { return };
+        let misses = if start.misses == 0 && counts_all { never() } else { start.misses };
         site.tree = tree;
         site.misses = misses;
         site.exits = start.exits;
@@ -645,10 +646,9 @@ impl Engine {
         self.publish_part(id, &built, if settle { built.settling } else { built.head });
     }
 
-    /// Lets what the site's own trees miss be counted, or go straight to the thunk. Where all is counted
-    /// (`--count`) so are they; and what is behind a tree that the site is stuck with belongs to learning.
+    /// Lets what the site's own trees miss be counted, or go straight to the thunk. What is behind a tree that
+    /// the site is stuck with belongs to learning.
     fn lead_misses(&self, site: &Site, counted: bool) {
-        let counted = counted || self.options().count;
         if let Some(arena) = self.arena(site).filter(|_| !site.stuck) {
             site.gate.point_misses_to(arena, if counted { site.gate.counting(arena) } else { site.way });
         }
