@@ -49,6 +49,10 @@ const WITH: [&str; 19] = [
 /// And what is switched off.
 const WITHOUT: [&str; 2] = ["SOUND", "WERROR"];
 const HOOKS: &str = "landlock,yama,apparmor";
+/// More than any processor's extended registers take today.
+const STATE: &str = "DEFINE_LONGS(HOST_FP_SIZE, 16384);";
+/// They lie on the kernel's stacks, of which each gets two to the power of this many pages.
+const STACK_ORDER: &str = "4";
 /// Takes every symbol of a `make` on the command line for the architecture.
 const ARCH: &str = "ARCH=um";
 
@@ -70,21 +74,19 @@ impl Program for Linux {
     }
 
     fn recipe(&self) -> u32 {
-        1
+        2
     }
 
     fn build(&self, tree: &Tree) -> Result<()> {
         // The large code model calls everything by register, and gcc refuses it together with thunks.
-        let makefile = tree.dir.join("arch/um/Makefile");
-        let text = fs::read_to_string(&makefile)?;
-        let flag = "KBUILD_CFLAGS += -mcmodel=large";
-        ensure!(text.contains(flag), "arch/um/Makefile is another one than was expected");
-        fs::write(&makefile, text.replace(flag, ""))?;
+        exchange(tree, "arch/um/Makefile", "KBUILD_CFLAGS += -mcmodel=large", "")?;
+        // A process's extended registers. With AMX the host has 11 KiB of them and takes them back as a whole only.
+        exchange(tree, "arch/x86/um/user-offsets.c", "DEFINE_LONGS(HOST_FP_SIZE, 2696);", STATE)?;
         let compiler = format!("CC={}", tree.cc.display());
         tree.make(&[ARCH, &compiler, "x86_64_defconfig"])?;
         let switched = WITH.iter().flat_map(|name| ["-e", *name]).chain(WITHOUT.iter().flat_map(|name| ["-d", *name]));
-        let lsm = ["--set-str", "LSM", HOOKS];
-        tree.step("scripts/config", &switched.chain(lsm).collect::<Vec<_>>())?;
+        let set = ["--set-str", "LSM", HOOKS, "--set-val", "KERNEL_STACK_ORDER", STACK_ORDER];
+        tree.step("scripts/config", &switched.chain(set).collect::<Vec<_>>())?;
         tree.make(&[ARCH, &compiler, "olddefconfig"])?;
         tree.make(&[ARCH, &compiler, "linux"])
     }
@@ -112,8 +114,20 @@ impl Program for Linux {
             Box::new(Boot { name: "packets received", does: "receive" }),
             Box::new(Boot { name: "packets sent", does: "send" }),
             Box::new(Boot { name: "directory entries", does: "list" }),
+            Box::new(Boot { name: "udp over loopback", does: "udp" }),
+            Box::new(Boot { name: "tcp over loopback", does: "tcp" }),
+            Box::new(Boot { name: "pipe", does: "pipe" }),
+            Box::new(Boot { name: "tmpfs file", does: "write" }),
         ]
     }
+}
+
+/// Puts `new` where `old` stands in a file of the source.
+fn exchange(tree: &Tree, file: &str, old: &str, new: &str) -> Result<()> {
+    let path = tree.dir.join(file);
+    let text = fs::read_to_string(&path)?;
+    ensure!(text.contains(old), "{file} is another one than was expected");
+    fs::write(&path, text.replace(old, new)).map_err(Into::into)
 }
 
 /// The kernel is booted, does one thing several times, and is switched off.

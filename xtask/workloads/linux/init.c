@@ -2,6 +2,10 @@
  *   receive   pktgen puts packets of 60 bytes into the receive path, up to a UDP socket that is full
  *   send      pktgen hands packets to a device that drops them
  *   list      getdents over a directory of 3,000 files in tmpfs
+ *   write     a file of 1 MiB in tmpfs is written and read, 64 KiB a call
+ *   pipe      64 KiB go through a pipe, in two calls
+ *   udp       60-byte packets over loopback, 64 a system call
+ *   tcp       64 KiB a call over a loopback connection
  * A line for each time, behind the first one: "rate NUMBER", a second. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -115,6 +119,62 @@ static void list(int times) {
     }
 }
 
+/* One thing that `once` does, as often as `count` says, and how many of them a second. */
+static void repeat(int times, long count, long each, void (*once)(void)) {
+    for (int n = 0; n <= times; n++) {
+        double begun = now();
+        for (long round = 0; round < count; round++) once();
+        if (n > 0) printf("rate %.0f\n", (double)count * each / (now() - begun));
+    }
+}
+
+enum { CHUNK = 64 << 10, CHUNKS = 16, BATCH = 64, SMALL = 60 };
+static char chunk[CHUNK];
+static int from, to;
+
+static void write_file(void) {
+    for (int n = 0; n < CHUNKS; n++) CHECK(pwrite(to, chunk, CHUNK, (off_t)n * CHUNK) == CHUNK, "pwrite");
+    for (int n = 0; n < CHUNKS; n++) CHECK(pread(to, chunk, CHUNK, (off_t)n * CHUNK) == CHUNK, "pread");
+}
+
+/* What was written comes out again, in as many pieces as the kernel likes. */
+static void through(void) {
+    CHECK(write(to, chunk, CHUNK) == CHUNK, "write");
+    for (long got = 0; got < CHUNK;) {
+        ssize_t more = read(from, chunk, CHUNK - got);
+        CHECK(more > 0, "read");
+        got += more;
+    }
+}
+
+static void datagrams(void) {
+    static struct mmsghdr out[BATCH], in[BATCH];
+    static struct iovec sent = { chunk, SMALL }, received = { chunk, CHUNK };
+    for (int n = 0; n < BATCH; n++) {
+        out[n].msg_hdr = (struct msghdr) { .msg_iov = &sent, .msg_iovlen = 1 };
+        in[n].msg_hdr = (struct msghdr) { .msg_iov = &received, .msg_iovlen = 1 };
+    }
+    CHECK(sendmmsg(to, out, BATCH, 0) == BATCH, "sendmmsg");
+    CHECK(recvmmsg(from, in, BATCH, MSG_DONTWAIT, 0) == BATCH, "recvmmsg");
+}
+
+/* Two sockets that are connected over loopback: `to` and `from`. */
+static void connected(int type) {
+    unsigned char hardware[6];
+    int room = 1 << 20, server = socket(AF_INET, type, 0);
+    to = socket(AF_INET, type, 0);
+    up(to, "lo", "127.0.0.1", hardware);
+    struct sockaddr_in port = { .sin_family = AF_INET, .sin_port = htons(9) };
+    inet_pton(AF_INET, "127.0.0.1", &port.sin_addr);
+    setsockopt(server, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
+    setsockopt(to, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room);
+    CHECK(bind(server, (struct sockaddr *)&port, sizeof port) == 0, "bind");
+    CHECK(type == SOCK_DGRAM || listen(server, 1) == 0, "listen");
+    CHECK(connect(to, (struct sockaddr *)&port, sizeof port) == 0, "connect");
+    from = type == SOCK_DGRAM ? server : accept(server, 0, 0);
+    CHECK(from >= 0, "accept");
+}
+
 int main(void) {
     setvbuf(stdout, 0, _IONBF, 0);
     /* What the kernel's command line says and the kernel does not know comes as environment. */
@@ -126,6 +186,21 @@ int main(void) {
     if (strcmp(work, "receive") == 0) packets("xmit_mode netif_receive", times);
     else if (strcmp(work, "send") == 0) packets("xmit_mode start_xmit", times);
     else if (strcmp(work, "list") == 0) list(times);
+    else if (strcmp(work, "write") == 0) {
+        to = open("/tmp/file", O_CREAT | O_RDWR, 0600);
+        repeat(times, 300, 2 * CHUNKS, write_file);
+    } else if (strcmp(work, "pipe") == 0) {
+        int ends[2];
+        CHECK(pipe(ends) == 0, "pipe");
+        from = ends[0], to = ends[1];
+        repeat(times, 10000, 1, through);
+    } else if (strcmp(work, "udp") == 0) {
+        connected(SOCK_DGRAM);
+        repeat(times, 8000, BATCH, datagrams);
+    } else if (strcmp(work, "tcp") == 0) {
+        connected(SOCK_STREAM);
+        repeat(times, 8000, 1, through);
+    }
     else fail(work);
     printf("done %s\n", work);
     end();
