@@ -1,15 +1,14 @@
-//! The decoder against iced-x86: any bytes. Where iced reads an instruction, the decoder has to read one of the same length,
-//! flow and operand, and may only err on the careful side about flags.
+//! The decoder against iced-x86: any bytes. Where iced reads an instruction, the decoder has to read one of the same length
+//! and flow; and the quick way to a length agrees with the long one.
 #![no_main]
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpCodeTableKind, RflagsBits};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpCodeTableKind};
 use libfuzzer_sys::fuzz_target;
-use relpoline_core::arch::decode::{FlagUse, Flow, Insn, MAX_LEN, decode};
-
-const STATUS: u32 = RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
+use relpoline_core::arch::decode::{Flow, Insn, MAX_LEN, decode, length};
 
 fuzz_target!(|bytes: &[u8]| {
     let ours = decode(bytes);
+    assert_eq!(length(bytes), ours.as_ref().map(|ours| ours.len), "{bytes:02x?}");
     if let Some(ours) = &ours {
         assert!(ours.len > 0 && usize::from(ours.len) <= bytes.len().min(MAX_LEN));
     }
@@ -20,12 +19,6 @@ fuzz_target!(|bytes: &[u8]| {
     let ours = ours.unwrap_or_else(|| panic!("{bytes:02x?} is {theirs}, not an unknown instruction"));
     assert_eq!(usize::from(ours.len), theirs.len(), "{bytes:02x?} is {theirs}");
     check_flow(&ours, &theirs);
-    check_flags(&ours, &theirs);
-    let rip = theirs.is_ip_rel_memory_operand();
-    assert_eq!(ours.rip_operand.is_some(), rip, "{theirs}");
-    if rip && theirs.memory_base() == iced_x86::Register::RIP {
-        assert_eq!(ours.rip_target(0), Some(theirs.ip_rel_memory_address()), "{theirs}");
-    }
 });
 
 fn check_flow(ours: &Insn, theirs: &Instruction) {
@@ -51,15 +44,4 @@ fn check_flow(ours: &Insn, theirs: &Instruction) {
 fn is_group7(instruction: &Instruction) -> bool {
     let opcode = instruction.op_code();
     opcode.table() == OpCodeTableKind::T0F && matches!(opcode.op_code(), 0x01 | 0x01c0..=0x01ff)
-}
-
-fn check_flags(ours: &Insn, theirs: &Instruction) {
-    let reads = theirs.rflags_read() & STATUS != 0;
-    match ours.flags {
-        FlagUse::Reads => {}
-        FlagUse::Neither => assert!(!reads, "{theirs} reads flags"),
-        FlagUse::Overwrites => {
-            assert!(!reads && theirs.rflags_modified() & STATUS == STATUS, "{theirs} keeps or reads a flag");
-        }
-    }
 }

@@ -1,10 +1,8 @@
 //! The decoder against iced-x86: random bytes, every opcode, and the machine's own programs.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpCodeTableKind, RflagsBits};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpCodeTableKind};
 use proptest::prelude::*;
-use relpoline_core::arch::decode::{FlagUse, Flow, Insn, MAX_LEN, decode};
-
-const STATUS: u32 = RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
+use relpoline_core::arch::decode::{Flow, Insn, MAX_LEN, decode, length};
 
 fn oracle(bytes: &[u8]) -> Option<Instruction> {
     let mut decoder = Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE);
@@ -12,16 +10,15 @@ fn oracle(bytes: &[u8]) -> Option<Instruction> {
     (!instruction.is_invalid()).then_some(instruction)
 }
 
-/// Near branches with an operand-size prefix differ between AMD and Intel; xbegin has no flag data.
+/// Near branches with an operand-size prefix differ between AMD and Intel.
 fn check(bytes: &[u8]) {
+    assert_eq!(length(bytes), decode(bytes).map(|ours| ours.len), "{bytes:02x?}, the quick way and the long one");
     let Some(theirs) = oracle(bytes) else { return };
     let Some(ours) = decode(bytes) else {
         panic!("{bytes:02x?} is {theirs} ({:?}), not an unknown instruction", theirs.code());
     };
     assert_eq!(usize::from(ours.len), theirs.len(), "{bytes:02x?} is {theirs}");
     check_flow(bytes, &ours, &theirs);
-    check_flags(bytes, &ours, &theirs);
-    check_operand(bytes, &ours, &theirs);
 }
 
 fn check_flow(bytes: &[u8], ours: &Insn, theirs: &Instruction) {
@@ -55,29 +52,6 @@ fn check_flow(bytes: &[u8], ours: &Insn, theirs: &Instruction) {
 fn is_group7(instruction: &Instruction) -> bool {
     let opcode = instruction.op_code();
     opcode.table() == OpCodeTableKind::T0F && matches!(opcode.op_code(), 0x01 | 0x01c0..=0x01ff)
-}
-
-fn check_flags(bytes: &[u8], ours: &Insn, theirs: &Instruction) {
-    let reads = theirs.rflags_read() & STATUS != 0;
-    let replaces = theirs.rflags_modified() & STATUS == STATUS;
-    match ours.flags {
-        FlagUse::Reads => {}
-        FlagUse::Neither => assert!(!reads, "{bytes:02x?} is {theirs}, which reads flags"),
-        FlagUse::Overwrites => {
-            assert!(!reads && replaces, "{bytes:02x?} is {theirs}, which keeps or reads a flag");
-        }
-    }
-}
-
-fn check_operand(bytes: &[u8], ours: &Insn, theirs: &Instruction) {
-    let rip = theirs.is_ip_rel_memory_operand();
-    assert_eq!(ours.rip_operand.is_some(), rip, "{bytes:02x?} is {theirs}");
-    let address32 = theirs.memory_base() == iced_x86::Register::EIP;
-    if rip && !address32 {
-        assert_eq!(ours.rip_target(0), Some(theirs.ip_rel_memory_address()), "{bytes:02x?} is {theirs}");
-        let is_lea = theirs.mnemonic() == Mnemonic::Lea;
-        assert_eq!(ours.rip_operand.map(|operand| operand.is_lea), Some(is_lea), "{bytes:02x?} is {theirs}");
-    }
 }
 
 /// Bytes that look more like code than noise does: prefixes, escapes, then anything.
@@ -205,12 +179,6 @@ fn known_instructions() {
     assert_eq!(flow(&[0x0f, 0x84, 2, 0, 0, 0]), Flow::Cond { rel: 2 });
     assert_eq!(flow(&[0xff, 0xe0]), Flow::IndirectJump);
     assert_eq!(flow(&[0xff, 0x15, 0, 0, 0, 0]), Flow::IndirectCall);
-    let lea = decode(&[0x48, 0x8d, 0x05, 0x10, 0, 0, 0]).unwrap();
-    assert_eq!(lea.rip_target(0x1000), Some(0x1017));
-    let mov = decode(&[0xb8, 0x10, 0x20, 0x40, 0]).unwrap();
-    assert_eq!(mov.immediate, Some(0x0040_2010));
-    let table = decode(&[0x48, 0x8b, 0x04, 0xc5, 0x10, 0x20, 0x40, 0]).unwrap();
-    assert_eq!(table.disp32, Some(0x0040_2010));
     assert_eq!(decode(&[0x62]), None);
     assert_eq!(decode(&[0x66; 20]), None);
 }

@@ -20,6 +20,7 @@ use rustix::mm::MprotectFlags;
 use crate::cells::PAGE;
 use crate::lock::TryLock;
 use crate::{mask, sync};
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Why text could not be changed.
@@ -236,8 +237,9 @@ enum Way {
 /// Writes many displacements of one object's text while no thread runs it.
 pub struct Repoint {
     way: Way,
-    /// The page being gathered, for [`Way::Mem`]: whole pages are written at once.
+    /// The page being gathered, for [`Way::Mem`]: each page is written once, from its first change to its last.
     page: u64,
+    changed: Range<usize>,
     buf: [u8; PAGE],
 }
 
@@ -257,7 +259,7 @@ impl Repoint {
             // SAFETY: passed on to the caller.
             _ => unsafe { unprotect(start, len, is_writable)? },
         };
-        Ok(Repoint { way, page: 0, buf: [0; PAGE] })
+        Ok(Repoint { way, page: 0, changed: 0..0, buf: [0; PAGE] })
     }
 
     /// Whether the kernel lets us force a write to `start` (`proc_mem.force_override` may not): its own byte
@@ -283,18 +285,35 @@ impl Repoint {
             let page = at & !(PAGE as u64 - 1);
             if page != self.page {
                 self.flush()?;
-                // SAFETY: text is readable.
-                self.buf.copy_from_slice(unsafe { core::slice::from_raw_parts(page as *const u8, PAGE) });
-                self.page = page;
+                let first = (at - page) as usize;
+                (self.page, self.changed) = (page, first..first);
             }
-            self.buf[(at - page) as usize] = byte;
+            let offset = (at - page) as usize;
+            self.gather(offset);
+            self.buf[offset] = byte;
         }
         Ok(())
     }
 
+    /// Takes what lies between this byte of the page and those that were changed from the text.
+    fn gather(&mut self, offset: usize) {
+        let Range { start, end } = self.changed;
+        self.changed = start.min(offset)..end.max(offset + 1);
+        for missing in [self.changed.start..start, end..self.changed.end] {
+            // SAFETY: text is readable, and the range lies in its page.
+            let text = unsafe {
+                core::slice::from_raw_parts((self.page as usize + missing.start) as *const u8, missing.len())
+            };
+            self.buf[missing].copy_from_slice(text);
+        }
+    }
+
     fn flush(&mut self) -> Result<(), PokeError> {
         match &self.way {
-            Way::Mem(mem) if self.page != 0 => write_all(mem, self.page, &self.buf),
+            Way::Mem(mem) if self.page != 0 => {
+                let changed = self.changed.clone();
+                write_all(mem, self.page + changed.start as u64, &self.buf[changed])
+            }
             _ => Ok(()),
         }
     }

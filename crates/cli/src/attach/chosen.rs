@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 
 use anyhow::ensure;
 use clap::Args;
@@ -21,7 +22,7 @@ pub struct Chosen {
     /// All processes that are called NAME, or whose executable is (repeatable).
     #[arg(long, value_name = "NAME")]
     pub name: Vec<String>,
-    /// All processes of the systemd unit UNIT: those in its control group (repeatable).
+    /// All processes of the systemd unit UNIT: those in its control group, of the system's units and your own (repeatable).
     #[arg(long, value_name = "UNIT")]
     pub unit: Vec<String>,
     /// With each process also those that it has started, and those that they have.
@@ -36,7 +37,8 @@ impl Chosen {
         self.tree || !self.name.is_empty() || !self.unit.is_empty()
     }
 
-    /// Their numbers: those that were given, in that order, then the others.
+    /// Their numbers: those that were given, in that order, then the others, one's own before those of other users. Whoever
+    /// calls his processes like root's is served last, and holds up nobody but himself.
     ///
     /// # Errors
     /// When there is no process of a name, or in a unit.
@@ -44,7 +46,12 @@ impl Chosen {
         if !self.is_search() {
             return Ok(self.pids.clone());
         }
-        let all: Vec<Process> = Process::all().into_iter().filter(|one| one.pid != std::process::id()).collect();
+        let own = rustix::process::geteuid().as_raw();
+        let mut all: Vec<Process> = Process::all().into_iter().filter(|one| one.pid != std::process::id()).collect();
+        all.sort_by_key(|one| {
+            let owner = fs::metadata(format!("/proc/{}", one.pid)).map_or(u32::MAX, |about| about.uid());
+            (owner != own, owner)
+        });
         let mut chosen: Vec<u32> = self.pids.iter().map(|pid| pid.unsigned_abs()).collect();
         for name in &self.name {
             let named = all.iter().filter(|one| is_called(one, name)).map(|one| one.pid);
@@ -55,7 +62,7 @@ impl Chosen {
         for unit in &self.unit {
             let before = chosen.len();
             chosen.extend(all.iter().map(|one| one.pid).filter(|pid| {
-                fs::read(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| is_in_unit(&groups, unit.as_bytes()))
+                fs::read(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| is_in_unit(&groups, unit.as_bytes(), own))
             }));
             ensure!(
                 chosen.len() > before,
@@ -81,12 +88,19 @@ fn is_called(process: &Process, name: &str) -> bool {
     (name.len() <= 15 && process.name == name) || executable().unwrap_or(false)
 }
 
-/// Whether a file `cgroup` of /proc names a unit: a whole directory in one of its paths.
-fn is_in_unit(groups: &[u8], unit: &[u8]) -> bool {
+/// Whether a file `cgroup` of /proc names a unit of the system's, or of user `own`: a whole directory in one of its paths.
+/// What comes before it are slices, and that user's own manager. Below another user's manager, or in a container, a
+/// unit may be called anything.
+fn is_in_unit(groups: &[u8], unit: &[u8], own: u32) -> bool {
+    let manager = format!("user@{own}.service");
+    let leads_on = |part: &&[u8]| part.ends_with(b".slice") || *part == manager.as_bytes();
     groups
         .split(|&byte| byte == b'\n')
-        .filter_map(|line| line.splitn(3, |&byte| byte == b':').nth(2))
-        .any(|path| path.split(|&byte| byte == b'/').any(|part| part == unit && !part.is_empty()))
+        .filter_map(|line| line.splitn(3, |&byte| byte == b':').nth(2)?.strip_prefix(b"/"))
+        .any(|path| {
+            let mut parts = path.split(|&byte| byte == b'/');
+            parts.find(|part| *part == unit || !leads_on(part)).is_some_and(|part| part == unit && !part.is_empty())
+        })
 }
 
 /// These processes, each followed by those that descend from it.
@@ -127,12 +141,23 @@ mod tests {
         let second = b"0::/system.slice/nginx.service\n";
         let first = b"12:cpu,cpuacct:/system.slice/nginx.service\n1:name=systemd:/system.slice/nginx.service/x\n";
         for groups in [&second[..], &first[..]] {
-            assert!(is_in_unit(groups, b"nginx.service"));
+            assert!(is_in_unit(groups, b"nginx.service", 0));
             for other in [&b"nginx"[..], b"inx.service", b"", b"system.slice/nginx.service", b"cpu"] {
-                assert!(!is_in_unit(groups, other), "{}", String::from_utf8_lossy(other));
+                assert!(!is_in_unit(groups, other, 0), "{}", String::from_utf8_lossy(other));
             }
         }
-        assert!(!is_in_unit(b"0::/\n", b""));
+        assert!(!is_in_unit(b"0::/\n", b"", 0));
+    }
+
+    #[test]
+    fn a_unit_of_another_users_or_of_a_containers_is_not_the_systems() {
+        let of_a_user = b"0::/user.slice/user-1000.slice/user@1000.service/app.slice/nginx.service\n";
+        assert!(is_in_unit(of_a_user, b"nginx.service", 1000));
+        assert!(!is_in_unit(of_a_user, b"nginx.service", 0));
+        assert!(is_in_unit(of_a_user, b"user@1000.service", 0), "that one is the system's");
+        for container in ["/machine.slice/libpod-1.scope/system.slice/nginx.service", "/docker/1/nginx.service"] {
+            assert!(!is_in_unit(format!("0::{container}\n").as_bytes(), b"nginx.service", 0), "{container}");
+        }
     }
 
     #[test]

@@ -66,7 +66,10 @@ pub struct Sites<'a, F> {
     thunks: &'a [u64],
     functions: F,
     filter: Filter,
-    /// Where to go on: every opcode that ends before it has been looked at.
+    /// The block that is being looked at, and which of its bytes may end an opcode and were not looked at yet.
+    block: usize,
+    ends: u64,
+    /// The next block.
     next: usize,
     place: Option<Place>,
 }
@@ -99,7 +102,7 @@ impl<'a, F: Functions> Sites<'a, F> {
     /// Searches `text` for branches to `thunks`, a sorted list of addresses (not necessarily in the text).
     pub fn new(text: Region<'a>, thunks: &'a [u64], functions: F) -> Sites<'a, F> {
         let next = if thunks.is_empty() { text.bytes.len() } else { 0 };
-        Sites { text, thunks, functions, filter: Filter::new(thunks), next, place: None }
+        Sites { text, thunks, functions, filter: Filter::new(thunks), block: 0, ends: 0, next, place: None }
     }
 
     /// Holds a candidate against instruction boundaries.
@@ -164,29 +167,28 @@ impl<'a, F: Functions> Sites<'a, F> {
     /// The next branch opcode whose displacement names a thunk.
     fn candidate(&mut self) -> Option<Candidate> {
         let bytes = self.text.bytes;
-        while self.next < bytes.len() {
+        loop {
+            while self.ends != 0 {
+                let at = self.block + self.ends.trailing_zeros() as usize;
+                self.ends &= self.ends - 1;
+                if let Some(candidate) = self.candidate_at(at) {
+                    return Some(candidate);
+                }
+            }
+            if self.next >= bytes.len() {
+                return None;
+            }
             let before = self.next.checked_sub(1);
-            let opcodes = match before.and_then(|at| bytes.get(at..)?.first_chunk()) {
+            self.ends = match before.and_then(|at| bytes.get(at..)?.first_chunk()) {
                 Some(block) => opcodes(block),
                 // At the beginning, and at the end.
                 None => opcodes(&core::array::from_fn(|at| {
                     (self.next + at).checked_sub(1).and_then(|at| bytes.get(at)).copied().unwrap_or(0)
                 })),
             };
-            for (n, &word) in opcodes.as_chunks::<8>().0.iter().enumerate() {
-                let mut word = u64::from_le_bytes(word);
-                while word != 0 {
-                    let at = self.next + 8 * n + word.trailing_zeros() as usize / 8;
-                    if let Some(candidate) = self.candidate_at(at) {
-                        self.next = at + 1;
-                        return Some(candidate);
-                    }
-                    word &= word - 1;
-                }
-            }
+            self.block = self.next;
             self.next += BLOCK;
         }
-        None
     }
 
     /// The candidate whose opcode ends with the byte at this offset.
@@ -238,13 +240,21 @@ impl Filter {
 /// code.
 const BLOCK: usize = 64;
 
-/// A 1 for each byte but the first with which the opcode of a direct branch may end.
+/// A bit for each byte but the first, set where the opcode of a direct branch may end.
 #[inline]
-fn opcodes(block: &[u8; BLOCK + 1]) -> [u8; BLOCK] {
-    core::array::from_fn(|at| {
+fn opcodes(block: &[u8; BLOCK + 1]) -> u64 {
+    let marks: [u8; BLOCK] = core::array::from_fn(|at| {
         let (before, byte) = (block[at], block[at + 1]);
         u8::from(byte & !1 == CALL) | u8::from(byte & 0xf0 == 0x80) & u8::from(before == ESCAPE)
-    })
+    });
+    let words = marks.as_chunks::<8>().0.iter();
+    words.enumerate().fold(0, |bits, (n, word)| bits | bits_of(u64::from_le_bytes(*word)) << (8 * n))
+}
+
+/// Eight bytes that are 0 or 1 as eight bits. Byte *k* times 2 to the power of 56 - 7*k* comes to stand in bit 56 + *k*; no
+/// two products meet.
+const fn bits_of(word: u64) -> u64 {
+    word.wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 
 impl<F: Functions> Iterator for Sites<'_, F> {

@@ -16,10 +16,10 @@ pub(super) const WINDOW: usize = MAX_LEN + 1;
 /// The bytes from an instruction's start on.
 pub(super) type Window = [u8; WINDOW];
 
-/// The prefixes that change a length, or what a repetition writes.
+/// The prefixes that change a length or a meaning.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Prefixes {
-    pub(super) repeat: bool,
+struct Prefixes {
+    repeat: bool,
     operand16: bool,
     address32: bool,
     /// The REX byte, or 0. Only one that stands right before the opcode counts.
@@ -35,25 +35,15 @@ impl Prefixes {
 /// An instruction's fields.
 #[derive(Clone, Copy)]
 pub(super) struct Layout {
-    pub(super) prefixes: Prefixes,
+    /// A repeat prefix stands before it.
+    pub(super) repeats: bool,
     pub(super) attributes: Attributes,
     pub(super) opcode: u8,
     /// ModRM, 0 where there is none.
     pub(super) modrm: u8,
-    /// Behind ModRM, at SIB or displacement if there is one.
-    operand_at: u8,
     /// The immediate goes from here to the end.
     pub(super) immediate_at: u8,
     pub(super) len: u8,
-    /// The opcode is the first byte after the prefixes.
-    is_one_byte: bool,
-}
-
-/// Where a displacement of four bytes stands.
-pub(super) enum Displacement {
-    None,
-    Rip(usize),
-    Absolute(usize),
 }
 
 /// An opcode and what was before it.
@@ -63,7 +53,6 @@ struct Head {
     opcode: u8,
     /// Behind the opcode.
     at: usize,
-    is_one_byte: bool,
 }
 
 impl Layout {
@@ -71,7 +60,7 @@ impl Layout {
     #[inline]
     pub(super) fn read(window: &Window) -> Option<Layout> {
         let head = head(window)?;
-        let Head { prefixes, attributes, opcode, at, is_one_byte } = head;
+        let Head { prefixes, attributes, opcode, at } = head;
         // Without ModRM this is 0, behind which nothing follows. A mask, since half of all instructions have
         // one, in no order that a processor could predict.
         let modrm = window[at % WINDOW] & attributes.has_modrm().wrapping_neg();
@@ -81,36 +70,8 @@ impl Layout {
         if len > MAX_LEN || attributes.class() == Class::Invalid {
             return None;
         }
-        Some(Layout {
-            prefixes,
-            attributes,
-            opcode,
-            modrm,
-            operand_at: operand_at as u8,
-            immediate_at: at as u8,
-            len: len as u8,
-            is_one_byte,
-        })
-    }
-
-    /// The displacement, if it has four bytes.
-    #[inline]
-    pub(super) fn displacement(&self) -> Displacement {
-        let at = usize::from(self.operand_at);
-        match self.immediate_at - self.operand_at {
-            4 if self.modrm & 0xc7 == 5 => Displacement::Rip(at),
-            4 => Displacement::Absolute(at),
-            5 => Displacement::Absolute(at + 1),
-            _ => Displacement::None,
-        }
-    }
-
-    pub(super) fn is_lea(&self) -> bool {
-        self.is_one_byte && self.opcode == 0x8d
-    }
-
-    pub(super) fn is_wide(&self) -> bool {
-        self.prefixes.is_wide()
+        let repeats = prefixes.repeat;
+        Some(Layout { repeats, attributes, opcode, modrm, immediate_at: at as u8, len: len as u8 })
     }
 }
 
@@ -125,7 +86,7 @@ fn head(window: &Window) -> Option<Head> {
     }
     let rex = if has_rex { window[0] } else { 0 };
     let prefixes = Prefixes { rex, ..Prefixes::default() };
-    Some(Head { prefixes, attributes, opcode, at: 1 + usize::from(has_rex), is_one_byte: true })
+    Some(Head { prefixes, attributes, opcode, at: 1 + usize::from(has_rex) })
 }
 
 /// The same with prefixes and escapes.
@@ -135,8 +96,8 @@ fn long_head(window: &Window) -> Option<Head> {
     let short = |opcode| (tables::ONE_BYTE[usize::from(opcode)], opcode, 1);
     let (attributes, opcode, len) = match byte(0)? {
         0x0f => match byte(1)? {
-            0x38 => (tables::long(byte(2)?, false), byte(2)?, 3),
-            0x3a => (tables::long(byte(2)?, true), byte(2)?, 3),
+            0x38 => (tables::LONG, byte(2)?, 3),
+            0x3a => (tables::LONG_BYTE, byte(2)?, 3),
             second => (tables::TWO_BYTE[usize::from(second)], second, 2),
         },
         0xc5 => (tables::vector(1, false, byte(2)?), byte(2)?, 3),
@@ -146,7 +107,7 @@ fn long_head(window: &Window) -> Option<Head> {
         0x8f if prefixes.rex == 0 && byte(1)? & 0x1f >= 8 => (tables::xop(byte(1)? & 0x1f), byte(3)?, 4),
         opcode => short(opcode),
     };
-    Some(Head { prefixes, attributes, opcode, at: at + len, is_one_byte: len == 1 })
+    Some(Head { prefixes, attributes, opcode, at: at + len })
 }
 
 /// All prefixes, and the place behind them.

@@ -1,14 +1,14 @@
-//! One word per opcode: what follows it and what it does.
+//! One word per opcode: what follows it and how control goes on.
 //!
 //! The tables are built at compile time from ranges of opcodes, in the order of the manual's opcode maps
 //! (Intel SDM vol. 2, appendix A). Later entries replace earlier ones, so each table starts from the map's
 //! default and goes on to its exceptions.
 
-use super::FlagUse;
-
 /// What kind of immediate follows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Immediate {
+    /// What a word says that says nothing.
+    #[expect(dead_code, reason = "its number is that of an empty word")]
     None,
     Byte,
     TwoBytes,
@@ -84,8 +84,6 @@ pub(super) enum Class {
     Call,
     Return,
     Trap,
-    /// Compares strings: with a repeat prefix and a count of 0, flags stay as they were.
-    String,
     /// ModRM's `reg` field decides.
     Refined,
 }
@@ -100,7 +98,6 @@ impl Class {
         Class::Call,
         Class::Return,
         Class::Trap,
-        Class::String,
         Class::Refined,
         // Never stored.
         Class::Invalid,
@@ -109,25 +106,20 @@ impl Class {
         Class::Invalid,
         Class::Invalid,
         Class::Invalid,
+        Class::Invalid,
     ];
-
-    /// Whether its immediate is a displacement.
-    pub(super) fn is_direct(self) -> bool {
-        matches!(self, Class::Jump | Class::Cond | Class::Call)
-    }
 }
 
-/// The word of one opcode: bit 0 ModRM, bits 1 to 4 [`Immediate`], 5 and 6 [`FlagUse`], 7 to 10 [`Class`],
-/// 11 a ModRM that never names memory.
+/// The word of one opcode: bit 0 ModRM, bits 1 to 4 [`Immediate`], 5 to 8 [`Class`], 9 a ModRM that never names memory.
 #[derive(Clone, Copy)]
 pub(super) struct Attributes(u16);
 
 impl Attributes {
     const HAS_MODRM: u16 = 1;
-    const REGISTERS_ONLY: u16 = 1 << 11;
+    const REGISTERS_ONLY: u16 = 1 << 9;
 
     const fn new() -> Attributes {
-        Attributes(0).with(Immediate::None).flag_use(FlagUse::Neither)
+        Attributes(0)
     }
 
     const fn modrm(self) -> Attributes {
@@ -142,48 +134,30 @@ impl Attributes {
         Attributes(self.0 & !(15 << 1) | (immediate as u16) << 1)
     }
 
-    const fn flag_use(self, flags: FlagUse) -> Attributes {
-        Attributes(self.0 & !(3 << 5) | (flags as u16) << 5)
-    }
-
-    const fn reads(self) -> Attributes {
-        self.flag_use(FlagUse::Reads)
-    }
-
-    const fn overwrites(self) -> Attributes {
-        self.flag_use(FlagUse::Overwrites)
-    }
-
     const fn class_of(self, class: Class) -> Attributes {
-        Attributes(self.0 & !(15 << 7) | (class as u16) << 7)
+        Attributes(self.0 & !(15 << 5) | (class as u16) << 5)
     }
 
     /// 1 where a ModRM byte follows, else 0.
     #[inline]
-    pub(super) fn has_modrm(self) -> u8 {
+    pub(super) const fn has_modrm(self) -> u8 {
         (self.0 & Attributes::HAS_MODRM) as u8
     }
 
     #[inline]
-    pub(super) fn is_registers_only(self) -> bool {
+    pub(super) const fn is_registers_only(self) -> bool {
         self.0 & Attributes::REGISTERS_ONLY != 0
     }
 
     /// The row of [`IMMEDIATE_LEN`].
     #[inline]
-    pub(super) fn immediate(self) -> usize {
+    pub(super) const fn immediate(self) -> usize {
         (self.0 >> 1 & 15) as usize
     }
 
     #[inline]
-    pub(super) fn flags(self) -> FlagUse {
-        const ALL: [FlagUse; 4] = [FlagUse::Reads, FlagUse::Overwrites, FlagUse::Neither, FlagUse::Reads];
-        ALL[(self.0 >> 5 & 3) as usize]
-    }
-
-    #[inline]
-    pub(super) fn class(self) -> Class {
-        Class::ALL[(self.0 >> 7 & 15) as usize]
+    pub(super) const fn class(self) -> Class {
+        Class::ALL[(self.0 >> 5 & 15) as usize]
     }
 }
 
@@ -197,6 +171,7 @@ const OPERAND: Attributes = BARE.with(Immediate::Operand);
 const INVALID: Attributes = BARE.class_of(Class::Invalid);
 const TRAP: Attributes = BARE.class_of(Class::Trap);
 const RETURN: Attributes = BARE.class_of(Class::Return);
+const REFINED: Attributes = MODRM_ONLY.class_of(Class::Refined);
 
 /// Gives opcodes `first..=last` the same word.
 const fn fill(table: &mut Table, first: u8, last: u8, attributes: Attributes) {
@@ -237,21 +212,20 @@ const fn escapes(t: &mut Table) {
     fill(t, 0xf2, 0xf3, ESCAPE); // repeat
 }
 
-/// 00 to 3f: eight operations in six forms each; `adc` and `sbb` (10, 18) read the carry.
+/// 00 to 3f: eight operations in six forms each.
 const fn arithmetic(t: &mut Table) {
     let mut op = 0u8;
     while op < 0x40 {
-        let flags = if op == 0x10 || op == 0x18 { FlagUse::Reads } else { FlagUse::Overwrites };
-        fill(t, op, op + 3, MODRM_ONLY.flag_use(flags));
-        fill(t, op + 4, op + 4, BYTE.flag_use(flags));
-        fill(t, op + 5, op + 5, OPERAND.flag_use(flags));
+        fill(t, op, op + 3, MODRM_ONLY);
+        fill(t, op + 4, op + 4, BYTE);
+        fill(t, op + 5, op + 5, OPERAND);
         op += 8;
     }
     fill(t, 0x69, 0x69, MODRM_ONLY.with(Immediate::Operand)); // imul
     fill(t, 0x6b, 0x6b, MODRM_BYTE);
-    fill(t, 0x84, 0x85, MODRM_ONLY.overwrites()); // test
-    fill(t, 0xa8, 0xa8, BYTE.overwrites());
-    fill(t, 0xa9, 0xa9, OPERAND.overwrites());
+    fill(t, 0x84, 0x85, MODRM_ONLY); // test
+    fill(t, 0xa8, 0xa8, BYTE);
+    fill(t, 0xa9, 0xa9, OPERAND);
 }
 
 const fn stack_and_moves(t: &mut Table) {
@@ -262,16 +236,10 @@ const fn stack_and_moves(t: &mut Table) {
     fill(t, 0x6c, 0x6f, BARE); // ins, outs
     fill(t, 0x86, 0x8f, MODRM_ONLY); // xchg, mov, lea, pop
     fill(t, 0x90, 0x99, BARE); // nop, xchg, cltq, cqto
-    fill(t, 0x9b, 0x9b, BARE); // fwait
-    fill(t, 0x9c, 0x9c, BARE.reads()); // pushf
-    fill(t, 0x9d, 0x9d, BARE.overwrites()); // popf
-    fill(t, 0x9e, 0x9e, BARE); // sahf leaves the overflow flag
-    fill(t, 0x9f, 0x9f, BARE.reads()); // lahf
+    fill(t, 0x9b, 0x9f, BARE); // fwait, pushf, popf, sahf, lahf
     fill(t, 0xa0, 0xa3, BARE.with(Immediate::Offset));
-    fill(t, 0xa4, 0xa5, BARE); // movs
-    fill(t, 0xa6, 0xa7, BARE.overwrites().class_of(Class::String)); // cmps
-    fill(t, 0xaa, 0xad, BARE); // stos, lods
-    fill(t, 0xae, 0xaf, BARE.overwrites().class_of(Class::String)); // scas
+    fill(t, 0xa4, 0xa7, BARE); // movs, cmps
+    fill(t, 0xaa, 0xaf, BARE); // stos, lods, scas
     fill(t, 0xb0, 0xb7, BYTE); // mov
     fill(t, 0xb8, 0xbf, BARE.with(Immediate::Wide));
     fill(t, 0xc6, 0xc6, MODRM_BYTE);
@@ -280,21 +248,20 @@ const fn stack_and_moves(t: &mut Table) {
     fill(t, 0xd7, 0xd7, BARE); // xlat
     fill(t, 0xe4, 0xe7, BYTE); // in, out
     fill(t, 0xec, 0xef, BARE);
-    fill(t, 0xf5, 0xf5, BARE.reads()); // cmc
+    fill(t, 0xf5, 0xf5, BARE); // cmc
     fill(t, 0xf8, 0xfd, BARE); // clc stc cli sti cld std
 }
 
 const fn branches(t: &mut Table) {
     let cond = BYTE.class_of(Class::Cond);
-    fill(t, 0x70, 0x7f, cond.reads());
-    fill(t, 0xe0, 0xe1, cond.reads()); // loopne, loope
-    fill(t, 0xe2, 0xe3, cond); // loop, jrcxz
+    fill(t, 0x70, 0x7f, cond);
+    fill(t, 0xe0, 0xe3, cond); // loopne, loope, loop, jrcxz
     fill(t, 0xc2, 0xc2, RETURN.with(Immediate::TwoBytes));
     fill(t, 0xc3, 0xc3, RETURN);
     fill(t, 0xca, 0xca, RETURN.with(Immediate::TwoBytes)); // lret
     fill(t, 0xcb, 0xcb, RETURN);
     fill(t, 0xcc, 0xcc, TRAP); // int3
-    fill(t, 0xcd, 0xcd, BYTE.reads()); // int: the handler sees the flags
+    fill(t, 0xcd, 0xcd, BYTE); // int
     fill(t, 0xcf, 0xcf, RETURN); // iret
     fill(t, 0xe8, 0xe8, BARE.with(Immediate::Rel32).class_of(Class::Call));
     fill(t, 0xe9, 0xe9, BARE.with(Immediate::Rel32).class_of(Class::Jump));
@@ -304,41 +271,34 @@ const fn branches(t: &mut Table) {
 }
 
 const fn groups(t: &mut Table) {
-    const REFINED: Attributes = MODRM_ONLY.class_of(Class::Refined);
-    fill(t, 0x80, 0x80, REFINED.with(Immediate::Byte));
-    fill(t, 0x81, 0x81, REFINED.with(Immediate::Operand));
-    fill(t, 0x83, 0x83, REFINED.with(Immediate::Byte));
-    fill(t, 0xc0, 0xc1, REFINED.with(Immediate::Byte));
+    fill(t, 0x80, 0x80, MODRM_BYTE);
+    fill(t, 0x81, 0x81, MODRM_ONLY.with(Immediate::Operand));
+    fill(t, 0x83, 0x83, MODRM_BYTE);
+    fill(t, 0xc0, 0xc1, MODRM_BYTE);
     fill(t, 0xc7, 0xc7, REFINED.with(Immediate::Operand));
-    fill(t, 0xd0, 0xd3, REFINED);
+    fill(t, 0xd0, 0xd3, MODRM_ONLY);
     fill(t, 0xd8, 0xdf, MODRM_ONLY); // x87
-    fill(t, 0xda, 0xdb, REFINED);
-    fill(t, 0xf6, 0xf6, REFINED.with(Immediate::TestByte));
-    fill(t, 0xf7, 0xf7, REFINED.with(Immediate::TestOperand));
-    fill(t, 0xfe, 0xfe, MODRM_ONLY); // inc and dec leave the carry
+    fill(t, 0xf6, 0xf6, MODRM_ONLY.with(Immediate::TestByte));
+    fill(t, 0xf7, 0xf7, MODRM_ONLY.with(Immediate::TestOperand));
+    fill(t, 0xfe, 0xfe, MODRM_ONLY);
     fill(t, 0xff, 0xff, REFINED);
 }
 
-/// The `0f` map. Most of it is SSE: ModRM, no flags.
+/// The `0f` map. Most of it has a ModRM and nothing else.
 const fn two_byte() -> Table {
     let mut t = [MODRM_ONLY; 256];
     system(&mut t);
-    fill(&mut t, 0x2e, 0x2f, MODRM_ONLY.overwrites()); // ucomis, comis
-    fill(&mut t, 0x40, 0x4f, MODRM_ONLY.reads()); // cmov
     fill(&mut t, 0x70, 0x73, MODRM_BYTE); // shuffles and shifts
     fill(&mut t, 0x77, 0x77, BARE); // emms
     fill(&mut t, 0x78, 0x78, MODRM_ONLY.with(Immediate::Sse4a)); // vmread, or extrq and insertq
-    fill(&mut t, 0x80, 0x8f, BARE.reads().with(Immediate::Rel32).class_of(Class::Cond));
-    fill(&mut t, 0x90, 0x9f, MODRM_ONLY.reads()); // set
+    fill(&mut t, 0x80, 0x8f, BARE.with(Immediate::Rel32).class_of(Class::Cond));
     fill(&mut t, 0xa0, 0xa2, BARE); // push and pop fs, cpuid
     fill(&mut t, 0xa4, 0xa4, MODRM_BYTE); // shld
     fill(&mut t, 0xa8, 0xa9, BARE); // push and pop gs
-    fill(&mut t, 0xaa, 0xaa, RETURN.reads()); // rsm
+    fill(&mut t, 0xaa, 0xaa, RETURN); // rsm
     fill(&mut t, 0xac, 0xac, MODRM_BYTE); // shrd
-    fill(&mut t, 0xb0, 0xb1, MODRM_ONLY.overwrites()); // cmpxchg
     fill(&mut t, 0xb9, 0xb9, MODRM_ONLY.class_of(Class::Trap)); // ud1
     fill(&mut t, 0xba, 0xba, MODRM_BYTE); // bt
-    fill(&mut t, 0xc0, 0xc1, MODRM_ONLY.overwrites()); // xadd
     fill(&mut t, 0xc2, 0xc2, MODRM_BYTE); // cmpps
     fill(&mut t, 0xc4, 0xc6, MODRM_BYTE); // pinsrw, pextrw, shufps
     fill(&mut t, 0xc8, 0xcf, BARE); // bswap
@@ -347,12 +307,10 @@ const fn two_byte() -> Table {
 }
 
 const fn system(t: &mut Table) {
-    fill(t, 0x00, 0x03, MODRM_ONLY.reads()); // sldt …, lgdt …, lar, lsl
-    fill(t, 0x01, 0x01, MODRM_ONLY.reads().class_of(Class::Refined));
+    fill(t, 0x01, 0x01, REFINED);
     fill(t, 0x04, 0x0f, INVALID);
-    fill(t, 0x05, 0x05, BARE.reads()); // syscall keeps the flags in r11
-    fill(t, 0x06, 0x06, BARE); // clts
-    fill(t, 0x07, 0x07, RETURN.reads()); // sysret
+    fill(t, 0x05, 0x06, BARE); // syscall, clts
+    fill(t, 0x07, 0x07, RETURN); // sysret
     fill(t, 0x08, 0x09, BARE); // invd, wbinvd
     fill(t, 0x0b, 0x0b, TRAP); // ud2
     fill(t, 0x0d, 0x0d, MODRM_ONLY); // prefetch
@@ -361,29 +319,22 @@ const fn system(t: &mut Table) {
     fill(t, 0x20, 0x23, MODRM_ONLY.registers_only()); // control and debug registers
     fill(t, 0x24, 0x27, INVALID);
     fill(t, 0x30, 0x33, BARE); // wrmsr rdtsc rdmsr rdpmc
-    fill(t, 0x34, 0x34, BARE.reads()); // sysenter
-    fill(t, 0x35, 0x35, RETURN.reads()); // sysexit
+    fill(t, 0x34, 0x34, BARE); // sysenter
+    fill(t, 0x35, 0x35, RETURN); // sysexit
     fill(t, 0x36, 0x3f, INVALID);
-    fill(t, 0x37, 0x37, BARE.reads()); // getsec
+    fill(t, 0x37, 0x37, BARE); // getsec
 }
 
-/// The legacy `0f 38` and `0f 3a` maps.
-#[inline]
-pub(super) const fn long(opcode: u8, immediate: bool) -> Attributes {
-    match opcode {
-        _ if immediate => MODRM_BYTE,
-        0x17 => MODRM_ONLY.overwrites(), // ptest
-        0xf6 => MODRM_ONLY.reads(),      // adcx, adox
-        _ => MODRM_ONLY,
-    }
-}
+/// The legacy `0f 38` map, all of it.
+pub(super) const LONG: Attributes = MODRM_ONLY;
+/// The legacy `0f 3a` map.
+pub(super) const LONG_BYTE: Attributes = MODRM_BYTE;
 
-/// The VEX and EVEX maps. None of what they hold reads a flag; map 4 (APX) would, and is not known here.
+/// The VEX and EVEX maps. Map 4 (APX) is not known here.
 #[inline]
 pub(super) const fn vector(map: u8, evex: bool, opcode: u8) -> Attributes {
     match (map, opcode) {
-        (1, 0x77) if !evex => BARE,                  // vzeroupper
-        (1, 0x2e | 0x2f) => MODRM_ONLY.overwrites(), // vucomis, vcomis
+        (1, 0x77) if !evex => BARE, // vzeroupper
         (1, 0x70..=0x73 | 0xc2 | 0xc4..=0xc6) => MODRM_BYTE,
         (1 | 2, _) => MODRM_ONLY,
         (3, _) => MODRM_BYTE,
