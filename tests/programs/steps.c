@@ -2,7 +2,7 @@
 // by backtrace(3), and libunwind's, from the signal's context, if it is installed. Functions of the program must be there as
 // without an engine: the function with the call, and all that called it, and nothing else of it.
 //
-//   steps call|jump|goto [ROUNDS [WAIT]]      with WAIT it says "ready" and waits for a line after a third of the rounds
+//   steps call|jump|goto|system [ROUNDS [WAIT]]      system: calls of libc's functions that are led to the engine; with WAIT it says "ready" and waits for a line after a third of the rounds
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <execinfo.h>
@@ -11,8 +11,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <ucontext.h>
+#include <unistd.h>
 #include "check.h"
 
 #define SITE __attribute__((noinline, section("sites")))
@@ -27,7 +30,7 @@ extern char __start_watchers[], __stop_watchers[];
 typedef long (*fn)(long);
 static fn volatile table[16];
 
-enum { CALL, JUMP, GOTO };
+enum { CALL, JUMP, GOTO, SYSTEM };
 static int kind;
 static volatile int stepping;
 static long steps, checked, in_arena, in_engine;
@@ -113,7 +116,7 @@ PLAIN static void check_frames(const char *who, void **frames, int count) {
         wrong |= of_site && n != own - 1;
     }
     // The function with a goto is seen by its caller's address only, while code of ours runs for it.
-    int expected = kind == CALL || is_in(rip, __start_sites, __stop_sites);
+    int expected = kind == CALL || kind == SYSTEM || is_in(rip, __start_sites, __stop_sites);
     if (wrong || of_site != expected) {
         tell(who, frames, count);
         CHECK(0, "frames differ at %#lx", (unsigned long)rip);
@@ -267,6 +270,21 @@ out:
     return x;
 }
 
+// There is no such program.
+SITE static long system_site(long which, long x, int is_watched) {
+    char *const nothing[] = {0};
+    long y;
+    if (is_watched) {
+        note();
+        begin();
+    }
+    if (which % 3 == 0) y = syscall(SYS_getuid);
+    else if (which % 3 == 1) y = prctl(PR_GET_DUMPABLE);
+    else y = execve("/none/such", nothing, nothing);
+    end();
+    return x + y;
+}
+
 #define TARGETS X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 #define X(n) TARGET static long target##n(long x) { __asm__ volatile("" : "+r"(x)); return x + n; }
 TARGETS
@@ -278,6 +296,7 @@ OUTER static long level3(long which, long x, int is_watched) {
     if (kind == CALL) y = call_site(table[which & 15], x, is_watched);
     if (kind == JUMP) y = jump_site(table[which & 15], x, is_watched);
     if (kind == GOTO) y = goto_site(which, x, is_watched);
+    if (kind == SYSTEM) y = system_site(x, x, is_watched);
     end();
     return y + room[0];
 }
@@ -309,7 +328,7 @@ static long choose(long round, long rounds) {
 int main(int count, char **arguments) {
     const char *name = count > 1 ? arguments[1] : "call";
     long rounds = count > 2 ? atol(arguments[2]) : 12000, sum = 0;
-    kind = !strcmp(name, "jump") ? JUMP : !strcmp(name, "goto") ? GOTO : CALL;
+    kind = !strcmp(name, "jump") ? JUMP : !strcmp(name, "goto") ? GOTO : !strcmp(name, "system") ? SYSTEM : CALL;
 #define X(n) table[n] = target##n;
     TARGETS
 #undef X
@@ -339,6 +358,8 @@ int main(int count, char **arguments) {
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
     CHECK(timer_create(CLOCK_MONOTONIC, &event, &moment) == 0, "timer_create");
     find_engine();
+    // The loader has bound them then.
+    if (kind == SYSTEM) system_site(0, 0, 0), system_site(1, 0, 0), system_site(2, 0, 0);
     for (long round = 0; round < rounds; round++) {
         if (count > 3 && round == rounds / 3) {
             char line[16];

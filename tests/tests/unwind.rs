@@ -33,14 +33,23 @@ fn figures(file: &Path) -> Figures {
 
 /// Steps with and without the engine; the program compares what it sees with what is true.
 fn steps_through(program: &Program, kind: &str, option: &str) -> Outcome {
+    steps_through_engine(&tool::engine(), program, kind, option)
+}
+
+/// The same with this engine.
+fn steps_through_engine(engine: &Path, program: &Program, kind: &str, option: &str) -> Outcome {
     let place = tempfile::tempdir().expect("no temporary directory");
     let file = place.path().join("figures");
     let run = Run::new(program.build()).args(&[kind]).option(option).env("STEPS_FIGURES", &file);
     // Each step is a signal, of which a busy machine delivers few.
-    let outcome = run.deadline(Duration::from_secs(300)).same();
+    let outcome = run.env("RELPOLINE_ENGINE", engine).deadline(Duration::from_secs(300)).same();
     let figures = figures(&file);
     if !figures.has_libunwind {
         println!("skipped in part: there is no libunwind.so.8 (Debian: libunwind8), only libgcc was asked");
+    }
+    if kind == "system" {
+        assert!(figures.in_engine > 1_000 && figures.looked_at > 200, "{} {}", figures.in_engine, figures.looked_at);
+        return outcome;
     }
     assert!(figures.in_arena > 10_000 && figures.in_engine > 10_000, "{} {}", figures.in_arena, figures.in_engine);
     assert!(figures.looked_at > 5_000, "{} were looked at", figures.looked_at);
@@ -79,6 +88,21 @@ fn every_instruction_at_a_computed_goto_of_a_program_with_frame_pointers() {
 #[test]
 fn every_instruction_at_a_call_of_a_position_dependent_program() {
     steps_through(&steps().flags(&["-no-pie"]), "call", "--count");
+}
+
+/// Boards and their leaves.
+#[test]
+fn every_instruction_at_sites_whose_targets_change_for_ever() {
+    let boards = tool::broken_engine("boards-at-once");
+    for kind in ["call", "goto"] {
+        steps_through_engine(&boards, &steps(), kind, "--nervous");
+    }
+}
+
+/// `syscall`, `prctl` and `execve` of libc's, each led to the engine by its first instruction.
+#[test]
+fn every_instruction_in_functions_that_are_led_to_the_engine() {
+    steps_through(&steps(), "system", "--count");
 }
 
 /// Starts the program without an engine; it steps, waits for a line, and steps on.

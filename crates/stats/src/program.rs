@@ -55,47 +55,15 @@ pub type ReadAt<'a> = dyn FnMut(u64, &mut [u8]) -> usize + 'a;
 
 /// Looks at a program.
 pub fn examine(read_at: &mut ReadAt<'_>) -> Program {
-    let mut window = Window::new(read_at);
-    match window.at(0) {
+    let mut head = [0; HEADER_SIZE];
+    let length = read_at(0, &mut head).min(HEADER_SIZE);
+    match &head[..length] {
         [b'#', b'!', ..] => Program::Script,
-        [0x7f, b'E', b'L', b'F', ..] => match elf(&mut window) {
+        [0x7f, b'E', b'L', b'F', ..] if length == HEADER_SIZE => match elf(&head, read_at) {
             Ok(()) => Program::Fit,
             Err(refusal) => Program::Unfit(refusal),
         },
         _ => Program::Unfit(Refusal::NotElf),
-    }
-}
-
-/// The piece of a file that was read last. Tables are read in order, and four dynamic entries at a time are fewer system
-/// calls than one; more would take stack that is not there.
-struct Window<'r, 'f> {
-    read_at: &'r mut ReadAt<'f>,
-    start: u64,
-    length: usize,
-    bytes: [u8; HEADER_SIZE],
-}
-
-impl<'r, 'f> Window<'r, 'f> {
-    fn new(read_at: &'r mut ReadAt<'f>) -> Self {
-        Self { read_at, start: 0, length: 0, bytes: [0; HEADER_SIZE] }
-    }
-
-    /// What the file has at `offset`, as far as it reaches, and no more than fits.
-    fn at(&mut self, offset: u64) -> &[u8] {
-        self.start = offset;
-        self.length = (self.read_at)(offset, &mut self.bytes).min(HEADER_SIZE);
-        &self.bytes[..self.length]
-    }
-
-    /// The `N` bytes at `offset`, of which some may have been read already.
-    fn record<const N: usize>(&mut self, offset: u64) -> Option<&[u8; N]> {
-        let before = offset.wrapping_sub(self.start);
-        let is_there = usize::try_from(before).is_ok_and(|before| before <= self.length && self.length - before >= N);
-        if !is_there {
-            self.at(offset);
-        }
-        let before = offset.wrapping_sub(self.start) as usize;
-        self.bytes[..self.length].get(before..)?.first_chunk()
     }
 }
 
@@ -112,15 +80,16 @@ pub fn interpreter<'a>(read_at: &mut ReadAt<'_>, line: &'a mut [u8; SCRIPT_LINE 
 
 /// Whether a program says that it can run with a shadow stack; it does if the system switches one on.
 pub fn is_marked_for_shadow_stacks(read_at: &mut ReadAt<'_>) -> bool {
-    let mut window = Window::new(read_at);
-    let Some(head) = window.record(0) else { return false };
-    let property = Segments::of(head).find(&mut window, |kind, _| kind == SEGMENT_PROPERTY);
-    property.is_some_and(|(offset, _, size)| wants_shadow_stack(offset, size, window.read_at))
+    let mut head = [0; HEADER_SIZE];
+    if read_at(0, &mut head) < HEADER_SIZE {
+        return false;
+    }
+    let property = Segments::of(&head).find(read_at, |kind, _| kind == SEGMENT_PROPERTY);
+    property.is_some_and(|(offset, _, size)| wants_shadow_stack(offset, size, read_at))
 }
 
-/// Looks at an ELF file.
-fn elf(file: &mut Window<'_, '_>) -> Result<(), Refusal> {
-    let Some(head) = file.record(0) else { return Err(Refusal::NotElf) };
+/// Looks at an ELF file with the header `head`.
+fn elf(head: &[u8; HEADER_SIZE], read_at: &mut ReadAt<'_>) -> Result<(), Refusal> {
     if head[4] != CLASS_64 {
         return Err(Refusal::OtherClass);
     }
@@ -128,33 +97,35 @@ fn elf(file: &mut Window<'_, '_>) -> Result<(), Refusal> {
         return Err(Refusal::OtherMachine);
     }
     let segments = Segments::of(head);
-    let Some((offset, _, size)) = segments.find(file, |kind, _| kind == SEGMENT_INTERPRETER) else {
+    let Some((offset, _, size)) = segments.find(read_at, |kind, _| kind == SEGMENT_INTERPRETER) else {
         return Err(Refusal::Static);
     };
-    if !is_glibc(offset, size, file.read_at) {
+    if !is_glibc(offset, size, read_at) {
         return Err(Refusal::OtherLoader);
     }
-    if needs_sanitizer(&segments, file) { Err(Refusal::AddressSanitizer) } else { Ok(()) }
+    if needs_sanitizer(&segments, read_at) { Err(Refusal::AddressSanitizer) } else { Ok(()) }
 }
 
 /// Whether the program is linked with AddressSanitizer's library. That ends the program when it does not come first
 /// among the libraries, as it does not behind a preload.
-fn needs_sanitizer(segments: &Segments, file: &mut Window<'_, '_>) -> bool {
-    let Some((dynamic, _, size)) = segments.find(file, |kind, _| kind == SEGMENT_DYNAMIC) else { return false };
+fn needs_sanitizer(segments: &Segments, read_at: &mut ReadAt<'_>) -> bool {
+    let Some((dynamic, _, size)) = segments.find(read_at, |kind, _| kind == SEGMENT_DYNAMIC) else { return false };
     let entries = MOST_DYNAMIC.min(size / DYNAMIC_SIZE as u64);
-    let entry = |index: u64, file: &mut Window<'_, '_>| {
-        let entry = file.record::<DYNAMIC_SIZE>(dynamic.wrapping_add(index * DYNAMIC_SIZE as u64))?;
-        Some((field::<u64>(entry, 0), field::<u64>(entry, 8)))
+    let entry = |index: u64, read_at: &mut ReadAt<'_>| {
+        let mut entry = [0; DYNAMIC_SIZE];
+        let whole = read_at(dynamic.wrapping_add(index * DYNAMIC_SIZE as u64), &mut entry) == DYNAMIC_SIZE;
+        whole.then(|| (field::<u64>(&entry, 0), field::<u64>(&entry, 8)))
     };
-    let strings = (0..entries).find_map(|index| entry(index, file).filter(|(tag, _)| *tag == DYNAMIC_STRINGS));
+    let strings = (0..entries).find_map(|index| entry(index, read_at).filter(|(tag, _)| *tag == DYNAMIC_STRINGS));
     let Some((_, address)) = strings else { return false };
     let holds = |kind, segment: (u64, u64, u64)| kind == SEGMENT_LOAD && address.wrapping_sub(segment.1) < segment.2;
-    let Some((offset, start, _)) = segments.find(file, holds) else { return false };
+    let Some((offset, start, _)) = segments.find(read_at, holds) else { return false };
     let strings = offset.wrapping_add(address - start);
     (0..entries).any(|index| {
-        let Some((DYNAMIC_NEEDED, name)) = entry(index, file) else { return false };
-        let text = file.at(strings.wrapping_add(name));
-        SANITIZERS.iter().any(|library| text.starts_with(library))
+        let Some((DYNAMIC_NEEDED, name)) = entry(index, read_at) else { return false };
+        let mut text = [0; 16];
+        let length = read_at(strings.wrapping_add(name), &mut text).min(text.len());
+        SANITIZERS.iter().any(|library| text[..length].starts_with(library))
     })
 }
 
@@ -172,15 +143,12 @@ impl Segments {
     }
 
     /// Offset, address and size in the file of the first segment that is wanted, by its kind and those.
-    fn find(
-        &self,
-        file: &mut Window<'_, '_>,
-        wanted: impl Fn(u32, (u64, u64, u64)) -> bool,
-    ) -> Option<(u64, u64, u64)> {
+    fn find(&self, read_at: &mut ReadAt<'_>, wanted: impl Fn(u32, (u64, u64, u64)) -> bool) -> Option<(u64, u64, u64)> {
         (0..u64::from(self.count)).find_map(|index| {
-            let segment = file.record::<SEGMENT_SIZE>(self.table.wrapping_add(index * self.entry_size))?;
-            let found = (field::<u64>(segment, 8), field::<u64>(segment, 16), field::<u64>(segment, 32));
-            wanted(field::<u32>(segment, 0), found).then_some(found)
+            let mut segment = [0; SEGMENT_SIZE];
+            let whole = read_at(self.table.wrapping_add(index * self.entry_size), &mut segment) == SEGMENT_SIZE;
+            let found = (field::<u64>(&segment, 8), field::<u64>(&segment, 16), field::<u64>(&segment, 32));
+            (whole && wanted(field::<u32>(&segment, 0), found)).then_some(found)
         })
     }
 }
