@@ -1,8 +1,8 @@
-//! Starts: of programs without retpolines, of forked children that make no calls, of a large program; with the engine and
-//! without it in turn.
+//! Starts: of programs without retpolines, of forked children that make no calls, of a large program with retpolines; with
+//! the engine and without it in turn.
 //!
 //! The bundled `starts.c` does them, and says how long one takes that nothing disturbs; what counts is by how much that
-//! changes, round by round.
+//! changes, round by round. The large program (`large.c`) is as large as PHP, and has as many sites.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,13 +16,7 @@ use crate::workbench::variant::{compile, relpoline};
 
 const SOURCE: &str = include_str!("../../bench/starts.c");
 
-/// Large programs, of which the first that is installed is started; with what makes them do nothing.
-const LARGE: [(&str, &[&str]); 4] = [
-    ("/usr/bin/php", &["-r", ""]),
-    ("/usr/bin/python3", &["-c", ""]),
-    ("/usr/bin/perl", &["-e", ""]),
-    ("/usr/bin/gdb", &["--version"]),
-];
+const LARGE: &str = include_str!("../../bench/large.c");
 
 /// A kind of start.
 #[derive(Debug)]
@@ -48,25 +42,25 @@ impl Start {
 
 /// Measures all kinds.
 pub fn measure(compiler: &Compiler, scratch: &Path, effort: Effort) -> anyhow::Result<Vec<Start>> {
-    std::fs::write(scratch.join("starts.c"), SOURCE)?;
-    let build = |name: &str, flags: &[&str]| -> anyhow::Result<PathBuf> {
+    let build = |name: &str, source: &str, flags: &[&str]| -> anyhow::Result<PathBuf> {
+        let file = format!("{name}.c");
+        std::fs::write(scratch.join(&file), source)?;
         let mut command = compiler.command(flags);
-        command.args(["starts.c", "-o", name]);
+        command.args([&file, "-o", name]);
         compile(command.current_dir(scratch), name)?;
         Ok(scratch.join(name))
     };
-    let (plain, retpoline) = (build("starts", &[])?, build("starts-retpoline", compiler.dialect.retpoline)?);
+    let plain = build("starts", SOURCE, &[])?;
+    let retpoline = build("starts-retpoline", SOURCE, compiler.dialect.retpoline)?;
+    let large = build("large", LARGE, compiler.dialect.retpoline)?;
+    let large = large.to_str().context("the scratch directory has a name that is not UTF-8")?;
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let small = words(&["exec", "100", "/bin/true"]);
-    let mut starts = vec![
+    Ok(vec![
         start("exec without retpolines", "/bin/true", &plain, &small, effort)?,
         start("fork without calls", "the bundled program, promoted", &retpoline, &words(&["fork", "200"]), effort)?,
-    ];
-    if let Some((program, arguments)) = LARGE.iter().find(|(program, _)| Path::new(program).is_file()) {
-        let all = [words(&["exec", "20", program]), words(arguments)].concat();
-        starts.push(start("start of a large program", program, &plain, &all, effort)?);
-    }
-    Ok(starts)
+        start("start of a large program", "3 MB, 3,001 sites", &plain, &words(&["exec", "20", large]), effort)?,
+    ])
 }
 
 fn start(name: &'static str, of: &str, starter: &Path, words: &[String], effort: Effort) -> anyhow::Result<Start> {
