@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates, and the circles in them.
-const KNOWN: [(&str, &[&[&str]]); 8] = [
+const KNOWN: [(&str, &[&[&str]]); 9] = [
     (
         "bpf",
         &[
@@ -90,6 +90,7 @@ const KNOWN: [(&str, &[&[&str]]); 8] = [
         ]],
     ),
     ("learn", &[]),
+    ("patch", &[]),
     ("relpoline", &[]),
     ("stats", &[]),
     ("text", &[&["arena", "frames", "gate", "stub"]]),

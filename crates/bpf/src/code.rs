@@ -5,6 +5,7 @@
 use crate::array::{ArrayCore, Table};
 use crate::check::{Checked, function_at};
 use crate::constant::TailCall;
+use crate::hits;
 use crate::jit::{CompileError, GateAt, Placed, SiteAt, compile};
 use crate::learn;
 use crate::map::MapOwner;
@@ -12,8 +13,8 @@ use crate::packet::ContextKind;
 use crate::program::Options;
 use crate::proof::Proof;
 use crate::runtime::Shared;
-use crate::space::Block;
-use crate::{hits, reclaim};
+use relpoline_patch::reclaim;
+use relpoline_patch::space::Block;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};

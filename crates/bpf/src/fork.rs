@@ -1,8 +1,8 @@
 //! What all runtimes of a process share, around `fork`.
 //!
-//! That is three locks (what waits to be freed, counters, the learner), the marks of threads that are in the middle of runs,
-//! and their slots of per-CPU maps. The child has one thread; the others left all of it as it was. So the locks are taken
-//! before, and given back on either side, and the child forgets those threads. Then a runtime that it makes is as good as its
+//! That is two locks (counters, the learner) and threads' slots of per-CPU maps; what waits to be freed, and the marks of threads
+//! that are in the middle of runs, are [`relpoline_patch::fork`]'s. The child has one thread; the others left all of it as it was. So
+//! the locks are taken before, and given back on either side, and the child forgets those threads. Then a runtime that it makes is as good as its
 //! parent's, whatever its parent's threads were doing. Runtimes that it inherits have locks of their own: see [`Runtime`].
 //!
 //! Children made by raw `clone` run no handlers. If their parent had threads they cannot use this crate, nor any other that
@@ -10,7 +10,7 @@
 //!
 //! [`Runtime`]: crate::Runtime
 
-use crate::{hits, learn, reclaim, slot};
+use crate::{hits, learn, slot};
 use std::cell::RefCell;
 use std::ffi::c_int;
 use std::sync::MutexGuard;
@@ -26,10 +26,9 @@ unsafe extern "C" {
 /// forks: in a handler of a signal.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// All three; each is missing if it could not be had.
+/// Both; each is missing if it could not be had.
 struct Held {
     learning: Option<MutexGuard<'static, learn::Shared>>,
-    waiting: Option<reclaim::Waiting>,
     counters: Option<MutexGuard<'static, hits::All>>,
 }
 
@@ -41,6 +40,8 @@ thread_local! {
 /// Sets it up, once. The broken variant that the tests must catch does not.
 pub fn prepare() {
     static DONE: AtomicBool = AtomicBool::new(false);
+    // First: what is retired under the learner's lock waits for the queue, which is therefore to be taken after it.
+    relpoline_patch::fork::prepare();
     if !DONE.swap(true, Ordering::Relaxed) && !cfg!(relpoline_broken = "child-waits") {
         // SAFETY: the three are functions of this module. Where there is no memory for them, children may have to wait.
         unsafe { pthread_atfork(before, after, child) };
@@ -65,8 +66,7 @@ extern "C" fn before() {
         let Ok(mut held) = cell.try_borrow_mut() else { return };
         held.1 += 1;
         if held.1 == 1 {
-            let (learning, waiting) = (take(learn::hold), take(reclaim::hold));
-            held.0 = Some(Held { learning, waiting, counters: take(hits::hold) });
+            held.0 = Some(Held { learning: take(learn::hold), counters: take(hits::hold) });
         }
     });
 }
@@ -86,12 +86,9 @@ extern "C" fn after() {
 }
 
 extern "C" fn child() {
-    let Some(Held { learning, waiting, counters }) = give_back() else { return };
+    let Some(Held { learning, counters }) = give_back() else { return };
     if let Some(mut shared) = learning {
         learn::settle(&mut shared);
-    }
-    if let Some(mut waiting) = waiting {
-        reclaim::settle(&mut waiting);
     }
     slot::settle();
     drop(counters);

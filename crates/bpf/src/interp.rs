@@ -11,7 +11,7 @@ use crate::op::{Atomic, Op, R, Size, Width};
 use crate::proof::Field;
 use crate::run::{FUNCTION, Run};
 use crate::semantics::{self as sem, value};
-use relpoline_core::tailcall::LIMIT;
+use crate::stack::LIMIT;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, fence};
 

@@ -39,7 +39,7 @@
 //!
 //! # Tail calls
 //! A tail call whose index is a constant is two words of machine code, a bypass and a jump, that change by the protocol
-//! of [`relpoline_core::tailcall`]. One whose index is computed looks the program up in a table, and then goes through a
+//! of [`relpoline_patch::bypass`]. One whose index is computed looks the program up in a table, and then goes through a
 //! retpoline, or, when it is hot, through compare-and-jump code for its usual targets ([`IndirectBranches`],
 //! [`Program::variable_calls`]). At most 33 are taken in a run, however programs and functions nest; the next returns −2.
 //!
@@ -91,7 +91,7 @@
 //! | [`listing`] | instructions as text, beside the machine code they became |
 //! | `callback` | helpers that call functions of the program |
 //! | `map`, `slot`, `helper` | maps, whose values per CPU are whose, and helpers |
-//! | `reclaim`, `space`, `inherited`, `fork` | grace periods; code memory; forked children |
+//! | `fork` | forked children; code memory and grace periods are [`relpoline_patch`]'s |
 
 mod array;
 mod branches;
@@ -107,7 +107,6 @@ mod fork;
 mod frame;
 mod helper;
 mod hits;
-mod inherited;
 pub mod insn;
 mod interp;
 mod invocation;
@@ -120,7 +119,6 @@ mod packet;
 mod program;
 mod promotion;
 mod proof;
-mod reclaim;
 mod redirect;
 mod region;
 mod run;
@@ -128,7 +126,6 @@ mod runtime;
 mod section;
 pub mod semantics;
 mod slot;
-mod space;
 mod stack;
 mod trap;
 

@@ -52,7 +52,7 @@ impl Program {
     /// What it consists of, at this moment.
     #[must_use]
     pub fn listing(&self) -> Listing {
-        let _section = crate::reclaim::Section::enter();
+        let _section = relpoline_patch::reclaim::Section::enter();
         // SAFETY: current inside the section, and so not freed before its end.
         let code = unsafe { &*self.core.code_ptr() };
         // SAFETY: the code's block is readable as long as the code lives; a patch site that changes meanwhile is

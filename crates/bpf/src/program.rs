@@ -24,12 +24,12 @@ use crate::map::Map;
 use crate::op::Op;
 use crate::packet::{ContextKind, layout};
 use crate::proof::{self, Proof, prove};
-use crate::reclaim::{self, Section};
 use crate::runtime::{Runtime, Shared};
 use crate::section::{Expects, expects};
 use crate::stack::Taken;
 use crate::trap::Trap;
 use crate::{ProgArray, callback, hits, interp, jit};
+use relpoline_patch::reclaim::{self, Section};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -3,8 +3,8 @@
 use crate::code::MapRef;
 use crate::learn::Known;
 use crate::program::Program;
-use crate::reclaim::Section;
 use relpoline_core::policy::{Phase, Reason};
+use relpoline_patch::reclaim::Section;
 use std::sync::Arc;
 
 /// A tail call whose index is computed at run time: whether its usual targets were promoted to direct jumps, and why

@@ -3,7 +3,7 @@
 //! The table is immutable and sorted; a change publishes a new one and retires the old. Runs look it up
 //! inside their read section.
 
-use crate::reclaim;
+use relpoline_patch::reclaim;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, Ordering};
 

@@ -18,8 +18,8 @@ use crate::learn::near::Near;
 use crate::map::{MapBody, MapOwner};
 use crate::redirect::Redirect;
 use crate::region::Regions;
-use crate::space::Space;
-use relpoline_text::arena::ArenaError;
+use relpoline_patch::memory::MemoryError;
+use relpoline_patch::space::Space;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -181,10 +181,10 @@ impl std::fmt::Debug for Runtime {
 /// Why a runtime could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("no memory for code: {0}")]
-pub struct RuntimeError(ArenaError);
+pub struct RuntimeError(MemoryError);
 
-impl From<ArenaError> for RuntimeError {
-    fn from(error: ArenaError) -> Self {
+impl From<MemoryError> for RuntimeError {
+    fn from(error: MemoryError) -> Self {
         RuntimeError(error)
     }
 }
@@ -249,7 +249,7 @@ impl RuntimeBuilder {
         crate::fork::prepare();
         let space = Space::create(CODE_BYTES)?;
         let near = Near::to(space.memory().address(0), space.memory().address(space.memory().len()));
-        let stubs = Stubs::emit(&space, self.branches).ok_or(ArenaError::Map)?;
+        let stubs = Stubs::emit(&space, self.branches).ok_or(MemoryError::Map)?;
         Ok(Runtime(Arc::new(Shared {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             space,
@@ -298,9 +298,9 @@ impl Runtime {
     /// Waits until every run that is going on in the process has ended, and frees what was waiting for that.
     /// Returns at once when called from a helper.
     pub fn quiesce(&self) {
-        if !crate::reclaim::is_inside() {
-            crate::reclaim::wait();
-            crate::reclaim::reap();
+        if !relpoline_patch::reclaim::is_inside() {
+            relpoline_patch::reclaim::wait();
+            relpoline_patch::reclaim::reap();
         }
     }
 }

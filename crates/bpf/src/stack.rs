@@ -9,9 +9,11 @@
 
 use crate::check::{FRAME, MAX_BY_REGISTER, MAX_FRAMES};
 use crate::trap::TrapKind;
-use relpoline_core::tailcall::LIMIT;
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::cell::Cell;
+
+/// Most tail calls in one run; the next one falls through (the kernel's `MAX_TAIL_CALL_CNT`).
+pub const LIMIT: u32 = 33;
 
 /// Bytes of stack.
 pub const BYTES: usize = (LIMIT as usize + 1 + MAX_BY_REGISTER) * MAX_FRAMES * FRAME;

@@ -7,7 +7,6 @@
 //! |---|---|
 //! | [`arch`] | how instructions look: the one seam behind which x86-64 lives |
 //! | [`scan`] | which bytes of a text section are sites, and may each of them be re-pointed |
-//! | [`tailcall`] | in which order the patch sites of tail calls change |
 //! | [`trace`] | what a window of observed calls says: shares, order, predictability |
 //! | [`policy`] | what a site's gate should point to, when, and why |
 //! | [`tree`] | the machine code of a branch tree |
@@ -21,6 +20,5 @@ pub mod arch;
 mod bounded;
 pub mod policy;
 pub mod scan;
-pub mod tailcall;
 pub mod trace;
 pub mod tree;

@@ -3,13 +3,15 @@
 //!
 //! All variants of a comparison run in turn, round after round; what is printed is the median of each, the range of
 //! the middle nine tenths, and the ratio to the first. `cargo bench -p relpoline --bench table`; `-- one several
-//! crowd first` for some of it only.
+//! crowd first` for some of it only. Without optimisation: `cargo bench -p relpoline --bench table --profile dev -- keys one`.
 
 use relpoline::{dynamic_call, dynamic_method, likely, static_call, static_key, unlikely};
+use relpoline_patch::code::{Draft, Entry};
+use relpoline_patch::space::Space;
 use static_keys::{define_static_key_false, static_branch_unlikely};
 use std::hint::black_box;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 const ROUNDS: usize = 300;
@@ -113,6 +115,28 @@ static_call! {
     fn first_target(x: u64) -> u64 = numbered::<0>;
     fn updated(x: u64) -> u64 = numbered::<1>;
     inline fn inline_first(x: u64) -> u64 = numbered::<0>;
+    extern "C" fn far(x: u64) -> u64 = near;
+}
+extern "C" fn near(x: u64) -> u64 {
+    x
+}
+/// What that is updated to: the same as `numbered::<0>`, farther than a direct jump reaches.
+fn lead_far() {
+    let space = Arc::new(Space::create(4096).expect("code memory"));
+    let mut draft = Draft::take(&space, 4).expect("room");
+    draft.write(0, &[0x48, 0x8d, 0x07, 0xc3]); // lea (%rdi), %rax; ret
+    // SAFETY: such a function.
+    let entry = unsafe { Entry::<extern "C" fn(u64) -> u64>::new(&draft.publish(), 0) }.expect("code");
+    assert!(entry.address().abs_diff(near as *const () as u64) > 1 << 31, "not far at all");
+    far::update(entry.function()).expect("patched");
+    // It lives for ever.
+    std::mem::forget(entry);
+}
+/// What multiversion makes of a function: it is chosen by what the processor can do.
+#[multiversion::multiversion(targets("x86_64+avx2", "x86_64+sse4.2"))]
+fn versioned(x: u64) -> u64 {
+    black_box(());
+    x.wrapping_add(0)
 }
 static POINTER: AtomicPtr<()> = AtomicPtr::new(numbered::<0> as Function as *mut ());
 static ONCE: OnceLock<Function> = OnceLock::new();
@@ -162,7 +186,9 @@ macro_rules! one {
             ("`static_call!`, first target", looped!((_n, x) => first_target($work(x)))),
             ("`static_call!`, updated", looped!((_n, x) => updated($work(x)))),
             ("`static_call!`, `inline`", looped!((_n, x) => inline_first($work(x)))),
+            ("`static_call!`, farther than 2 GiB", looped!((_n, x) => far($work(x)))),
             ("`AtomicPtr`", looped!((_n, x) => loaded()($work(x)))),
+            ("multiversion 0.8", looped!((_n, x) => versioned($work(x)))),
             ("`OnceLock`", looped!((_n, x) => once()($work(x)))),
             ("function pointer", looped!((_n, x) => black_box(function)($work(x)))),
             ("`dynamic_call!`", looped!((_n, x) => $dynamic(black_box(function), $work(x)))),
@@ -296,6 +322,9 @@ fn first_calls() {
 
 fn main() {
     updated::update(numbered::<0>).expect("patched");
+    lead_far();
+    let load = || std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("load: {}", load().trim());
     let wanted: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
     if is_wanted("keys") {
@@ -318,4 +347,5 @@ fn main() {
     if is_wanted("first") {
         first_calls();
     }
+    println!("\nload: {}", load().trim());
 }

@@ -259,10 +259,18 @@ macro_rules! __static_call_sort {
     };
     ([$($head:tt)*] [$($q:tt)*] [$form:ident] $name:ident $(<$($lt:lifetime),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $(= $($not:tt)*)?) => {
         // A function all the same, so that its uses are not mistakes as well.
-        $($q)* fn $name $(<$($lt),+>)? ($(_: $ty),*) $(-> $ret)? {
+        $($head)* $($q)* fn $name $(<$($lt),+>)? ($(_: $ty),*) $(-> $ret)? {
             ::core::compile_error!(::core::concat!(
                 "`", ::core::stringify!($name), "` has no first target: write `= function` (the path of a function, not a \
                  closure or an expression), `= null` for one that does nothing, or `= return value`"
+            ))
+        }
+    };
+    ([$($head:tt)*] [$($q:tt)*] [$form:ident] $name:ident <$($parameter:ident $(: $bound:path)?),+ $(,)?> ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $($not:tt)*) => {
+        // Likewise.
+        $($head)* $($q)* fn $name <$($parameter $(: $bound)?),+> ($(_: $ty),*) $(-> $ret)? {
+            ::core::compile_error!(::core::concat!(
+                "`", ::core::stringify!($name), "` cannot have type parameters, only lifetimes: all its calls go to one function"
             ))
         }
     };

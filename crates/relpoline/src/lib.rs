@@ -12,8 +12,6 @@ mod key;
 mod method;
 mod name;
 mod passed;
-#[cfg(any(patched, loom))]
-mod slots;
 mod sync;
 mod table;
 
@@ -35,7 +33,6 @@ pub use table::{DynamicCall, State, Stats, TargetStats};
 #[cfg(loom)]
 #[doc(hidden)]
 pub mod __model {
-    pub use crate::slots::{JMP, Slots, TEST, select};
     use crate::{StaticKey, UpdateError, key::Change};
 
     /// Switches a key, whose sites `follow` changes.

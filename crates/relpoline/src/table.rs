@@ -377,6 +377,15 @@ macro_rules! __dynamic_call_define {
         $crate::__dynamic_call_function!([$($head)*] [$($unsafe)?] [$($abi)*] $name($($arg: $ty),*) [$(-> $ret)?]);
         $($crate::__dynamic_call!($($more)*);)?
     };
+    ([$($head:tt)*] [$($unsafe:tt)?] [$($abi:tt)*] $name:ident <$($parameter:ident $(: $bound:path)?),+ $(,)?> ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $(; $($more:tt)*)?) => {
+        // A function all the same, so that its uses are not mistakes as well.
+        $($head)* $($unsafe)? fn $name <$($parameter $(: $bound)?),+> (_: $($unsafe)? $($abi)* fn($($ty),*) $(-> $ret)? $(, _: $ty)*) $(-> $ret)? {
+            ::core::compile_error!(::core::concat!(
+                "`", ::core::stringify!($name), "` cannot have parameters of its own: a table is one for all its calls, and of one \
+                 type; for other types define other dynamic calls"
+            ))
+        }
+    };
     ($head:tt $unsafe:tt $abi:tt $name:ident <$($rest:tt)*) => {
         ::core::compile_error!(::core::concat!(
             "`", ::core::stringify!($name), "` cannot have parameters of its own: a table is one for all its calls, and of one \

@@ -192,6 +192,91 @@ fn linkers_fold_no_gates() {
     }
 }
 
+/// A way to build: its name, a target if it is not the usual one, flags for rustc, configuration for cargo, and what must be there.
+type Way = (&'static str, &'static str, &'static str, &'static [&'static str], Needs);
+
+enum Needs {
+    Nothing,
+    /// A linker that `cc` calls by this option.
+    Linker(&'static str),
+    /// Its standard library.
+    Target,
+}
+
+const GNU: &str = "x86_64-unknown-linux-gnu";
+const MUSL: &str = "x86_64-unknown-linux-musl";
+/// What is tried each time.
+const SHORT: [Way; 1] = [("musl", MUSL, "", &[], Needs::Target)];
+/// What is tried besides.
+const LONG: [Way; 11] = [
+    ("musl-dynamic", MUSL, "-Ctarget-feature=-crt-static", &[], Needs::Target),
+    ("crt-static", GNU, "-Ctarget-feature=+crt-static", &[], Needs::Nothing),
+    ("crt-static-not-pie", GNU, "-Ctarget-feature=+crt-static -Crelocation-model=static", &[], Needs::Nothing),
+    ("not-pie", GNU, "-Crelocation-model=static", &[], Needs::Nothing),
+    ("panic-abort", GNU, "", &["profile.release.panic=\"abort\""], Needs::Nothing),
+    ("lto-thin", GNU, "", &["profile.release.lto=\"thin\""], Needs::Nothing),
+    (
+        "lto-fat",
+        GNU,
+        "",
+        &["profile.release.lto=\"fat\"", "profile.release.codegen-units=1", "profile.release.panic=\"abort\""],
+        Needs::Nothing,
+    ),
+    ("bfd", GNU, "-Clink-arg=-fuse-ld=bfd", &[], Needs::Linker("-fuse-ld=bfd")),
+    ("gold", GNU, "-Clink-arg=-fuse-ld=gold", &[], Needs::Linker("-fuse-ld=gold")),
+    ("lld", GNU, "-Clink-arg=-fuse-ld=lld", &[], Needs::Linker("-fuse-ld=lld")),
+    ("cpu", GNU, "-Ctarget-cpu=x86-64-v3", &["profile.release.opt-level=2"], Needs::Nothing),
+];
+
+/// Builds three programs in a way, and runs them.
+fn works_as_built((name, target, flags, configured, needs): &Way) {
+    let there = match needs {
+        Needs::Nothing => true,
+        Needs::Linker(linker) => is_there(linker),
+        Needs::Target => {
+            let asked = Command::new("rustc").args(["--print", "target-libdir", "--target", target]).output();
+            let libraries = asked.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+            Path::new(&libraries).is_dir()
+        }
+    };
+    if !there {
+        println!("skipped: {name}: what it needs is not there");
+        return;
+    }
+    let mut arguments = vec!["--target", target, "-p", "gates", "-p", "callers", "-p", "stress"];
+    arguments.extend(configured.iter().flat_map(|one| ["--config", one]));
+    let at = format!("matrix/{name}");
+    let results = build_at(&manifest(), &at, flags, &arguments);
+    let results = results.parent().expect("the target directory").join(target).join("release");
+    for (program, arguments) in [("gates", &[][..]), ("callers", &[]), ("stress", &["1"])] {
+        let run = Command::new(results.join(program)).args(arguments).output().expect("it runs");
+        let text = String::from_utf8_lossy(&run.stdout).into_owned();
+        let right = text.contains("all right") || text.contains("none wrong");
+        assert!(
+            run.status.success() && right,
+            "{name}: {program}: {} {text} {}",
+            run.status,
+            String::from_utf8_lossy(&run.stderr)
+        );
+    }
+    println!("{name}: all right");
+    // Half a gigabyte each.
+    let _ = std::fs::remove_dir_all(results.parent().and_then(Path::parent).expect("what was built"));
+}
+
+/// Static programs by another C library.
+#[test]
+fn programs_work_as_they_are_built() {
+    SHORT.iter().for_each(works_as_built);
+}
+
+/// Other C libraries, static and not, at fixed addresses, without unwinding, optimised as a whole, by each linker.
+#[test]
+#[ignore = "slow: .ci/run --long"]
+fn programs_work_however_they_are_built() {
+    LONG.iter().for_each(works_as_built);
+}
+
 /// Destructors of a library that is unloaded, and of modules of a process that ends, before and after the
 /// registrar's: what they change is seen, or refused.
 #[test]
@@ -269,6 +354,7 @@ fn two_versions_do_not_disturb_each_other() {
              [features]\nno-patch = []\nretpoline = []\nc = []\n\
              [dependencies]\nrelpoline-core = {{ path = \"{crates}/core\" }}\n\
              relpoline-learn = {{ path = \"{crates}/learn\" }}\n\
+             relpoline-patch = {{ path = \"{crates}/patch\" }}\n\
              relpoline-text = {{ path = \"{crates}/text\" }}\n\
              rustix = {{ version = \"1.1\", default-features = false, features = [\"fs\", \"mm\", \"process\"] }}\n"
         ),

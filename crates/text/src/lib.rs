@@ -8,12 +8,8 @@
 //! | [`gate`] | the cell of a site: gate word, miss gate, counting stub |
 //! | [`stub`] | code that many sites or one site's learning share: record a target, enter the slow path |
 //! | [`poke`] | the program's own text: many words while nobody runs it, one byte while everybody does |
-//! | [`memory`] | code memory for generated programs that are freed again |
-//! | [`grace`] | grace periods: when what was unpublished is no longer used; synchronising cores |
 //! | [`lock`] | the try-lock under which sites are judged; survives fork, longjmp and death |
 //! | [`mask`] | keeping signal handlers away from a thread for a moment |
-//! | [`membarrier`] | making every thread notice a change of code |
-//! | [`pokes`] | many one-byte changes of own text behind one open |
 //! | [`sync`] | the atomics; where a model checker gets in between |
 //!
 //! Nothing here allocates, takes a blocking lock or calls libc: system calls are made directly, so all of it
@@ -28,12 +24,8 @@ pub mod cells;
 pub mod clock;
 pub mod frames;
 pub mod gate;
-pub mod grace;
 pub mod lock;
 pub mod mask;
-pub mod membarrier;
-pub mod memory;
 pub mod poke;
-pub mod pokes;
 pub mod stub;
 pub mod sync;

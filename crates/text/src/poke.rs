@@ -51,11 +51,11 @@ impl core::fmt::Display for PokeError {
     }
 }
 
-pub(crate) fn open_mem() -> Result<OwnedFd, PokeError> {
+fn open_mem() -> Result<OwnedFd, PokeError> {
     rustix::fs::open(c"/proc/self/mem", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|_| PokeError::NoMem)
 }
 
-pub(crate) fn write_all(mem: &OwnedFd, at: u64, bytes: &[u8]) -> Result<(), PokeError> {
+fn write_all(mem: &OwnedFd, at: u64, bytes: &[u8]) -> Result<(), PokeError> {
     match rustix::io::pwrite(mem, bytes, at) {
         Ok(n) if n == bytes.len() => Ok(()),
         Ok(_) | Err(Errno::INTR) => match rustix::io::pwrite(mem, bytes, at) {

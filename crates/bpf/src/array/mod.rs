@@ -1,7 +1,7 @@
 //! Program arrays: slots of programs, the direct jumps that lead there, and how both change under way.
 //!
 //! All slots, tables and patch sites of a runtime are behind one lock ([`Links`]); running programs never take
-//! it. What they see is code, whose sites change by [`relpoline_core::tailcall`]'s protocol, and for variable
+//! it. What they see is code, whose sites change by [`relpoline_patch::bypass`]'s protocol, and for variable
 //! indexes a table of pointers to [`Code`].
 //!
 //! A site *registers* here under the lock, gets its state from the slot as it is then, and only after that its
@@ -18,8 +18,8 @@ mod swap;
 use crate::jit::CompileError;
 use crate::map::{MapError, MapKind, MapSpec};
 use crate::program::Program;
-use crate::reclaim;
 use crate::runtime::{Runtime, Shared};
+use relpoline_patch::reclaim;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

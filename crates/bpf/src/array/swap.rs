@@ -11,8 +11,8 @@ use super::{ArrayCore, ProgArray, UpdateError};
 use crate::code::{Code, Core, MapRef};
 use crate::jit::CompileError;
 use crate::program::Program;
-use crate::reclaim;
-use relpoline_text::grace::sync_cores;
+use relpoline_patch::grace::sync_cores;
+use relpoline_patch::reclaim;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 

@@ -284,7 +284,7 @@ impl Asm {
             self.fixups.iter().map(|&(field, label)| (field, address + self.offset(label) as u64)).collect();
         for (field, target) in inside.into_iter().chain(std::mem::take(&mut self.outside)) {
             let next = address + field as u64 + 4;
-            let rel = relpoline_core::arch::x86_64::encode::rel32(next, target)?;
+            let rel = relpoline_patch::word::rel32(next, target)?;
             self.bytes[field..field + 4].copy_from_slice(&rel.to_le_bytes());
         }
         Some(self.bytes)

@@ -22,8 +22,8 @@ mod tail;
 use crate::code::Body;
 use crate::op::{Op, Operand, Width};
 use crate::run::FUNCTION;
-use crate::space::{Block, Space};
 use asm::{Asm, Label, reg};
+use relpoline_patch::space::{Block, Space};
 
 pub use stubs::{Stubs, enter};
 

@@ -5,8 +5,8 @@ use super::asm::{ADDR, AND, Asm, Label, RAX, RBP, RCX, RDX, RUN, Reg, TAILS, TMP
 use crate::branches::IndirectBranches;
 use crate::op::{Size, Width};
 use crate::run::Run;
-use crate::space::Space;
 use crate::trap::TrapKind;
+use relpoline_patch::space::Space;
 use std::mem::offset_of;
 
 const RBX: Reg = 3;

@@ -13,14 +13,15 @@
 //! ```
 //!
 //! The bypass comes first, so a call of an empty slot does not count. The protocol is
-//! [`relpoline_core::tailcall`]'s. What a gate may lead to is in [`crate::learn`].
+//! [`relpoline_patch::bypass`]'s. What a gate may lead to is in [`crate::learn`].
 
 use super::asm::{ADDR, Asm, CMP, Label, RAX, TAILS, TMP, reg};
 use super::{Compiler, GateAt, SiteAt};
 use crate::branches::IndirectBranches;
 use crate::op::{R, Width};
 use crate::semantics;
-use relpoline_core::tailcall::{LIMIT, nop_word};
+use crate::stack::LIMIT;
+use relpoline_patch::word::nop_word;
 
 const EQUAL: u8 = 4;
 const ABOVE_EQUAL: u8 = 3;

@@ -1,7 +1,7 @@
 //! Counters within reach of code: stubs and trees count with 32-bit displacements, while code itself is not
 //! writable where it runs.
 
-use relpoline_core::arch::x86_64::encode::rel32;
+use relpoline_patch::word::rel32;
 use relpoline_text::arena::Counters;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::sync::{Mutex, PoisonError};

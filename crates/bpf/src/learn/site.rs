@@ -1,16 +1,17 @@
 //! A gate, its stubs, and where it is led.
 
 use super::{lock, rings, try_lock};
-use crate::reclaim;
 use crate::runtime::Shared;
-use crate::space::Block;
 use relpoline_core::arch::Reg;
-use relpoline_core::arch::x86_64::encode::{Code, CodeError, Cond, gate_word};
+use relpoline_core::arch::x86_64::encode::{Code, CodeError, Cond};
 use relpoline_core::policy::{Config, Current, Phase, Plan, Reason};
 use relpoline_core::tree::{self, CELL, Target, TreeSpec};
 use relpoline_learn::{Memory, To};
+use relpoline_patch::grace::sync_cores;
+use relpoline_patch::reclaim;
+use relpoline_patch::space::Block;
+use relpoline_patch::word::gate_word;
 use relpoline_text::arena::Counters;
-use relpoline_text::grace::sync_cores;
 use relpoline_text::stub::{self, Recording};
 use std::mem::offset_of;
 use std::sync::atomic::Ordering::Relaxed;

@@ -508,7 +508,7 @@ impl Drop for MapOwner {
         self.shared.maps.remove(self.handle);
         if let Some(body) = self.body.take() {
             self.shared.regions.remove(body.region().start);
-            crate::reclaim::retire(body);
+            relpoline_patch::reclaim::retire(body);
         }
     }
 }

@@ -4,25 +4,9 @@
 //! macro is used it leaves a mark; from there on code is read until that instruction comes, which is a
 //! *caller*. (One that does not come in time is none, and goes to the gate, which is always right.)
 //!
-//! A caller's displacement is four bytes, anywhere in a cache line or across two, and any number of threads
-//! are executing it. Writes to text that the kernel makes for us are promised to be whole for single bytes
-//! alone: it copies by `rep movsb`. So bytes change one at a time, each followed by a barrier after which
-//! every thread has fetched anew; and what the displacement says in between must be right as well. It leads
-//! to islands of the [`mirror`](super::mirror) then, which jump to the gate:
-//!
-//! ```text
-//!                     byte  3  2  1  0
-//! station 0  gate           g3 g2 g1 g0
-//! station 1  an island      z  g2 g1 g0       z is g3 + distance: as many times 16 MiB away
-//! station 2  an island      z  t2 g1 g0
-//! station 3  an island      z  t2 t1 g0
-//! station 4  an island      z  t2 t1 t0
-//! station 5  target         t3 t2 t1 t0
-//! ```
-//!
-//! To another target it goes back to station 1, then forth. The gate is re-pointed while no caller goes to
-//! the old target any more; whoever stands still on an island, for however long, then goes where the gate
-//! leads. What fails in between leaves callers on islands, and right.
+//! A caller's displacement is four bytes, anywhere in a cache line or across two, and any number of threads are executing it. It
+//! changes by a [route](relpoline_patch::route): a byte at a time, a barrier after each, by way of islands of the
+//! [`mirror`](super::mirror) that jump to the gate.
 //!
 //! Islands have a call's own gate for ever, so two calls with a common target need different distances; a
 //! call whose islands have no place stays with its gate. Targets that a displacement does not reach get an
@@ -30,31 +14,22 @@
 
 use super::mirror::{JMP, JMP_THROUGH, LONGEST, Mirror};
 use super::sites::{Kind, Modules, Site};
-use super::text::Text;
+use super::text::{Text, explained};
 use crate::UpdateError;
 use crate::call::{Callers, StaticCall};
 use relpoline_core::arch::decode::{Flow, MAX_LEN, decode};
-use relpoline_core::arch::encode::rel32;
+use relpoline_patch::route::{self, AWAY, FIELD, GATE, Route, TARGET};
+use relpoline_patch::text::TextError;
+use relpoline_patch::word::rel32;
 
 /// Instructions and bytes that are read from a mark on.
 const READ: usize = 64;
 const READ_BYTES: u64 = 256;
-/// Bytes of a displacement, with which the instruction ends.
-const FIELD: u64 = 4;
-/// Station of the target.
-const TARGET: usize = 5;
-/// Station that only differs from the gate in the highest byte.
-const AWAY: usize = 1;
-/// The order in which bytes change between stations 0 and 5.
-const ORDER: [usize; TARGET] = [3, 2, 1, 0, 3];
 /// Distances that are tried, in 16 MiB.
 const NEAR: i8 = 40;
 const FAR: core::ops::Range<i8> = 90..121;
 const APART: i64 = 24;
 const PAGE: u64 = 4096;
-
-/// What the displacement of a caller says, from its gate to a target.
-type Stations = [i32; TARGET + 1];
 
 /// The displacement that [`find`] finds: `None` if no call to `gate` comes.
 fn find(mark: u64, gate: u64) -> Option<u64> {
@@ -129,17 +104,14 @@ impl Way {
         call.set_way(if self.to == self.gate { 0 } else { self.to }, self.distance);
     }
 
-    /// The stations of the caller with its displacement at `field`; `None` when it does not reach one of
-    /// them.
-    fn stations(self, field: u64) -> Option<Stations> {
-        stations(field, self)
+    /// The route of the caller with its displacement at `field`; `None` when it does not reach one of its stations.
+    fn route(self, field: u64) -> Option<Route> {
+        Route::new(rel32(field + FIELD, self.gate)?, self.distance, rel32(field + FIELD, self.to)?)
     }
 
     /// The islands of a caller: addresses that must jump to the gate.
     fn islands(self, field: u64) -> Option<impl Iterator<Item = u64>> {
-        let stations = self.stations(field)?;
-        let between = stations.into_iter().skip(AWAY).take(TARGET - AWAY);
-        let islands = between.filter(move |rel| *rel != stations[TARGET]);
+        let islands = self.route(field)?.islands();
         Some(islands.map(move |rel| (field + FIELD).wrapping_add_signed(i64::from(rel))))
     }
 
@@ -169,24 +141,25 @@ impl Way {
     }
 }
 
-/// See the module's text.
-fn stations(field: u64, way: Way) -> Option<Stations> {
-    let (gate, target) = (rel32(field + FIELD, way.gate)?, rel32(field + FIELD, way.to)?);
-    let mut bytes = gate.to_le_bytes();
-    let to = target.to_le_bytes();
-    let away = bytes[3].cast_signed().checked_add(way.distance)?.cast_unsigned();
-    let mut stations = [gate; TARGET + 1];
-    for (n, (station, byte)) in stations.iter_mut().skip(1).zip(ORDER).enumerate() {
-        bytes[byte] = if n == 0 { away } else { to[byte] };
-        *station = i32::from_le_bytes(bytes);
-    }
-    Some(stations)
-}
-
 /// The displacement at `field`, as it is now.
 fn displacement(field: u64) -> i32 {
     // SAFETY: text of a registered module; it changes under the lock alone.
     unsafe { (field as *const i32).read_unaligned() }
+}
+
+impl route::Bytes for Text {
+    fn displacement(&self, field: u64) -> i32 {
+        displacement(field)
+    }
+
+    fn byte(&mut self, at: u64, old: u8, new: u8) -> Result<(), TextError> {
+        // SAFETY: text of a registered module; a route's stations are all right.
+        unsafe { self.inner().byte(at, old, new) }
+    }
+
+    fn fence(&mut self) -> Result<(), TextError> {
+        self.inner().fence()
+    }
 }
 
 /// The displacements of a call's callers.
@@ -195,49 +168,13 @@ fn callers<'a>(modules: &'a Modules, call: &StaticCall) -> impl Iterator<Item = 
     of.filter(|site| site.kind() == Some(Kind::Caller) && site.code != 0).map(|site| site.code)
 }
 
-/// Takes one caller a station on, towards station `to`. Whether it moved.
-fn step(text: &mut Text, field: u64, way: Way, to: usize) -> Result<bool, UpdateError> {
-    let seen = displacement(field);
-    // One that does not reach its stations was never led anywhere.
-    let Some(stations) = way.stations(field) else { return Ok(false) };
-    if seen == stations[to] {
-        return Ok(false);
-    }
-    // Neighbours may be the same.
-    let last = stations.iter().rposition(|&s| s == seen).ok_or(UpdateError::TextChanged)?;
-    let first = stations.iter().position(|&s| s == seen).unwrap_or(last);
-    let next = if last < to { last + 1 } else { first - 1 };
-    let next = if cfg!(relpoline_broken = "straight-across") { to } else { next };
-    let (old, new) = (seen.to_le_bytes(), stations[next].to_le_bytes());
-    // Two neighbours differ in one byte. In the broken variant that the tests must catch there is no way in
-    // between.
-    for (n, (old, new)) in old.into_iter().zip(new).enumerate().filter(|(_, (old, new))| old != new) {
-        // SAFETY: text of a registered module.
-        unsafe { text.byte(field + n as u64, old, new)? };
-    }
-    Ok(true)
-}
-
-/// Takes callers to station `to`, all of them a station at a time, with a barrier after each.
+/// Takes callers to station `to`. One that does not reach its stations was never led anywhere.
 ///
 /// # Errors
 /// The first that was met. Callers are somewhere on their way then, and those that could be moved have been.
 fn walk(text: &mut Text, callers: impl Iterator<Item = (u64, Way)> + Clone, to: usize) -> Result<(), UpdateError> {
-    let mut refused = Ok(());
-    for _ in 0..TARGET {
-        let mut moved = false;
-        for (field, way) in callers.clone() {
-            match step(text, field, way, to) {
-                Ok(step) => moved |= step,
-                Err(refusal) => refused = Err(refusal),
-            }
-        }
-        text.fence()?;
-        if !moved {
-            break;
-        }
-    }
-    refused
+    let routed = callers.filter_map(|(field, way)| way.route(field).map(|route| (field, route)));
+    route::walk(text, routed, to).map_err(explained)
 }
 
 /// Lets no caller go straight to the target any more: before the gate changes.
@@ -248,10 +185,10 @@ pub fn leave(modules: &Modules, text: &mut Text, call: &StaticCall) -> Result<()
     let Some(way) = Way::of(modules, call) else { return Ok(()) };
     let mut refused = Ok(());
     for field in callers(modules, call) {
-        let Some(stations) = way.stations(field) else { continue };
-        let at_target = way.to != way.gate && displacement(field) == stations[TARGET];
-        if at_target && let Err(refusal) = step(text, field, way, AWAY) {
-            refused = Err(refusal);
+        let Some(route) = way.route(field) else { continue };
+        let at_target = way.to != way.gate && displacement(field) == route.at(TARGET);
+        if at_target && let Err(refusal) = route::step(text, field, &route, AWAY) {
+            refused = Err(explained(refusal));
         }
     }
     text.fence()?;
@@ -274,7 +211,7 @@ pub fn arrive(modules: &Modules, text: &mut Text, call: &StaticCall) -> Result<(
     let mut new = way(old.distance, text);
     if new.is_none() {
         // Another call has islands there. From the gate any distance will do.
-        walk(text, all.clone().map(|field| (field, old)), 0)?;
+        walk(text, all.clone().map(|field| (field, old)), GATE)?;
         new = distances().filter(|&distance| distance != old.distance).find_map(|distance| way(distance, text));
     }
     // Islands are there before somebody is led to them.
@@ -314,7 +251,7 @@ fn way_to(
 /// One may still go somewhere else: straight to the target, or by way of an island.
 pub fn to_gate(modules: &Modules, text: &mut Text, call: &StaticCall) -> Result<(), UpdateError> {
     let Some(way) = Way::of(modules, call) else { return Ok(()) };
-    walk(text, callers(modules, call).map(|field| (field, way)), 0)?;
+    walk(text, callers(modules, call).map(|field| (field, way)), GATE)?;
     Way { to: way.gate, ..way }.remember(call);
     Ok(())
 }
@@ -337,8 +274,9 @@ pub fn arm(modules: &Modules, text: &mut Text, sites: &[Site], alone: bool) -> R
         way = found;
         way.remember(call);
         for field in all.filter(|_| alone) {
-            let Some(stations) = way.stations(field) else { continue };
-            text.idle(field, &stations[TARGET].to_le_bytes())?;
+            let Some(route) = way.route(field) else { continue };
+            // SAFETY: text of a module that is being registered, while no other thread runs.
+            unsafe { text.idle(field, &route.at(TARGET).to_le_bytes())? };
         }
     }
     text.fence()?;
@@ -360,36 +298,8 @@ pub fn count(modules: &Modules, call: &StaticCall) -> Callers {
     let Some(way) = Way::of(modules, call) else { return counted };
     for field in callers(modules, call) {
         counted.all += 1;
-        let is_there = way.stations(field).is_some_and(|s| displacement(field) == s[TARGET]);
+        let is_there = way.route(field).is_some_and(|route| displacement(field) == route.at(TARGET));
         counted.direct += usize::from(is_there && way.to != way.gate);
     }
     counted
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// Whatever the addresses, two neighbouring stations differ in one byte, and those between gate and
-        /// target lie in the mirror.
-        #[test]
-        fn neighbours_differ_in_a_byte(field in 1u64 << 32..1 << 46, gate in -0x7000_0000i64..0x7000_0000,
-                                       target in -0x7fff_0000i64..0x7fff_0000, distance in -120i8..120) {
-            prop_assume!(distance != 0);
-            let at = |rel: i64| (field + FIELD).wrapping_add_signed(rel);
-            let way = Way { gate: at(gate), distance, to: at(target) };
-            let Some(stations) = way.stations(field) else { return Ok(()) };
-            prop_assert_eq!((i64::from(stations[0]), i64::from(stations[TARGET])), (gate, target));
-            for pair in stations.windows(2) {
-                let changed = (0..4).filter(|&n| pair[0].to_le_bytes()[n] != pair[1].to_le_bytes()[n]).count();
-                prop_assert!(changed <= 1, "{:x?}", stations);
-            }
-            for station in &stations[AWAY..TARGET] {
-                let apart = (station >> 24) - (stations[0] >> 24);
-                prop_assert_eq!(apart, i32::from(distance));
-            }
-        }
-    }
 }

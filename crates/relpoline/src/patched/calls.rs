@@ -18,15 +18,16 @@
 //! The slots live in the program's own text, not in an arena: a forked child's text is its own, so that an
 //! update in the parent is none in the child.
 //!
-//! [`slots`](crate::slots) says in which order the bytes of slots change, and why.
+//! [`slots`] says in which order the bytes of slots change, and why.
 
 use super::sites::{Kind, Modules, Site, locked};
-use super::text::Text;
+use super::text::{Text, explained};
 use super::{callers, keys};
 use crate::UpdateError;
 use crate::call::{Callers, Form, StaticCall};
-use crate::slots::{self, Slots};
-use relpoline_core::arch::encode::rel32;
+use relpoline_patch::slots::{self, Slots};
+use relpoline_patch::text::TextError;
+use relpoline_patch::word::rel32;
 
 const SLOT: u64 = 5;
 /// Slots of a gate; the assembly in [`__call_gate`](crate::__call_gate) has as many.
@@ -69,7 +70,8 @@ impl Gate {
         let free = (DEFAULT + 1..SLOTS).find(|&i| self.target(i) == self.target(POINTER));
         let Some(free) = free else { return Ok(POINTER) };
         let Some(rel) = rel32(self.slot(free) + SLOT, target) else { return Ok(POINTER) };
-        text.idle(self.slot(free) + 1, &rel.to_le_bytes())?;
+        // SAFETY: the gate's own bytes, which nobody can reach yet.
+        unsafe { text.idle(self.slot(free) + 1, &rel.to_le_bytes())? };
         // Without a barrier a processor might have fetched the slot as it was.
         if text.fence().is_err() { Ok(POINTER) } else { Ok(free) }
     }
@@ -88,9 +90,9 @@ impl Slots for Live<'_> {
         self.gate.opcode(index)
     }
 
-    fn change(&mut self, index: usize, old: u8, new: u8) -> Result<(), UpdateError> {
-        // SAFETY: text of a registered module.
-        unsafe { self.text.byte(self.gate.slot(index), old, new) }
+    fn change(&mut self, index: usize, old: u8, new: u8) -> Result<(), TextError> {
+        // SAFETY: text of a registered module; a slot is right in either form.
+        unsafe { self.text.inner().byte(self.gate.slot(index), old, new) }
     }
 }
 
@@ -99,7 +101,7 @@ fn current(gate: Gate) -> usize {
 }
 
 fn select(text: &mut Text, gate: Gate, index: usize) -> Result<(), UpdateError> {
-    slots::select(&mut Live { gate, text }, index)
+    slots::select(&mut Live { gate, text }, index).map_err(explained)
 }
 
 /// The call that a site belongs to.

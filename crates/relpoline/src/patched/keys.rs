@@ -1,8 +1,7 @@
 //! Toggling the sites of a key.
 //!
-//! One byte of a site changes, whatever its alignment, and only ever between two instructions of the same
-//! length: `jmp rel32` (E9) and `test $imm32,%eax` (A9), `jmp rel8` (EB) and `test $imm8,%al` (A8). Which of
-//! the two pairs it is was the assembler's choice.
+//! A site is a [switch](relpoline_patch::switch): one byte changes, whatever its alignment, between a jump and a `test` of the same
+//! length. Whether it is the long or the short pair was the assembler's choice.
 //!
 //! An error leaves all keys as they were: the values are put back, and sites that had been toggled to the
 //! jumping form may stay there, since that form reads the value.
@@ -13,20 +12,8 @@ use crate::UpdateError;
 use crate::call::Callers;
 use crate::key::{Change, Sites, StaticKey};
 use crate::table::DynamicCall;
-
-const JMP_LONG: u8 = 0xe9;
-const TEST_LONG: u8 = 0xa9;
-const JMP_SHORT: u8 = 0xeb;
-const TEST_SHORT: u8 = 0xa8;
-
-/// The two forms of a site.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Form {
-    /// Leads to the block that reads the key, or to the gate.
-    Jumping,
-    /// Costs nothing.
-    FallingThrough,
-}
+use relpoline_patch::switch;
+pub use relpoline_patch::switch::{Form, opcode_in};
 
 /// The site's first byte.
 fn opcode(site: &Site) -> u8 {
@@ -35,28 +22,7 @@ fn opcode(site: &Site) -> u8 {
 }
 
 fn form(site: &Site) -> Option<Form> {
-    match opcode(site) {
-        JMP_LONG | JMP_SHORT => Some(Form::Jumping),
-        TEST_LONG | TEST_SHORT => Some(Form::FallingThrough),
-        _ => None,
-    }
-}
-
-fn toggled(opcode: u8) -> Option<u8> {
-    match opcode {
-        JMP_LONG => Some(TEST_LONG),
-        TEST_LONG => Some(JMP_LONG),
-        JMP_SHORT => Some(TEST_SHORT),
-        TEST_SHORT => Some(JMP_SHORT),
-        _ => None,
-    }
-}
-
-/// What a site's first byte is in a form, from what it is now.
-pub fn opcode_in(opcode: u8, form: Form) -> Option<u8> {
-    let is_jump = matches!(opcode, JMP_LONG | JMP_SHORT);
-    let other = toggled(opcode)?;
-    Some(if is_jump == (form == Form::Jumping) { opcode } else { other })
+    switch::form(opcode(site))
 }
 
 /// The form in which a site costs least while its key is `on`.
@@ -70,7 +36,7 @@ pub fn bring(text: &mut Text, site: &Site, wanted: Form) -> Result<(), UpdateErr
     if form(site) == Some(wanted) {
         return Ok(());
     }
-    let new = toggled(old).ok_or(UpdateError::TextChanged)?;
+    let new = switch::toggled(old).ok_or(UpdateError::TextChanged)?;
     // SAFETY: a site of a registered module.
     unsafe { text.byte(site.code, old, new) }
 }

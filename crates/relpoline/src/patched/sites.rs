@@ -11,7 +11,7 @@ use super::{callers, calls, fork, hold, keys, learn};
 use crate::UpdateError;
 use crate::{StaticCall, StaticKey};
 use core::cell::{RefCell, UnsafeCell};
-use relpoline_text::membarrier;
+use relpoline_patch::membarrier;
 
 /// What a site is, in the low bits of its owner's address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,54 +1,48 @@
-//! Changing the program's text, and telling every thread.
+//! Changing the program's text, with this crate's errors.
 
 use crate::UpdateError;
-use relpoline_text::membarrier;
-use relpoline_text::poke::PokeError;
-use relpoline_text::pokes::Pokes;
+use relpoline_patch::text::{self, TextError};
 
-/// Text that is opened when it is first needed, and closed with this value.
+/// Text that is opened when it is first changed, and closed with this value.
 #[derive(Default)]
-pub struct Text {
-    pokes: Option<Pokes>,
-    changed: bool,
-}
+pub struct Text(text::Text);
 
-fn explained(refusal: PokeError) -> UpdateError {
+/// What an error means to users.
+pub fn explained(refusal: TextError) -> UpdateError {
     match refusal {
-        PokeError::NoMem => UpdateError::TextUnavailable,
-        // The others do not come from here: these changes are not made under the learner's lock.
-        PokeError::Refused | PokeError::Overtaken | PokeError::NotHere => UpdateError::TextRefused,
-        PokeError::Unexpected => UpdateError::TextChanged,
+        TextError::Unavailable => UpdateError::TextUnavailable,
+        TextError::Changed => UpdateError::TextChanged,
+        TextError::Unfenced => UpdateError::Unfenced,
+        _ => UpdateError::TextRefused,
     }
 }
 
 impl Text {
-    fn open(&mut self) -> Result<&Pokes, UpdateError> {
-        if self.pokes.is_none() {
-            self.pokes = Some(Pokes::open().map_err(explained)?);
-        }
-        self.changed = true;
-        self.pokes.as_ref().ok_or(UpdateError::TextUnavailable)
+    /// The text, with errors of its own.
+    pub fn inner(&mut self) -> &mut text::Text {
+        &mut self.0
     }
 
     /// Changes one byte that threads may be executing.
     ///
     /// # Safety
-    /// `at` must lie in text of a registered module.
+    /// `at` must lie in text of a registered module, which is right with either byte.
     pub unsafe fn byte(&mut self, at: u64, old: u8, new: u8) -> Result<(), UpdateError> {
-        // SAFETY: text of a registered module, says the caller.
-        unsafe { self.open()?.byte(at, old, new) }.map_err(explained)
+        // SAFETY: passed on to the caller; changes are made under the lock.
+        unsafe { self.0.byte(at, old, new) }.map_err(explained)
     }
 
     /// Writes bytes that no thread can be executing.
-    pub fn idle(&mut self, at: u64, bytes: &[u8]) -> Result<(), UpdateError> {
-        self.open()?.idle(at, bytes).map_err(explained)
+    ///
+    /// # Safety
+    /// They must be text of a registered module or memory of this crate, and nobody may come there before a fence.
+    pub unsafe fn idle(&mut self, at: u64, bytes: &[u8]) -> Result<(), UpdateError> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.0.idle(at, bytes) }.map_err(explained)
     }
 
     /// Lets every thread notice what was changed so far.
     pub fn fence(&mut self) -> Result<(), UpdateError> {
-        if core::mem::take(&mut self.changed) {
-            membarrier::sync_core().map_err(|_| UpdateError::Unfenced)?;
-        }
-        Ok(())
+        self.0.fence().map_err(explained)
     }
 }

@@ -1,7 +1,7 @@
 //! The protocols under loom: every interleaving of a change with threads that run through the code.
 //!
 //! In `crates/relpoline/tests/external`: `RUSTFLAGS='--cfg loom' cargo test -p model`. The deliberate faults
-//! `--cfg relpoline_broken="slots-forward"` and `"key-forgets"` fail.
+//! `--cfg relpoline_broken="slots-forward"`, `"key-forgets"` and `"straight-across"` fail.
 //!
 //! Text is simulated by atomics. A change's bytes are released and fetched bytes acquired, as on x86-64, where stores
 //! are seen in order. What `membarrier` adds is modelled by what each test's `done` flags say: who reads one set
@@ -10,10 +10,14 @@
 #![cfg(all(test, loom))]
 
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use loom::sync::Mutex;
+use loom::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use loom::thread;
-use relpoline::__model::{JMP, Slots, TEST, select, set};
-use relpoline::{StaticKey, UpdateError};
+use relpoline::StaticKey;
+use relpoline::__model::set;
+use relpoline_patch::route::{self, AWAY, Bytes, GATE, Route, TARGET};
+use relpoline_patch::slots::{JMP, Slots, TEST, select};
+use relpoline_patch::text::TextError;
 
 /// A gate's first bytes.
 struct Gate([AtomicU8; 5]);
@@ -28,7 +32,7 @@ impl Slots for Writer {
         self.0.0[index].load(Ordering::Relaxed)
     }
 
-    fn change(&mut self, index: usize, old: u8, new: u8) -> Result<(), UpdateError> {
+    fn change(&mut self, index: usize, old: u8, new: u8) -> Result<(), TextError> {
         assert_eq!(self.0.0[index].load(Ordering::Relaxed), old);
         self.0.0[index].store(new, Ordering::Release);
         Ok(())
@@ -120,4 +124,115 @@ fn branches_see_what_the_key_was(values: &'static [bool]) {
 fn a_branch_sees_what_the_key_was() {
     branches_see_what_the_key_was(&[true]);
     branches_see_what_the_key_was(&[true, false]);
+}
+
+/// What the displacement of a call to its gate says, and how far its islands are.
+const TO_GATE: i32 = 0x0102_0304;
+const DISTANCE: i8 = -2;
+/// Displacements to targets, which differ in every byte: of the gate's, and of each other's.
+const TARGETS: [i32; 3] = [0x1122_3344, 0x5566_7788, 0x0a0b_0c0d];
+
+/// A call that is found: its displacement, and where its gate leads.
+struct Caller {
+    bytes: [AtomicU8; 4],
+    gate: AtomicI32,
+    /// Held while a thread fetches. A barrier makes every thread fetch anew: it comes after those that have begun.
+    fetching: Mutex<()>,
+}
+
+fn route_to(target: i32) -> Route {
+    Route::new(TO_GATE, DISTANCE, target).expect("islands are within reach")
+}
+
+impl Caller {
+    /// At its first target, as its gate is.
+    fn new() -> Caller {
+        let bytes = TARGETS[0].to_le_bytes().map(AtomicU8::new);
+        Caller { bytes, gate: AtomicI32::new(TARGETS[0]), fetching: Mutex::new(()) }
+    }
+
+    fn load(&self, order: Ordering) -> i32 {
+        i32::from_le_bytes([0, 1, 2, 3].map(|n| self.bytes[n].load(order)))
+    }
+
+    /// Where a call ends: at a target, or at an island, which leads to the gate, which leads on.
+    fn call(&self) -> i32 {
+        let fetched = {
+            let _fetching = self.fetching.lock().unwrap();
+            self.load(Ordering::Acquire)
+        };
+        if TARGETS.contains(&fetched) {
+            return fetched;
+        }
+        let is_there = |target: &i32| (GATE..TARGET).any(|station| route_to(*target).at(station) == fetched);
+        assert!(TARGETS.iter().any(is_there), "a call goes to {fetched:x}, where nothing is");
+        self.gate.load(Ordering::Acquire)
+    }
+}
+
+/// What the updater holds.
+struct Changes(Arc<Caller>);
+
+impl Bytes for Changes {
+    fn displacement(&self, _field: u64) -> i32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn byte(&mut self, at: u64, old: u8, new: u8) -> Result<(), TextError> {
+        let byte = &self.0.bytes[at as usize];
+        assert_eq!(byte.load(Ordering::Relaxed), old);
+        byte.store(new, Ordering::Release);
+        Ok(())
+    }
+
+    fn fence(&mut self) -> Result<(), TextError> {
+        drop(self.0.fetching.lock().unwrap());
+        Ok(())
+    }
+}
+
+/// Calls go to a target that was current since they began, by way of islands or not, and never to where nothing is.
+fn callers_go_where_they_may(updates: &'static [usize]) {
+    let mut model = loom::model::Builder::new();
+    // All interleavings of thirty steps and ten would take for ever.
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        let caller = Arc::new(Caller::new());
+        let done: Arc<Vec<AtomicBool>> = Arc::new(updates.iter().map(|_| AtomicBool::new(false)).collect());
+        let thread = {
+            let (caller, done) = (Arc::clone(&caller), Arc::clone(&done));
+            thread::spawn(move || {
+                let begun = done.iter().take_while(|d| d.load(Ordering::Acquire)).count();
+                let ended = caller.call();
+                let all: Vec<i32> = std::iter::once(&0).chain(updates).map(|&n| TARGETS[n]).collect();
+                assert!(all[begun..].contains(&ended), "{ended:x} after {begun} updates");
+            })
+        };
+        let mut text = Changes(Arc::clone(&caller));
+        let mut old = route_to(TARGETS[0]);
+        for (&n, done) in updates.iter().zip(done.iter()) {
+            let new = route_to(TARGETS[n]);
+            // Nobody goes straight to the old target any more; then the gate changes; then callers go on.
+            route::step(&mut text, 0, &old, AWAY).unwrap();
+            text.fence().unwrap();
+            caller.gate.store(TARGETS[n], Ordering::Release);
+            route::walk(&mut text, std::iter::once((0, old)), AWAY).unwrap();
+            route::walk(&mut text, std::iter::once((0, new)), TARGET).unwrap();
+            done.store(true, Ordering::Release);
+            old = new;
+        }
+        assert_eq!(caller.load(Ordering::Relaxed), old.at(TARGET));
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_caller_goes_to_the_old_target_or_the_new_one() {
+    callers_go_where_they_may(&[1]);
+}
+
+#[test]
+fn a_caller_is_led_on_and_back() {
+    callers_go_where_they_may(&[1, 2]);
+    callers_go_where_they_may(&[2, 0]);
 }

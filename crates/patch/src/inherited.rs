@@ -1,4 +1,4 @@
-//! Whether a runtime was made by this process, or inherited by a forked child.
+//! Whether something was made by this process, or inherited by a forked child.
 //!
 //! A child shares its parent's code memory, which the parent goes on changing, and lacks the writable mapping. So it
 //! must neither change that code nor run it. It finds out by a page that the kernel wipes on fork, which, unlike a
@@ -18,12 +18,14 @@ pub struct Birthmark {
 
 impl Birthmark {
     /// Marks this process.
+    #[must_use]
     pub fn new() -> Birthmark {
         Birthmark { page: map().unwrap_or(0) }
     }
 
     /// Whether this is another process.
     #[inline]
+    #[must_use]
     pub fn is_inherited(&self) -> bool {
         // SAFETY: the page lives as long as `self`.
         self.page != 0 && unsafe { &*(self.page as *const AtomicU64) }.load(Ordering::Relaxed) == 0
@@ -41,6 +43,12 @@ fn map() -> Option<usize> {
         }
         (*page.cast::<AtomicU64>()).store(1, Ordering::Relaxed);
         Some(page as usize)
+    }
+}
+
+impl Default for Birthmark {
+    fn default() -> Birthmark {
+        Birthmark::new()
     }
 }
 

@@ -1,8 +1,7 @@
-//! Who has which bytes of a runtime's code memory.
+//! Who has which bytes of a code memory.
 
 use crate::inherited::Birthmark;
-use relpoline_text::arena::ArenaError;
-use relpoline_text::memory::CodeMemory;
+use crate::memory::{CodeMemory, MemoryError};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -20,7 +19,7 @@ pub struct Space {
     free: Mutex<BTreeMap<usize, usize>>,
 }
 
-/// Bytes that belong to one program's code.
+/// Bytes that belong to one piece of code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Block {
     /// Where.
@@ -30,8 +29,13 @@ pub struct Block {
 }
 
 impl Space {
-    /// `bytes` of code memory, all free.
-    pub fn create(bytes: usize) -> Result<Space, ArenaError> {
+    /// `bytes` of code memory, all free; at most 1 GiB, so that all of it reaches all of it. It is address space: pages are
+    /// populated as they are used.
+    ///
+    /// # Errors
+    /// Why the kernel does not let us have it.
+    pub fn create(bytes: usize) -> Result<Space, MemoryError> {
+        crate::fork::prepare();
         let memory = CodeMemory::create(bytes)?;
         let free = Mutex::new(BTreeMap::from([(0, memory.len())]));
         Ok(Space { memory, mark: Birthmark::new(), free })
@@ -41,7 +45,8 @@ impl Space {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A block of at least `len` bytes, or `None` when there is no room.
+    /// A block of at least `len` bytes that begins at a multiple of 64, or `None` when there is no room.
+    #[must_use]
     pub fn take(&self, len: usize) -> Option<Block> {
         let len = len.next_multiple_of(GRANULE);
         let mut free = self.free_blocks();
@@ -79,16 +84,19 @@ impl Space {
 
     /// Whether it is another process's, whose code must be neither run nor changed here.
     #[inline]
+    #[must_use]
     pub fn is_inherited(&self) -> bool {
         self.mark.is_inherited()
     }
 
     /// Bytes in use.
+    #[must_use]
     pub fn used(&self) -> usize {
         self.memory.len() - self.free_blocks().values().sum::<usize>()
     }
 
     /// The memory itself.
+    #[must_use]
     pub fn memory(&self) -> &CodeMemory {
         &self.memory
     }

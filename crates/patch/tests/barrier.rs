@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use relpoline_text::grace::{Domain, Reader, readers_fence};
+use relpoline_patch::grace::{Domain, Reader, readers_fence};
 
 static DOMAIN: Domain = Domain::new();
 /// What readers look at, and whether they shall end.

@@ -1,9 +1,12 @@
-//! Freeing what running programs may still use: one grace period after it was unpublished.
+//! Freeing what running code may still use: one grace period after it was unpublished.
 //!
-//! All runtimes of a process share one [`Domain`] and one queue. Loading, updating and dropping programs look
-//! whether earlier things are due, without waiting; so the queue is short unless some run lasts long.
+//! All of a process share one [`Domain`] and one queue: who runs code is inside a [`Section`], who takes some away gives it to
+//! [`retire`]. Whoever changes anything looks whether earlier things are due, without waiting; so the queue is short unless some
+//! section lasts long.
+//!
+//! Around `fork` the queue is held, and the child forgets its parent's other threads: they do not exist there.
 
-use relpoline_text::grace::{Domain, Reader};
+use crate::grace::{Domain, Reader};
 use std::any::Any;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +43,8 @@ fn take_reader() -> &'static Reader {
     })
 }
 
-/// A read section: until it is dropped, nothing retired after its beginning is freed.
+/// A read section: until it is dropped, nothing retired after its beginning is freed. Two plain stores where `membarrier` is to be
+/// had; they nest.
 #[derive(Debug)]
 pub struct Section {
     reader: &'static Reader,
@@ -54,6 +58,7 @@ pub struct Section {
 impl Section {
     /// Begins one; sections of a thread nest.
     #[inline]
+    #[must_use]
     pub fn enter() -> Section {
         let (reader, lent) = match MARK.try_with(|mark| mark.0) {
             Ok(reader) => (reader, false),
@@ -83,11 +88,12 @@ impl Drop for Section {
 }
 
 /// Whether the calling thread is inside a section, where waiting would be for ever.
+#[must_use]
 pub fn is_inside() -> bool {
     MARK.try_with(|mark| mark.0.is_inside()).unwrap_or(ENDING.get() != 0)
 }
 
-/// Waits until every run that is going on has ended. Frees nothing: locks may be held.
+/// Waits until every section that somebody is in has ended. Frees nothing: locks may be held. Not to be called inside one.
 pub fn wait() {
     DOMAIN.wait();
 }
@@ -102,7 +108,7 @@ pub fn retire<T: Any + Send>(thing: Box<T>) {
     }
 }
 
-/// As [`reap`], when it is time to. For the ends of runs.
+/// As [`reap`], when much is waiting. For the ends of sections, where nobody else may look after it.
 #[inline]
 pub fn reap_if_crowded() {
     if CROWDED.load(Ordering::Relaxed) && !is_inside() {
@@ -125,16 +131,16 @@ fn lock() -> Waiting {
 }
 
 /// What waits, and nobody else may touch.
-pub type Waiting = MutexGuard<'static, Vec<(u64, Box<dyn Any + Send>)>>;
+pub(crate) type Waiting = MutexGuard<'static, Vec<(u64, Box<dyn Any + Send>)>>;
 
 /// What waits, for [`crate::fork`] to hold.
-pub fn hold() -> TryLockResult<Waiting> {
+pub(crate) fn hold() -> TryLockResult<Waiting> {
     QUEUE.try_lock()
 }
 
-/// In a forked child: the parent's other threads, which may have been in the middle of runs, are not waited for; and what
+/// In a forked child: the parent's other threads, which may have been in the middle of sections, are not waited for; and what
 /// waited to be freed is the parent's.
-pub fn settle(waiting: &mut Waiting) {
+pub(crate) fn settle(waiting: &mut Waiting) {
     std::mem::forget(std::mem::take(&mut **waiting));
     CROWDED.store(false, Ordering::Relaxed);
     DOMAIN.keep_only(MARK.try_with(|mark| mark.0).ok());

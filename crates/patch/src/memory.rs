@@ -1,18 +1,41 @@
-//! Memory for code that is generated, run, and freed again: plain bytes, without the arena's banks and cells.
+//! Memory for code that is generated, run, and freed again.
 //!
-//! Like the [arena](crate::arena) it is one memfd mapped twice, writable here and executable there, then
+//! It is one memfd mapped twice, writable here and executable there, then
 //! sealed (FUTURE_WRITE, SHRINK, GROW, SEAL) and its descriptor closed: nothing is ever writable and
 //! executable at one address, and nobody can make it so. The file is sparse, so its size costs address space
 //! only. Which bytes are in use is the owner's business; what is free, it fills with `int3`.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use rustix::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-use crate::arena::ArenaError;
-use crate::cells::PAGE;
+const PAGE: usize = 4096;
+
+/// Why there is no memory for code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// `memfd_create` was refused.
+    Memfd,
+    /// A mapping was refused.
+    Map,
+    /// The file could not be sealed, so others could make the code writable.
+    Seal,
+}
+
+impl core::fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            MemoryError::Memfd => "memfd_create is refused",
+            MemoryError::Map => "executable memory is refused",
+            MemoryError::Seal => "code memory cannot be sealed against writing (Linux 5.1 or later is needed)",
+        })
+    }
+}
+
+impl std::error::Error for MemoryError {}
 
 /// Doubly mapped, sealed code memory. See the module's text.
 #[derive(Debug)]
@@ -27,18 +50,18 @@ unsafe impl Send for CodeMemory {}
 // SAFETY: as above.
 unsafe impl Sync for CodeMemory {}
 
-fn memfd() -> Result<OwnedFd, ArenaError> {
+fn memfd() -> Result<OwnedFd, MemoryError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // vm.memfd_noexec wants to be told (Linux 6.3); older kernels do not know the flag.
     rustix::fs::memfd_create(c"relpoline-code", flags | MemfdFlags::EXEC)
         .or_else(|_| rustix::fs::memfd_create(c"relpoline-code", flags))
-        .map_err(|_| ArenaError::Memfd)
+        .map_err(|_| MemoryError::Memfd)
 }
 
-fn map(fd: &OwnedFd, bytes: usize, prot: ProtFlags) -> Result<*mut c_void, ArenaError> {
+fn map(fd: &OwnedFd, bytes: usize, prot: ProtFlags) -> Result<*mut c_void, MemoryError> {
     // SAFETY: a fresh mapping at an address of the kernel's choice.
     unsafe { rustix::mm::mmap(core::ptr::null_mut(), bytes, prot, MapFlags::SHARED, fd, 0) }
-        .map_err(|_| ArenaError::Map)
+        .map_err(|_| MemoryError::Map)
 }
 
 impl CodeMemory {
@@ -46,16 +69,16 @@ impl CodeMemory {
     ///
     /// # Errors
     /// Why the kernel does not let us have it.
-    pub fn create(bytes: usize) -> Result<CodeMemory, ArenaError> {
+    pub fn create(bytes: usize) -> Result<CodeMemory, MemoryError> {
         let bytes = bytes.clamp(PAGE, 1 << 30).next_multiple_of(PAGE);
         let fd = memfd()?;
-        rustix::fs::ftruncate(&fd, bytes as u64).map_err(|_| ArenaError::Memfd)?;
+        rustix::fs::ftruncate(&fd, bytes as u64).map_err(|_| MemoryError::Memfd)?;
         let alias = map(&fd, bytes, ProtFlags::READ | ProtFlags::WRITE)?;
         let mut memory = CodeMemory { code: core::ptr::null_mut(), alias, bytes };
         // SAFETY: the mapping is ours; children shall not inherit the writable one.
-        unsafe { rustix::mm::madvise(alias, bytes, Advice::LinuxDontFork) }.map_err(|_| ArenaError::Map)?;
+        unsafe { rustix::mm::madvise(alias, bytes, Advice::LinuxDontFork) }.map_err(|_| MemoryError::Map)?;
         let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&fd, seals).map_err(|_| ArenaError::Seal)?;
+        rustix::fs::fcntl_add_seals(&fd, seals).map_err(|_| MemoryError::Seal)?;
         memory.code = map(&fd, bytes, ProtFlags::READ | ProtFlags::EXEC)?;
         Ok(memory)
     }
@@ -105,6 +128,31 @@ impl CodeMemory {
         // SAFETY: inside the alias and aligned, as just checked; everybody changes words atomically.
         let at = unsafe { &*self.alias.cast::<u8>().add(offset).cast::<AtomicU64>() };
         at.swap(word, Ordering::AcqRel)
+    }
+
+    /// Replaces the byte at `offset`, likewise, wherever it lies.
+    ///
+    /// # Panics
+    /// When `offset` is not within the memory.
+    ///
+    /// # Safety
+    /// As for [`CodeMemory::replace_word`].
+    pub unsafe fn replace_byte(&self, offset: usize, byte: u8) -> u8 {
+        assert!(offset < self.bytes);
+        // SAFETY: inside the alias, as just checked; everybody changes bytes atomically.
+        let at = unsafe { &*self.alias.cast::<u8>().add(offset).cast::<AtomicU8>() };
+        at.swap(byte, Ordering::AcqRel)
+    }
+
+    /// The byte at `offset`, as it is now.
+    ///
+    /// # Panics
+    /// When `offset` is not within the memory.
+    #[must_use]
+    pub fn byte(&self, offset: usize) -> u8 {
+        assert!(offset < self.bytes);
+        // SAFETY: inside the mapping, as just checked, which is readable; only atomics change what may be read.
+        unsafe { &*self.code.cast::<u8>().add(offset).cast::<AtomicU8>() }.load(Ordering::Acquire)
     }
 }
 

@@ -1,6 +1,7 @@
-//! The tail-call poke as a pure protocol: what to write at which site, in which order, and what to wait for.
+//! A jump that may be there or not, as a pure protocol: what to write at which site, in which order, and what to wait for.
 //!
-//! A tail call with a constant index into a program array is compiled to two patch sites:
+//! That is how the kernel's eBPF compiler, and `relpoline-bpf`, make direct jumps of tail calls. A call with a constant index into
+//! an array of programs is compiled to two patch sites:
 //!
 //! ```text
 //! bypass:  jmp  out            no program in the slot: the call does nothing   (nop when there is one)
@@ -25,33 +26,7 @@
 //! opening bypasses every core must have seen the former ([`Wait::Sync`]), since instruction fetch is not
 //! bound to the order in which data stores become visible.
 //!
-//! Each site is an aligned eight-byte word, of which the first five bytes are the instruction that changes
-//! and the last three a nop that stays: a thread that has just executed the nop of five bytes and is about to
-//! execute the other one is not disturbed when the word becomes a jump.
-
-use crate::arch::x86_64::encode::rel32;
-
-/// Most tail calls in one run; the next one falls through (the kernel's `MAX_TAIL_CALL_CNT`).
-pub const LIMIT: u32 = 33;
-
-/// Bytes of a patch site; it is aligned to as many.
-pub const SITE: usize = 8;
-
-/// `nop` of five bytes, `nop` of three.
-const NOP: [u8; SITE] = [0x0f, 0x1f, 0x44, 0x00, 0x00, 0x0f, 0x1f, 0x00];
-
-/// The word of a site that is passed through.
-#[must_use]
-pub const fn nop_word() -> u64 {
-    u64::from_le_bytes(NOP)
-}
-
-/// The word of a site at `at` that jumps to `to`, or `None` beyond ±2 GiB.
-#[must_use]
-pub fn jump_word(at: u64, to: u64) -> Option<u64> {
-    let rel = rel32(at.wrapping_add(5), to)?.to_le_bytes();
-    Some(u64::from_le_bytes([0xe9, rel[0], rel[1], rel[2], rel[3], NOP[5], NOP[6], NOP[7]]))
-}
+//! Each site is an aligned [word](crate::word).
 
 /// How the program of one slot changes; addresses are entries for tail calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -271,13 +246,5 @@ mod tests {
                 assert_eq!((change.poke(phase), change.wait(phase)), (None, Wait::No));
             }
         }
-    }
-
-    #[test]
-    fn words_differ_in_the_instruction_alone() {
-        let jump = jump_word(0x1000, 0x2000).unwrap();
-        assert_eq!(jump.to_le_bytes(), [0xe9, 0xfb, 0x0f, 0, 0, 0x0f, 0x1f, 0x00]);
-        assert_eq!(nop_word() >> 40, jump >> 40);
-        assert_eq!(jump_word(0, 1 << 40), None);
     }
 }

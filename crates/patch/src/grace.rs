@@ -248,7 +248,6 @@ impl Default for Domain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::boxed::Box;
     use std::sync::Arc;
 
     /// Values are poisoned one grace period after they were replaced; no reader may ever see the poison.
