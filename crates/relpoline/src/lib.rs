@@ -50,13 +50,17 @@ pub mod __private {
     pub use crate::passed::register_behind;
 
     /// What `likely!` and `unlikely!` take.
+    ///
+    /// # Safety
+    /// It must be laid out as a [`StaticKey`](crate::StaticKey): the branch reads one there.
     #[diagnostic::on_unimplemented(
         message = "`{Self}` is not a static key",
         note = "`likely!` and `unlikely!` take the path of the `static` that `static_key!` defined, not of something that \
                 refers or leads to it: the branch is patched by that static's address"
     )]
-    pub trait IsKey {}
-    impl IsKey for crate::StaticKey {}
+    pub unsafe trait IsKey {}
+    // SAFETY: it is one.
+    unsafe impl IsKey for crate::StaticKey {}
 
     /// Refuses what only refers to a key, which would never be patched: nothing is dereferenced on the way here.
     #[inline(always)]
@@ -70,9 +74,13 @@ pub mod __private {
         );
     }
 
-    /// Reads a key, off the hot path.
+    /// Reads a key, off the hot path. Takes anything, so that what [`is_a_key`] refuses is one mistake and not two.
+    ///
+    /// # Safety
+    /// It must be [a key](IsKey).
     #[inline(always)]
-    pub fn read(key: &crate::StaticKey) -> bool {
-        key.is_enabled()
+    pub unsafe fn read<K>(key: &K) -> bool {
+        // SAFETY: it is one, says the caller.
+        unsafe { &*core::ptr::from_ref(key).cast::<crate::StaticKey>() }.is_enabled()
     }
 }

@@ -61,8 +61,12 @@ pub fn prepare_for_sandbox() -> Result<(), UpdateError> {
 #[macro_export]
 macro_rules! __branch {
     ($key:path, $kind:literal, $ahead:literal) => {{
-        $crate::__private::is_a_key(&$key);
-        $crate::__private::read(&$key)
+        const { $crate::__private::is_a_key(&$key) };
+        // SAFETY: it is a key, or does not compile.
+        #[allow(unused_unsafe)]
+        unsafe {
+            $crate::__private::read(&$key)
+        }
     }};
 }
 

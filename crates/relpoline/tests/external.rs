@@ -109,45 +109,81 @@ fn what_cannot_be_patched_does_not_compile() {
             .expect("cargo runs");
         (run.status.success(), String::from_utf8_lossy(&run.stderr).into_owned())
     };
+    let macros = std::fs::read_to_string(manifest().with_file_name("refused/src/main.rs")).expect("the mistakes");
     for no_patch in [false, true] {
         let (compiles, text) = check("", no_patch);
         assert!(compiles, "{text}");
         let a_key = "is not a static key";
         let a_function = "the first target of a static call must be a function";
-        let refused =
-            [("alias", a_key), ("deref", a_key), ("lazy", a_key), ("function", a_key), ("pointer", a_function)];
-        for (feature, why) in refused {
-            let (compiles, text) = check(feature, no_patch);
-            assert!(!compiles && text.contains(why), "{feature}, {no_patch}: {text}");
-        }
-        for feature in ["constant", "constant_pointer"] {
-            assert!(!check(feature, no_patch).0, "{feature}, {no_patch}");
-        }
-        // One message a mistake, unless the name is not defined for want of a signature: then its uses say so, too.
+        // What is wrong, what the message says, and what of the user's it points at. One message a mistake.
         let mistakes = [
-            ("method_object", "the first parameter of a dynamic method is the trait object", 1),
-            ("method_result", "add a parameter `result: &mut String`", 1),
-            ("by_value", "pass it by reference", 1),
-            ("result", "add a parameter `result: &mut Result<u32, String>`", 1),
-            ("too_many", "pass at most five words", 1),
-            ("abi", "not `extern \"system\"`", 1),
-            ("parameters", "cannot have type parameters", 2),
-            ("call_parameters", "cannot have parameters of its own", 2),
-            ("closure", "not a closure", 1),
-            ("no_target", "has no first target", 1),
-            ("other_type", "expected fn pointer `fn(u64) -> u64`", 1),
-            ("key_type", "static keys are defined by", 1),
-            ("key_expression", "not an expression", 1),
+            ("alias", a_key, "relpoline::likely!(ALIAS)"),
+            ("deref", a_key, "unlikely!(SWITCH)"),
+            ("lazy", a_key, "unlikely!(LAZY)"),
+            ("function", a_key, "unlikely!(function)"),
+            ("constant", a_key, "unlikely!(CONSTANT)"),
+            ("pointer", a_function, "static_call!(fn call() -> u32 = POINTER)"),
+            ("constant_pointer", a_function, "static_call!(fn call() -> u32 = CONSTANT_POINTER)"),
+            (
+                "method_object",
+                "the first parameter of a dynamic method is the trait object",
+                "dynamic_method!(fn wrong(shape: &Square",
+            ),
+            ("method_result", "add a parameter `result: &mut String`", "String"),
+            ("by_value", "pass it by reference", "String"),
+            ("result", "add a parameter `result: &mut Result<u32, String>`", "Result<u32, String>"),
+            (
+                "too_many",
+                "pass at most five words",
+                "dynamic_call!(fn wrong(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64))",
+            ),
+            ("abi", "not `extern \"system\"`", "dynamic_call!(extern \"system\" fn wrong(a: u64))"),
+            ("parameters", "cannot have type parameters", "static_call!(fn wrong<T>"),
+            ("call_parameters", "cannot have parameters of its own", "dynamic_call!(fn wrong<T>"),
+            ("closure", "not a closure", "static_call!(fn wrong(a: u64) -> u64 = |a| a + 1)"),
+            ("no_target", "has no first target", "static_call!(fn wrong(a: u64) -> u64)"),
+            (
+                "other_type",
+                "expected fn pointer `fn(u64) -> u64`",
+                "static_call!(fn wrong(a: u64) -> u64 = u32::is_power_of_two)",
+            ),
+            ("key_type", "static keys are defined by", "static_key!(static WRONG: u32 = 1)"),
+            ("key_expression", "not an expression", "relpoline::unlikely!(1 + 1)"),
         ];
-        for (feature, why, messages) in mistakes {
+        for (feature, why, at) in mistakes {
             let (compiles, text) = check(feature, no_patch);
-            let found =
-                text.lines().filter(|line| line.starts_with("error") && !line.contains("could not compile")).count();
             assert!(!compiles && text.contains(why), "{feature}, {no_patch}: {text}");
-            // Without patching no register is asked for in a place of its own.
-            assert!(found == messages || no_patch, "{feature}: {found} messages: {text}");
+            let found = places(&text, &macros);
+            // What a constant holds is refused once more, by the compiler: no branch can name it. Without patching no branch does, and
+            // no register is asked for in a place of its own.
+            let messages = if feature.starts_with("constant") { 2 } else { 1 };
+            assert!(found.len() == messages || no_patch, "{feature}: {} messages: {text}", found.len());
+            for place in found {
+                assert!(place.starts_with(at), "{feature}, {no_patch}: points at `{place}`: {text}");
+            }
         }
     }
+}
+
+/// What of `source` each error message points at, to the end of its line.
+fn places<'a>(messages: &str, source: &'a str) -> Vec<&'a str> {
+    let mut lines = messages.lines();
+    let mut places = Vec::new();
+    while let Some(line) = lines.next() {
+        if !line.starts_with("error") || line.contains("could not compile") {
+            continue;
+        }
+        let at = lines.next().and_then(|line| line.trim_start().strip_prefix("--> "));
+        let place = at.and_then(|at| {
+            let mut parts = at.rsplitn(3, ':');
+            let (column, line) = (parts.next()?.parse::<usize>().ok()?, parts.next()?.parse::<usize>().ok()?);
+            let file = parts.next()?;
+            // The user's file, not this crate's.
+            source.lines().nth(line - 1)?.get(column - 1..).filter(|_| file.ends_with("refused/src/main.rs"))
+        });
+        places.push(place.unwrap_or("no place of the user's"));
+    }
+    places
 }
 
 /// Whether the linker that `cc` calls by this option is there.

@@ -110,7 +110,8 @@ impl<const INITIALLY: bool> fmt::Debug for StaticKey<INITIALLY> {
     }
 }
 
-impl<const INITIALLY: bool> crate::__private::IsKey for StaticKey<INITIALLY> {}
+// SAFETY: a transparent struct of one.
+unsafe impl<const INITIALLY: bool> crate::__private::IsKey for StaticKey<INITIALLY> {}
 
 /// Does nothing: modules register their branches when they are loaded.
 pub fn global_init() {}

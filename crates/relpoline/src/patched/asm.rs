@@ -113,7 +113,8 @@ macro_rules! __registrar {
 #[macro_export]
 macro_rules! __branch {
     ($key:path, $kind:literal, $ahead:literal) => {{
-        $crate::__private::is_a_key(&$key);
+        // Nothing of it is left, without optimisation either.
+        const { $crate::__private::is_a_key(&$key) };
         'site: {
             // SAFETY: the instruction changes flags alone, in either form, or jumps to the label; only the
             // library changes it, one byte at a time (relpoline, module `patched::keys`).
@@ -123,7 +124,8 @@ macro_rules! __branch {
                     "2: jmp {slow}",
                     $crate::__site!($kind),
                     slow = label {
-                        break 'site $crate::__private::read(&$key);
+                        // SAFETY: it is a key, or does not compile.
+                        break 'site unsafe { $crate::__private::read(&$key) };
                     },
                     owner = sym $key,
                     register_sites = sym $crate::__private::register,
