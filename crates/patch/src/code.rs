@@ -233,7 +233,7 @@ pub(crate) fn function_at<F: Copy>(address: u64) -> F {
     unsafe { core::mem::transmute_copy(&address) }
 }
 
-/// A [switch](crate::switch) in code: an instruction that jumps, or is passed over.
+/// A [switch](mod@crate::switch) in code: an instruction that jumps, or is passed over.
 #[derive(Debug)]
 pub struct Switch {
     code: Arc<Code>,

@@ -10,6 +10,9 @@ use std::collections::BTreeSet;
 const DISPLACEMENTS: [[u8; 4]; 5] =
     [[0; 4], [0x10, 0, 0, 0], [0x44, 0x33, 0x22, 0x11], [0xf0, 0xff, 0xff, 0xff], [0xc0, 0xc1, 0x90, 0x0f]];
 
+/// A jump up to its opcode, which of its bytes changes, what it becomes, and whether that writes flags.
+type Pair = (Vec<u8>, usize, u8, bool);
+
 /// The one instruction that `bytes` are, all of them.
 fn one(bytes: &[u8]) -> Option<Instruction> {
     let mut decoder = Decoder::with_ip(64, bytes, 0x1000, DecoderOptions::NONE);
@@ -50,7 +53,7 @@ fn jumps(displacement: [u8; 4]) -> Vec<Vec<u8>> {
 #[test]
 fn the_only_pairs_are_those_in_use_and_they_write_flags() {
     let mut info = InstructionInfoFactory::new();
-    let mut pairs: Option<BTreeSet<(Vec<u8>, usize, u8, bool)>> = None;
+    let mut pairs: Option<BTreeSet<Pair>> = None;
     for displacement in DISPLACEMENTS {
         let mut found = BTreeSet::new();
         for jump in jumps(displacement) {

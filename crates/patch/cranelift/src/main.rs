@@ -8,8 +8,8 @@
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{
-    AbiParam, ExtFuncData, ExternalName, Function as Ir, InstBuilder, MemFlags, Signature, UserExternalName, UserFuncName,
-    condcodes::IntCC, types::I64,
+    AbiParam, ExtFuncData, ExternalName, Function as Ir, InstBuilder, MemFlags, Signature, UserExternalName,
+    UserFuncName, condcodes::IntCC, types::I64,
 };
 use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
@@ -67,13 +67,15 @@ impl Jit {
 
     /// Compiles a function of one number and places it, its calls led to the gates of what they name.
     fn compile(&self, number: u32, body: impl FnOnce(&mut FunctionBuilder<'_>)) -> Outcome<Entry<Function>> {
-        let mut context = Context::for_function(Ir::with_name_signature(UserFuncName::user(0, number), Self::signature()));
+        let mut context =
+            Context::for_function(Ir::with_name_signature(UserFuncName::user(0, number), Self::signature()));
         let mut builders = FunctionBuilderContext::new();
         let mut builder = FunctionBuilder::new(&mut context.func, &mut builders);
         body(&mut builder);
         builder.seal_all_blocks();
         builder.finalize();
-        let compiled = context.compile(&*self.isa, &mut ControlPlane::default()).map_err(|error| format!("{:?}", error.inner))?;
+        let compiled =
+            context.compile(&*self.isa, &mut ControlPlane::default()).map_err(|error| format!("{:?}", error.inner))?;
         let relocations = compiled.buffer.relocs().to_vec();
         let mut draft = Draft::take(&self.space, compiled.code_buffer().len())?;
         draft.write(0, compiled.code_buffer());
@@ -82,7 +84,8 @@ impl Jit {
                 return Err("a call of what has no gate".into());
             };
             let callee = context.func.params.user_named_funcs()[name].index;
-            let gate = self.gates.get(&callee).filter(|_| reloc.kind == Reloc::X86CallPCRel4).ok_or("no gate to call")?;
+            let gate =
+                self.gates.get(&callee).filter(|_| reloc.kind == Reloc::X86CallPCRel4).ok_or("no gate to call")?;
             let field = reloc.offset as usize;
             let rel = gate.address().wrapping_sub(draft.address(field)).wrapping_add_signed(reloc.addend);
             draft.write(field, &(rel as u32).to_le_bytes());
@@ -139,7 +142,7 @@ impl Jit {
                 How::Gate => {
                     let name = builder.func.declare_imported_user_function(UserExternalName::new(0, STEP));
                     // Near, so that the call is a direct one.
-                    let data = ExtFuncData { name: ExternalName::user(name), signature, colocated: true, patchable: false };
+                    let data = ExtFuncData { name: ExternalName::user(name), signature, colocated: true };
                     let step = builder.import_function(data);
                     builder.ins().call(step, &[i])
                 }
