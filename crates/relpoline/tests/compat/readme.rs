@@ -15,6 +15,7 @@ define_static_key_false!(FLAG_STATIC_KEY);
 fn application_initialize(arguments: &[&str]) {
     let flag = CommandlineArgs::parse(arguments);
     if flag {
+        // SAFETY: nobody else runs through the branches.
         unsafe {
             FLAG_STATIC_KEY.enable();
         }
@@ -51,6 +52,7 @@ pub fn main() -> [Vec<&'static str>; 3] {
     let without = run_loop(2);
     application_initialize(&["program", "--flag"]);
     let with = run_loop(2);
+    // SAFETY: as above.
     unsafe {
         FLAG_STATIC_KEY.disable();
     }
