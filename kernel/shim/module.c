@@ -25,6 +25,8 @@
 
 /* From here on a rest may last as long as the processor sleeps (us). */
 #define LONG_REST	20000
+/* Until somebody wakes the thread. */
+#define NO_END		U32_MAX
 
 DEFINE_MUTEX(relpoline_lock);
 
@@ -32,10 +34,13 @@ static bool enable = true;
 module_param(enable, bool, 0444);
 MODULE_PARM_DESC(enable, "begin to promote at once (default: yes)");
 
+/* NULL before it begins and from when it is to end. Changed with relpoline_lock held. */
 static struct task_struct *thread;
 static struct workqueue_struct *queue;
 /* Whether the module holds itself. Guarded by relpoline_lock. */
 static bool is_held;
+/* Whether something has happened since the thread looked. Set with relpoline_lock held. */
+static bool is_woken;
 
 /* Promotes from now on. Called with relpoline_lock held, by somebody who holds the module. */
 void relpoline_enable(void)
@@ -47,11 +52,15 @@ void relpoline_enable(void)
 	relpoline_wake();
 }
 
-/* True once every branch leads to its thunk. Called with relpoline_lock held. */
+/*
+ * True once every branch leads to its thunk. Called with relpoline_lock held. The
+ * thread looks once more: at slots that were left, and at branches that must wait.
+ */
 bool relpoline_disable(void)
 {
 	bool restored = relpoline_engine_disable();
 
+	relpoline_wake();
 	if (restored && is_held)
 		module_put(THIS_MODULE);
 	if (restored)
@@ -96,26 +105,36 @@ static void wait_for_grace(struct work_struct *work)
 
 static DECLARE_DELAYED_WORK(grace, wait_for_grace);
 
-/* Deferrable: it wakes no processor that sleeps. */
+/* Deferrable: it wakes no processor that sleeps. The thread does not end before this has ended. */
 static void rested(struct timer_list *unused)
 {
-	wake_up_process(thread);
+	struct task_struct *task = READ_ONCE(thread);
+
+	if (task)
+		wake_up_process(task);
 }
 
 static struct timer_list alarm;
 
+/* Called with relpoline_lock held. */
 void relpoline_wake(void)
 {
+	WRITE_ONCE(is_woken, true);
 	if (thread)
 		wake_up_process(thread);
 }
 
-/* Interruptible: so a suspend can wake us to be frozen. */
+/*
+ * Interruptible: so a suspend can wake us to be frozen. Who wakes us sets is_woken first
+ * and looks at our state then, we the other way round: one of the two sees the other.
+ */
 static void rest(u32 us)
 {
 	set_current_state(TASK_INTERRUPTIBLE);
-	if (kthread_should_stop()) {
+	if (kthread_should_stop() || READ_ONCE(is_woken)) {
 		__set_current_state(TASK_RUNNING);
+	} else if (us == NO_END) {
+		schedule();
 	} else if (us < LONG_REST) {
 		ktime_t time = ns_to_ktime(us * (u64)NSEC_PER_USEC);
 
@@ -123,6 +142,8 @@ static void rest(u32 us)
 	} else {
 		mod_timer(&alarm, jiffies + usecs_to_jiffies(us));
 		schedule();
+		/* Whoever woke us: it shall not wake us again, nor find that we have ended. */
+		timer_delete_sync(&alarm);
 	}
 }
 
@@ -134,6 +155,7 @@ static int look_around(void *unused)
 		u32 us;
 
 		mutex_lock(&relpoline_lock);
+		WRITE_ONCE(is_woken, false);
 		us = relpoline_engine_tick();
 		wants_grace = relpoline_engine_wants_grace();
 		mutex_unlock(&relpoline_lock);
@@ -142,8 +164,6 @@ static int look_around(void *unused)
 		rest(us);
 		try_to_freeze();
 	}
-	/* By ourselves, while there is somebody to be woken. */
-	timer_delete_sync(&alarm);
 	return 0;
 }
 
@@ -160,14 +180,22 @@ static int __init begin_looking(void)
 		return PTR_ERR(task);
 	}
 	timer_setup(&alarm, rested, TIMER_DEFERRABLE);
-	thread = task;
+	mutex_lock(&relpoline_lock);
+	WRITE_ONCE(thread, task);
+	mutex_unlock(&relpoline_lock);
 	wake_up_process(task);
 	return 0;
 }
 
 static void end_looking(void)
 {
-	kthread_stop(thread);
+	struct task_struct *task = thread;
+
+	/* A module that goes meanwhile wakes nobody. */
+	mutex_lock(&relpoline_lock);
+	WRITE_ONCE(thread, NULL);
+	mutex_unlock(&relpoline_lock);
+	kthread_stop(task);
 	cancel_delayed_work_sync(&grace);
 	destroy_workqueue(queue);
 }

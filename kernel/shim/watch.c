@@ -83,10 +83,13 @@ static void goes(struct module *mod)
 static int changed(struct notifier_block *block, unsigned long state, void *data)
 {
 	mutex_lock(&relpoline_lock);
-	if (state == MODULE_STATE_COMING)
+	if (state == MODULE_STATE_COMING) {
 		comes(data);
-	else if (state == MODULE_STATE_GOING)
+	} else if (state == MODULE_STATE_GOING) {
 		goes(data);
+		/* Its numbers come free after a grace period, which the thread begins. */
+		relpoline_wake();
+	}
 	mutex_unlock(&relpoline_lock);
 	return NOTIFY_OK;
 }

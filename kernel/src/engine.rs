@@ -6,6 +6,7 @@ use relpoline_core::trace::Trace;
 
 use crate::layout::{COLD_STUB, RECORDER, SITES, TARGETS, recorder};
 use crate::machine::{Machine, Poke};
+use crate::price::{self, Price};
 use crate::report::Totals;
 use crate::site::{Counts, NONE, Site};
 use crate::slots::Slots;
@@ -20,14 +21,16 @@ const LOOK_MS: u64 = 20;
 const LOOK_CALM_MS: u64 = 640;
 /// Most cold sites that a look reads: with many processors a reading is dear.
 const COLD_PER_LOOK: usize = 4096;
-/// Until the next tick while sites learn, and while nothing is enabled (µs).
+/// Until the next tick while sites learn (µs).
 const TICK_LEARNING: u32 = 2_000;
-const TICK_IDLE: u32 = 1_000_000;
+/// While nothing is enabled and nothing waits: there is no next tick until somebody asks for one. The shim knows it as
+/// `NO_END`.
+pub const NO_TICK: u32 = u32::MAX;
 /// A site that has not filled its window in this time is too rare to be worth its recording stub (ms).
 const PATIENCE_MS: u32 = 2_000;
 
-/// What costs what in a kernel: a change of live text interrupts every processor three times.
-pub const COSTS: Costs = Costs { patch: 60_000, link: 60_000, judge: 6_000, ..Costs::TYPICAL };
+/// What costs what in a kernel, before anything was measured.
+pub const COSTS: Costs = Costs { patch: price::FIRST, link: price::FIRST, judge: 6_000, ..Costs::TYPICAL };
 
 /// The knobs in a kernel. Sites are many and most are rare; targets are four at most, so that a tree is one cell.
 pub const CONFIG: Config = Config {
@@ -85,6 +88,8 @@ pub struct Engine<M: 'static> {
     pub(crate) patience_ms: u32,
     /// Whether some site waits for its change.
     pending: bool,
+    /// What a change has cost of late.
+    pub(crate) price: Price,
     next_look: u64,
     /// Until the look after that (ms).
     look_ms: u64,
@@ -114,6 +119,7 @@ impl<M: Machine> Engine<M> {
             counting: false,
             patience_ms: PATIENCE_MS,
             pending: false,
+            price: Price::new(),
             next_look: 0,
             look_ms: LOOK_MS,
             next_cold: 0,
@@ -161,7 +167,7 @@ impl<M: Machine> Engine<M> {
         self.enabled
     }
 
-    /// Looks at what has happened and does what follows. Returns when to come again (µs).
+    /// Looks at what has happened and does what follows. Returns when to come again (µs), or [`NO_TICK`].
     pub fn tick(&mut self) -> u32 {
         let now = self.machine.now();
         self.totals.ticks += 1;
@@ -175,10 +181,12 @@ impl<M: Machine> Engine<M> {
             }
         }
         self.poke();
-        match (self.enabled || self.pending, self.windows.is_idle()) {
-            (false, _) => TICK_IDLE,
-            (true, false) => TICK_LEARNING,
-            (true, true) => 1_000 * self.look_ms as u32,
+        match (self.enabled, self.pending) {
+            (true, _) if !self.windows.is_idle() => TICK_LEARNING,
+            (true, _) => 1_000 * self.look_ms as u32,
+            // Somebody else has a branch that shall be put back.
+            (false, true) => 1_000 * LOOK_CALM_MS as u32,
+            (false, false) => NO_TICK,
         }
     }
 
@@ -485,11 +493,21 @@ impl<M: Machine> Engine<M> {
         let mut from = 0;
         while let Some(count) = self.gather(&mut batch, &mut from) {
             let Some(batch) = batch.get_mut(..count) else { break };
+            let began = self.machine.now();
             self.machine.poke(batch);
+            let took = self.machine.now().saturating_sub(began);
+            let made = batch.iter().filter(|poke| poke.done).count();
+            self.pay(took, made as u64);
             for poke in batch {
                 self.landed(poke);
             }
         }
+    }
+
+    /// A batch of `made` changes took so many cycles: so dear are those that come.
+    fn pay(&mut self, cycles: u64, made: u64) {
+        self.price = self.price.measured(cycles, made);
+        (self.policy.costs.patch, self.policy.costs.link) = (self.price.cycles(), self.price.cycles());
     }
 
     /// The next changes that wait, from site `from` on; `None` when there are no more.

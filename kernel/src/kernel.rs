@@ -25,6 +25,7 @@ mod knobs;
 mod layout;
 mod machine;
 mod modules;
+mod price;
 mod report;
 mod site;
 mod slots;

@@ -27,6 +27,7 @@
 //! | [`slots`] | which slots are in use, leaving, or free |
 //! | [`layout`] | the shape of stubs and slots, as `shim/stubs.S` lays them out |
 //! | [`knobs`] | what can be turned while it runs |
+//! | [`price`] | what a change of live text costs on this machine |
 //! | [`report`] | what the devices show |
 //! | [`machine`] | what is asked of the kernel |
 //! | [`table`] | arrays in memory that the kernel provides |
@@ -37,6 +38,7 @@ pub mod knobs;
 pub mod layout;
 pub mod machine;
 pub mod modules;
+pub mod price;
 pub mod report;
 pub mod site;
 pub mod slots;

@@ -50,7 +50,7 @@ impl Totals {
 pub type Figure = (&'static str, u64);
 
 /// Figures of a report.
-pub const FIGURES: usize = 37;
+pub const FIGURES: usize = 39;
 
 /// A site, for a line of the report.
 #[repr(C)]
@@ -204,6 +204,8 @@ impl<M: Machine> Engine<M> {
             ("records_lost", t.lost),
             ("pokes", t.pokes),
             ("pokes_postponed", t.postponed),
+            ("patch_cycles", u64::from(self.price.cycles())),
+            ("cycles_per_ms", u64::from(self.policy.costs.cycles_per_ms)),
             ("grace_periods", t.graces),
             ("tree_slots_free", self.trees.slots.free() as u64),
             ("tree_slots_leaving", self.trees.slots.leaving() as u64),

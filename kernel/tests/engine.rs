@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
 
 use relpoline_core::policy::Phase;
-use relpoline_kernel::engine::{Engine, Places};
+use relpoline_kernel::engine::{Engine, NO_TICK, Places};
 use relpoline_kernel::layout::{COLD_JUMP, COLD_STUB, COUNTED, MISS, RECORDER, RECORDERS, SITES, TREE, TREES};
 use relpoline_kernel::machine::{Machine, Poke, Text};
 use relpoline_kernel::site::Site;
@@ -45,6 +45,8 @@ struct Simulated {
     /// Branches that a probe has.
     probed: BTreeSet<u64>,
     module_is_there: bool,
+    /// Cycles that a batch of changes takes.
+    batch_takes: u64,
 }
 
 impl Machine for Simulated {
@@ -76,6 +78,7 @@ impl Machine for Simulated {
     }
 
     fn poke(&mut self, batch: &mut [Poke]) {
+        self.clock += self.batch_takes;
         for poke in batch {
             assert_eq!(self.branch(poke.at), poke.old, "what is replaced is what stands there");
             poke.done = !self.probed.contains(&poke.at);
@@ -144,6 +147,7 @@ fn engine(functions: usize) -> Engine<Simulated> {
         ring: Vec::new(),
         probed: BTreeSet::new(),
         module_is_there: true,
+        batch_takes: 0,
     };
     let mut engine = Engine::new(machine);
     let sites: Vec<MaybeUninit<Site>> = (0..SITES).map(|_| MaybeUninit::uninit()).collect();
@@ -326,6 +330,55 @@ fn when_nothing_happens_it_wakes_ever_less_often() {
     let rests: Vec<u32> = (0..8).map(|_| rest(0)).collect();
     assert!(rests.is_sorted() && rests[0] < rests[7], "{rests:?}");
     assert!(rest(1_000_000) < rests[7] / 8, "a hot site is learned from at once");
+}
+
+#[test]
+fn while_nothing_is_promoted_and_nothing_waits_it_does_not_wake() {
+    let mut engine = engine(3);
+    assert_eq!(engine.tick(), NO_TICK, "nobody has switched it on");
+    engine.enable();
+    assert!(engine.tick() <= 640_000);
+    drive(&mut engine, 0, |_| A);
+    let at = site(&engine, 0).address;
+    engine.machine_mut().probed.insert(at);
+    assert!(!engine.disable());
+    assert!(engine.tick() <= 640_000, "a branch waits for its probe to go");
+    engine.machine_mut().probed.clear();
+    assert_eq!(engine.tick(), NO_TICK, "it was put back by this very tick");
+    assert_eq!(engine.machine_mut().leads(at), THUNKS);
+    let header = include_str!("../shim/module.c");
+    assert!(header.contains("#define NO_END\t\tU32_MAX") && NO_TICK == u32::MAX, "the shim knows it");
+    engine.enable();
+    assert!(engine.tick() <= 640_000);
+}
+
+#[test]
+fn what_a_change_costs_is_measured_and_smoothed() {
+    let mut engine = engine(200);
+    let first = engine.policy_mut().costs;
+    assert_eq!((first.patch, first.link), (60_000, 60_000), "nothing was measured");
+    engine.machine_mut().batch_takes = 900_000;
+    engine.enable();
+    assert_eq!(engine.policy_mut().costs, first, "all sites at once say nothing of one");
+    for id in 10..40 {
+        drive(&mut engine, id, |_| A);
+        assert_eq!(targets(&engine, id), [A]);
+    }
+    let dear = engine.policy_mut().costs;
+    assert!((800_000..=900_000).contains(&dear.patch) && dear.link == dear.patch, "{}", dear.patch);
+    // Somebody held a lock for a second: that is not what a change costs.
+    engine.machine_mut().batch_takes = 1_000_000_000;
+    drive(&mut engine, 45, |_| A);
+    let patch = engine.policy_mut().costs.patch;
+    assert!(patch > dear.patch && patch < 10 * dear.patch, "{patch}");
+    engine.machine_mut().batch_takes = 5_000;
+    for id in 50..110 {
+        drive(&mut engine, id, |_| A);
+    }
+    let cheap = engine.policy_mut().costs;
+    assert!((5_000..=9_000).contains(&cheap.patch), "{}", cheap.patch);
+    let told = engine.figures().iter().find(|(name, _)| *name == "patch_cycles").map(|(_, value)| *value);
+    assert_eq!(told, Some(cheap.patch.into()));
 }
 
 #[test]

@@ -26,7 +26,8 @@ pub struct SitesArgs {
     /// Only promoted sites.
     #[arg(long)]
     promoted: bool,
-    /// Only the sites that the dynamic-call patches chose: pt_prev->func, dst_input, the list receive path.
+    /// Only sites that have a name: those of the dynamic-call patches (pt_prev->func, dst_input, the list receive path),
+    /// UDP's receive offload, reading and writing files, security hooks.
     #[arg(long)]
     named: bool,
     /// Only sites in functions whose name holds TEXT.
@@ -96,7 +97,12 @@ pub fn status(arguments: &StatusArgs) -> Result<()> {
         get("relearned"),
         get("demotions"),
     );
-    println!("text changed {} times; {} tree slots free", get("pokes"), get("tree_slots_free"));
+    println!(
+        "text changed {} times, at {} µs of late; {} tree slots free",
+        get("pokes"),
+        1000 * get("patch_cycles") / get("cycles_per_ms").max(1),
+        get("tree_slots_free")
+    );
     if get("now_pending") > 0 {
         println!("waiting      {} sites have a probe on them", get("now_pending"));
     }
