@@ -170,13 +170,89 @@ pub fn route_ipv6(device: &str) -> bool {
 
 /// An IPv4 packet from 10.1.1.1 to `to` that holds an empty UDP datagram.
 pub fn ipv4_packet(to: [u8; 4]) -> Vec<u8> {
-    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 1, 1];
+    datagram(to, 0x5678, &[])
+}
+
+/// An IPv4 packet from 10.1.1.1 to `to` that holds a UDP datagram without a checksum.
+pub fn datagram(to: [u8; 4], port: u16, content: &[u8]) -> Vec<u8> {
+    let len = (28 + content.len() as u16).to_be_bytes();
+    let mut packet = vec![0x45, 0, len[0], len[1], 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 1, 1];
     packet.extend(to);
     let sum: u32 = packet.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = !((sum & 0xffff) + (sum >> 16)) as u16;
     packet[10..12].copy_from_slice(&folded.to_be_bytes());
-    packet.extend([0x12, 0x34, 0x56, 0x78, 0, 8, 0, 0]);
+    packet.extend([0x12, 0x34]);
+    packet.extend(port.to_be_bytes());
+    packet.extend((8 + content.len() as u16).to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend(content);
     packet
+}
+
+/// The port of VXLAN, a tunnel for frames in UDP.
+pub const VXLAN: u16 = 4789;
+/// The network that is tunnelled.
+const NETWORK: u32 = 7;
+
+/// A frame as VXLAN wraps it (RFC 7348, section 5): flags, and the network's number.
+pub fn in_vxlan(frame: &[u8]) -> Vec<u8> {
+    let mut content = vec![8, 0, 0, 0];
+    content.extend((NETWORK << 8).to_be_bytes());
+    content.extend(frame);
+    content
+}
+
+/// Makes a network device for VXLAN.
+pub fn vxlan(device: &str) -> bool {
+    const INFO_KIND: u16 = 1;
+    const INFO_DATA: u16 = 2;
+    const VXLAN_ID: u16 = 1;
+    const VXLAN_PORT: u16 = 15;
+    let data = [attribute(VXLAN_ID, &NETWORK.to_ne_bytes()), attribute(VXLAN_PORT, &VXLAN.to_be_bytes())].concat();
+    let info = [attribute(INFO_KIND, b"vxlan\0"), attribute(INFO_DATA, &data)].concat();
+    let create = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+    link(libc::RTM_NEWLINK, create, &[named(device), attribute(libc::IFLA_LINKINFO, &info)].concat())
+}
+
+/// Removes a network device.
+pub fn remove(device: &str) -> bool {
+    link(libc::RTM_DELLINK, 0, &named(device))
+}
+
+fn named(device: &str) -> Vec<u8> {
+    attribute(libc::IFLA_IFNAME, &[device.as_bytes(), &[0]].concat())
+}
+
+/// An attribute of a netlink message: length, kind, content, and up to the next word.
+fn attribute(kind: u16, content: &[u8]) -> Vec<u8> {
+    let mut bytes = (4 + content.len() as u16).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(content);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// Asks the kernel to do something to a network device (rtnetlink(7)); whether it did.
+fn link(what: u16, flags: u16, attributes: &[u8]) -> bool {
+    const HEADERS: usize = 32;
+    let flags = flags | (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+    let mut message = ((HEADERS + attributes.len()) as u32).to_ne_bytes().to_vec();
+    message.extend(what.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    // Neither a sequence number nor a sender, and of the device nothing but its attributes.
+    message.resize(HEADERS, 0);
+    message.extend(attributes);
+    let mut answer = [0; 512];
+    // SAFETY: a socket of our own; a message and a place for the answer of the sizes that are named.
+    let len = unsafe {
+        let socket = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE);
+        let sent = libc::send(socket, message.as_ptr().cast(), message.len(), 0);
+        let len = if sent > 0 { libc::recv(socket, answer.as_mut_ptr().cast(), answer.len(), 0) } else { -1 };
+        libc::close(socket);
+        len
+    };
+    // An error of 0 is what says that it was done.
+    len >= 20 && answer[4..6] == (libc::NLMSG_ERROR as u16).to_ne_bytes() && answer[16..20] == [0; 4]
 }
 
 /// An IPv6 packet from fd00:1::1 to fd00:2::2 without a payload.

@@ -38,7 +38,7 @@ Examples:
   sudo relpoline kernel load --module relpoline.ko
   sudo relpoline kernel status
   sudo relpoline kernel sites --promoted
-  sudo relpoline kernel sites --named           the three sites of the dynamic-call patches
+  sudo relpoline kernel sites --named           those of the dynamic-call patches, of files, of security hooks
   sudo relpoline kernel count --seconds 10      how many calls are covered
 
 It needs a kernel that runs with retpolines: `relpoline kernel doctor` says whether this one does. See docs/kernel.md.

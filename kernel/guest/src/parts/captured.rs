@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The three sites of the dynamic-call patches, and what a change of traffic does at them.
+//! The three sites of the dynamic-call patches, and what a change of traffic does at them; and three kinds of sites
+//! that were named after them: UDP's receive offload, files, security hooks.
 //!
 //! Each stage sends one kind of traffic until a tree of the line's functions leads to the handler of that kind; the
 //! next kind must be learned by the same line, and where both kinds go through one branch, by the same branch.
 
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
 
+use crate::kernel_text;
 use crate::machine::{insmod, rmmod};
 use crate::module::{self, Site, relpoline, said, wait_until};
 use crate::report::Report;
@@ -24,11 +28,17 @@ pub fn run(report: &mut Report) {
     forwarding(report);
     lists(report);
     sockets(report);
+    let offload = tunnels(report);
+    files(report);
+    let hooks = hooks(report);
     let listed = said(relpoline(&["sites", "--named"])).unwrap_or_default();
-    for name in ["[pt_prev->func]", "[dst_input]", "[list receive]"] {
+    let mut names = vec!["[pt_prev->func]", "[dst_input]", "[list receive]", "[vfs]"];
+    names.extend(offload.then_some("[udp_gro]"));
+    names.extend(hooks.then_some("[LSM hook]"));
+    for name in names {
         report.check(listed.contains(name), format!("relpoline kernel sites --named shows {name}"));
     }
-    for line in listed.lines().filter(|line| line.contains("promoted")) {
+    for line in listed.lines().filter(|line| line.contains("promoted") && !line.contains("[LSM hook]")) {
         report.note(line);
     }
     rmmod("tun");
@@ -106,4 +116,91 @@ fn sockets(report: &mut Report) {
     report.check(same_site_relearned(&before, &after), "TCP changes to UDP: the same branch learns udp_poll anew");
     let was = after.iter().any(|site| site.before == "tcp_poll" || site.leads_to("tcp_poll"));
     report.check(was, "and still tells what it led to before");
+}
+
+/// UDP's receive offload hands a tunnel's packets to the tunnel. Whether the kernel has that, and by an indirect call.
+fn tunnels(report: &mut Report) -> bool {
+    let is_direct = kernel_text::Symbols::read().address("udp_tunnel_update_gro_rcv").is_some();
+    if is_direct {
+        report.note("udp_gro: this kernel hands packets to its only tunnel by a static call, which is direct");
+        return false;
+    }
+    if !insmod("vxlan") {
+        report.note("udp_gro: this kernel has no vxlan to receive for");
+        return false;
+    }
+    let device = Tunnel::open("rlp4", false, true);
+    let (Some(mut device), true) = (device, traffic::vxlan("rlp3") && traffic::up("rlp3")) else {
+        report.check(false, "a vxlan device, and one that packets for it come from");
+        return false;
+    };
+    let packet = traffic::datagram([10, 9, 0, 1], traffic::VXLAN, &traffic::in_vxlan(&traffic::frame(ARP)));
+    let functions = ["udp_gro_receive", "udp4_gro_receive"];
+    let there = learned(&functions, "vxlan_gro_receive", || device.send(&packet, 500));
+    report.check(!there.is_empty(), "udp_gro learns vxlan_gro_receive");
+    drop(device);
+    traffic::remove("rlp3");
+    if rmmod("vxlan") {
+        report
+            .check(leading(&functions, "vxlan_gro_receive").is_empty(), "and no tree leads there when vxlan has gone");
+    }
+    true
+}
+
+/// Reading, writing, and looking through directories.
+fn files(report: &mut Report) {
+    let write = |path: &str| {
+        let Ok(mut file) = OpenOptions::new().write(true).open(path) else { return };
+        for _ in 0..2000 {
+            // /dev/full takes nothing.
+            let _ = file.write(&[0]);
+        }
+    };
+    let null = learned(&["vfs_write"], "write_null", || write("/dev/null"));
+    report.check(!null.is_empty(), "vfs_write learns write_null");
+    let full = learned(&["vfs_write"], "write_full", || write("/dev/full"));
+    report.check(same_site_relearned(&null, &full), "another file: the same branch learns write_full anew");
+    let read = learned(&["vfs_read"], "read_null", || {
+        let Ok(mut file) = File::open("/dev/null") else { return };
+        for _ in 0..2000 {
+            let _ = file.read(&mut [0]);
+        }
+    });
+    report.check(!read.is_empty(), "vfs_read learns read_null");
+    // Other parts have looked through both directories: what was learned there is forgotten.
+    module::tell("relearn");
+    let list = |path: &str| {
+        for _ in 0..300 {
+            let _ = fs::read_dir(path).map(Iterator::count);
+        }
+    };
+    let sysfs = learned(&["iterate_dir"], "kernfs_fop_readdir", || list("/sys/kernel"));
+    report.check(!sysfs.is_empty(), "iterate_dir learns kernfs_fop_readdir");
+    let proc = learned(&["iterate_dir"], "proc_readfd", || list("/proc/self/fd"));
+    report.check(same_site_relearned(&sysfs, &proc), "another directory: the same branch learns proc_readfd anew");
+}
+
+/// Security hooks, where they are indirect calls: since 6.12 Linux makes static calls of them.
+fn hooks(report: &mut Report) -> bool {
+    const MANY: usize = 50;
+    let is_hook = |site: &Site| site.place.starts_with("security_");
+    let count = module::sites().iter().filter(|site| is_hook(site)).count();
+    if count < MANY {
+        report
+            .note(format!("LSM hooks are static calls in this kernel: {count} indirect calls are left in security_…"));
+        return count > 0;
+    }
+    let mut found = Vec::new();
+    wait_until(25, || {
+        for _ in 0..500 {
+            let _ = fs::metadata("/dev/full").and_then(|_| File::open("/dev/null"));
+        }
+        found = module::sites();
+        found.retain(|site| is_hook(site) && !site.targets.is_empty());
+        !found.is_empty()
+    });
+    let names = found.iter().take(2).map(|site| format!("{}: {}", site.place, site.targets.join(", ")));
+    let names: Vec<String> = names.collect();
+    report.check(!found.is_empty(), format!("{} security hooks learn their modules: {}", found.len(), names.join("; ")));
+    true
 }
