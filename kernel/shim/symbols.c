@@ -64,23 +64,74 @@ static int find_lookup(void)
 	return 0;
 }
 
+/* What a symbol must be. */
+enum sort { FUNCTION, DATA, BOUNDARY };
+
+struct wanted {
+	enum sort sort;
+	const char *const names[3];
+	void *place;
+};
+
+/* A function begins in the kernel's text, and data lie behind it. */
+static bool is_of_sort(unsigned long at, enum sort sort)
+{
+	const struct relpoline_kernel *k = &relpoline_kernel;
+	bool is_text = at >= k->stext && at < k->etext;
+	unsigned long size, offset;
+
+	switch (sort) {
+	case FUNCTION:
+		return is_text && k->lookup_size_offset(at, &size, &offset) && !offset;
+	case DATA:
+		return at >= k->etext;
+	default:
+		return true;
+	}
+}
+
 /* The first of several names that a symbol had in the course of time. */
-static int find(const char *const *names, void *place)
+static int find(const struct wanted *wanted)
 {
 	unsigned long at = 0;
 	int i;
 
-	for (i = 0; !at && names[i]; i++)
-		at = relpoline_kernel.lookup_name(names[i]);
+	for (i = 0; !at && i < ARRAY_SIZE(wanted->names) && wanted->names[i]; i++)
+		at = relpoline_kernel.lookup_name(wanted->names[i]);
 	if (!at) {
-		pr_err("refused: this kernel has no symbol %s; it is not one that the module knows\n", names[0]);
+		pr_err("refused: this kernel has no symbol %s; it is not one that the module knows\n",
+		       wanted->names[0]);
 		return -ENOENT;
 	}
-	*(unsigned long *)place = at;
-	return 0;
+#ifdef RLP_BROKEN_WRONG_SYMBOL /* a variant that must be refused: a function is taken for a mutex */
+	if (wanted->place == &relpoline_kernel.text_mutex)
+		at = relpoline_kernel.lookup_name("text_poke");
+#endif
+	/* Whether it is what we take it for is asked of a symbol by means of those before it. */
+	*(unsigned long *)wanted->place = at;
+	if (is_of_sort(at, wanted->sort))
+		return 0;
+	pr_err("refused: %s is not what the module takes it for; this kernel is not one that it knows\n",
+	       wanted->names[0]);
+	return -EOPNOTSUPP;
 }
 
-/* The kernel's thunks by the numbers of their registers: each must begin with the call of a retpoline. */
+/*
+ * Whether a retpoline of that register stands there: it calls over what is meant for
+ * speculation only, to a move of the register onto the stack.
+ */
+static bool is_retpoline(u64 thunk, int reg)
+{
+	const u8 mov[] = { reg < 8 ? 0x48 : 0x4c, 0x89, 0x04 | (reg & 7) << 3, 0x24 };
+	u64 to;
+
+	if (thunk < relpoline_kernel.stext || thunk >= relpoline_kernel.etext || *(u8 *)thunk != 0xe8)
+		return false;
+	to = thunk + 5 + *(s32 *)(thunk + 1);
+	return to > thunk && to < thunk + 32 && !memcmp((void *)to, mov, sizeof(mov));
+}
+
+/* The kernel's thunks by the numbers of their registers. */
 static int find_thunks(void)
 {
 	static const char *const names[16] = {
@@ -96,8 +147,13 @@ static int find_thunks(void)
 			continue;
 		snprintf(name, sizeof(name), "__x86_indirect_thunk_%s", names[i]);
 		thunks[i] = relpoline_kernel.lookup_name(name);
-		if (!thunks[i] || *(u8 *)thunks[i] != 0xe8) {
-			pr_err("refused: %s is not a retpoline; it is not a kernel that the module knows\n", name);
+#ifdef RLP_BROKEN_WRONG_THUNK /* a variant that must be refused: that of rdx is taken for rbx's */
+		if (i == 3)
+			thunks[i] = thunks[2];
+#endif
+		if (!is_retpoline(thunks[i], i)) {
+			pr_err("refused: %s is not the retpoline of %s; it is not a kernel that the module knows\n",
+			       name, names[i]);
 			return -EOPNOTSUPP;
 		}
 	}
@@ -106,27 +162,34 @@ static int find_thunks(void)
 	return 0;
 }
 
+#ifdef RLP_BROKEN_MISSING_SYMBOL /* a variant that must be refused */
+#define KPROBE_MUTEX "kprobe_mutex_of_another_kernel"
+#else
+#define KPROBE_MUTEX "kprobe_mutex"
+#endif
+
 int relpoline_find_symbols(void)
 {
 	struct relpoline_kernel *k = &relpoline_kernel;
-	struct { const char *const names[3]; void *place; } wanted[] = {
-		{ { "kallsyms_lookup_size_offset" }, &k->lookup_size_offset },
-		{ { "__module_text_address" }, &k->module_text_address },
-		{ { "text_poke" }, &k->text_poke },
-		{ { "text_poke_queue", "smp_text_poke_batch_add" }, &k->text_poke_queue },
-		{ { "text_poke_finish", "smp_text_poke_batch_finish" }, &k->text_poke_finish },
-		{ { "get_kprobe" }, &k->get_kprobe },
-		{ { "text_mutex" }, &k->text_mutex },
-		{ { "module_mutex" }, &k->module_mutex },
-		{ { "kprobe_mutex" }, &k->kprobe_mutex },
-		{ { "modules" }, &k->modules },
-		{ { "spectre_v2_enabled" }, &k->spectre_v2 },
-		{ { "_stext" }, &k->stext },
-		{ { "_etext" }, &k->etext },
-		{ { "__noinstr_text_start" }, &k->noinstr_start },
-		{ { "__noinstr_text_end" }, &k->noinstr_end },
-		{ { "__entry_text_start" }, &k->entry_start },
-		{ { "__entry_text_end" }, &k->entry_end },
+	/* The kernel's text first: by it the others are judged. */
+	const struct wanted wanted[] = {
+		{ BOUNDARY, { "_stext" }, &k->stext },
+		{ BOUNDARY, { "_etext" }, &k->etext },
+		{ BOUNDARY, { "__noinstr_text_start" }, &k->noinstr_start },
+		{ BOUNDARY, { "__noinstr_text_end" }, &k->noinstr_end },
+		{ BOUNDARY, { "__entry_text_start" }, &k->entry_start },
+		{ BOUNDARY, { "__entry_text_end" }, &k->entry_end },
+		{ FUNCTION, { "kallsyms_lookup_size_offset" }, &k->lookup_size_offset },
+		{ FUNCTION, { "__module_text_address" }, &k->module_text_address },
+		{ FUNCTION, { "text_poke" }, &k->text_poke },
+		{ FUNCTION, { "text_poke_queue", "smp_text_poke_batch_add" }, &k->text_poke_queue },
+		{ FUNCTION, { "text_poke_finish", "smp_text_poke_batch_finish" }, &k->text_poke_finish },
+		{ FUNCTION, { "get_kprobe" }, &k->get_kprobe },
+		{ DATA, { "text_mutex" }, &k->text_mutex },
+		{ DATA, { "module_mutex" }, &k->module_mutex },
+		{ DATA, { KPROBE_MUTEX }, &k->kprobe_mutex },
+		{ DATA, { "modules" }, &k->modules },
+		{ DATA, { "spectre_v2_enabled" }, &k->spectre_v2 },
 	};
 	/*
 	 * Left alone by name. The BPF interpreter has computed gotos, at whose
@@ -138,7 +201,7 @@ int relpoline_find_symbols(void)
 
 	BUILD_BUG_ON(ARRAY_SIZE(barred) > ARRAY_SIZE(k->barred));
 	for (i = 0; !err && i < ARRAY_SIZE(wanted); i++)
-		err = find(wanted[i].names, wanted[i].place);
+		err = find(&wanted[i]);
 	/* A kernel without one of these has no such function to leave alone. */
 	for (i = 0; !err && i < ARRAY_SIZE(barred); i++)
 		k->barred[i] = k->lookup_name(barred[i]);

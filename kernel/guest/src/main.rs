@@ -30,6 +30,10 @@ fn main() -> ExitCode {
     let mut report = Report::open();
     if let Some(reason) = machine::option("refusal") {
         parts::refusal::run(&mut report, &reason);
+    } else if machine::option("broken").is_some() {
+        parts::refusal::broken(&mut report);
+    } else if machine::option("prefixed").is_some() {
+        parts::prefixed::run(&mut report);
     } else if let Some(which) = machine::option("kexec") {
         parts::kexec::run(&mut report, &which);
     } else {
@@ -44,7 +48,8 @@ fn emulated() {
     for knob in [
         "cold_share 1000000000",
         "relearn_share 1000000000",
-        "learning_share 10",
+        // A change of text takes milliseconds here, and is paid for at what it takes.
+        "learning_share 1",
         "patience_ms 20000",
         "patch_interval_us 10",
         "retry_ms 20",

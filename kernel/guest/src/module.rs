@@ -31,7 +31,12 @@ pub fn relpoline(arguments: &[&str]) -> Output {
 /// Loads the module: what went wrong, if anything did.
 pub fn load() -> Result<String, String> {
     let packed = PACKED.into_iter().find(|file| fs::exists(file).unwrap_or(false));
-    said(relpoline(&["load", "--module", packed.unwrap_or(FILE)]))
+    load_file(packed.unwrap_or(FILE))
+}
+
+/// Loads the module that is in `file`.
+pub fn load_file(file: &str) -> Result<String, String> {
+    said(relpoline(&["load", "--module", file]))
 }
 
 /// Unloads it.

@@ -32,6 +32,15 @@ const CODEGEN: &[&str] = &[
     "-Cunsafe-allow-abi-mismatch=retpoline,retpoline-external-thunk",
 ];
 
+/// Deliberate faults of the shim, and the macros that make them.
+const SHIM_FAULTS: [(&str, &str); 5] = [
+    ("kernel-ignores-probes", "RLP_BROKEN_IGNORES_PROBES"),
+    ("kernel-shifted-stub", "RLP_BROKEN_SHIFTED_STUB"),
+    ("kernel-missing-symbol", "RLP_BROKEN_MISSING_SYMBOL"),
+    ("kernel-wrong-symbol", "RLP_BROKEN_WRONG_SYMBOL"),
+    ("kernel-wrong-thunk", "RLP_BROKEN_WRONG_THUNK"),
+];
+
 /// Symbols that the engine may leave to others, besides the shim's.
 const PROVIDED: &[&str] = &["memcpy", "memmove", "memset", "memcmp", "__x86_return_thunk"];
 
@@ -42,11 +51,26 @@ pub fn build(options: &BuildOptions) -> Result<PathBuf> {
     fs::create_dir_all(&out).with_context(|| format!("{} cannot be made", out.display()))?;
     copy_shim(&out)?;
     engine(&out.join("engine.elf"), options.broken.as_deref())?;
-    let is_broken = options.broken.as_deref() == Some("kernel-ignores-probes");
-    headers.make(&out, if is_broken { &["KCFLAGS=-DRLP_BROKEN_IGNORES_PROBES"] } else { &[] })?;
+    headers.make(&out, &arguments(options.broken.as_deref()))?;
     let module = out.join("relpoline.ko");
     check(&module)?;
     Ok(module)
+}
+
+/// Builds the module `module` once more, below its folder, with a fault in its shim.
+pub fn build_broken(options: &BuildOptions, module: &Path, fault: &str) -> Result<PathBuf> {
+    let out = module.with_file_name("broken").join(fault);
+    copy_shim(&out)?;
+    // Made anew only where it has changed, like the shim's files.
+    copy_file(&module.with_file_name("engine.elf"), &out.join("engine.elf"))?;
+    Headers::find(options)?.make(&out, &arguments(Some(fault)))?;
+    Ok(out.join("relpoline.ko"))
+}
+
+/// What make is told of a fault. Those of the engine mean nothing to the shim.
+fn arguments(fault: Option<&str>) -> Vec<String> {
+    let macros = SHIM_FAULTS.iter().filter(|(name, _)| fault == Some(name)).map(|(_, name)| name);
+    macros.map(|name| format!("KCPPFLAGS=-D{name}")).collect()
 }
 
 /// Builds the modules that the test loads beside ours, in the folder `out`: by name, their files.
@@ -96,7 +120,7 @@ impl Headers {
     }
 
     /// Lets kbuild make what lies in `out`, without a complaint.
-    fn make(&self, out: &Path, arguments: &[&str]) -> Result<()> {
+    fn make(&self, out: &Path, arguments: &[String]) -> Result<()> {
         let mut make = Command::new("make");
         make.arg("-C").arg(&self.dir).arg(format!("M={}", out.display()));
         let made = run(make.args(arguments).args(self.overrides()).arg("modules"))?;
@@ -153,10 +177,15 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
             copy_folder(&from, &to)?;
             continue;
         }
-        let content = fs::read(&from)?;
-        if fs::read(&to).ok().as_ref() != Some(&content) {
-            fs::write(&to, content).with_context(|| format!("{} cannot be written", to.display()))?;
-        }
+        copy_file(&from, &to)?;
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    let content = fs::read(from).with_context(|| format!("{} cannot be read", from.display()))?;
+    if fs::read(to).ok().as_ref() != Some(&content) {
+        fs::write(to, content).with_context(|| format!("{} cannot be written", to.display()))?;
     }
     Ok(())
 }

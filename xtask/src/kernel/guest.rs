@@ -1,7 +1,7 @@
 //! The virtual machine: what is in its memory file system, and how it is run.
 //!
 //! QEMU emulates the processor in software (TCG), since hardware virtualisation is mostly not to be had where
-//! tests run. Two emulated processors on two threads.
+//! tests run. Its processors take turns on one thread.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -83,6 +83,8 @@ pub struct Machine<'a> {
     pub files: &'a Path,
     /// The processor that is emulated.
     pub cpu: &'a str,
+    /// How many of them.
+    pub processors: u32,
     /// What is added to the kernel's command line.
     pub options: &'a str,
     /// Where its two serial lines go.
@@ -133,7 +135,7 @@ impl Machine<'_> {
             "console=ttyS0 loglevel=5 no_timer_check tsc=reliable panic=-1 oops=panic random.trust_cpu=on {}",
             self.options
         );
-        // Two processors that take turns. When they run at the same time, QEMU 7.2 seems to go on now and
+        // Processors that take turns. When they run at the same time, QEMU 7.2 seems to go on now and
         // then with its translation of an int3 that is in memory no more: kernel/README.md.
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args([
@@ -142,7 +144,7 @@ impl Machine<'_> {
             "-cpu",
             self.cpu,
             "-smp",
-            "2",
+            &self.processors.to_string(),
             "-m",
             "1024",
             "-machine",

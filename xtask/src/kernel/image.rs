@@ -70,6 +70,13 @@ impl Image {
         Ok(Some(if is_packed { unpack("xz", &path)? } else { fs::read(path)? }))
     }
 
+    /// Whether it was built with an option, whatever that is called in full: names got prefixes in the course of time.
+    pub fn is_built_with(&self, option: &str) -> bool {
+        let places = [format!("boot/config-{}", self.release), format!("usr/lib/modules/{}/config", self.release)];
+        let config = places.iter().find_map(|place| fs::read_to_string(self.dir.join(place)).ok()).unwrap_or_default();
+        config.lines().any(|line| line.ends_with(&format!("{option}=y")))
+    }
+
     /// Offsets from `_stext` of all sites that the kernel's own build listed, `.init.text` left out.
     pub fn sites(&self) -> Result<BTreeSet<u64>> {
         let vmlinux = vmlinux(&fs::read(self.vmlinuz())?, &self.dir)?;
@@ -89,6 +96,48 @@ impl Image {
         }
         Ok(sites)
     }
+
+    /// Where the kernel may change its instructions when it boots, as offsets from `_stext`, and how many bytes there.
+    pub fn alternatives(&self) -> Result<Vec<(u64, u64)>> {
+        let vmlinux = vmlinux(&fs::read(self.vmlinuz())?, &self.dir)?;
+        let file = object::File::parse(&*vmlinux).context("the kernel's image is no ELF file")?;
+        let section = |name: &str| file.section_by_name(name).with_context(|| format!("the image has no {name}"));
+        let (text, listed, with) = (section(".text")?, section(".altinstructions")?, section(".altinstr_replacement")?);
+        let replacements = with.address()..=with.address() + with.size();
+        let entries = ENTRIES.iter().find_map(|&(size, len_at)| {
+            alternatives(listed.data().ok()?, listed.address(), size, len_at, |at| replacements.contains(&at))
+        });
+        let inside = |(at, len): (u64, u64)| {
+            let offset = at.checked_sub(text.address()).filter(|&offset| offset < text.size())?;
+            Some((offset, len))
+        };
+        // Of a shape that is not known, no alternative is known either: then no site is explained by one.
+        Ok(entries.unwrap_or_default().into_iter().filter_map(inside).collect())
+    }
+}
+
+/// Shapes that `struct alt_instr` had: its size, and where the length of the instruction is. Until 5.17, until 6.2, since.
+const ENTRIES: [(usize, usize); 3] = [(13, 10), (12, 10), (14, 12)];
+
+/// Places and lengths, if all entries are of that size: their second offset must lead to where replacements are.
+fn alternatives(
+    list: &[u8],
+    address: u64,
+    size: usize,
+    len_at: usize,
+    is_replacement: impl Fn(u64) -> bool,
+) -> Option<Vec<(u64, u64)>> {
+    if !list.len().is_multiple_of(size) {
+        return None;
+    }
+    let far = |at: usize| -> Option<u64> {
+        let relative = i32::from_le_bytes(*list.get(at..)?.first_chunk()?);
+        Some((address + at as u64).wrapping_add_signed(relative.into()))
+    };
+    let entry = |at: usize| -> Option<(u64, u64)> {
+        is_replacement(far(at + 4)?).then_some((far(at)?, u64::from(*list.get(at + len_at)?)))
+    };
+    (0..list.len()).step_by(size).map(entry).collect()
 }
 
 fn is_deb(path: &Path) -> bool {

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget};
 
 use super::build::release_for;
-use super::debian::{KERNELS, Kernel};
+use super::debian::Kernel;
 use super::guest::{Files, Machine, Said};
 use super::image::Image;
+use super::refusals::{broken, build_all_broken, refusals};
 use super::{TestOptions, build, build_for_test, root, run, target_dir};
 
 /// Programs that the test needs, and the packages in which they are.
@@ -28,27 +29,14 @@ const NEEDED: [(&str, &str); 8] = [
 ];
 
 /// Modules of the kernel that the test loads, where they are not built in.
-const MODULES: [&str; 7] = ["loop", "tun", "ext4", "crc32c_generic", "i915", "amdgpu", "nouveau"];
-
-/// What is run on each kernel of the matrix, unless `--only` says otherwise.
-const MATRIX: &str = "sites,learning,named,modules,probe,registered,sized,hotplug,traced,livepatched,suspended,taken,starving,switching,locked,kexec";
+const MODULES: [&str; 10] =
+    ["loop", "tun", "vxlan", "ext4", "crc32c_generic", "virtio_pci", "virtio_blk", "i915", "amdgpu", "nouveau"];
 
 /// What is run with a module that DKMS has built.
 const BUILT: &str = "sites,switching";
 
 /// Parts that have machines of their own.
-const MACHINES: [&str; 2] = ["kexec", "refusals"];
-
-/// Processors, besides the default, on which the kernels of the matrix are tried: their returns are mitigated, too.
-const PROCESSORS: [(&str, &str); 2] = [("6.12", "EPYC-Rome,-cx16"), ("6.12", "EPYC-Milan,-cx16")];
-
-/// Machines on which the module must refuse to load: name, options of the kernel, what the reason says.
-const REFUSALS: [(&str, &str, &str); 4] = [
-    ("spectre_v2=off", "spectre_v2=off", "mitigations_are_off"),
-    ("lfence", "spectre_v2=retpoline,lfence", "lfence_instead_of_retpolines"),
-    ("lockdown", "lockdown=integrity", "locked_down"),
-    ("another kernel", "", "built_for_Linux"),
-];
+const MACHINES: [&str; 4] = ["kexec", "refusals", "broken", "prefixed"];
 
 /// Words on the console that mean that the kernel was harmed.
 const HARM: [&str; 13] = [
@@ -70,66 +58,71 @@ const HARM: [&str; 13] = [
 /// What a sound kernel says at boot about the options that a test boots it with.
 const HARMLESS: &str = "Spectre V2 : WARNING: LFENCE mitigation is not recommended";
 
-/// Tests one kernel, or all of them one after the other.
-pub fn test(options: &TestOptions) -> Result<()> {
-    if options.build.kernel.as_deref() == Some("all") { matrix(options) } else { one(options).map(drop) }
+/// What came of a kernel.
+pub struct Outcome {
+    /// What was found there, in one line.
+    pub line: String,
+    /// Checks that failed.
+    pub failed: usize,
 }
 
-/// A line for each kernel and processor; goes on when one fails.
-fn matrix(options: &TestOptions) -> Result<()> {
-    let plain = KERNELS.iter().map(|kernel| (kernel.name, options.cpu.as_str()));
-    let mut table = Vec::new();
-    for (name, cpu) in plain.chain(PROCESSORS) {
-        println!("\n{name} on {cpu}");
-        let mut options = options.clone();
-        (options.build.kernel, options.cpu) = (Some(name.to_owned()), cpu.to_owned());
-        if options.only.is_empty() {
-            options.only = MATRIX.split(',').map(str::to_owned).collect();
-        }
-        let line = one(&options).unwrap_or_else(|error| format!("FAILED: {error:#}"));
-        table.push(format!("{name:12} {cpu:12} {line}"));
-    }
-    println!("\n{}", table.join("\n"));
-    let failed = table.iter().filter(|line| line.contains("FAILED")).count();
-    if failed == 0 { Ok(()) } else { bail!("{failed} of {} kernels failed", table.len()) }
-}
-
-/// Builds the module, boots the kernel, runs everything, says what came out: in one line, too.
-fn one(options: &TestOptions) -> Result<String> {
+/// Builds the module, boots the kernel, runs everything, says what came out.
+///
+/// # Errors
+/// Something could not be built or started. A check that fails is no error: it is in the outcome.
+pub fn one(options: &TestOptions) -> Result<Outcome> {
     let began = Instant::now();
     let image = match packages(options) {
         Ok(image) => image,
         Err(error) if options.skip_without_packages => {
             println!("kernel-test: SKIPPED: {error:#}");
-            return Ok("SKIPPED".to_owned());
+            return Ok(Outcome { line: "SKIPPED".to_owned(), failed: 0 });
         }
         Err(error) => return Err(error),
     };
+    let is_wanted = |part: &str| options.only.iter().any(|wanted| wanted == part);
+    // By its name only: it shows what Linux does without the module, and may end with a panic of Linux's own.
+    let wants = |part: &str| is_wanted(part) || (options.only.is_empty() && part != "prefixed");
     let module = build(&options.build)?;
-    let others = build_for_test(&options.build, &module.with_file_name("test-modules"))?;
-    let bench = Bench::prepare(image, &module, &others, &options.cpu)?;
+    let mut others = Vec::new();
+    for (name, file) in build_for_test(&options.build, &module.with_file_name("test-modules"))? {
+        others.push((format!("test-modules/{name}.ko"), fs::read(file)?));
+    }
+    if wants("broken") {
+        others.extend(build_all_broken(&options.build, &module)?);
+    }
+    let bench = Bench::prepare(image, &module, others, &options.cpu, options.processors)?;
     let mut verdict = Verdict::default();
     println!(
-        "kernel-test: Linux {} in QEMU, emulated ({}); logs in {}",
+        "kernel-test: Linux {} in QEMU, emulated ({} × {}); logs in {}",
         bench.image.release,
+        options.processors,
         options.cpu,
         bench.dir.display()
     );
-    let wants = |part: &str| options.only.is_empty() || options.only.iter().any(|wanted| wanted == part);
     if options.only.iter().any(|part| !MACHINES.contains(&part.as_str())) || options.only.is_empty() {
         bench.main(options, &mut verdict)?;
     }
     if wants("kexec") {
-        bench.kexec(&mut verdict)?;
+        bench.kexec(options, &mut verdict)?;
     }
     if wants("refusals") {
-        for refusal in REFUSALS {
-            bench.refusal(refusal, &mut verdict)?;
-        }
+        refusals(&bench, &mut verdict)?;
+    }
+    if wants("broken") {
+        broken(&bench, options, &mut verdict)?;
+    }
+    if wants("prefixed") {
+        bench.prefixed(options)?;
     }
     verdict.print(began.elapsed());
     let line = format!("{} · {}", bench.image.release, verdict.line_of_matrix());
-    if verdict.failed.is_empty() { Ok(line) } else { bail!("{} checks failed, see above", verdict.failed.len()) }
+    Ok(Outcome { line, failed: verdict.failed.len() })
+}
+
+/// What is said to the kernel of its mitigations.
+pub fn mitigations(options: &TestOptions) -> &'static str {
+    if options.default_mitigations { "" } else { "spectre_v2=retpoline" }
 }
 
 /// Boots the kernel `release`, unpacked in `dir`, and loads the module that somebody else has built for it, packed or
@@ -138,10 +131,11 @@ pub fn test_built(release: &str, dir: &Path, module: &Path) -> Result<()> {
     if let Some(missing) = missing() {
         bail!("loading the module in QEMU needs packages that are not there; apt-get install {missing}");
     }
-    let bench = Bench::prepare(Image::at(release, dir), module, &[], "max,-cx16")?;
+    let bench = Bench::prepare(Image::at(release, dir), module, Vec::new(), "max,-cx16", 2)?;
     let mut verdict = Verdict::default();
     println!("Linux {release} in QEMU, emulated; logs in {}", bench.dir.display());
-    bench.run(&format!("spectre_v2=retpoline rlp.only={BUILT}"), 900, &mut verdict)?;
+    let words = format!("spectre_v2=retpoline rlp.only={BUILT}");
+    bench.boot(&bench.machine(&words, 900), "main", &mut verdict)?;
     verdict.print(Duration::ZERO);
     if verdict.failed.is_empty() { Ok(()) } else { bail!("{} checks failed, see above", verdict.failed.len()) }
 }
@@ -168,7 +162,7 @@ fn missing() -> Option<String> {
 
 /// What was said, in all.
 #[derive(Default)]
-struct Verdict {
+pub struct Verdict {
     held: usize,
     /// What the machine's report says of sites and promotions.
     told: Vec<String>,
@@ -210,7 +204,8 @@ impl Verdict {
     }
 
     fn line_of_matrix(&self) -> String {
-        format!("{} · {} checks", self.told.join(" · "), self.held)
+        let failed: Vec<String> = self.failed.iter().map(|what| format!(" · FAILED: {what}")).collect();
+        format!("{} · {} checks held{}", self.told.join(" · "), self.held, failed.concat())
     }
 
     fn print(&self, took: Duration) {
@@ -222,76 +217,86 @@ impl Verdict {
 }
 
 /// Everything that machines are made of.
-struct Bench {
-    image: Image,
+pub struct Bench {
+    /// The kernel.
+    pub image: Image,
+    kernel: PathBuf,
     dir: PathBuf,
     files: PathBuf,
     cpu: String,
+    processors: u32,
 }
 
 impl Bench {
-    fn prepare(image: Image, module: &Path, others: &[(String, PathBuf)], cpu: &str) -> Result<Bench> {
+    fn prepare(
+        image: Image,
+        module: &Path,
+        others: Vec<(String, Vec<u8>)>,
+        cpu: &str,
+        processors: u32,
+    ) -> Result<Bench> {
         let dir = module.with_file_name("test");
         fs::create_dir_all(&dir)?;
         let files = dir.join("files.cpio");
         let mut collected = collect(&image, module, &dir)?;
-        for (name, file) in others {
-            collected.add(&format!("test-modules/{name}.ko"), fs::read(file)?, 0o644);
+        for (name, content) in others {
+            collected.add(&name, content, 0o644);
         }
         collected.write(&files)?;
-        Ok(Bench { image, dir, files, cpu: cpu.to_owned() })
+        Ok(Bench { kernel: image.vmlinuz(), image, dir, files, cpu: cpu.to_owned(), processors })
     }
 
-    fn machine<'a>(&'a self, options: &'a str, kernel: &'a Path, seconds: u64) -> Machine<'a> {
+    /// A machine whose kernel is given `options`, and which is given up after `seconds`.
+    pub fn machine<'a>(&'a self, options: &'a str, seconds: u64) -> Machine<'a> {
         Machine {
-            kernel,
+            kernel: &self.kernel,
             files: &self.files,
             cpu: &self.cpu,
+            processors: self.processors,
             options,
             logs: &self.dir,
             limit: Duration::from_secs(seconds),
         }
     }
 
+    /// Boots a machine and takes in what it says.
+    pub fn boot(&self, machine: &Machine<'_>, name: &str, verdict: &mut Verdict) -> Result<()> {
+        let said = machine.run(name, &mut |line| verdict.line(line))?;
+        verdict.end(&said);
+        Ok(())
+    }
+
     fn main(&self, options: &TestOptions, verdict: &mut Verdict) -> Result<()> {
         let words = format!(
-            "spectre_v2=retpoline rlp.promotions={} rlp.reloads={} rlp.only={}",
+            "{} rlp.promotions={} rlp.reloads={} rlp.churn={} rlp.only={}",
+            mitigations(options),
             options.promotions,
             options.reloads,
+            options.churn,
             options.only.join(",")
         );
         // Several times what a quiet machine needs: emulation on a busy one is slow, not wrong.
-        let limit = 600 + u64::from(options.promotions / 10) + 30 * u64::from(options.reloads);
-        self.run(&words, limit, verdict)
-    }
-
-    fn run(&self, words: &str, seconds: u64, verdict: &mut Verdict) -> Result<()> {
-        let kernel = self.image.vmlinuz();
-        let said = self.machine(words, &kernel, seconds).run("main", &mut |line| verdict.line(line))?;
-        verdict.end(&said);
-        Ok(())
+        let limit = 600 + u64::from(options.promotions / 10 + options.churn / 5) + 30 * u64::from(options.reloads);
+        self.boot(&self.machine(&words, limit), "main", verdict)
     }
 
     /// A machine whose kernel starts a second one while it is promoted.
-    fn kexec(&self, verdict: &mut Verdict) -> Result<()> {
-        let kernel = self.image.vmlinuz();
-        let words = "spectre_v2=retpoline rlp.kexec=first";
-        let said = self.machine(words, &kernel, 900).run("kexec", &mut |line| verdict.line(line))?;
-        verdict.end(&said);
-        Ok(())
+    fn kexec(&self, options: &TestOptions, verdict: &mut Verdict) -> Result<()> {
+        let words = format!("{} rlp.kexec=first", mitigations(options));
+        self.boot(&self.machine(&words, 900), "kexec", verdict)
     }
 
-    fn refusal(&self, (name, options, reason): (&str, &str, &str), verdict: &mut Verdict) -> Result<()> {
-        println!("refusal: {name}");
-        let words = format!("{options} rlp.refusal={reason}");
-        let kernel = self.image.vmlinuz();
-        let file = name.replace([' ', '='], "-");
-        let said = self.machine(&words, &kernel, 240).run(&file, &mut |line| {
-            if !line.starts_with("part") {
-                verdict.line(line);
-            }
-        })?;
-        verdict.end(&said);
+    /// A machine without the module, whose kernel has probes armed before `cs` prefixes: says what became of it.
+    fn prefixed(&self, options: &TestOptions) -> Result<()> {
+        println!("probes before a cs prefix, without the module");
+        let words = format!("{} rlp.prefixed=1", mitigations(options));
+        let said = self.machine(&words, 300).run("prefixed", &mut |line| println!("       {line}"))?;
+        let lives = said.report.lines().any(|line| line.trim() == "done") && !said.stopped;
+        println!("       Linux {} {}", self.image.release, if lives { "goes on" } else { "falls, by itself" });
+        let harm = |line: &&str| HARM.iter().any(|word| line.contains(word));
+        for line in said.console.lines().filter(harm).take(12) {
+            println!("       {line}");
+        }
         Ok(())
     }
 }
@@ -327,6 +332,8 @@ fn collect(image: &Image, module: &Path, dir: &Path) -> Result<Files> {
     let sites: BTreeSet<u64> = image.sites()?;
     let lines: Vec<String> = sites.iter().map(|offset| format!("{offset:x}\n")).collect();
     files.add("expected/sites", lines.concat().into_bytes(), 0o644);
+    let lines: Vec<String> = image.alternatives()?.iter().map(|(at, len)| format!("{at:x} {len}\n")).collect();
+    files.add("expected/alternatives", lines.concat().into_bytes(), 0o644);
     Ok(files)
 }
 

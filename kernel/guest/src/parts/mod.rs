@@ -9,6 +9,7 @@ mod livepatched;
 mod loading;
 mod locked;
 mod modules;
+pub mod prefixed;
 mod probe;
 pub mod refusal;
 mod registered;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Machines on which the module must not load, and has to say why.
+//! Machines on which the module must not load, and has to say why; and modules that are broken on purpose.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,25 @@ pub fn run(report: &mut Report, reason: &str) {
     if reason.contains("built for") {
         build_for_another_kernel();
     }
-    let said = module::load().err().unwrap_or_default();
+    refused(report, module::load(), reason);
+}
+
+/// Each module in `/broken` is refused for the reason that is expected of it, and then the sound one loads.
+pub fn broken(report: &mut Report) {
+    report.part("broken");
+    let expected = fs::read_to_string("/expected/broken").unwrap_or_default();
+    for (name, reason) in expected.lines().filter_map(|line| line.split_once(' ')) {
+        report.note(name);
+        refused(report, module::load_file(&format!("/broken/{name}.ko")), reason);
+    }
+    let loaded = module::load();
+    report.check(loaded.is_ok(), format!("the sound one loads: {}", loaded.unwrap_or_else(|error| error).trim()));
+    let unloaded = module::unload();
+    report.check(unloaded.is_ok(), format!("and unloads {}", unloaded.err().unwrap_or_default().trim()));
+}
+
+fn refused(report: &mut Report, loaded: Result<String, String>, reason: &str) {
+    let said = loaded.err().unwrap_or_default();
     report.check(said.contains(reason), format!("refused: {}", said.trim()));
     report.check(said.trim().lines().count() == 1, "the reason is one line");
     report.check(!Path::new("/sys/module/relpoline").exists(), "nothing of it stays in the kernel");

@@ -19,9 +19,8 @@ const EVENTS: &str = "/sys/kernel/tracing/kprobe_events";
 const GROUP: &str = "/sys/kernel/tracing/events/waiting";
 /// Probes that are wanted at once.
 const PROBES: usize = 12;
-/// Where probes before a `cs` prefix go, which are never armed. On 6.12 the kernel panicked once, beside the module, when
-/// one was: the return address was one byte short, as if Linux's own kprobes took every call for five bytes
-/// (`int3_emulate_call`). It was not tried without the module.
+/// Where probes before a `cs` prefix go, which are never armed. Linux's own kprobes take every call for five bytes
+/// (`int3_emulate_call`): the padded one returns one byte short, with the module or without (see `prefixed`).
 const NEVER: &str = "unarmed";
 
 /// Registers probes, tries to unload, arms them, lets them go, unloads.
@@ -53,19 +52,26 @@ pub fn run(report: &mut Report) {
     churn(report);
 }
 
-/// Promotes anew under load while probes come, are armed, disarmed and go, in no order.
+/// Promotes anew under load, as often as is wanted, while probes come, are armed, disarmed and go, in no order.
 fn churn(report: &mut Report) {
-    let rounds = machine::number("churn", 20);
+    let wanted = machine::number("churn", 500);
+    for knob in ["cold_calls 8", "window_first 16"] {
+        module::tell(knob);
+    }
     let _load = Load::start();
     let before = stat("promotions");
     let mut seed = 12345_u64;
-    let mut set = 0;
-    for _ in 0..rounds {
+    let (mut set, mut armed, mut rounds) = (0, 0, 0);
+    // Some twenty promotions come of a round; a kernel on which fewer than two do has something wrong with it.
+    while (stat("promotions") - before < wanted || rounds < 20) && rounds < 20 + wanted / 2 {
+        rounds += 1;
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         match (seed >> 33) % 4 {
             0 => set += register().0,
-            1 => arm(true),
-            2 => arm(false),
+            1 => armed += usize::from(arm(true)),
+            2 => {
+                arm(false);
+            }
             _ => forget(),
         }
         module::tell("relearn");
@@ -74,9 +80,17 @@ fn churn(report: &mut Report) {
     arm(false);
     forget();
     let made = stat("promotions") - before;
-    report.check(made > 0 && set > 0, format!("{made} promotions while {set} probes came, were armed, and went"));
+    report.check(
+        made >= wanted,
+        format!("{made} promotions in {rounds} rounds while probes came and went, {wanted} wanted"),
+    );
+    let happened = set > 0 && armed > 0;
+    report.check(happened, format!("{set} probes came meanwhile, and {armed} times all were armed"));
     let restored = wait_until(20, || stat("now_pending") == 0);
     report.check(restored, "afterwards no branch waits");
+    for knob in ["cold_calls 128", "window_first 256"] {
+        module::tell(knob);
+    }
 }
 
 /// Registers probes on promoted sites: how many, and how many of them on a prefix.
@@ -97,9 +111,7 @@ fn register() -> (usize, usize) {
         let Some(place) = place(&site, is_padded) else { continue };
         // Appended: what is registered stays.
         let group = if is_padded { NEVER } else { "waiting" };
-        let event = format!("p:{group}/p{:x} {place}\n", site.address);
-        let file = fs::OpenOptions::new().append(true).open(EVENTS);
-        if file.and_then(|mut file| std::io::Write::write_all(&mut file, event.as_bytes())).is_ok() {
+        if add(group, site.address, &place) {
             set += 1;
             padded += usize::from(is_padded);
         }
@@ -110,6 +122,13 @@ fn register() -> (usize, usize) {
     (set, padded)
 }
 
+/// Registers a probe, which is not armed; whether the kernel takes it.
+pub fn add(group: &str, address: u64, place: &str) -> bool {
+    let event = format!("p:{group}/p{address:x} {place}\n");
+    let file = fs::OpenOptions::new().append(true).open(EVENTS);
+    file.and_then(|mut file| std::io::Write::write_all(&mut file, event.as_bytes())).is_ok()
+}
+
 /// `function+offset` of the site's instruction.
 fn place(site: &Site, is_padded: bool) -> Option<String> {
     let (function, offset) = site.place.split('/').next()?.split_once('+')?;
@@ -117,9 +136,9 @@ fn place(site: &Site, is_padded: bool) -> Option<String> {
     Some(format!("{function}+{:#x}", offset.checked_sub(u64::from(is_padded))?))
 }
 
-fn arm(on: bool) {
-    // Where there are no probes, nothing is armed.
-    let _ = fs::write(format!("{GROUP}/enable"), if on { "1" } else { "0" });
+/// Whether something was armed, or disarmed: where there are no probes, nothing is.
+pub fn arm(on: bool) -> bool {
+    fs::write(format!("{GROUP}/enable"), if on { "1" } else { "0" }).is_ok()
 }
 
 fn forget() {
@@ -131,7 +150,8 @@ fn forget() {
     }
 }
 
-fn hits() -> u64 {
+/// How often probes were hit.
+pub fn hits() -> u64 {
     let text = fs::read_to_string("/sys/kernel/tracing/kprobe_profile").unwrap_or_default();
     text.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
 }
