@@ -51,9 +51,18 @@ fn leading(functions: &[&str], target: &str) -> Vec<Site> {
     sites
 }
 
+/// Says which other sites lead to `target`: where a kernel's compiler has put the line, if not into `functions`.
+fn elsewhere(report: &mut Report, functions: &[&str], target: &str) {
+    for site in module::sites() {
+        if site.leads_to(target) && !functions.iter().any(|name| site.is_in(name)) {
+            report.note(format!("{target} is led to by {}", site.place));
+        }
+    }
+}
+
 /// Sends until a site in `functions` leads to `target`; which ones do then.
 fn learned(functions: &[&str], target: &str, mut send: impl FnMut()) -> Vec<Site> {
-    wait_until(25, || {
+    wait_until(60, || {
         send();
         !leading(functions, target).is_empty()
     });
@@ -86,6 +95,7 @@ fn forwarding(report: &mut Report) {
     report.check(traffic::route_ipv4("rlp1") && traffic::route_ipv6("rlp1"), "routes for packets to forward");
     let there = learned(&functions, "ip_forward", || tunnel.send(&traffic::ipv4_packet([10, 2, 2, 2]), 500));
     report.check(!there.is_empty(), "dst_input learns ip_forward");
+    elsewhere(report, &functions, "ip_forward");
     let nowhere = learned(&functions, "ip_error", || tunnel.send(&traffic::ipv4_packet([99, 9, 9, 9]), 500));
     report.check(same_site_relearned(&there, &nowhere), "routes go: the same branch learns ip_error anew");
     let ipv6 = ["ipv6_rcv", "ip6_rcv_finish", "ip6_sublist_rcv_finish"];
@@ -195,7 +205,7 @@ fn hooks(report: &mut Report) -> bool {
         return count > 0;
     }
     let mut found = Vec::new();
-    wait_until(25, || {
+    wait_until(60, || {
         for _ in 0..500 {
             let _ = fs::metadata("/dev/full").and_then(|_| File::open("/dev/null"));
         }
