@@ -23,7 +23,8 @@ const LOOK_CALM_MS: u64 = 640;
 const COLD_PER_LOOK: usize = 4096;
 /// Until the next tick while sites learn (µs).
 const TICK_LEARNING: u32 = 2_000;
-/// While nothing is enabled and nothing waits: there is no next tick until somebody asks for one. The shim knows it as
+/// While nothing is enabled and nothing waits: there is no next tick until somebody asks for one. The shim
+/// knows it as
 /// `NO_END`.
 pub const NO_TICK: u32 = u32::MAX;
 /// A site that has not filled its window in this time is too rare to be worth its recording stub (ms).

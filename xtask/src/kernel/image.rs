@@ -70,7 +70,8 @@ impl Image {
         Ok(Some(if is_packed { unpack("xz", &path)? } else { fs::read(path)? }))
     }
 
-    /// Whether it was built with an option, whatever that is called in full: names got prefixes in the course of time.
+    /// Whether it was built with an option, whatever that is called in full: names got prefixes in the course
+    /// of time.
     pub fn is_built_with(&self, option: &str) -> bool {
         let places = [format!("boot/config-{}", self.release), format!("usr/lib/modules/{}/config", self.release)];
         let config = places.iter().find_map(|place| fs::read_to_string(self.dir.join(place)).ok()).unwrap_or_default();
@@ -97,7 +98,8 @@ impl Image {
         Ok(sites)
     }
 
-    /// Where the kernel may change its instructions when it boots, as offsets from `_stext`, and how many bytes there.
+    /// Where the kernel may change its instructions when it boots, as offsets from `_stext`, and how many
+    /// bytes there.
     pub fn alternatives(&self) -> Result<Vec<(u64, u64)>> {
         let vmlinux = vmlinux(&fs::read(self.vmlinuz())?, &self.dir)?;
         let file = object::File::parse(&*vmlinux).context("the kernel's image is no ELF file")?;
@@ -116,10 +118,12 @@ impl Image {
     }
 }
 
-/// Shapes that `struct alt_instr` had: its size, and where the length of the instruction is. Until 5.17, until 6.2, since.
+/// Shapes that `struct alt_instr` had: its size, and where the length of the instruction is. Until 5.17,
+/// until 6.2, since.
 const ENTRIES: [(usize, usize); 3] = [(13, 10), (12, 10), (14, 12)];
 
-/// Places and lengths, if all entries are of that size: their second offset must lead to where replacements are.
+/// Places and lengths, if all entries are of that size: their second offset must lead to where replacements
+/// are.
 fn alternatives(
     list: &[u8],
     address: u64,

@@ -1,6 +1,7 @@
 //! All kernels and processors on which the module is tried, and a line for each.
 //!
-//! A kernel on which a check fails keeps its line: what was found and promoted there is told beside what failed.
+//! A kernel on which a check fails keeps its line: what was found and promoted there is told beside what
+//! failed.
 
 use anyhow::{Result, bail};
 
@@ -15,8 +16,8 @@ const PARTS: &str = "sites,learning,named,modules,probe,registered,sized,hotplug
 /// What is run on the processors of [`PROCESSORS`].
 const PARTS_OF_PROCESSORS: &str = "sites,learning,probe,registered,switching";
 
-/// Processors, besides the default, on which kernels are tried with the mitigations that they choose there by themselves:
-/// returns are mitigated, too, against Retbleed (Zen 2) and against SRSO (Zen 3).
+/// Processors, besides the default, on which kernels are tried with the mitigations that they choose there by
+/// themselves: returns are mitigated, too, against Retbleed (Zen 2) and against SRSO (Zen 3).
 const PROCESSORS: [(&str, &str); 6] = [
     ("6.1", "EPYC-Rome,-cx16"),
     ("6.1", "EPYC-Milan,-cx16"),
@@ -39,7 +40,8 @@ pub fn test(options: &TestOptions) -> Result<()> {
     if outcome.failed == 0 { Ok(()) } else { bail!("{} checks failed, see above", outcome.failed) }
 }
 
-/// The options for each line: kernels on the processor that was asked for, then kernels on the other processors.
+/// The options for each line: kernels on the processor that was asked for, then kernels on the other
+/// processors.
 fn lines(options: &TestOptions) -> Vec<TestOptions> {
     let with = |kernel: &str, cpu: &str, default_mitigations: bool, parts: &str| {
         let mut line = options.clone();

@@ -1,9 +1,10 @@
 //! `cargo xtask kernel-build` and `cargo xtask kernel-test`: the module `relpoline.ko`.
 //!
-//! [`mod@build`] compiles the engine with the stable toolchain for the kernel and lets kbuild link it with the C shim.
-//! [`debian`] fetches other kernels than the machine's. [`image`] unpacks Debian's stock kernel and reads from it what
-//! the module must find. [`guest`] boots that kernel in QEMU with a memory file system of our own, in software
-//! emulation. [`mod@test`] says what is run in it and judges the outcome; [`matrix`] does so for all kernels.
+//! [`mod@build`] compiles the engine with the stable toolchain for the kernel and lets kbuild link it with
+//! the C shim. [`debian`] fetches other kernels than the machine's. [`image`] unpacks Debian's stock kernel
+//! and reads from it what the module must find. [`guest`] boots that kernel in QEMU with a memory file system
+//! of our own, in software emulation. [`mod@test`] says what is run in it and judges the outcome; [`matrix`]
+//! does so for all kernels.
 
 mod build;
 mod debian;

@@ -1,4 +1,5 @@
-//! Machines on which the module must refuse to load, and modules that are broken on purpose and must refuse to.
+//! Machines on which the module must refuse to load, and modules that are broken on purpose and must refuse
+//! to.
 
 use std::path::Path;
 
@@ -30,9 +31,10 @@ const REFUSALS: [Refusal; 5] = [
     refusal("lfence", "spectre_v2=retpoline,lfence", "lfence_instead_of_retpolines"),
     refusal("lockdown", "lockdown=integrity", "locked_down"),
     refusal("another kernel", "", "built_for_Linux"),
-    // A processor that Linux takes for vulnerable to Retbleed, and on which it can count the depth of calls against that.
-    // With slub_debug=F its allocator does without cmpxchg16b: QEMU's is not to be trusted (see --cpu), and what stands in
-    // for it answers in flags, which counting at the return changes (seen on 6.12, which died of it before any module).
+    // A processor that Linux takes for vulnerable to Retbleed, and on which it can count the depth of calls
+    // against that. With slub_debug=F its allocator does without cmpxchg16b: QEMU's is not to be trusted (see
+    // --cpu), and what stands in for it answers in flags, which counting at the return changes (seen on 6.12,
+    // which died of it before any module).
     Refusal {
         name: "call depth",
         options: "spectre_v2=retpoline retbleed=stuff slub_debug=F",

@@ -29,8 +29,7 @@ const NEEDED: [(&str, &str); 8] = [
 ];
 
 /// Modules of the kernel that the test loads, where they are not built in.
-const MODULES: [&str; 10] =
-    ["loop", "tun", "vxlan", "ext4", "crc32c_generic", "virtio_pci", "virtio_blk", "i915", "amdgpu", "nouveau"];
+const MODULES: [&str; 8] = ["loop", "tun", "vxlan", "ext4", "crc32c_generic", "i915", "amdgpu", "nouveau"];
 
 /// What is run with a module that DKMS has built.
 const BUILT: &str = "sites,switching";
@@ -286,7 +285,8 @@ impl Bench {
         self.boot(&self.machine(&words, 900), "kexec", verdict)
     }
 
-    /// A machine without the module, whose kernel has probes armed before `cs` prefixes: says what became of it.
+    /// A machine without the module, whose kernel has probes armed before `cs` prefixes: says what became of
+    /// it.
     fn prefixed(&self, options: &TestOptions) -> Result<()> {
         println!("probes before a cs prefix, without the module");
         let words = format!("{} rlp.prefixed=1", mitigations(options));

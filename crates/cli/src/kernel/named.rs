@@ -1,13 +1,15 @@
-//! The sites that the dynamic-call patches (Cree, 2019) chose by hand, and three kinds that were spoken of beside them.
+//! The sites that the dynamic-call patches (Cree, 2019) chose by hand, and three kinds that were spoken of
+//! beside them.
 //!
-//! The three of the patches are three lines of source, inlined into several functions. Since Linux 5.0 some of their targets are
-//! compared with first by the kernel itself (`INDIRECT_CALL_INET`): IP packets take a direct call there, and only
-//! the others (packet sockets, ARP, forwarding) reach the retpoline, and so a site. Sites are told by their functions
-//! here, some of which hold another indirect call besides.
+//! The three of the patches are three lines of source, inlined into several functions. Since Linux 5.0 some
+//! of their targets are compared with first by the kernel itself (`INDIRECT_CALL_INET`): IP packets take a
+//! direct call there, and only the others (packet sockets, ARP, forwarding) reach the retpoline, and so a
+//! site. Sites are told by their functions here, some of which hold another indirect call besides.
 //!
-//! The other three: UDP's receive offload hands packets of tunnels on (`udp_gro`; where a kernel knows one tunnel only,
-//! since 6.16, by a static call). Files are read, written and looked through by their file system's functions (`vfs`).
-//! Security hooks are indirect calls up to 6.11; since 6.12 nearly all are static calls, and hold no site.
+//! The other three: UDP's receive offload hands packets of tunnels on (`udp_gro`; where a kernel knows one
+//! tunnel only, since 6.16, by a static call). Files are read, written and looked through by their file
+//! system's functions (`vfs`). Security hooks are indirect calls up to 6.11; since 6.12 nearly all are static
+//! calls, and hold no site.
 
 use super::device::Site;
 

@@ -26,8 +26,8 @@ pub struct SitesArgs {
     /// Only promoted sites.
     #[arg(long)]
     promoted: bool,
-    /// Only sites that have a name: those of the dynamic-call patches (pt_prev->func, dst_input, the list receive path),
-    /// UDP's receive offload, reading and writing files, security hooks.
+    /// Only sites that have a name: those of the dynamic-call patches (pt_prev->func, dst_input, the list
+    /// receive path), UDP's receive offload, reading and writing files, security hooks.
     #[arg(long)]
     named: bool,
     /// Only sites in functions whose name holds TEXT.

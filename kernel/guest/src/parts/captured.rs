@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The three sites of the dynamic-call patches, and what a change of traffic does at them; and three kinds of sites
-//! that were named after them: UDP's receive offload, files, security hooks.
+//! The three sites of the dynamic-call patches, and what a change of traffic does at them; and three kinds of
+//! sites that were named after them: UDP's receive offload, files, security hooks.
 //!
 //! Each stage sends one kind of traffic until a tree of the line's functions leads to the handler of that kind; the
 //! next kind must be learned by the same line, and where both kinds go through one branch, by the same branch.
@@ -51,7 +51,8 @@ fn leading(functions: &[&str], target: &str) -> Vec<Site> {
     sites
 }
 
-/// Says which other sites lead to `target`: where a kernel's compiler has put the line, if not into `functions`.
+/// Says which other sites lead to `target`: where a kernel's compiler has put the line, if not into
+/// `functions`.
 fn elsewhere(report: &mut Report, functions: &[&str], target: &str) {
     for site in module::sites() {
         if site.leads_to(target) && !functions.iter().any(|name| site.is_in(name)) {
@@ -128,7 +129,8 @@ fn sockets(report: &mut Report) {
     report.check(was, "and still tells what it led to before");
 }
 
-/// UDP's receive offload hands a tunnel's packets to the tunnel. Whether the kernel has that, and by an indirect call.
+/// UDP's receive offload hands a tunnel's packets to the tunnel. Whether the kernel has that, and by an
+/// indirect call.
 fn tunnels(report: &mut Report) -> bool {
     let is_direct = kernel_text::Symbols::read().address("udp_tunnel_update_gro_rcv").is_some();
     if is_direct {

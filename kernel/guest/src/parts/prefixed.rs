@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What Linux does, without the module, when a probe before the `cs` prefix of a padded call is armed.
 //!
-//! Its kprobes emulate a call, and reckon with five bytes whatever its length: a padded call has six, and returns one
-//! byte short, into its own last byte. So the test of the module arms no such probes (`registered`); this is what says
-//! whose fault that is. Nothing is checked here: whether the machine comes to its end is what is told.
+//! Its kprobes emulate a call, and reckon with five bytes whatever its length: a padded call has six, and
+//! returns one byte short, into its own last byte. So the test of the module arms no such probes
+//! (`registered`); this is what says whose fault that is. Nothing is checked here: whether the machine comes
+//! to its end is what is told.
 
 use std::thread::sleep;
 use std::time::Duration;

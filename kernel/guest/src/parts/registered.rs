@@ -19,8 +19,9 @@ const EVENTS: &str = "/sys/kernel/tracing/kprobe_events";
 const GROUP: &str = "/sys/kernel/tracing/events/waiting";
 /// Probes that are wanted at once.
 const PROBES: usize = 12;
-/// Where probes before a `cs` prefix go, which are never armed. Linux's own kprobes take every call for five bytes
-/// (`int3_emulate_call`): the padded one returns one byte short, with the module or without (see `prefixed`).
+/// Where probes before a `cs` prefix go, which are never armed. Linux's own kprobes take every call for five
+/// bytes (`int3_emulate_call`): the padded one returns one byte short, with the module or without (see
+/// `prefixed`).
 const NEVER: &str = "unarmed";
 
 /// Registers probes, tries to unload, arms them, lets them go, unloads.
@@ -52,7 +53,8 @@ pub fn run(report: &mut Report) {
     churn(report);
 }
 
-/// Promotes anew under load, as often as is wanted, while probes come, are armed, disarmed and go, in no order.
+/// Promotes anew under load, as often as is wanted, while probes come, are armed, disarmed and go, in no
+/// order.
 fn churn(report: &mut Report) {
     let wanted = machine::number("churn", 500);
     for knob in ["cold_calls 8", "window_first 16"] {
@@ -62,7 +64,8 @@ fn churn(report: &mut Report) {
     let before = stat("promotions");
     let mut seed = 12345_u64;
     let (mut set, mut armed, mut rounds) = (0, 0, 0);
-    // Some twenty promotions come of a round; a kernel on which fewer than two do has something wrong with it.
+    // Some twenty promotions come of a round; a kernel on which fewer than two do has something wrong with
+    // it.
     while (stat("promotions") - before < wanted || rounds < 20) && rounds < 20 + wanted / 2 {
         rounds += 1;
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
