@@ -54,8 +54,11 @@ const HARM: [&str; 13] = [
     "Unwind",
 ];
 
-/// What a sound kernel says at boot about the options that a test boots it with.
-const HARMLESS: &str = "Spectre V2 : WARNING: LFENCE mitigation is not recommended";
+/// What a sound kernel says at boot about the options that a test boots it with, and about the processor.
+const HARMLESS: [&str; 2] = [
+    "Spectre V2 : WARNING: LFENCE mitigation is not recommended",
+    "Speculative Return Stack Overflow: WARNING: See https://",
+];
 
 /// What came of a kernel.
 pub struct Outcome {
@@ -194,7 +197,8 @@ impl Verdict {
     fn end(&mut self, said: &Said) {
         let came_to_end = said.report.lines().any(|line| line.trim() == "done") && !said.stopped;
         self.take(came_to_end, &format!("the machine came to its end after {} s", said.took.as_secs()));
-        let is_harm = |line: &&str| !line.contains(HARMLESS) && HARM.iter().any(|word| line.contains(word));
+        let is_harmless = |line: &str| HARMLESS.iter().any(|text| line.contains(text));
+        let is_harm = |line: &&str| !is_harmless(line) && HARM.iter().any(|word| line.contains(word));
         let harm: Vec<&str> = said.console.lines().filter(is_harm).collect();
         self.take(harm.is_empty(), "no BUG, no WARNING, no oops, no stall on the console");
         for line in harm.iter().take(20) {
