@@ -34,7 +34,7 @@ const REFUSALS: [Refusal; 5] = [
     // A processor that Linux takes for vulnerable to Retbleed, and on which it can count the depth of calls
     // against that. With slub_debug=F its allocator does without cmpxchg16b: QEMU's is not to be trusted (see
     // --cpu), and what stands in for it answers in flags, which counting at the return changes (seen on 6.12,
-    // which died of it before any module).
+    // which died in its allocator before any module).
     Refusal {
         name: "call depth",
         options: "spectre_v2=retpoline retbleed=stuff slub_debug=F",
