@@ -115,6 +115,36 @@ fn patch_sites_are_marked() {
     }
 }
 
+/// Slots are filled before the first packet, one after the other, and emptied.
+#[test]
+fn slots_are_filled_at_the_start() {
+    let file = object("direct.o");
+    let run = |slots: &[&str]| {
+        let mut command = relpoline(&["run", file.to_str().unwrap(), "--context", "raw", "--prog", "chained"]);
+        slots.iter().for_each(|slot| {
+            command.args(["--slot", slot]);
+        });
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output))
+    };
+    let ends = |result: &str| (Some(0), format!("{result}\n"));
+    assert_eq!(run(&[]), ends("0x3"));
+    assert_eq!(run(&["chain=0:link_0"]), ends("0x0"));
+    assert_eq!(run(&["chain=0:link_0", "chain=1:link_1", "chain=2:step_2"]), ends("0x2"));
+    assert_eq!(run(&["chain=0:link_0", "chain=0:"]), ends("0x3"));
+    for (wrong, why) in [
+        ("chain", "is not ARRAY=SLOT:[PROG]"),
+        ("chain=link_0", "is not ARRAY=SLOT:[PROG]"),
+        ("nobody=0:link_0", "no program array 'nobody'"),
+        ("chain=0:nobody", "no program 'nobody'"),
+        ("chain=3:link_0", "slot 3 is beyond the program array's end"),
+        ("chain=0:other.o:link_0", "programs of other files come by bpf swap"),
+    ] {
+        let (status, text) = run(&[wrong]);
+        assert!(status == Some(1) && text.contains(why), "{wrong}: {text}");
+    }
+}
+
 #[test]
 fn a_run_is_changed_while_it_goes_on() {
     let folder = tempfile::tempdir().unwrap();

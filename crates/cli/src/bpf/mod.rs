@@ -2,7 +2,7 @@
 //!
 //! | verb | module |
 //! |---|---|
-//! | `run` | [`mod@run`]: object files over packets ([`packets`]), with maps filled and shown ([`maps`]) |
+//! | `run` | [`mod@run`]: object files over [`packets`], with [`maps`] filled and shown, and [`slots`] filled |
 //! | `swap` | [`swap`]: change program arrays of a `run` that is going on, through its socket ([`control`]) |
 //! | `dis` | [`dis`]: instructions and machine code side by side |
 //! | `plugin` | [`plugin`]: for bpf_conformance |
@@ -15,6 +15,7 @@ pub mod maps;
 pub mod packets;
 pub mod plugin;
 pub mod run;
+pub mod slots;
 mod stats;
 pub mod swap;
 

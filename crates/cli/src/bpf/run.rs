@@ -14,7 +14,7 @@ use relpoline_bpf::{
 
 use super::control::{self, Control, Server};
 use super::packets::{self, Packets};
-use super::{LoadArgs, choose, hex, load, maps, stats};
+use super::{LoadArgs, choose, hex, load, maps, slots, stats};
 use crate::files::written::{PUBLIC, Written};
 
 /// Examples for `--help`.
@@ -25,6 +25,8 @@ Examples:
   relpoline bpf run pipeline.o --pcap in.pcap --context xdp --prog parse_ethernet
   relpoline bpf run nat.o --pcap in.pcap --map rules=rules.json --dump counters --out out.pcap --verdict 3
                                                             maps filled and shown, packets written out
+  relpoline bpf run pipeline.o --pcap in.pcap --slot parsers=2:parse_udp --slot parsers=3:
+                                                            other programs in slots than the file says
   relpoline bpf run policy.o --pcap in.pcap --btf /sys/kernel/btf/vmlinux --kconfig /proc/config.gz
                                                             as on this machine's kernel
   relpoline bpf run pipeline.o --pcap in.pcap --seconds 60 --threads 4 --control /tmp/pipeline
@@ -80,6 +82,9 @@ pub struct RunArgs {
     /// Fill the map NAME from FILE first. May be given several times.
     #[arg(long, value_name = "NAME=FILE")]
     map: Vec<String>,
+    /// Put PROG, a program of the file, into a slot of a program array first, or empty the slot. May be given several times.
+    #[arg(long, value_name = "ARRAY=SLOT:[PROG]")]
+    slot: Vec<String>,
     /// Show what is in the map NAME afterwards. May be given several times.
     #[arg(long, value_name = "NAME")]
     dump: Vec<String>,
@@ -202,6 +207,7 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
         None => None,
     };
     arguments.map.iter().try_for_each(|preset| maps::fill(&object, preset))?;
+    arguments.slot.iter().try_for_each(|change| slots::fill(&object, change))?;
     let dumped = arguments.dump.iter().map(|name| maps::find(&object, name)).collect::<Result<Vec<_>>>()?;
     let control = match &arguments.control {
         Some(path) => Some(control::listen(path, Server::new(runtime.clone(), object.clone(), options).of(kernel))?),

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::{absolute, control};
+use super::{absolute, control, slots};
 
 /// Examples for `--help`.
 pub const AFTER_HELP: &str = "\
@@ -44,11 +44,10 @@ pub fn run(arguments: &SwapArgs) -> Result<ExitCode> {
 }
 
 fn line(change: &str) -> Result<String> {
-    let (slot, program) = change.split_once('=').context("no '='")?;
-    let slot: u32 = slot.parse()?;
-    if program.is_empty() {
-        return Ok(slot.to_string());
-    }
-    let (file, name) = program.rsplit_once(':').context("no ':'")?;
-    Ok(format!("{slot}\t{}\t{name}", absolute(file.as_ref())?.display()))
+    let slots::Change { slot, program } = slots::parse(change, '=')?;
+    Ok(match program {
+        None => slot.to_string(),
+        Some((None, _)) => bail!("no ':'"),
+        Some((Some(file), name)) => format!("{slot}\t{}\t{name}", absolute(file.as_ref())?.display()),
+    })
 }
