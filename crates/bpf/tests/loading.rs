@@ -3,7 +3,7 @@
 mod support;
 
 use relpoline_bpf::{
-    Around, ContextKind, Engine, Expects, Invocation, MapError, Mode, Object, ObjectError, Options, PacketBuffer,
+    Around, ContextKind, Engine, Expects, Invocation, MapError, MapKind, Mode, Object, ObjectError, Options, PacketBuffer,
     Runtime, TrapKind, slots,
 };
 use std::sync::Barrier;
@@ -36,6 +36,92 @@ fn what_cannot_run_is_left_out_and_said() {
     assert!(why("needs_function").ends_with("'outside' is not defined in the file"), "{}", why("needs_function"));
     assert_eq!(refused.len(), 5, "{refused:?}");
     assert!(object.map("constants").unwrap().set(&[1; 4], &[1; 4], Mode::Any).is_ok(), "the host may");
+}
+
+/// Maps of older files, by a structure each; of kinds that there are not here, too.
+#[test]
+fn maps_as_they_were_defined_once() {
+    let runtime = Runtime::new().unwrap();
+    let object = load(&runtime, "legacy");
+    let (counts, rules) = (object.map("counts").unwrap(), object.map("rules").unwrap());
+    assert_eq!((counts.spec().kind, counts.spec().max_entries, counts.spec().read_only), (MapKind::Array, 4, false));
+    assert_eq!((rules.spec().kind, rules.spec().max_entries, rules.spec().read_only), (MapKind::Hash, 2, true));
+    rules.set(&[7, 0, 0, 0], &[5, 0, 0, 0], Mode::Any).unwrap();
+    let steps = object.array("steps").unwrap();
+    steps.update(2, object.program("reads_rule")).unwrap();
+    for (n, engine) in (1u8..).zip(ENGINES) {
+        let run = |name: &str| {
+            let program = object.program(name).unwrap();
+            program.invoke(Invocation::new(&mut [0; 8]).engine(engine)).map(|r0| r0 as i32)
+        };
+        assert_eq!(run("counts_up"), Ok(2), "four entries, no more");
+        assert_eq!(counts.get(&[3, 0, 0, 0]).unwrap(), u64::from(n).to_le_bytes());
+        assert_eq!(run("reads_rule"), Ok(5));
+        assert_eq!(run("writes_rule"), Ok(-1), "BPF_F_RDONLY_PROG");
+        assert_eq!(run("steps_on"), Ok(5));
+    }
+    let refused: Vec<_> = object.refused().iter().map(|(name, why)| (name.as_str(), why.to_string())).collect();
+    assert_eq!(refused.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["traced", "traces"]);
+    for (name, why) in refused {
+        assert!(why.ends_with("map traces: maps of kind stack_trace are not supported"), "{name}: {why}");
+    }
+}
+
+/// Storage of tasks, sockets and other things of the kernel is refused by name, with the programs that want it.
+#[test]
+fn storage_of_things_of_the_kernel_is_refused_by_name() {
+    let runtime = Runtime::new().unwrap();
+    let object = load(&runtime, "storage");
+    assert_eq!(object.program("none").unwrap().run(&mut [0; 8]), Ok(2));
+    assert_eq!(object.programs().len(), 1);
+    for (program, map, kind) in [
+        ("sockets", "of_sockets", "sk_storage"),
+        ("inodes", "of_inodes", "inode_storage"),
+        ("tasks", "of_tasks", "task_storage"),
+        ("groups", "of_groups", "cgrp_storage"),
+    ] {
+        for name in [program, map] {
+            let (_, why) = object.refused().iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name} is there"));
+            let wanted = format!("map {map}: maps of kind {kind} are not supported");
+            assert!(why.to_string().ends_with(&wanted), "{name}: {why}");
+        }
+    }
+}
+
+/// Questions about the machine around are the host's to answer, under the helper's own number.
+#[test]
+fn a_host_that_knows_routes_answers_itself() {
+    // struct bpf_fib_lookup: the family first, the device at 8, the destination at 32; then both MAC addresses.
+    let text = "mov %r6, %r1\nmov %r2, %r10\nadd %r2, -64\nstdw [%r10-64], 2\nstdw [%r10-56], 1\nstdw [%r10-48], 0\n\
+                stdw [%r10-40], 0\nstdw [%r10-32], 0\nstw [%r10-32], 0x0100000a\nstdw [%r10-24], 0\nstdw [%r10-16], 0\n\
+                stdw [%r10-8], 0\nmov %r3, 64\nmov %r4, 0\ncall 69\njne %r0, 0, out\nldxw %r0, [%r10-56]\n\
+                ldxb %r1, [%r10-1]\nlsh %r1, 32\nor %r0, %r1\nout:\nexit";
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let answers = {
+        let asked = asked.clone();
+        move |c: &mut relpoline_bpf::HelperCall<'_>| {
+            let (at, len) = (c.args[1], c.args[2]);
+            let mut route = c.read(at, len)?;
+            asked.lock().unwrap().push(route[32..36].to_vec());
+            route[8] = 42;
+            route[63] = 7;
+            c.write(at, &route)?;
+            Ok(0)
+        }
+    };
+    for proofs in [false, true] {
+        let options = Options { proofs, ..Options::default() };
+        let runtime = Runtime::builder().helper(69, answers.clone()).build().unwrap();
+        let program = support::load_with(&runtime, "routes", text, &[], options);
+        let alone = support::load_with(&Runtime::new().unwrap(), "routes", text, &[], options);
+        for engine in ENGINES {
+            let run = |program: &relpoline_bpf::Program| program.invoke(Invocation::new(&mut [0; 8]).engine(engine));
+            assert_eq!(run(&program), Ok(42 | 7 << 32));
+            // BPF_FIB_LKUP_RET_FWD_DISABLED: nobody forwards anything.
+            assert_eq!(run(&alone), Ok(5));
+        }
+    }
+    assert_eq!(*asked.lock().unwrap(), vec![[10, 0, 0, 1]; 4]);
 }
 
 /// Members of what programs and kernel agree on lie where the compiler says.
