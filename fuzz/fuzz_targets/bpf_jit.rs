@@ -119,7 +119,7 @@ fn bench() -> &'static Bench {
             Runtime::builder().helper(8, |call| Ok(call.args[0].rotate_left(7))).build().expect("memory for code");
         let name = "values".into();
         let spec =
-            MapSpec { name, kind: MapKind::Array, key_size: 4, value_size: 64, max_entries: 1, read_only: false };
+            MapSpec { name, kind: MapKind::Array, key_size: 4, value_size: 64, max_entries: 1, read_only: false, hashes: 0 };
         let map = Map::new(&runtime, &spec).expect("a small map");
         Bench { runtime, map }
     })

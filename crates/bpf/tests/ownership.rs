@@ -175,6 +175,7 @@ fn maps_in_their_life() {
         value_size: 8,
         max_entries,
         read_only: false,
+        hashes: 0,
     };
     assert!(Map::new(&runtime, &spec(MapKind::Array, 0)).is_err());
     assert!(Map::new(&runtime, &spec(MapKind::RingBuf, 100)).is_err());

@@ -32,6 +32,7 @@ fn array(runtime: &Runtime, value_size: u32) -> Map {
         value_size,
         max_entries: 4,
         read_only: false,
+        hashes: 0,
     };
     Map::new(runtime, &spec).unwrap()
 }

@@ -121,6 +121,7 @@ fn maps_within_maps() {
         value_size,
         max_entries: 10,
         read_only: false,
+        hashes: 0,
     };
     let new = Map::new(&runtime, &spec(8)).unwrap();
     let other = Map::new(&runtime, &spec(4)).unwrap();
@@ -143,12 +144,31 @@ fn maps_within_maps() {
     assert_eq!(result, Ok((-22i64).cast_unsigned()));
 }
 
+/// A Bloom filter has as many hashes as its definition says, up to the kernel's most; other maps have none.
+#[test]
+fn bloom_filters_have_as_many_hashes_as_they_say() {
+    let runtime = Runtime::new().unwrap();
+    let object = load(&runtime);
+    let spec = object.map("seen").unwrap().spec().clone();
+    assert_eq!((spec.kind, spec.hashes), (MapKind::BloomFilter, 3));
+    for engine in ENGINES {
+        let mut buffer = PacketBuffer::new(60).unwrap();
+        buffer.put(&[0; 60], XDP);
+        assert_eq!(object.program("remembers").unwrap().invoke(buffer.invocation().engine(engine)), Ok(1));
+    }
+    for (hashes, fits) in [(0, true), (1, true), (15, true), (16, false)] {
+        assert_eq!(Map::new(&runtime, &MapSpec { hashes, ..spec.clone() }).is_ok(), fits, "{hashes}");
+    }
+    let counts = object.map("counts").unwrap().spec().clone();
+    assert_eq!(Map::new(&runtime, &MapSpec { hashes: 1, ..counts }).err(), Some(MapError::BadSize));
+}
+
 /// What programs push takes memory of the host's: no more than other maps may have.
 #[test]
 fn lines_are_as_large_as_other_maps() {
     let runtime = Runtime::new().unwrap();
     let queue = |kind, value_size, max_entries| {
-        let spec = MapSpec { name: "q".into(), kind, key_size: 0, value_size, max_entries, read_only: false };
+        let spec = MapSpec { name: "q".into(), kind, key_size: 0, value_size, max_entries, read_only: false, hashes: 0 };
         Map::new(&runtime, &spec)
     };
     for kind in [MapKind::Queue, MapKind::Stack, MapKind::BloomFilter] {

@@ -78,6 +78,7 @@ pub fn read(file: &File<'_>, config: Option<&str>) -> Result<(Externals, Option<
         value_size: size as u32,
         max_entries: 1,
         read_only: true,
+        hashes: 0,
     };
     Ok((externals, Some(Definition { content: Some(content), ..Definition::of(SECTION, 0..size, spec) })))
 }

@@ -38,6 +38,7 @@ impl Definition {
             value_size: 0,
             max_entries: 0,
             read_only: false,
+            hashes: 0,
         };
         Definition { refused: Some(why), ..Definition::of(section, range, spec) }
     }
@@ -166,6 +167,7 @@ fn data_map(name: &str, section: &Section<'_, '_>) -> Result<Definition, ObjectE
         value_size,
         max_entries: 1,
         read_only: name.starts_with(".rodata"),
+        hashes: 0,
     };
     let content = (!content.is_empty()).then_some(content);
     Ok(Definition { content, ..Definition::of(section.index(), 0..size, spec) })
@@ -193,7 +195,7 @@ fn legacy_maps(file: &File<'_>, section: &Section<'_, '_>, all: &mut Vec<Definit
         let long = if symbol.size() >= 20 { data.get(at as usize + 16..at as usize + 20) } else { None };
         let flags = long.and_then(|flags| flags.try_into().ok()).map_or(0, u32::from_le_bytes);
         let read_only = flags & RDONLY_PROG != 0;
-        let spec = MapSpec { name: name.into(), kind, key_size, value_size, max_entries, read_only };
+        let spec = MapSpec { name: name.into(), kind, key_size, value_size, max_entries, read_only, hashes: 0 };
         all.push(Definition::of(section.index(), range, as_libbpf(spec)));
     }
     Ok(())
@@ -245,11 +247,12 @@ fn btf_spec(btf: &Btf<'_>, name: &str, id: u32, outer: bool) -> Result<Described
         value_size: 0,
         max_entries: 0,
         read_only: false,
+        hashes: 0,
     };
     if btf.member_count(id) > MOST_MEMBERS {
         return Err(ObjectError::map(name, &format!("its definition has more than {MOST_MEMBERS} members")));
     }
-    let (mut found, mut values, mut pinned) = (None, None, false);
+    let (mut found, mut values, mut pinned, mut extra) = (None, None, false, None);
     for member in btf.members(id) {
         let wrong = || ObjectError::map(name, "a member of its definition has an unexpected type");
         match member.name {
@@ -261,6 +264,8 @@ fn btf_spec(btf: &Btf<'_>, name: &str, id: u32, outer: bool) -> Result<Described
             "value" => spec.value_size = btf.pointed_size(member.kind).ok_or_else(wrong)?,
             "values" => values = Some(member),
             "map_flags" => spec.read_only = btf.pointed_count(member.kind).ok_or_else(wrong)? & RDONLY_PROG != 0,
+            // Of other kinds of maps it is something else.
+            "map_extra" => extra = btf.pointed_count(member.kind),
             "pinning" => pinned = btf.pointed_count(member.kind).ok_or_else(wrong)? == PIN_BY_NAME,
             // Other flags and the like change nothing that matters here.
             _ => {}
@@ -268,6 +273,9 @@ fn btf_spec(btf: &Btf<'_>, name: &str, id: u32, outer: bool) -> Result<Described
     }
     let found = found.ok_or_else(|| ObjectError::map(name, "its definition names no kind"))?;
     spec.kind = kind(found).ok_or_else(|| unsupported(name, found))?;
+    if spec.kind == MapKind::BloomFilter {
+        spec.hashes = extra.unwrap_or(0);
+    }
     let mut inner = None;
     if spec.kind.holds_maps() {
         let structure = values.and_then(|member| btf.pointed_element(member.kind)).filter(|_| outer);

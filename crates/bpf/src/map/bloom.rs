@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Hashes of a value, where the map's definition does not say how many (`map_extra`).
 pub const HASHES: u32 = 5;
+/// The most that it may say.
+pub const MOST_HASHES: u32 = 15;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -49,5 +51,23 @@ impl Bloom {
     /// Whether it was perhaps added.
     pub fn has(&self, value: &[u8]) -> bool {
         self.places(value).all(|(word, bit)| self.bits[word].load(Ordering::Relaxed) & bit != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_hashes_as_the_definition_says() {
+        let bits = |hashes| {
+            let bloom = Bloom::new(1000, hashes).unwrap();
+            bloom.push(b"value");
+            assert!(bloom.has(b"value"));
+            bloom.bits.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum::<u32>()
+        };
+        assert_eq!(bits(1), 1);
+        assert!(bits(3) > 1 && bits(3) <= 3);
+        assert!(bits(15) > 3 && bits(15) <= 15);
     }
 }

@@ -111,6 +111,20 @@ SEC("xdp") int counts_within(struct xdp_md *ctx) {
         *value += 1;
     return 2;
 }
+struct {
+    NUMBER(type, 30);
+    NUMBER(max_entries, 100);
+    NUMBER(value_size, sizeof(u64));
+    NUMBER(map_extra, 3);
+} seen SEC(".maps");
+static long (*const push)(void *map, void *value, u64 flags) = (void *)87;
+static long (*const peek)(void *map, void *value) = (void *)89;
+SEC("xdp") int remembers(struct xdp_md *ctx) {
+    u64 value = 7, other = 8;
+    push(&seen, &value, 0);
+    return (peek(&seen, &value) == 0) + 2 * (peek(&seen, &other) == 0);
+}
+
 SEC("xdp") int replaces_within(void *ctx) {
     u32 key = 1, value = 2;
     return map_update(&outer, &key, &value, 0);
