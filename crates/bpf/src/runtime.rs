@@ -224,7 +224,7 @@ impl RuntimeBuilder {
     }
 
     /// Who takes packets that programs redirect: when a run over a [`crate::PacketBuffer`] ends so, and when a program sends a
-    /// copy (`bpf_clone_redirect`), within its run. Without one, copies are lost.
+    /// copy (`bpf_clone_redirect`), within its run. Without one, copies for device 1 are lost, and there is no other.
     #[must_use]
     pub fn deliver(mut self, deliver: impl Fn(&Redirect, &[u8]) + Send + Sync + 'static) -> Self {
         self.deliver = Some(Box::new(deliver));

@@ -14,7 +14,7 @@ const AF_INET6: u8 = 10;
 const TUPLES: [u64; 2] = [12, 36];
 
 /// The device that packets come from: see [`crate::PacketBuffer`].
-const DEVICE: u32 = 1;
+pub const DEVICE: u32 = 1;
 /// `BPF_FIB_LKUP_RET_FWD_DISABLED`.
 const FORWARDS_NOTHING: u64 = 5;
 

@@ -1,5 +1,6 @@
 //! Where packets go: devices, by number or by map; CPUs; sockets.
 
+use super::environment::DEVICE;
 use super::{HelperCall, errno};
 use crate::packet::ContextKind;
 use crate::redirect::{Redirect, Way};
@@ -63,7 +64,8 @@ pub fn to_neighbour(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     Ok(TC.1)
 }
 
-/// `(skb, ifindex, flags)`: a copy goes at once.
+/// `(skb, ifindex, flags)`: a copy goes at once. Which devices there are is the host's affair; where it takes no packets there
+/// is one.
 pub fn clone_to_device(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     c.frame(ContextKind::Skb)?;
     let flags = c.args[2];
@@ -75,8 +77,10 @@ pub fn clone_to_device(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let (at, len) = c.packet();
     let bytes = c.read(at, len)?;
     // SAFETY: the runtime outlives its runs.
-    if let Some(deliver) = &unsafe { &*c.run.shared }.deliver {
-        deliver(&redirect, &bytes);
+    match &unsafe { &*c.run.shared }.deliver {
+        Some(deliver) => deliver(&redirect, &bytes),
+        None if c.args[1] as u32 != DEVICE => return Ok(errno::INVALID),
+        None => {}
     }
     Ok(0)
 }

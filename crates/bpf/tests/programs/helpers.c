@@ -32,6 +32,7 @@ MAP(percpu_array, PERCPU_ARRAY, 4, 4, 8, 0);
 MAP(hash, HASH, 4, 4, 8, 0);
 MAP(percpu_hash, 5, 4, 4, 8, 0);
 MAP(lru, LRU_HASH, 4, 4, 8, 0);
+MAP(lru_percpu, 10, 4, 4, 8, 0);
 MAP(lpm, 11, 2, 8, 8, 1);
 MAP(devices, 14, 4, 4, 4, 0);
 MAP(devices_hash, 25, 4, 4, 4, 0);
@@ -338,6 +339,7 @@ UPDATES(percpu_array)
 UPDATES(hash)
 UPDATES(percpu_hash)
 UPDATES(lru)
+UPDATES(lru_percpu)
 UPDATES(lpm)
 #define PREFIX(name, length, bits)                                                                                     \
     X(lpm_find_##name, u32 k[2] = {8, 0x0000000a}; u64 v = 1; map_update(&lpm, k, &v, 0); k[0] = 16; k[1] = 0x0000ff0a; \
@@ -612,5 +614,150 @@ CLASSIC(net_end, -0x100000 + 48) CLASSIC(net_over, -0x100000 + 50) CLASSIC(link,
 CLASSIC(extension, -0x1000) CLASSIC(below, -0x200001) CLASSIC(least, -1)
 NOINLINE int classic_inner(struct skb *c) { return classic_w(c, 1000) + 5; }
 T(classic_in_function, return classic_inner(c) + 3)
+
+/* Values of other CPUs' slots: the one that the program is on, and one that nobody has. */
+HELPER(195, void *, lookup_percpu, void *, void *, u32);
+HELPER(8, u32, cpu, void);
+#define PERCPU(map)                                                                                                    \
+    X(map##_own, u32 k = 1; u64 v = 5; map_update(&map, &k, &v, 0); u64 *f = lookup_percpu(&map, &k, cpu());           \
+      return f ? *f : 77)                                                                                              \
+    X(map##_absent, u32 k = 100; return lookup_percpu(&map, &k, cpu()) ? 1 : 0)                                        \
+    X(map##_nobodys, u32 k = 1; u64 v = 5; map_update(&map, &k, &v, 0); return lookup_percpu(&map, &k, 100000) ? 1 : 0) \
+    X(map##_minus, u32 k = 1; u64 v = 5; map_update(&map, &k, &v, 0); return lookup_percpu(&map, &k, -1) ? 1 : 0)
+PERCPU(percpu_array)
+PERCPU(percpu_hash)
+PERCPU(lru_percpu)
+
+/* Maps within maps. */
+struct inner_map {
+    NUMBER(type, ARRAY);
+    NUMBER(max_entries, 2);
+    NUMBER(key_size, 4);
+    NUMBER(value_size, 8);
+} inner SEC(".maps");
+#define OUTER(name, kind, k)                                                                                           \
+    struct {                                                                                                           \
+        NUMBER(type, kind);                                                                                            \
+        NUMBER(max_entries, 3);                                                                                        \
+        NUMBER(key_size, k);                                                                                           \
+        struct inner_map *values[];                                                                                    \
+    } name SEC(".maps") = {.values = {[1] = &inner}}
+OUTER(outer_array, 12, 4);
+OUTER(outer_hash, 13, 4);
+#define WITHIN(map, name, first, second)                                                                               \
+    X(map##_##name, u32 a = first, b = second; void *i = map_lookup(&map, &a); if (!i) return 100;                     \
+      u64 *v = map_lookup(i, &b); if (!v) return 200; *v += 3; v = map_lookup(i, &b); return v ? *v : 300)
+#define WITHINS(map)                                                                                                   \
+    WITHIN(map, there, 1, 1)                                                                                           \
+    WITHIN(map, empty, 0, 1)                                                                                           \
+    WITHIN(map, beyond, 3, 1)                                                                                          \
+    WITHIN(map, inner_beyond, 1, 2)                                                                                    \
+    X(map##_twice, u32 a = 1, b = 0; u64 n = 9; void *i = map_lookup(&map, &a); if (!i) return 100;                    \
+      long r = map_update(i, &b, &n, 0); u64 *v = map_lookup(&inner, &b); return v ? r * 100 + *v : 300)               \
+    X(map##_create, u32 a = 1, b = 0; u64 n = 9; void *i = map_lookup(&map, &a); if (!i) return 100;                   \
+      return map_update(i, &b, &n, 1))                                                                                 \
+    X(map##_delete, u32 a = 1, b = 0; void *i = map_lookup(&map, &a); if (!i) return 100; return map_delete(i, &b))
+WITHINS(outer_array)
+WITHINS(outer_hash)
+
+/* Copies that are sent; nobody has these devices. */
+HELPER(13, long, clone_redirect, void *, u32, u64);
+T(clone_nobody, return clone_redirect(c, 9999, 0))
+T(clone_none, return clone_redirect(c, 0, 0))
+T(clone_nobody_in, return clone_redirect(c, 9999, 1))
+T(clone_flag, return clone_redirect(c, 1, 2))
+T(clone_flags, return clone_redirect(c, 1, 3))
+T(clone_flag_wide, return clone_redirect(c, 1, 1ULL << 32))
+
+/* Hashes of packets: what one is does not matter, but that it stays, and what was set. */
+HELPER(34, u32, hash_of, void *);
+HELPER(41, void, forget_hash, void *);
+HELPER(48, long, set_hash, void *, u32);
+T(hash_before, return c->hash)
+T(hash_stays, u32 h = hash_of(c); return h == hash_of(c))
+T(hash_set, long r = set_hash(c, 0x12345); return r * 1000000 + hash_of(c))
+T(hash_set_read, set_hash(c, 0x12345); return c->hash)
+T(hash_set_zero, long r = set_hash(c, 0); return r * 100 + c->hash)
+T(hash_forgotten, set_hash(c, 0x12345); forget_hash(c); return c->hash)
+T(hash_forgotten_twice, set_hash(c, 0x12345); forget_hash(c); forget_hash(c); set_hash(c, 7); return hash_of(c))
+
+/* What the machine around says: control groups' classes, realms, memory nodes, routes, sockets, clocks. */
+HELPER(17, u32, classid, void *);
+HELPER(24, u32, realm, void *);
+HELPER(42, long, node, void);
+T(classid, return classid(c))
+T(realm, return realm(c))
+T(node, return node())
+X(node, return node())
+HELPER(69, long, fib_lookup, void *, void *, int, u32);
+struct route {
+    unsigned char family, protocol;
+    u16 sport, dport, len;
+    u32 device, flowinfo, source[4], destination[4];
+    u16 tags[2];
+    unsigned char macs[12];
+};
+#define ROUTE(name, f, d, size, flags)                                                                                 \
+    X(route_##name, struct route r = {.family = f, .device = d, .destination = {0x0100007f}}; BARRIER;                 \
+      return fib_lookup(c, &r, size, flags))                                                                           \
+    T(route_##name, struct route r = {.family = f, .device = d, .destination = {0x0100007f}}; BARRIER;                 \
+      return fib_lookup(c, &r, size, flags))
+ROUTE(family_0, 0, 1, 64, 0)
+ROUTE(family_3, 3, 1, 64, 0)
+ROUTE(nobody, 2, 9999, 64, 0)
+ROUTE(nobody_6, 10, 9999, 64, 0)
+ROUTE(nobody_out, 2, 9999, 64, 2)
+ROUTE(nobody_direct, 2, 9999, 64, 1)
+ROUTE(flag, 2, 1, 64, 64)
+ROUTE(flag_high, 2, 1, 64, 1u << 31)
+ROUTE(short, 2, 1, 63, 0)
+HELPER(84, void *, lookup_tcp, void *, void *, u32, u64, u64);
+HELPER(85, void *, lookup_udp, void *, void *, u32, u64, u64);
+HELPER(86, long, release, void *);
+HELPER(99, void *, skc_lookup_tcp, void *, void *, u32, u64, u64);
+#define SOCKET(name, lookup, size, network, flags)                                                                     \
+    X(socket_##name, u32 t[9] = {0x01020304, 0x05060708, 0x00010002}; BARRIER;                                         \
+      void *s = lookup(c, t, size, network, flags); if (s) {                                                           \
+          release(s);                                                                                                  \
+          return 1;                                                                                                    \
+      } return 0)                                                                                                      \
+    T(socket_##name, u32 t[9] = {0x01020304, 0x05060708, 0x00010002}; BARRIER;                                         \
+      void *s = lookup(c, t, size, network, flags); if (s) {                                                           \
+          release(s);                                                                                                  \
+          return 1;                                                                                                    \
+      } return 0)
+#define SOCKETS(name, lookup)                                                                                          \
+    SOCKET(name##_4, lookup, 12, -1, 0)                                                                                \
+    SOCKET(name##_6, lookup, 36, -1, 0)                                                                                \
+    SOCKET(name##_odd, lookup, 13, -1, 0)                                                                              \
+    SOCKET(name##_flag, lookup, 12, -1, 1)                                                                             \
+    SOCKET(name##_network, lookup, 12, 7, 0)
+SOCKETS(tcp, lookup_tcp)
+SOCKETS(udp, lookup_udp)
+SOCKETS(skc, skc_lookup_tcp)
+HELPER(118, u64, jiffies, void);
+HELPER(125, u64, boot_ns, void);
+HELPER(160, u64, coarse_ns, void);
+#define CLOCK(name) X(clock_##name, u64 a = name(); BARRIER; u64 b = name(); return a > 1000 && b >= a && b - a < 1000000000)
+CLOCK(jiffies)
+CLOCK(boot_ns)
+CLOCK(coarse_ns)
+
+/* Lines with their arguments in an array. */
+HELPER(177, long, vprintk, const char *, u32, void *, u32);
+#define VPRINT(name, text, ...)                                                                                        \
+    X(vprint_##name, static const char t[] = text; u64 a[] = {__VA_ARGS__}; return vprintk(t, sizeof t, a, sizeof a))
+VPRINT(one, "%d", 1)
+VPRINT(many, "%d %u %x %ld %lx", -1, 2, 3, 4, 5)
+VPRINT(few, "%d %d", 1)
+VPRINT(over, "%d", 1, 2)
+VPRINT(plain, "abc", 1)
+VPRINT(width, "%5d|%-5d|%05x", 1, 2, 3)
+VPRINT(ends, "a%", 1)
+VPRINT(q, "%q", 1)
+VPRINT(control, "a\x01%d", 1)
+X(vprint_none, static const char t[] = "abc"; return vprintk(t, sizeof t, 0, 0))
+X(vprint_odd, static const char t[] = "%d"; u64 a[2] = {1, 2}; return vprintk(t, sizeof t, a, 12))
+X(vprint_no_end, static const char t[] = "abc"; u64 a[1] = {1}; return vprintk(t, 3, a, 8))
 
 char gpl[] SEC("license") = "GPL";
