@@ -4,7 +4,7 @@
 
 use crate::array::{ArrayCore, Table};
 use crate::check::{Checked, function_at};
-use crate::constant::TailCall;
+use crate::constant::{Lookup, TailCall};
 use crate::hits;
 use crate::jit::{CompileError, GateAt, Placed, SiteAt, compile};
 use crate::learn;
@@ -47,6 +47,11 @@ impl MapRef {
         }
     }
 
+    /// Where its values are, if it is an array of such.
+    pub fn layout(&self) -> Option<crate::map::Layout> {
+        if let MapRef::Map(map) = self { map.body().layout() } else { None }
+    }
+
     /// Slots of a program array; 0 for other maps.
     pub fn entries(&self) -> u32 {
         if let MapRef::Array(array) = self { array.entries } else { 0 }
@@ -61,6 +66,7 @@ pub struct Body {
     pub(crate) id: u32,
     pub(crate) checked: Checked,
     pub(crate) tails: BTreeMap<u32, TailCall>,
+    pub(crate) lookups: BTreeMap<u32, Lookup>,
     pub(crate) maps: Vec<MapRef>,
     pub(crate) options: Options,
     /// What its runs must have, which its beginning checks.

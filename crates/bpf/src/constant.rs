@@ -1,13 +1,14 @@
-//! Which program array, and which index if always the same, each tail call names.
+//! Which program array, and which index if always the same, each tail call names; and which map each look-up.
 //!
-//! A forward data-flow analysis per function: a register is a known number, a known map, or anything. Where
-//! paths meet, what they disagree on becomes anything. That is enough for what compilers make of
-//! `bpf_tail_call(ctx, &array, 3)`; an index computed at run time stays unknown and takes the indirect way.
+//! A forward data-flow analysis per function: a register is a known number, a known map, a place in the function's frame, or
+//! anything. Where paths meet, what they disagree on becomes anything. That is enough for what compilers make of
+//! `bpf_tail_call(ctx, &array, 3)`; an index computed at run time stays unknown and takes the indirect way. A look-up
+//! whose map is unknown is one all the same.
 
 use crate::check::{Checked, Function, is_wide, written};
 use crate::decode::InsnError;
-use crate::helper::TAIL_CALL;
-use crate::op::{Alu, Op, Operand, R};
+use crate::helper::{LOOKUP, TAIL_CALL};
+use crate::op::{Alu, Op, Operand, R, Width};
 use crate::semantics;
 use std::collections::BTreeMap;
 
@@ -20,11 +21,24 @@ pub struct TailCall {
     pub index: Option<u32>,
 }
 
+/// What a look-up names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lookup {
+    /// Number of the map among the program's.
+    pub map: u32,
+    /// Where the key is in the function's frame, from r10 on, if it is there.
+    pub key: Option<i32>,
+}
+
+/// Look-ups in longer functions are not looked at.
+const MOST_SLOTS: usize = 1 << 16;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Known {
     Anything,
     Number(u64),
     Map(u32),
+    Frame(i32),
 }
 
 type State = [Known; 11];
@@ -34,9 +48,9 @@ type State = [Known; 11];
 /// # Errors
 /// A tail call whose array is not known.
 pub fn tail_calls(checked: &Checked) -> Result<BTreeMap<u32, TailCall>, (usize, InsnError)> {
-    let mut calls = BTreeMap::new();
+    let mut found = BTreeMap::new();
     for function in &checked.functions {
-        if !has_tail_call(&checked.ops, function) {
+        if !calls(&checked.ops, function, TAIL_CALL) {
             continue;
         }
         let states = analyse(&checked.ops, function);
@@ -51,22 +65,47 @@ pub fn tail_calls(checked: &Checked) -> Result<BTreeMap<u32, TailCall>, (usize, 
                     Known::Number(n) => Some(n as u32),
                     _ => None,
                 };
-                calls.insert(at, TailCall { map, index });
+                found.insert(at, TailCall { map, index });
             }
         }
     }
-    Ok(calls)
+    Ok(found)
 }
 
-fn has_tail_call(ops: &[Op], function: &Function) -> bool {
-    ops[function.start as usize..function.end as usize].contains(&Op::Call { helper: TAIL_CALL })
+/// Look-ups by slot, of those whose map is always the same.
+#[must_use]
+pub fn lookups(checked: &Checked) -> BTreeMap<u32, Lookup> {
+    let mut found = BTreeMap::new();
+    for function in &checked.functions {
+        let long = (function.end - function.start) as usize > MOST_SLOTS;
+        if long || !calls(&checked.ops, function, LOOKUP) {
+            continue;
+        }
+        let states = analyse(&checked.ops, function);
+        for at in function.start..function.end {
+            if checked.ops[at as usize] != (Op::Call { helper: LOOKUP }) {
+                continue;
+            }
+            let Some(state) = states[(at - function.start) as usize] else { continue };
+            let Known::Map(map) = state[R::R1.index()] else { continue };
+            let key = if let Known::Frame(at) = state[R::R2.index()] { Some(at) } else { None };
+            found.insert(at, Lookup { map, key });
+        }
+    }
+    found
+}
+
+fn calls(ops: &[Op], function: &Function, helper: u32) -> bool {
+    ops[function.start as usize..function.end as usize].contains(&Op::Call { helper })
 }
 
 /// The state before each slot of `function`; `None` where it cannot come.
 fn analyse(ops: &[Op], function: &Function) -> Vec<Option<State>> {
     let start = function.start;
     let mut states = vec![None; (function.end - start) as usize];
-    states[0] = Some([Known::Anything; 11]);
+    let mut begin = [Known::Anything; 11];
+    begin[R::FP.index()] = Known::Frame(0);
+    states[0] = Some(begin);
     let mut work = vec![start];
     while let Some(at) = work.pop() {
         let Some(state) = states[(at - start) as usize] else {
@@ -109,9 +148,13 @@ fn transfer(mut state: State, op: Op) -> State {
         Operand::Imm(imm) => Known::Number(semantics::immediate(imm)),
     };
     let (dst, known) = match op {
-        Op::Alu { width: crate::op::Width::W64, op: Alu::Mov, dst, src } => (dst, operand(src)),
+        Op::Alu { width: Width::W64, op: Alu::Mov, dst, src } => (dst, operand(src)),
         Op::Alu { width, op, dst, src } => match (state[dst.index()], operand(src)) {
             (_, Known::Number(b)) if op == Alu::Mov => (dst, Known::Number(semantics::truncate(width, b))),
+            (Known::Frame(at), Known::Number(by)) if (width, op) == (Width::W64, Alu::Add) => {
+                let moved = i32::try_from(by.cast_signed()).ok().and_then(|by| at.checked_add(by));
+                (dst, moved.map_or(Known::Anything, Known::Frame))
+            }
             (Known::Number(a), Known::Number(b)) => (dst, Known::Number(semantics::alu(width, op, a, b))),
             _ => (dst, Known::Anything),
         },

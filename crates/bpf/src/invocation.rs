@@ -100,6 +100,7 @@ pub(crate) fn new_run(body: &Body, invocation: &Invocation<'_>, stack: (u64, u64
         callee: 0,
         patience: PATIENCE,
         nested: 0,
+        slot: crate::slot::known(),
         contexts,
         data,
         data_end,

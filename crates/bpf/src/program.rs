@@ -14,7 +14,7 @@
 
 use crate::check::{Checked, check};
 use crate::code::{Body, Core, MapRef};
-use crate::constant::{TailCall, tail_calls};
+use crate::constant::{TailCall, lookups, tail_calls};
 use crate::decode::InsnError;
 use crate::helper::{LOAD_PACKET, TAIL_CALL};
 use crate::insn::Insn;
@@ -389,5 +389,20 @@ fn make_body(
     } else {
         Proof::default()
     };
-    Arc::new(Body { shared, name, section, id, checked, tails, maps, options, context, proof, hits, hits_before })
+    let lookups = lookups(&checked);
+    Arc::new(Body {
+        shared,
+        name,
+        section,
+        id,
+        checked,
+        tails,
+        lookups,
+        maps,
+        options,
+        context,
+        proof,
+        hits,
+        hits_before,
+    })
 }

@@ -74,6 +74,8 @@ pub struct Run {
     pub patience: i64,
     /// Calls by register that are under way.
     pub nested: u32,
+    /// The thread's slot of per-CPU maps, or [`crate::slot::UNKNOWN`].
+    pub slot: u32,
     /// The context, by its kind ([`ContextKind`]), and 0 for the other kind.
     pub contexts: [u64; 2],
     /// Where the packet begins and ends, where there is a context.

@@ -247,7 +247,8 @@ impl RuntimeBuilder {
         /// Address space; pages are populated as they are used.
         const CODE_BYTES: usize = 64 << 20;
         crate::fork::prepare();
-        let space = Space::create(CODE_BYTES)?;
+        // Near the helpers, which are called directly then.
+        let space = Space::create_near(CODE_BYTES, crate::helper::call as *const () as u64)?;
         let near = Near::to(space.memory().address(0), space.memory().address(space.memory().len()));
         let stubs = Stubs::emit(&space, self.branches).ok_or(MemoryError::Map)?;
         Ok(Runtime(Arc::new(Shared {

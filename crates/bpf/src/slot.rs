@@ -7,6 +7,7 @@
 //! There are as many slots as the machine may ever have CPUs, and 64 at least; a thread beyond that has none, and
 //! programs that want one are trapped there.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Slots there are at least.
@@ -22,13 +23,27 @@ struct Mine(Option<usize>);
 
 impl Drop for Mine {
     fn drop(&mut self) {
+        KNOWN.set(UNKNOWN);
         if let Some(slot) = self.0 {
             TAKEN[slot / 64].fetch_and(!(1 << (slot % 64)), Ordering::Release);
         }
     }
 }
 
-thread_local!(static MINE: Mine = Mine(take()));
+thread_local! {
+    static MINE: Mine = Mine(take());
+    /// The same, once it is known: compiled code has it from here.
+    static KNOWN: Cell<u32> = const { Cell::new(UNKNOWN) };
+}
+
+/// What [`known`] says where the thread has not asked for its slot yet, or has none.
+pub const UNKNOWN: u32 = u32::MAX;
+
+/// The calling thread's slot, if it has one and has asked for it before.
+#[inline]
+pub fn known() -> u32 {
+    KNOWN.get()
+}
 
 fn take() -> Option<usize> {
     (0..count()).find(|slot| {
@@ -76,5 +91,7 @@ pub fn mine() -> Option<usize> {
     if cfg!(relpoline_broken = "slots-are-shared") {
         return Some(0);
     }
-    MINE.try_with(|mine| mine.0).ok().flatten()
+    let mine = MINE.try_with(|mine| mine.0).ok().flatten();
+    KNOWN.set(mine.map_or(UNKNOWN, |slot| slot as u32));
+    mine
 }

@@ -64,12 +64,50 @@ fn map(fd: &OwnedFd, bytes: usize, prot: ProtFlags) -> Result<*mut c_void, Memor
         .map_err(|_| MemoryError::Map)
 }
 
+/// As [`map`], within reach of the code at `near`, where there is room.
+fn map_near(fd: &OwnedFd, bytes: usize, prot: ProtFlags, near: u64) -> Result<*mut c_void, MemoryError> {
+    /// How far apart places are that are tried, and how many on each side: less than 2 GiB away.
+    const STEP: u64 = 96 << 20;
+    const STEPS: u64 = 16;
+    let begin = near - near % PAGE as u64;
+    // Below first: above a program's own code its heap may want to grow.
+    let below = (1..=STEPS).filter_map(|n| begin.checked_sub(n * STEP + bytes as u64));
+    let above = (1..=STEPS).filter_map(|n| begin.checked_add(n * STEP));
+    for at in below.chain(above) {
+        let flags = MapFlags::SHARED | MapFlags::FIXED_NOREPLACE;
+        // SAFETY: FIXED_NOREPLACE replaces nothing.
+        match unsafe { rustix::mm::mmap(at as *mut c_void, bytes, prot, flags, fd, 0) } {
+            Ok(got) if got as u64 == at => return Ok(got),
+            // A kernel that does not know the flag took the address as a hint.
+            // SAFETY: the mapping was made a moment ago and nobody knows it.
+            Ok(got) => drop(unsafe { rustix::mm::munmap(got, bytes) }),
+            Err(_) => {}
+        }
+    }
+    map(fd, bytes, prot)
+}
+
 impl CodeMemory {
     /// `bytes` of code memory, rounded up to pages; at most 1 GiB, so that all of it reaches all of it.
     ///
     /// # Errors
     /// Why the kernel does not let us have it.
     pub fn create(bytes: usize) -> Result<CodeMemory, MemoryError> {
+        CodeMemory::create_by(bytes, map)
+    }
+
+    /// As [`CodeMemory::create`], and where there is room near enough to the code at `near` that direct calls reach it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_near(bytes: usize, near: u64) -> Result<CodeMemory, MemoryError> {
+        CodeMemory::create_by(bytes, |fd, bytes, prot| map_near(fd, bytes, prot, near))
+    }
+
+    fn create_by(
+        bytes: usize,
+        place: impl FnOnce(&OwnedFd, usize, ProtFlags) -> Result<*mut c_void, MemoryError>,
+    ) -> Result<CodeMemory, MemoryError> {
         let bytes = bytes.clamp(PAGE, 1 << 30).next_multiple_of(PAGE);
         let fd = memfd()?;
         rustix::fs::ftruncate(&fd, bytes as u64).map_err(|_| MemoryError::Memfd)?;
@@ -79,7 +117,7 @@ impl CodeMemory {
         unsafe { rustix::mm::madvise(alias, bytes, Advice::LinuxDontFork) }.map_err(|_| MemoryError::Map)?;
         let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&fd, seals).map_err(|_| MemoryError::Seal)?;
-        memory.code = map(&fd, bytes, ProtFlags::READ | ProtFlags::EXEC)?;
+        memory.code = place(&fd, bytes, ProtFlags::READ | ProtFlags::EXEC)?;
         Ok(memory)
     }
 
@@ -170,6 +208,17 @@ impl Drop for CodeMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two of them beside each other, both within reach of this code.
+    #[test]
+    fn there_is_room_near_code() {
+        let near = there_is_room_near_code as *const () as u64;
+        let both = [1, 2].map(|_| CodeMemory::create_near(64 << 20, near).unwrap());
+        for memory in &both {
+            let far = memory.address(0).abs_diff(near).max(memory.address(memory.len()).abs_diff(near));
+            assert!(far < 1 << 31, "{far:#x}");
+        }
+    }
 
     #[test]
     fn code_runs_and_its_mapping_cannot_be_made_writable() {

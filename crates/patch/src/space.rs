@@ -35,10 +35,21 @@ impl Space {
     /// # Errors
     /// Why the kernel does not let us have it.
     pub fn create(bytes: usize) -> Result<Space, MemoryError> {
+        Ok(Space::of(CodeMemory::create(bytes)?))
+    }
+
+    /// As [`Space::create`], and where there is room near enough to the code at `near` that direct calls reach it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_near(bytes: usize, near: u64) -> Result<Space, MemoryError> {
+        Ok(Space::of(CodeMemory::create_near(bytes, near)?))
+    }
+
+    fn of(memory: CodeMemory) -> Space {
         crate::fork::prepare();
-        let memory = CodeMemory::create(bytes)?;
         let free = Mutex::new(BTreeMap::from([(0, memory.len())]));
-        Ok(Space { memory, mark: Birthmark::new(), free })
+        Space { memory, mark: Birthmark::new(), free }
     }
 
     fn free_blocks(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, usize>> {

@@ -21,15 +21,17 @@ fn done(result: Result<(), MapError>) -> u64 {
 
 pub fn lookup(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let map = c.map(c.args[0])?;
-    let key = c.key(map)?;
-    found(map.lookup(&key))
+    let result = c.with_key(map, |key| map.lookup(key))?;
+    // What is known now need not be asked again in this run.
+    c.run.slot = crate::slot::known();
+    found(result)
 }
 
 /// `(map, key, cpu)`.
 pub fn lookup_in_slot(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let map = c.map(c.args[0])?;
-    let key = c.key(map)?;
-    found(map.lookup_in(&key, (c.args[2] & 0xffff_ffff) as usize))
+    let slot = (c.args[2] & 0xffff_ffff) as usize;
+    found(c.with_key(map, |key| map.lookup_in(key, slot))?)
 }
 
 /// What the kernel makes of an update's flags: in arrays, the index is looked at between one check of them and the next.
@@ -61,8 +63,7 @@ pub fn update(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
 /// `(map, key)`.
 pub fn delete(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let map = c.map(c.args[0])?;
-    let key = c.key(map)?;
-    Ok(done(map.writable().and_then(|map| map.delete(&key))))
+    Ok(done(c.with_key(map, |key| map.writable().and_then(|map| map.delete(key)))?))
 }
 
 /// `(map, value, flags)`: queues, stacks and Bloom filters.

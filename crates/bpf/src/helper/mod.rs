@@ -32,17 +32,21 @@ mod tunnel;
 
 use crate::callback;
 use crate::frame::Frame;
-use crate::map::MapBody;
+use crate::map::{MOST_KEY, MapBody};
 use crate::packet::ContextKind;
 use crate::proof::{Call, Returns};
 use crate::redirect::Redirect;
 use crate::run::Run;
 use crate::trap::TrapKind;
 use std::collections::HashMap;
+use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The number of the tail call, which is compiled, not called.
 pub const TAIL_CALL: u32 = 12;
+
+/// The number of a map's look-up, which compiled code knows of.
+pub const LOOKUP: u32 = 1;
 
 /// What libbpf has called where a type or a function of the kernel is not there, and the program ought not to come.
 pub const UNRESOLVED: u32 = 0xbad_2310;
@@ -74,7 +78,7 @@ impl std::fmt::Debug for HelperCall<'_> {
 }
 
 /// What a call costs of the budget, beside what it copies: about what the cheapest one takes.
-const CALL: i64 = 16;
+pub const CALL: i64 = 16;
 /// Bytes that are copied for one instruction of the budget.
 const BYTES: u64 = 8;
 
@@ -85,6 +89,28 @@ fn copy_from(at: *const u8, len: usize) -> Option<Vec<u8>> {
     // SAFETY: the caller checked the range; volatile, since what is there may change at any time.
     bytes.extend((0..len).map(|i| unsafe { at.add(i).read_volatile() }));
     Some(bytes)
+}
+
+/// Copies a key, by words where it has such; as volatile as [`copy_from`].
+///
+/// # Safety
+/// There must be `len` bytes at both.
+unsafe fn copy_key(from: *const u8, to: *mut u8, len: usize) {
+    let mut done = 0;
+    // SAFETY: within `len` bytes, says the caller; the alignment of what is read as words is looked at, of what is written
+    // as words none is asked.
+    unsafe {
+        if from.addr().is_multiple_of(4) {
+            while done + 4 <= len {
+                to.add(done).cast::<u32>().write_unaligned(from.add(done).cast::<u32>().read_volatile());
+                done += 4;
+            }
+        }
+        while done < len {
+            to.add(done).write(from.add(done).read_volatile());
+            done += 1;
+        }
+    }
 }
 
 impl<'a> HelperCall<'a> {
@@ -167,6 +193,23 @@ impl<'a> HelperCall<'a> {
     fn key(&self, map: &MapBody) -> Result<Vec<u8>, TrapKind> {
         self.read(self.args[1], map.spec.key_size.into())
     }
+
+    /// As [`HelperCall::key`], for `use_it`, without a vector: keys of maps that are looked up have a most.
+    fn with_key<T>(&self, map: &MapBody, use_it: impl FnOnce(&[u8]) -> T) -> Result<T, TrapKind> {
+        let len = map.spec.key_size as usize;
+        if len > MOST_KEY as usize {
+            return Ok(use_it(&self.key(map)?));
+        }
+        let at = self.run.bytes(self.args[1], len as u64)?;
+        self.charge_bytes(len as u64)?;
+        let mut room = [MaybeUninit::<u64>::uninit(); MOST_KEY as usize / 8];
+        // SAFETY: the range was checked, and `room` has as many bytes, all of which are written before they are read.
+        Ok(use_it(unsafe {
+            let to = room.as_mut_ptr().cast::<u8>();
+            copy_key(at, to, len);
+            std::slice::from_raw_parts(to, len)
+        }))
+    }
 }
 
 /// The helpers of a runtime, in a dense table that compiled code indexes.
@@ -195,7 +238,7 @@ impl Helpers {
     /// What a proof may rely on of a call of helper `number`. One of the host's may write what it is given, and has no means to
     /// move the packet.
     pub fn call(&self, number: u32) -> Call {
-        let built_in = number == TAIL_CALL || self.index(number).is_some_and(|index| (index as usize) < BUILT_IN.len());
+        let built_in = number == TAIL_CALL || self.is_built_in(number);
         let returns = match number {
             1 | 195 if built_in => Returns::Value,
             131 if built_in => Returns::Record,
@@ -204,6 +247,11 @@ impl Helpers {
         let writes = !built_in || !HARMLESS.contains(&number);
         let moves_packet = built_in && !HARMLESS.contains(&number) && !IN_PLACE.contains(&number);
         Call { writes, moves_packet, returns }
+    }
+
+    /// Whether helper `number` is ours, not one of the host's.
+    pub fn is_built_in(&self, number: u32) -> bool {
+        self.index(number).is_some_and(|index| (index as usize) < BUILT_IN.len())
     }
 
     /// The place of helper `number` in the table.
@@ -240,6 +288,21 @@ pub extern "C" fn call(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, run: *mut Ru
             std::mem::forget(payload);
             u64::from(call.run.fail(TrapKind::Panicked))
         }
+    }
+}
+
+/// The look-up of a map, for compiled code: what [`call`] does where it is ours, on a shorter way. It runs nobody else's code, and
+/// cannot unwind.
+pub extern "C" fn look_up(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, run: *mut Run) -> u64 {
+    // SAFETY: compiled code passes its own run, which nobody else uses meanwhile.
+    let run = unsafe { &mut *run };
+    let mut call = HelperCall { args: [r1, r2, r3, r4, r5], run };
+    if !cfg!(relpoline_broken = "helpers-are-free") && !call.run.charge(CALL) {
+        return 0;
+    }
+    match maps::lookup(&mut call) {
+        Ok(value) => value,
+        Err(kind) => u64::from(call.run.fail(kind)),
     }
 }
 

@@ -44,7 +44,7 @@ fn limit(number: usize, how: u32) -> i32 {
 
 impl Compiler<'_> {
     /// Checks an access to `[base + offset]`. Clobbers TMP and, on the slow way, ADDR.
-    fn check(&mut self, base: R, offset: i16, size: Size, how: u32) {
+    pub(super) fn check(&mut self, base: R, offset: i16, size: Size, how: u32) {
         let atomic = how & ALIGNED != 0;
         let proved = self.body.proof.why(self.slot).is_some();
         if self.body.options.checks.are_off() || proved || (base == R::FP && !atomic) {

@@ -77,9 +77,13 @@ impl Compiler<'_> {
 
     /// Takes `cost` from the budget, and ends the run when it is used up.
     fn charge(&mut self, cost: i64) {
-        if self.body.options.budget.is_none() {
-            return;
+        if self.body.options.budget.is_some() {
+            self.charge_anyhow(cost);
         }
+    }
+
+    /// As [`Compiler::charge`], of a program without a budget, too, which may run within another's.
+    pub(super) fn charge_anyhow(&mut self, cost: i64) {
         let go_on = self.asm.label();
         self.asm.rm(&[], true, false, &[0x81], 5, RUN, offset_of!(Run, budget) as i32);
         self.asm.raw(&i32::try_from(cost).unwrap_or(i32::MAX).to_le_bytes());

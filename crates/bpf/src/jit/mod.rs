@@ -6,6 +6,7 @@
 //! | entry, exits and slow paths shared by all programs of a runtime | [`stubs`] |
 //! | arithmetic | `arith` |
 //! | memory accesses and their bounds checks, atomics | `access` |
+//! | look-ups in maps | `lookup` |
 //! | jumps, calls, prologues | `flow` |
 //! | tail calls and their patch sites | `tail` |
 //!
@@ -16,6 +17,7 @@ mod access;
 mod arith;
 pub mod asm;
 mod flow;
+mod lookup;
 pub mod stubs;
 mod tail;
 
@@ -197,6 +199,7 @@ impl<'a> Compiler<'a> {
             Op::Jump { target } => self.jump(target),
             Op::Branch { width, cond, dst, src, target } => self.branch(width, cond, dst, src, target),
             Op::Call { helper: crate::helper::TAIL_CALL } => self.tail_call(),
+            Op::Call { helper: crate::helper::LOOKUP } => self.look_up(),
             Op::Call { helper } => self.call_helper(helper),
             Op::CallLocal { target } => self.call_local(target),
             Op::Exit => self.exit(),

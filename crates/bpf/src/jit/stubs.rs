@@ -33,6 +33,8 @@ pub struct Stubs {
     pub check: u64,
     /// Calls the helper named in the run; does not return when it failed.
     pub helper: u64,
+    /// Looks something up in a map; does not return when that failed.
+    pub look_up: u64,
     /// Ends the run: the budget is used up.
     pub budget: u64,
     /// Ends the run: calls by register are nested too deep.
@@ -71,16 +73,20 @@ extern "C" fn fail_lost(run: *mut Run) {
     unsafe { &mut *run }.fail(TrapKind::LostTarget);
 }
 
-/// Calls into Rust with the stack aligned as its convention wants it, whatever it was before. `through` jumps to
-/// ADDR; Rust's code is too far away for a direct call.
-fn call_rust(asm: &mut Asm, function: u64, through: Label) {
+/// Calls into Rust with the stack aligned as its convention wants it, whatever it was before: directly where its code is within
+/// reach, else through a jump to ADDR.
+fn call_rust(asm: &mut Asm, function: u64, ways: Ways) {
     asm.mov(Width::W64, ADDR, RSP);
     asm.binary_imm(Width::W64, AND, RSP, -16);
     // Twice, so that it stays aligned.
     asm.push(ADDR);
     asm.push(ADDR);
-    asm.mov_imm(ADDR, function);
-    asm.call(through);
+    if ways.reaches(function) {
+        asm.call_outside(function);
+    } else {
+        asm.mov_imm(ADDR, function);
+        asm.call(ways.jump);
+    }
     asm.load(RSP, RSP, 0);
 }
 
@@ -91,9 +97,11 @@ impl Stubs {
         let jump = jump(&mut asm, branches);
         let fail_out = asm.label();
         let leave = leave(&mut asm, fail_out);
-        let ways = Ways { fail_out, jump };
+        let memory = space.memory();
+        let ways = Ways { fail_out, jump, code: (memory.address(0), memory.address(memory.len())) };
         let check = check(&mut asm, ways);
-        let helper = helper(&mut asm, ways);
+        let helper = helper(&mut asm, crate::helper::call as *const () as u64, ways);
+        let look_up = self::helper(&mut asm, crate::helper::look_up as *const () as u64, ways);
         let learn = learn(&mut asm, ways);
         let budget = fail(&mut asm, fail_budget, ways);
         let nested = fail(&mut asm, fail_nested, ways);
@@ -112,6 +120,7 @@ impl Stubs {
             learn: at(learn),
             check: at(check),
             helper: at(helper),
+            look_up: at(look_up),
             budget: at(budget),
             nested: at(nested),
             wrong_context: at(wrong_context),
@@ -157,6 +166,16 @@ struct Ways {
     fail_out: Label,
     /// A jump to ADDR.
     jump: Label,
+    /// From where to where the code memory is.
+    code: (u64, u64),
+}
+
+impl Ways {
+    /// Whether all code can call `function` directly.
+    fn reaches(self, function: u64) -> bool {
+        let near = |from| relpoline_core::arch::x86_64::encode::rel32(from, function).is_some();
+        near(self.code.0) && near(self.code.1)
+    }
 }
 
 /// `jmp *ADDR`, in the way that the runtime wants.
@@ -212,7 +231,7 @@ fn check(asm: &mut Asm, ways: Ways) -> usize {
     asm.mov(Width::W64, RDI, ADDR);
     asm.mov(Width::W64, RSI, TMP);
     asm.mov(Width::W64, RDX, RUN);
-    call_rust(asm, slow_check as *const () as u64, ways.jump);
+    call_rust(asm, slow_check as *const () as u64, ways);
     for r in LIVE.into_iter().rev() {
         asm.pop(r);
     }
@@ -228,7 +247,7 @@ fn learn(asm: &mut Asm, ways: Ways) -> usize {
         asm.push(r);
     }
     asm.mov(Width::W64, RDI, TMP);
-    call_rust(asm, crate::learn::slow as *const () as u64, ways.jump);
+    call_rust(asm, crate::learn::slow as *const () as u64, ways);
     asm.pop(ADDR);
     for r in LIVE.into_iter().rev() {
         asm.pop(r);
@@ -237,10 +256,10 @@ fn learn(asm: &mut Asm, ways: Ways) -> usize {
     begin
 }
 
-fn helper(asm: &mut Asm, ways: Ways) -> usize {
+fn helper(asm: &mut Asm, function: u64, ways: Ways) -> usize {
     let begin = asm.at();
     asm.push(RUN);
-    call_rust(asm, crate::helper::call as *const () as u64, ways.jump);
+    call_rust(asm, function, ways);
     asm.pop(RUN);
     leave_if_failed(asm, ways);
     for r in [RDI, RSI, RDX, RCX, R8] {
@@ -254,7 +273,7 @@ fn fail(asm: &mut Asm, function: extern "C" fn(*mut Run), ways: Ways) -> usize {
     let begin = asm.at();
     asm.mov(Width::W64, RDI, RUN);
     asm.push(RUN);
-    call_rust(asm, function as *const () as u64, ways.jump);
+    call_rust(asm, function as *const () as u64, ways);
     asm.pop(RUN);
     asm.jmp(ways.fail_out);
     begin

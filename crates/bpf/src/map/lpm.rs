@@ -1,11 +1,13 @@
 //! The index of a map of prefixes: a hash of prefixes, which is asked for each length that is in use, the longest first.
+//! Lengths in use have a bit each.
 //!
 //! A key is `struct bpf_lpm_trie_key`: the length in bits, 32 bits of the machine's order, then the bits, the most
 //! significant first.
 
 use super::hash::Hash;
+use super::values::zeroed;
 use super::{MapError, Mode};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes before the bits.
 const LENGTH: usize = 4;
@@ -18,21 +20,27 @@ pub struct Lpm {
     prefixes: Hash,
     /// Entries by length.
     counts: Box<[AtomicU32]>,
+    /// Lengths of which there are any, a bit each. Changed with the hash's lock held.
+    lengths: Box<[AtomicU64]>,
 }
 
 impl Lpm {
     /// An index of at most `most` prefixes of up to `bytes` bytes. `None` when there is no memory for it.
     pub fn new(most: u32, bytes: u32) -> Option<Lpm> {
-        let counts = (0..=bytes * 8).map(|_| AtomicU32::new(0)).collect();
-        Some(Lpm { prefixes: Hash::new(most, false)?, counts })
+        let counts: Box<[AtomicU32]> = (0..=bytes * 8).map(|_| AtomicU32::new(0)).collect();
+        let lengths = zeroed(counts.len().div_ceil(64))?;
+        Some(Lpm { prefixes: Hash::new(most, LENGTH as u32 + bytes, false)?, counts, lengths })
     }
 
-    /// The length that `key` says, and room for the key, cut to that length.
-    fn parse<'a>(&self, key: &[u8], room: &'a mut Key) -> Option<(usize, &'a mut [u8])> {
+    /// The length that `key` says, if it is one.
+    fn length(&self, key: &[u8]) -> Option<usize> {
         let length = u32::from_le_bytes(key.get(..LENGTH)?.try_into().ok()?) as usize;
-        if length >= self.counts.len() {
-            return None;
-        }
+        (length < self.counts.len()).then_some(length)
+    }
+
+    /// The length that `key` says, and the key in `room`, cut to that length.
+    fn parse<'a>(&self, key: &[u8], room: &'a mut Key) -> Option<(usize, &'a mut [u8])> {
+        let length = self.length(key)?;
         let cut = room.get_mut(..key.len())?;
         cut.copy_from_slice(key);
         trim(cut, length);
@@ -41,23 +49,42 @@ impl Lpm {
 
     /// The number of the value of the longest prefix of `key`.
     pub fn find(&self, key: &[u8]) -> Option<usize> {
-        let mut room = [0; ROOM];
-        let (length, cut) = self.parse(key, &mut room)?;
-        (0..=length).rev().filter(|l| self.counts[*l].load(Ordering::Relaxed) != 0).find_map(|length| {
-            trim(cut, length);
-            self.prefixes.find(cut)
-        })
+        /// Bytes of most keys: IPv6, or IPv4 and a little.
+        const MOSTLY: usize = LENGTH + 16;
+        let (mut small, mut large);
+        let cut = if key.len() <= MOSTLY {
+            small = [0; MOSTLY];
+            small.get_mut(..key.len())?
+        } else {
+            large = [0; ROOM];
+            large.get_mut(..key.len())?
+        };
+        cut.copy_from_slice(key);
+        let length = self.length(key)?;
+        let mut bits = self.lengths[length / 64].load(Ordering::Relaxed) & u64::MAX >> (63 - length % 64);
+        for word in (0..=length / 64).rev() {
+            if word != length / 64 {
+                bits = self.lengths[word].load(Ordering::Relaxed);
+            }
+            while let Some(bit) = bits.checked_ilog2() {
+                bits &= !(1 << bit);
+                trim(cut, word * 64 + bit as usize);
+                if let Some(index) = self.prefixes.find(cut) {
+                    return Some(index);
+                }
+            }
+        }
+        None
     }
 
     /// As [`Hash::insert`].
     pub fn insert(&self, key: &[u8], mode: Mode, store: impl FnOnce(usize, bool)) -> Result<(), MapError> {
         let mut room = [0; ROOM];
         let (length, cut) = self.parse(key, &mut room).ok_or(MapError::BadKey)?;
-        let count = &self.counts[length];
         let counted = |index: usize, fresh: bool| {
             // Inside the hash's lock.
-            if fresh {
-                count.fetch_add(1, Ordering::Relaxed);
+            if fresh && self.counts[length].fetch_add(1, Ordering::Relaxed) == 0 {
+                self.lengths[length / 64].fetch_or(1 << (length % 64), Ordering::Relaxed);
             }
             store(index, fresh);
         };
@@ -69,9 +96,12 @@ impl Lpm {
     pub fn remove(&self, key: &[u8]) -> Result<(), MapError> {
         let mut room = [0; ROOM];
         let (length, cut) = self.parse(key, &mut room).ok_or(MapError::BadKey)?;
-        self.prefixes.remove(cut)?;
-        self.counts[length].fetch_sub(1, Ordering::Relaxed);
-        Ok(())
+        self.prefixes.remove(cut, |_| {
+            // Inside the hash's lock.
+            if self.counts[length].fetch_sub(1, Ordering::Relaxed) == 1 {
+                self.lengths[length / 64].fetch_and(!(1 << (length % 64)), Ordering::Relaxed);
+            }
+        })
     }
 
     /// All prefixes.

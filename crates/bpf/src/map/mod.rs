@@ -118,6 +118,8 @@ pub struct MapSpec {
     pub max_entries: u32,
     /// Whether programs may only read it: `BPF_F_RDONLY_PROG`, which `.rodata` has too. What would change it fails.
     pub read_only: bool,
+    /// Of a Bloom filter, hashes of a value: 1 to 15, or 0 for as many as usual (`map_extra`). 0 for other maps.
+    pub hashes: u32,
 }
 
 /// Why a map cannot be made, or an operation on it failed.
@@ -240,9 +242,22 @@ struct Inner {
 }
 
 /// Longest key of a hash: as much as fits on a program's stack, as in the kernel.
-const MOST_KEY: u32 = 512;
+pub const MOST_KEY: u32 = 512;
 /// Most entries of a hash.
 const MOST_KEYS: u32 = 1 << 24;
+
+/// Where the values of an array are.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// The first.
+    pub start: u64,
+    /// How many.
+    pub entries: u32,
+    /// Bytes from one to the next.
+    pub stride: u64,
+    /// Bytes from those of one slot to those of the next, if slots have their own.
+    pub apart: Option<u64>,
+}
 
 fn is_per_cpu(kind: MapKind) -> bool {
     matches!(kind, MapKind::PerCpuArray | MapKind::PerCpuHash | MapKind::LruPerCpuHash)
@@ -251,13 +266,16 @@ fn is_per_cpu(kind: MapKind) -> bool {
 impl MapBody {
     fn new(spec: &MapSpec) -> Result<MapBody, MapError> {
         use MapKind as K;
-        let MapSpec { kind, key_size, value_size, max_entries, .. } = *spec;
+        let MapSpec { kind, key_size, value_size, max_entries, hashes, .. } = *spec;
         let copies = if is_per_cpu(kind) { slot::count() } else { 1 };
-        let hash = |evicts| Hash::new(max_entries, evicts).map(Kind::Hash).ok_or(MapError::NoMemory);
+        let hash = |evicts| Hash::new(max_entries, key_size, evicts).map(Kind::Hash).ok_or(MapError::NoMemory);
         // Checked before an index is made, which takes memory for each entry.
         let keys = (1..=MOST_KEYS).contains(&max_entries) && (1..=MOST_KEY).contains(&key_size);
         // As much as the values of other maps may take.
         let lined = (1..=1 << 30).contains(&(u64::from(max_entries) * u64::from(value_size)));
+        if hashes != 0 && kind != K::BloomFilter {
+            return Err(MapError::BadSize);
+        }
         let (index, size, count) = match kind {
             K::Array | K::PerCpuArray if key_size == 4 => (Kind::Array, value_size, max_entries),
             K::Hash | K::PerCpuHash if keys => (hash(false)?, value_size, max_entries),
@@ -276,8 +294,9 @@ impl MapBody {
             K::Queue | K::Stack if key_size == 0 && lined => {
                 (Kind::Line(Line::new(max_entries, kind == K::Stack)), 8, 1)
             }
-            K::BloomFilter if key_size == 0 && lined => {
-                (Kind::Bloom(Bloom::new(max_entries, bloom::HASHES).ok_or(MapError::NoMemory)?), 8, 1)
+            K::BloomFilter if key_size == 0 && lined && hashes <= bloom::MOST_HASHES => {
+                let hashes = if hashes == 0 { bloom::HASHES } else { hashes };
+                (Kind::Bloom(Bloom::new(max_entries, hashes).ok_or(MapError::NoMemory)?), 8, 1)
             }
             K::PerfEventArray if key_size == 4 && value_size == 4 => (Kind::Events(Events::default()), 8, 1),
             K::RingBuf if max_entries.is_power_of_two() && (64..=1 << 29).contains(&max_entries) => {
@@ -338,6 +357,15 @@ impl MapBody {
         if slot < slot::count() { Ok(self.values.address(index, slot)) } else { Err(MapError::NotFound) }
     }
 
+    /// What compiled code needs to look something up without us: only arrays are so simple.
+    pub(crate) fn layout(&self) -> Option<Layout> {
+        matches!(self.kind, Kind::Array).then(|| {
+            let (stride, apart) = self.values.distances();
+            let apart = is_per_cpu(self.spec.kind).then_some(apart);
+            Layout { start: self.values.address(0, 0), entries: self.spec.max_entries, stride, apart }
+        })
+    }
+
     /// Sets the value of `key`, in the calling thread's slot; in the others a new entry is zero.
     pub(crate) fn update(&self, key: &[u8], value: &[u8], mode: Mode) -> Result<(), MapError> {
         if self.spec.kind.holds_maps() {
@@ -394,9 +422,15 @@ impl MapBody {
         match &self.kind {
             Kind::Hash(hash) => {
                 self.accepts(key)?;
-                let index = hash.remove(key)?;
-                let gone = self.inner.lock().unwrap_or_else(PoisonError::into_inner).maps.remove(&index);
-                drop(gone);
+                if !self.spec.kind.holds_maps() {
+                    return hash.remove(key, |_| ());
+                }
+                // As in `put_map`; dropping a map takes locks, so it comes after this one.
+                let mut number = 0;
+                let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+                hash.remove(key, |index| number = index)?;
+                let gone = inner.maps.remove(&number);
+                drop((inner, gone));
                 Ok(())
             }
             Kind::Lpm(lpm) => self.accepts(key).and_then(|()| lpm.remove(key)),

@@ -54,6 +54,11 @@ impl Values {
         copy % self.copies * self.apart + index % self.count * self.stride
     }
 
+    /// Bytes from one value to the next, and from one copy to the next.
+    pub fn distances(&self) -> (u64, u64) {
+        (self.stride as u64 * 8, self.apart as u64 * 8)
+    }
+
     /// Address of a value.
     pub fn address(&self, index: usize, copy: usize) -> u64 {
         self.words.as_ptr() as u64 + self.at(index, copy) as u64 * 8
