@@ -9,7 +9,7 @@
 //! With `--cfg relpoline_broken="tail-call-tree"` the trees of computed indexes outlive the programs they were made
 //! for: `slots_are_replaced` and `programs_come_and_go` fail or crash.
 //!
-//! `RELPOLINE_BPF_SECONDS` sets how long each test runs (default 1).
+//! `RELPOLINE_BPF_SECONDS` sets how long each test runs (default 1), or `RELPOLINE_BPF_RUNS` over how many packets.
 
 mod support;
 
@@ -69,18 +69,17 @@ impl Chain {
     }
 
     /// Runs one packet: where it ended, and the versions it met.
-    fn run(&self, engine: Engine) -> (usize, Vec<usize>) {
+    fn run(&self, engine: Engine, met: &mut [u8; CHAIN]) -> usize {
         let mut packet = [0u8; 64];
         let end = self.entry.invoke(Invocation::new(&mut packet).engine(engine)).unwrap_or_else(|t| panic!("{t}"));
         let end = end as usize;
-        let met = (1..=end).map(|place| {
-            let mark = usize::from(packet[place]);
-            assert_eq!((mark.wrapping_sub(1)) / 2, place, "program {place} was left out or another ran: {packet:?}");
-            (mark - 1) % 2
-        });
-        let met = met.collect();
+        for (place, met) in (1..=end).zip(met) {
+            let mark = packet[place].wrapping_sub(1);
+            assert_eq!(usize::from(mark / 2), place, "program {place} was left out or another ran: {packet:?}");
+            *met = mark % 2;
+        }
         assert!(packet[end + 1..].iter().all(|b| *b == 0), "went on after its end at {end}: {packet:?}");
-        (end, met)
+        end
     }
 }
 
@@ -89,29 +88,47 @@ fn duration() -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
+/// Over how many packets a test runs, where that is said.
+fn wanted() -> Option<u64> {
+    std::env::var("RELPOLINE_BPF_RUNS").ok().map(|runs| runs.parse().unwrap())
+}
+
 /// Runs packets in eight threads, and `change` over and over in this one.
-fn under_load(chain: &Chain, judge: impl Fn(usize, &[usize]) + Sync, mut change: impl FnMut(usize)) -> (u64, usize) {
+fn under_load(chain: &Chain, judge: impl Fn(usize, &[u8]) + Sync, mut change: impl FnMut(usize)) -> (u64, usize) {
+    /// Runs that are counted together, and how often a long test says how far it is.
+    const AT_A_TIME: u64 = 16;
+    const SAID: Duration = Duration::from_secs(300);
     let (stop, runs) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut changes = 0;
     std::thread::scope(|scope| {
-        for thread in 0..THREADS {
+        let mut said = Duration::ZERO;
+        let threads = (0..THREADS).map(|thread| {
             let (stop, runs, judge) = (&stop, &runs, &judge);
             scope.spawn(move || {
                 // One of them interprets.
                 let engine = if thread == 0 { Engine::Interpreter } else { Engine::Compiled };
-                let mut mine = 0;
+                let mut met = [0; CHAIN];
                 while !stop.load(Relaxed) {
-                    let (end, met) = chain.run(engine);
-                    judge(end, &met);
-                    mine += 1;
+                    for _ in 0..AT_A_TIME {
+                        let end = chain.run(engine, &mut met);
+                        judge(end, &met[..end]);
+                    }
+                    runs.fetch_add(AT_A_TIME, Relaxed);
                 }
-                runs.fetch_add(mine, Relaxed);
-            });
-        }
+            })
+        });
+        let threads: Vec<_> = threads.collect();
         let begin = Instant::now();
-        while begin.elapsed() < duration() {
+        let most = wanted();
+        let is_over = || most.map_or_else(|| begin.elapsed() >= duration(), |most| runs.load(Relaxed) >= most);
+        // A thread that has found something wrong has ended.
+        while !is_over() && !threads.iter().any(std::thread::ScopedJoinHandle::is_finished) {
             change(changes);
             changes += 1;
+            if begin.elapsed() > said + SAID {
+                said = begin.elapsed();
+                eprintln!("{} runs, {changes} changes, after {} s", runs.load(Relaxed), said.as_secs());
+            }
         }
         stop.store(true, Relaxed);
     });
@@ -125,7 +142,7 @@ fn under_load(chain: &Chain, judge: impl Fn(usize, &[usize]) + Sync, mut change:
 fn slots_are_replaced() {
     for direct in [true, false] {
         let chain = Chain::new(direct);
-        let whole = |end: usize, _: &[usize]| assert_eq!(end, CHAIN, "a packet was lost");
+        let whole = |end: usize, _: &[u8]| assert_eq!(end, CHAIN, "a packet was lost");
         under_load(&chain, whole, |n| {
             let slot = n * 7 % CHAIN;
             chain.array.update(slot as u32, Some(&chain.programs[n / CHAIN % 2][slot])).unwrap();
@@ -138,7 +155,7 @@ fn slots_are_replaced() {
 fn whole_arrays_are_swapped() {
     for direct in [true, false] {
         let chain = Chain::new(direct);
-        let judge = |end: usize, met: &[usize]| {
+        let judge = |end: usize, met: &[u8]| {
             assert_eq!(end, CHAIN, "a packet was lost");
             assert!(met.iter().all(|v| *v == met[0]), "a run saw old and new: {met:?}");
         };
@@ -151,7 +168,7 @@ fn slots_are_emptied_and_filled() {
     for direct in [true, false] {
         let chain = Chain::new(direct);
         // A packet may end where a slot is empty, and nowhere else.
-        let judge = |end: usize, _: &[usize]| assert!(matches!(end, 3 | 20 | CHAIN), "ended at {end}");
+        let judge = |end: usize, _: &[u8]| assert!(matches!(end, 3 | 20 | CHAIN), "ended at {end}");
         under_load(&chain, judge, |n| {
             let slots = [3usize, 20];
             let (slot, fill) = (slots[n / 2 % 2], n % 2 == 1);
@@ -165,7 +182,7 @@ fn slots_are_emptied_and_filled() {
 fn programs_come_and_go() {
     for direct in [true, false] {
         let chain = Chain::new(direct);
-        let whole = |end: usize, _: &[usize]| assert_eq!(end, CHAIN, "a packet was lost");
+        let whole = |end: usize, _: &[u8]| assert_eq!(end, CHAIN, "a packet was lost");
         let before = chain.runtime.code_bytes();
         under_load(&chain, whole, |n| {
             // Nobody but the slot holds it, so the next one frees it.
