@@ -1,13 +1,17 @@
 //! Objects as people have them: what loads, and whether the results are the kernel's.
 //!
 //! `RELPOLINE_BPF_CORPUS` names a folder of objects (`clang -O2 -g -target bpf -c`), none of which is in this repository;
-//! without it the test says so and passes; `cargo xtask bpf-corpus FOLDER` sets it. Types of the kernel are this machine's. Each program for packets runs over generated packets, interpreted and compiled,
-//! and, where the caller is root and has libbpf-dev, in the kernel's test run. The table goes to stderr, and the test fails when
-//! a result or a packet differs from the kernel's, unless `RELPOLINE_BPF_CORPUS_DIFFERS` says how many programs may differ.
+//! without it the test says so and passes; `cargo xtask bpf-corpus FOLDER` sets it. Types of the kernel are this
+//! machine's. Each program for packets runs over generated packets, interpreted and compiled, and, where the caller is root
+//! and has libbpf-dev, in the kernel's test run. Results, packets and what maps hold afterwards are compared; which maps are
+//! not is told. Socket filters get their packets as the test run gives them. The table goes to stderr, and the test fails when
+//! something differs from the kernel's, unless `RELPOLINE_BPF_CORPUS_DIFFERS` says how many programs may differ.
 
 mod support;
 
-use relpoline_bpf::{Around, ContextKind, Engine, Expects, Object, ObjectError, Options, PacketBuffer, Runtime};
+use relpoline_bpf::{
+    Around, ContextKind, Engine, Expects, Map, MapError, MapKind, Object, ObjectError, Options, PacketBuffer, Runtime,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use support::kernel::Kernel;
@@ -52,17 +56,113 @@ fn packets() -> Vec<Vec<u8>> {
     packets
 }
 
+/// Entries of maps that are for the host to size; of `kernel.c`, too.
+const ENTRIES: u32 = 2;
+
 /// As for this machine's kernel, with nothing checked that is proved.
 fn load(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Object, ObjectError> {
     static TYPES: std::sync::LazyLock<Option<Vec<u8>>> =
         std::sync::LazyLock::new(|| std::fs::read("/sys/kernel/btf/vmlinux").ok());
-    let around = Around { types: TYPES.as_deref(), ..Around::default() };
     let options = Options { kernel_contexts: true, proofs: true, ..Options::default() };
-    Object::load_within(&Runtime::new().unwrap(), bytes, options, &around, wanted)
+    let load = |entries: &[(String, u32)]| {
+        let around = Around { types: TYPES.as_deref(), entries, ..Around::default() };
+        Object::load_within(&Runtime::new().unwrap(), bytes, options, &around, &wanted)
+    };
+    let object = load(&[])?;
+    // Maps without entries are for the host to size.
+    let unsized_map = |(name, why): &(String, ObjectError)| {
+        matches!(why, ObjectError::Map { error: MapError::BadSize, .. }).then(|| (name.clone(), ENTRIES))
+    };
+    let entries: Vec<_> = object.refused().iter().filter_map(unsized_map).collect();
+    if entries.is_empty() { Ok(object) } else { load(&entries) }
 }
 
-/// Lines as the kernel's tool writes them, for one program.
-fn here(bytes: &[u8], name: &str, packets: &[Vec<u8>], engine: Engine) -> Result<Vec<String>, String> {
+/// What a program did: a line for each packet, as the kernel's tool writes it, and one for each map.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Outcome {
+    packets: Vec<String>,
+    maps: BTreeMap<String, String>,
+    /// Maps that are not compared, with the reason.
+    left_out: BTreeMap<String, &'static str>,
+}
+
+/// Maps with more entries are not looked through.
+const MOST_ENTRIES: u32 = 65536;
+
+/// Why a map is not compared.
+fn left_out(map: &Map) -> Option<&'static str> {
+    use MapKind as K;
+    let spec = map.spec();
+    match spec.kind {
+        K::Array | K::PerCpuArray | K::Hash | K::PerCpuHash | K::LruHash | K::LruPerCpuHash | K::LpmTrie => {}
+        _ => return Some("of a kind without values by key"),
+    }
+    let lru = matches!(spec.kind, K::LruHash | K::LruPerCpuHash);
+    if spec.name.starts_with(".rodata") || spec.name.starts_with(".kconfig") {
+        Some("read-only data")
+    } else if spec.max_entries > MOST_ENTRIES {
+        Some("of more than 65536 entries")
+    } else if lru && map.keys().len() * 2 > spec.max_entries as usize {
+        Some("an LRU map more than half full: which entries go is left to the kernel")
+    } else {
+        None
+    }
+}
+
+fn sum_of(sum: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(sum, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()))
+}
+
+/// Entries, and a sum over them in the order of their keys; the values of all slots added up, by words.
+fn content(map: &Map) -> String {
+    let mut keys = map.keys();
+    keys.sort();
+    let size = map.spec().value_size as usize;
+    let sum = keys.iter().fold(0, |sum, key| {
+        let mut words = vec![0u64; size.div_ceil(8)];
+        for value in map.get(key).unwrap().chunks(size) {
+            for (word, bytes) in words.iter_mut().zip(value.chunks(8)) {
+                let mut whole = [0; 8];
+                whole[..bytes.len()].copy_from_slice(bytes);
+                *word = word.wrapping_add(u64::from_le_bytes(whole));
+            }
+        }
+        let value: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+        sum_of(sum_of(sum, key), &value)
+    });
+    format!("{} {sum:08x}", keys.len())
+}
+
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+/// Offsets in `struct __sk_buff`, and of what a packet buffer's flow keys begin at.
+const PKT_TYPE: usize = 4;
+const PROTOCOL: usize = 16;
+const FLOW_KEYS: usize = 192;
+
+/// Puts a packet in as the kernel's test run shows it to socket filters: without its Ethernet header, of which the context tells
+/// all the same.
+fn put_for_socket(buffer: &mut PacketBuffer, packet: &[u8]) {
+    let field = |buffer: &mut PacketBuffer, offset: usize| {
+        let context = buffer.flow_keys().as_mut_ptr().wrapping_sub(FLOW_KEYS);
+        context.wrapping_add(offset).cast::<u32>()
+    };
+    buffer.put(packet, ContextKind::Skb);
+    let told = [PKT_TYPE, PROTOCOL].map(|offset| {
+        let at = field(buffer, offset);
+        // SAFETY: the context lies before the flow keys, in the buffer's own memory.
+        (offset, unsafe { at.read() })
+    });
+    buffer.put(&packet[ETHERNET..], ContextKind::Skb);
+    for (offset, value) in told {
+        let at = field(buffer, offset);
+        // SAFETY: as above.
+        unsafe { at.write(value) };
+    }
+}
+
+/// Runs one program, with maps of its own.
+fn here(bytes: &[u8], name: &str, packets: &[&Vec<u8>], engine: Engine) -> Result<Outcome, String> {
     let object = load(bytes, |one| one == name).map_err(|e| e.to_string())?;
     let Some(program) = object.program(name) else {
         return Err(object.refused().iter().find(|(n, _)| n == name).map_or(String::new(), |(_, why)| why.to_string()));
@@ -72,25 +172,37 @@ fn here(bytes: &[u8], name: &str, packets: &[Vec<u8>], engine: Engine) -> Result
         // Names of sections that libbpf took once.
         Expects::Anything if program.section().starts_with("xdp") => ContextKind::Xdp,
         Expects::Anything if program.section().starts_with("tc") => ContextKind::Skb,
+        Expects::Anything if matches!(program.section(), "filter" | "loadbalancer") => ContextKind::Skb,
+        Expects::Anything if program.section() == "prog" => ContextKind::Xdp,
         _ => return Err("not for packets".into()),
     };
-    if program.section().starts_with("socket") {
-        // The test run takes the Ethernet header away from them, and gives zeroes back for it.
-        return Err("not comparable".into());
-    }
+    let is_socket = program.section().starts_with("socket") || matches!(program.section(), "filter" | "loadbalancer");
     let mut buffer = PacketBuffer::new(4000).unwrap();
-    let run = |packet: &Vec<u8>| {
-        buffer.put(packet, kind);
+    let run = |packet: &&Vec<u8>| {
+        if is_socket {
+            put_for_socket(&mut buffer, packet);
+        } else {
+            buffer.put(packet, kind);
+        }
         let result = program.invoke(buffer.invocation().engine(engine));
         let mut packet = if kind == ContextKind::Xdp { buffer.metadata().to_vec() } else { Vec::new() };
+        // The test run gives zeroes back for what it took away.
+        packet.resize(packet.len() + if is_socket { ETHERNET } else { 0 }, 0);
         packet.extend_from_slice(buffer.packet());
-        let sum = packet.iter().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
         match result {
-            Ok(r0) => format!("{} {} {sum:08x}", r0 as u32 as i32, packet.len()),
+            Ok(r0) => format!("{} {} {:08x}", r0 as u32 as i32, packet.len(), sum_of(0, &packet)),
             Err(trap) => trap.to_string(),
         }
     };
-    Ok(packets.iter().map(run).collect())
+    let packets = packets.iter().map(run).collect();
+    let (mut maps, mut out) = (BTreeMap::new(), BTreeMap::new());
+    for (name, map) in object.maps().iter().filter_map(|(name, _)| Some((name.clone(), object.map(name)?))) {
+        match left_out(map) {
+            Some(why) => drop(out.insert(name, why)),
+            None => drop(maps.insert(name, content(map))),
+        }
+    }
+    Ok(Outcome { packets, maps, left_out: out })
 }
 
 /// Memory accesses of an object's programs, and how many are proved to be within bounds.
@@ -130,6 +242,7 @@ fn objects_of_other_people() {
     files.retain(|path| path.extension().is_some_and(|e| e == "o"));
     files.sort();
     let (mut loaded, mut programs, mut same, mut differing, mut alone, mut moody) = (0, 0, 0, Vec::new(), 0, 0);
+    let (mut maps_same, mut maps_left_out) = (0, BTreeMap::<&str, usize>::new());
     let mut reasons: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let (mut accesses, mut proofs) = (0, 0);
     eprintln!("programs  as in the kernel  accesses  proved  object");
@@ -148,25 +261,60 @@ fn objects_of_other_people() {
         loaded += 1;
         let before = (programs, same);
         for name in &names {
-            let Ok(ours) = here(&bytes, name, &packets, Engine::Compiled) else { continue };
+            let said = said.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let (their_maps, theirs): (Vec<&str>, Vec<&str>) = said.iter().partition(|line| line.starts_with("map "));
+            let in_kernel = theirs.len() == packets.len();
+            // Some packets are too short for the kernel's test run.
+            let ran = |at: &usize| !in_kernel || !theirs[*at].starts_with("not run");
+            let given: Vec<_> = (0..packets.len()).filter(ran).map(|at| &packets[at]).collect();
+            let run = |engine| here(&bytes, name, &given, engine);
+            let mut ours = match run(Engine::Compiled) {
+                Ok(ours) => ours,
+                Err(why) => {
+                    eprintln!("not run: {file} {name}: {why}");
+                    continue;
+                }
+            };
             programs += 1;
-            if here(&bytes, name, &packets, Engine::Compiled).as_ref() != Ok(&ours) {
+            let again = run(Engine::Compiled).unwrap();
+            if again.packets != ours.packets {
                 // The time is in its packets, or chance.
                 moody += 1;
                 continue;
             }
-            assert_eq!(Ok(&ours), here(&bytes, name, &packets, Engine::Interpreter).as_ref(), "{file} {name}");
-            let theirs = said.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
-            // Some packets are too short for the kernel's test run.
-            let ran = |at: &usize| !theirs[*at].starts_with("not run");
-            if theirs.len() != packets.len() || (0..packets.len()).filter(ran).count() < 100 {
+            // In its maps, too.
+            for (map, _) in ours.maps.clone().iter().filter(|(map, content)| again.maps.get(*map) != Some(content)) {
+                ours.maps.remove(map);
+                ours.left_out.insert(map.clone(), "not the same twice");
+            }
+            let mut interpreted = run(Engine::Interpreter).unwrap();
+            interpreted.maps.retain(|map, _| ours.maps.contains_key(map));
+            interpreted.left_out.clone_from(&ours.left_out);
+            assert_eq!(ours, interpreted, "{file} {name}");
+            if !in_kernel || given.len() < 100 {
                 alone += 1;
                 eprintln!("not in the kernel: {file} {name} {:?}", theirs.first());
-            } else if let Some(at) = (0..packets.len()).filter(ran).find(|at| ours[*at] != theirs[*at]) {
-                differing.push(format!("{file} {name}, packet {at}: kernel {}, here {}", theirs[at], ours[at]));
-            } else {
-                same += 1;
+                continue;
             }
+            let theirs: Vec<_> = (0..packets.len()).filter(ran).map(|at| theirs[at]).collect();
+            if let Some(at) = (0..theirs.len()).find(|at| ours.packets[*at] != theirs[*at]) {
+                differing.push(format!("{file} {name}, packet {at}: kernel {}, here {}", theirs[at], ours.packets[at]));
+                continue;
+            }
+            let their_maps: BTreeMap<&str, &str> =
+                their_maps.iter().filter_map(|line| line.strip_prefix("map ")?.split_once(' ')).collect();
+            let before = differing.len();
+            for (map, content) in &ours.maps {
+                match their_maps.get(map.as_str()) {
+                    Some(theirs) if theirs == content => maps_same += 1,
+                    Some(theirs) => {
+                        differing.push(format!("{file} {name}, map {map}: kernel {theirs}, here {content}"));
+                    }
+                    None => *maps_left_out.entry("not in the kernel").or_default() += 1,
+                }
+            }
+            ours.left_out.values().for_each(|why| *maps_left_out.entry(why).or_default() += 1);
+            same += usize::from(differing.len() == before);
         }
         let (all, proved) = proved(&bytes);
         (accesses, proofs) = (accesses + all, proofs + proved);
@@ -177,6 +325,8 @@ fn objects_of_other_people() {
     eprintln!(
         "{programs} programs run; {same} as in the kernel, {alone} that it does not load, {moody} not the same twice"
     );
+    eprintln!("{maps_same} maps hold the same afterwards; not compared:");
+    maps_left_out.iter().for_each(|(why, count)| eprintln!("{count:>4}  {why}"));
     eprintln!("{proofs} of {accesses} memory accesses proved to be within bounds");
     for (why, files) in &reasons {
         eprintln!("{:>4}  {why}: {}", files.len(), files.iter().cloned().collect::<Vec<_>>().join(" "));

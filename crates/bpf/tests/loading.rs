@@ -163,6 +163,22 @@ fn a_map_that_differs_is_not_shared() {
     assert_eq!(old.map("counters").unwrap().get(&[0; 4]).unwrap(), [1, 0, 0, 0, 0, 0, 0, 0]);
 }
 
+/// Some files leave it to their host how many entries a map has.
+#[test]
+fn a_host_decides_how_many_entries_there_are() {
+    let runtime = Runtime::new().unwrap();
+    let load = |entries: u32| {
+        let entries = [("counters".to_string(), entries)];
+        let around = Around { entries: &entries, ..Around::default() };
+        Object::load_within(&runtime, &support::object("counts"), Options::default(), &around, |_| true)
+    };
+    let object = load(9).unwrap();
+    assert_eq!(object.map("counters").unwrap().spec().max_entries, 9);
+    assert_eq!(object.program("count").unwrap().run(&mut [0; 8]), Ok(2));
+    let why = load(0).unwrap_err().to_string();
+    assert!(why.contains("map counters: key, value or entry sizes that a map of this kind cannot have"), "{why}");
+}
+
 /// Values of a per-CPU map as numbers, one for each slot.
 fn numbers(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks(8).map(|chunk| u64::from_le_bytes(chunk.try_into().unwrap())).collect()

@@ -95,6 +95,20 @@ fn the_kernel_is_given_by_files() {
     assert!(text(&run).contains("'CONFIG_HZ' of .kconfig has no value"), "{}", text(&run));
 }
 
+/// Maps have as many entries as the command says.
+#[test]
+fn maps_have_as_many_entries_as_they_are_given() {
+    let file = object("counts.o");
+    let run = |entries: &[&str]| {
+        let mut command = relpoline(&["run", file.to_str().unwrap(), "--hex", "00", "--dump", "counters"]);
+        let output = command.args(entries).output().unwrap();
+        (output.status.code(), text(&output).matches("\"key\"").count())
+    };
+    assert_eq!(run(&[]), (Some(0), 4));
+    assert_eq!(run(&["--entries", "counters=7"]), (Some(0), 7));
+    assert_eq!(run(&["--entries", "counters=many"]).0, Some(2));
+}
+
 #[test]
 fn which_checks_are_left() {
     let file = object("contexts.o");

@@ -135,6 +135,8 @@ pub struct Around<'a> {
     /// Types of the kernel that CO-RE relocations are resolved against: what `/sys/kernel/btf/vmlinux` holds, or an ELF file
     /// with a `.BTF` section.
     pub types: Option<&'a [u8]>,
+    /// Entries of maps whose number is the host's to decide, by the maps' names: files say 0 there, or too few.
+    pub entries: &'a [(String, u32)],
     /// The kernel's configuration, for externals of `.kconfig`: lines `CONFIG_NAME=value`. `LINUX_KERNEL_VERSION` is this
     /// machine's unless a line of that name says otherwise.
     pub config: Option<&'a str>,
@@ -220,6 +222,12 @@ impl Object {
         let mut definitions = maps::definitions(&file)?;
         let (externals, config) = externals::read(&file, around.config)?;
         definitions.extend(config);
+        for definition in &mut definitions {
+            let spec = &mut definition.spec;
+            if let Some((_, entries)) = around.entries.iter().find(|(name, _)| *name == spec.name) {
+                spec.max_entries = *entries;
+            }
+        }
         if definitions.len() > MOST_MAPS {
             return Err(ObjectError::Elf(format!("it has more than {MOST_MAPS} maps")));
         }

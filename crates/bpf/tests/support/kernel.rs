@@ -16,7 +16,7 @@ impl Kernel {
         Kernel(scratch)
     }
 
-    /// What it says of the programs of `object` over `packets`, or over its own one.
+    /// What it says of the programs of `object` over `packets`, and of their maps then; or over its own one.
     pub fn run(&self, object: &[u8], packets: &[Vec<u8>]) -> String {
         let (file, input) = (self.0.join("object.o"), self.0.join("packets"));
         std::fs::write(&file, object).unwrap();
@@ -25,7 +25,7 @@ impl Kernel {
         let mut command = Command::new(self.0.join("kernel"));
         command.arg(file);
         if !packets.is_empty() {
-            command.arg(input);
+            command.arg(input).arg("maps");
         }
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -99,6 +99,15 @@ pub struct LoadArgs {
     /// Take the values of .kconfig externals from FILE, a kernel's configuration: lines CONFIG_NAME=value, or such by gzip.
     #[arg(long, value_name = "FILE")]
     kconfig: Option<PathBuf>,
+    /// Make the map NAME for N entries, whatever the file says: 0 where its own loader decides. May be given several times.
+    #[arg(long, value_name = "NAME=N", value_parser = entries)]
+    entries: Vec<(String, u32)>,
+}
+
+/// A map's name, and a number of entries.
+fn entries(text: &str) -> Result<(String, u32), String> {
+    let (name, number) = text.split_once('=').ok_or("no '='")?;
+    Ok((name.into(), number.parse().map_err(|_| "not a number of entries")?))
 }
 
 /// What the command line says of the kernel that programs were written for.
@@ -106,12 +115,19 @@ pub struct LoadArgs {
 pub struct Kernel {
     types: Option<Vec<u8>>,
     config: Option<String>,
+    entries: Vec<(String, u32)>,
 }
 
 impl Kernel {
     /// The same for the loader, with maps to be shared.
     fn around<'a>(&'a self, shared: &'a [(String, relpoline_bpf::MapHandle)]) -> Around<'a> {
-        Around { shared, types: self.types.as_deref(), config: self.config.as_deref(), ..Around::default() }
+        Around {
+            shared,
+            types: self.types.as_deref(),
+            config: self.config.as_deref(),
+            entries: &self.entries,
+            ..Around::default()
+        }
     }
 }
 
@@ -147,7 +163,8 @@ impl LoadArgs {
             Some(file) => Some(plain(file, read(file, LARGEST_CONFIGURATION)?)?),
             None => None,
         };
-        Ok(Kernel { types: self.btf.as_deref().map(|file| read(file, LARGEST_KERNEL)).transpose()?, config })
+        let types = self.btf.as_deref().map(|file| read(file, LARGEST_KERNEL)).transpose()?;
+        Ok(Kernel { types, config, entries: self.entries.clone() })
     }
 
     /// A runtime whose programs print to stderr.
