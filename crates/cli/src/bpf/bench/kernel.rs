@@ -70,13 +70,32 @@ fn number(fd: &OwnedFd) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
+/// A map with values of 8 bytes.
+pub(super) fn make_map(kind: u32, key_size: u32, entries: u32, flags: u32) -> Result<OwnedFd> {
+    let mut attr = Attr::default().u32(0, kind).u32(4, key_size).u32(8, 8).u32(12, entries).u32(16, flags);
+    // SAFETY: no addresses.
+    unsafe { attr.call(command::MAP_CREATE) }.map(owned).context("bpf(2) makes no map (root only)")
+}
+
+/// Sets the value of `key`, on all CPUs.
+pub(super) fn set(map: &OwnedFd, key: &[u8]) -> Result<()> {
+    /// The kernel reads a value for each CPU that there may ever be.
+    const CPUS: usize = 8192;
+    let values = vec![1u64; CPUS];
+    let mut attr =
+        Attr::default().u32(0, number(map)).u64(8, key.as_ptr() as u64).u64(16, values.as_ptr() as u64);
+    // SAFETY: key and values outlive the call.
+    unsafe { attr.call(command::MAP_UPDATE) }.context("setting a value")?;
+    Ok(())
+}
+
 fn program_array() -> Result<OwnedFd> {
     let mut attr = Attr::default().u32(0, PROG_ARRAY).u32(4, 4).u32(8, 4).u32(12, CHAIN + 1);
     // SAFETY: no addresses.
     unsafe { attr.call(command::MAP_CREATE) }.map(owned).context("bpf(2) makes no program array (root only)")
 }
 
-fn load(insns: &[Insn]) -> Result<OwnedFd> {
+pub(super) fn load(insns: &[Insn]) -> Result<OwnedFd> {
     let code: Vec<u8> = insns.iter().flat_map(|insn| insn.to_bytes()).collect();
     let licence = c"GPL";
     let mut attr = Attr::default()
@@ -119,7 +138,7 @@ fn remove(array: &OwnedFd, slot: u32) -> Result<()> {
 }
 
 /// Average nanoseconds of a run, and what it returned.
-fn test_run(program: &OwnedFd, repeat: u32) -> Result<(u32, u32)> {
+pub(super) fn test_run(program: &OwnedFd, repeat: u32) -> Result<(u32, u32)> {
     let packet = [0u8; PACKET];
     let mut attr =
         Attr::default().u32(0, number(program)).u32(8, PACKET as u32).u64(16, packet.as_ptr() as u64).u32(32, repeat);

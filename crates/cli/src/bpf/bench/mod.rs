@@ -4,6 +4,8 @@
 //! round by round, so that all see the same machine; the median of rounds is shown with the lowest and the highest.
 //! What is counted is the time that the thread had a CPU for (the kernel counts its own by the clock).
 //!
+//! *Look-ups*: a program that looks up 32 keys of a map, less the same without the calls.
+//!
 //! *Updates*: while threads run the chain, one slot is replaced, removed and inserted, and the whole array swapped, each
 //! many times.
 //!
@@ -12,6 +14,7 @@
 //! | who is measured | `contender` |
 //! | chains of ours | `chain` |
 //! | updates of ours | `updates` |
+//! | look-ups, here and in the kernel | `lookups` |
 //! | the running kernel, through bpf(2) | `kernel` |
 //! | other runtimes, as programs that are asked for rounds | `peer` |
 //! | the outcome for people | `table` |
@@ -19,6 +22,7 @@
 mod chain;
 mod contender;
 mod kernel;
+mod lookups;
 mod peer;
 mod table;
 mod updates;
@@ -79,6 +83,7 @@ pub struct Figures {
     /// Rounds that samples are of.
     rounds: u32,
     hops: Vec<Line>,
+    lookups: Vec<lookups::Lookup>,
     updates: Vec<Updates>,
     /// What could not be measured, and why.
     missing: Vec<String>,
@@ -116,6 +121,7 @@ pub fn run(arguments: &BenchArgs) -> Result<ExitCode> {
     }
     contenders.extend(peers.into_iter().map(|peer| Box::new(peer) as Box<dyn Contender>));
     let hops = measure(&mut contenders, arguments.rounds)?;
+    let lookups = lookups::measure(arguments.rounds, !arguments.no_kernel, &mut missing)?;
     let mut updates = vec![updates::ours(threads, arguments.rounds)?];
     if !arguments.no_kernel {
         match kernel::updates(threads, arguments.rounds) {
@@ -124,7 +130,7 @@ pub fn run(arguments: &BenchArgs) -> Result<ExitCode> {
         }
     }
     let machine = machine::without_compiler();
-    let figures = Figures { machine, rounds: arguments.rounds, hops, updates, missing };
+    let figures = Figures { machine, rounds: arguments.rounds, hops, lookups, updates, missing };
     let json = serde_json::to_string_pretty(&figures)?;
     if let Some(file) = &arguments.save {
         let place = Written::new(file);

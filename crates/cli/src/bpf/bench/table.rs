@@ -9,7 +9,10 @@ use crate::workbench::sample::Sample;
 pub fn render(figures: &Figures) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _ = machine(&mut out, figures).and_then(|()| hops(&mut out, figures)).and_then(|()| updates(&mut out, figures));
+    let _ = machine(&mut out, figures)
+        .and_then(|()| hops(&mut out, figures))
+        .and_then(|()| lookups(&mut out, figures))
+        .and_then(|()| updates(&mut out, figures));
     for line in &figures.missing {
         let _ = writeln!(out, "\nnot measured: {line}");
     }
@@ -46,6 +49,27 @@ fn hops(out: &mut String, figures: &Figures) -> fmt::Result {
             hops.median / first.max(f64::MIN_POSITIVE),
             run_ns.median,
         )?;
+    }
+    Ok(())
+}
+
+fn lookups(out: &mut String, figures: &Figures) -> fmt::Result {
+    writeln!(
+        out,
+        "\n{:<22} {:>9} {:>15} {:>9} {:>15} {:>7} {:>12}",
+        "nanoseconds a look-up", "here", "", "kernel", "", "ratio", "interpreter"
+    )?;
+    let range = |sample: &Sample| format!("[{:.1}, {:.1}]", sample.min, sample.max);
+    for line in &figures.lookups {
+        let (here, interpreter) = (&line.here_ns, &line.interpreter_ns);
+        write!(out, "{:<22} {:>9.1} {:>15} ", line.map, here.median, range(here))?;
+        match (&line.kernel_ns, &line.ratio) {
+            (Some(kernel), Some(ratio)) => {
+                write!(out, "{:>9.1} {:>15} {:>7.2}", kernel.median, range(kernel), ratio.median)?;
+            }
+            _ => write!(out, "{:>9} {:>15} {:>7}", "-", "", "-")?,
+        }
+        writeln!(out, " {:>12.1}", interpreter.median)?;
     }
     Ok(())
 }
