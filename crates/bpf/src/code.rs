@@ -47,9 +47,9 @@ impl MapRef {
         }
     }
 
-    /// Where its values are, if it is an array of such.
-    pub fn layout(&self) -> Option<crate::map::Layout> {
-        if let MapRef::Map(map) = self { map.body().layout() } else { None }
+    /// The map with values that it is.
+    pub fn body(&self) -> Option<&crate::map::MapBody> {
+        if let MapRef::Map(map) = self { Some(map.body()) } else { None }
     }
 
     /// Slots of a program array; 0 for other maps.

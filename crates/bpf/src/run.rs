@@ -145,8 +145,12 @@ impl Run {
     /// The region in which `size` bytes at `address` lie.
     fn find(&self, address: u64, size: u64, write: bool) -> Option<Region> {
         let stack = Region { start: self.stack_start, len: self.stack_end - self.stack_start, writable: true };
+        if stack.allows(address, size, write) {
+            // Keys and the like mostly lie there.
+            return Some(stack);
+        }
         let input = Region { start: self.windows[0].start, len: self.windows[0].limit[0], writable: true };
-        [stack, input]
+        [input]
             .iter()
             .chain(&self.buffers)
             .find(|r| r.allows(address, size, write))

@@ -60,21 +60,20 @@ fn packets() -> Vec<Vec<u8>> {
 const ENTRIES: u32 = 2;
 
 /// As for this machine's kernel, with nothing checked that is proved.
-fn load(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Object, ObjectError> {
+fn load(bytes: &[u8], wanted: &dyn Fn(&str) -> bool) -> Result<Object, ObjectError> {
     static TYPES: std::sync::LazyLock<Option<Vec<u8>>> =
         std::sync::LazyLock::new(|| std::fs::read("/sys/kernel/btf/vmlinux").ok());
     let options = Options { kernel_contexts: true, proofs: true, ..Options::default() };
-    let load = |entries: &[(String, u32)]| {
+    let load = |entries: &[(String, u32)], wanted: &dyn Fn(&str) -> bool| {
         let around = Around { types: TYPES.as_deref(), entries, ..Around::default() };
-        Object::load_within(&Runtime::new().unwrap(), bytes, options, &around, &wanted)
+        Object::load_within(&Runtime::new().unwrap(), bytes, options, &around, wanted)
     };
-    let object = load(&[])?;
     // Maps without entries are for the host to size.
     let unsized_map = |(name, why): &(String, ObjectError)| {
         matches!(why, ObjectError::Map { error: MapError::BadSize, .. }).then(|| (name.clone(), ENTRIES))
     };
-    let entries: Vec<_> = object.refused().iter().filter_map(unsized_map).collect();
-    if entries.is_empty() { Ok(object) } else { load(&entries) }
+    let entries: Vec<_> = load(&[], &|_| true)?.refused().iter().filter_map(unsized_map).collect();
+    load(&entries, wanted)
 }
 
 /// What a program did: a line for each packet, as the kernel's tool writes it, and one for each map.
@@ -163,7 +162,7 @@ fn put_for_socket(buffer: &mut PacketBuffer, packet: &[u8]) {
 
 /// Runs one program, with maps of its own.
 fn here(bytes: &[u8], name: &str, packets: &[&Vec<u8>], engine: Engine) -> Result<Outcome, String> {
-    let object = load(bytes, |one| one == name).map_err(|e| e.to_string())?;
+    let object = load(bytes, &|one| one == name).map_err(|e| e.to_string())?;
     let Some(program) = object.program(name) else {
         return Err(object.refused().iter().find(|(n, _)| n == name).map_or(String::new(), |(_, why)| why.to_string()));
     };
@@ -207,7 +206,7 @@ fn here(bytes: &[u8], name: &str, packets: &[&Vec<u8>], engine: Engine) -> Resul
 
 /// Memory accesses of an object's programs, and how many are proved to be within bounds.
 fn proved(bytes: &[u8]) -> (usize, usize) {
-    let Ok(object) = load(bytes, |_| true) else { return (0, 0) };
+    let Ok(object) = load(bytes, &|_| true) else { return (0, 0) };
     let lines = object.programs().iter().flat_map(|program| program.listing().lines);
     let all: Vec<_> = lines.filter_map(|line| line.access).collect();
     (all.len(), all.iter().filter(|why| why.is_some()).count())
@@ -215,7 +214,7 @@ fn proved(bytes: &[u8]) -> (usize, usize) {
 
 /// The programs of an object, if all can be loaded; `why` is told what cannot.
 fn names(bytes: &[u8], mut why: impl FnMut(&str)) -> Option<Vec<String>> {
-    let object = match load(bytes, |_| true) {
+    let object = match load(bytes, &|_| true) {
         Ok(object) => object,
         Err(error) => {
             why(&error.to_string());

@@ -205,8 +205,15 @@ impl Bench {
         // The CPU's number is the one thing that may differ between two runs; pin it.
         let runtime = Runtime::builder().helper(8, |call| Ok(call.args[0].rotate_left(7))).build().unwrap();
         let name = "values".into();
-        let spec =
-            MapSpec { name, kind: MapKind::Array, key_size: 4, value_size: 64, max_entries: 1, read_only: false, hashes: 0 };
+        let spec = MapSpec {
+            name,
+            kind: MapKind::Array,
+            key_size: 4,
+            value_size: 64,
+            max_entries: 1,
+            read_only: false,
+            hashes: 0,
+        };
         let map = relpoline_bpf::Map::new(&runtime, &spec).unwrap();
         Bench { runtime, map }
     }

@@ -3,8 +3,8 @@
 mod support;
 
 use relpoline_bpf::{
-    Around, ContextKind, Engine, Expects, Invocation, MapError, MapKind, Mode, Object, ObjectError, Options, PacketBuffer,
-    Runtime, TrapKind, slots,
+    Around, ContextKind, Engine, Expects, Invocation, MapError, MapKind, Mode, Object, ObjectError, Options,
+    PacketBuffer, Runtime, TrapKind, slots,
 };
 use std::sync::Barrier;
 
@@ -81,7 +81,8 @@ fn storage_of_things_of_the_kernel_is_refused_by_name() {
         ("groups", "of_groups", "cgrp_storage"),
     ] {
         for name in [program, map] {
-            let (_, why) = object.refused().iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name} is there"));
+            let (_, why) =
+                object.refused().iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name} is there"));
             let wanted = format!("map {map}: maps of kind {kind} are not supported");
             assert!(why.to_string().ends_with(&wanted), "{name}: {why}");
         }

@@ -168,7 +168,8 @@ fn bloom_filters_have_as_many_hashes_as_they_say() {
 fn lines_are_as_large_as_other_maps() {
     let runtime = Runtime::new().unwrap();
     let queue = |kind, value_size, max_entries| {
-        let spec = MapSpec { name: "q".into(), kind, key_size: 0, value_size, max_entries, read_only: false, hashes: 0 };
+        let spec =
+            MapSpec { name: "q".into(), kind, key_size: 0, value_size, max_entries, read_only: false, hashes: 0 };
         Map::new(&runtime, &spec)
     };
     for kind in [MapKind::Queue, MapKind::Stack, MapKind::BloomFilter] {

@@ -32,7 +32,7 @@ mod tunnel;
 
 use crate::callback;
 use crate::frame::Frame;
-use crate::map::{MOST_KEY, MapBody};
+use crate::map::{MOST_KEY, MapBody, MapError};
 use crate::packet::ContextKind;
 use crate::proof::{Call, Returns};
 use crate::redirect::Redirect;
@@ -78,7 +78,7 @@ impl std::fmt::Debug for HelperCall<'_> {
 }
 
 /// What a call costs of the budget, beside what it copies: about what the cheapest one takes.
-pub const CALL: i64 = 16;
+const CALL: i64 = 16;
 /// Bytes that are copied for one instruction of the budget.
 const BYTES: u64 = 8;
 
@@ -304,6 +304,27 @@ pub extern "C" fn look_up(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, run: *mut
         Ok(value) => value,
         Err(kind) => u64::from(call.run.fail(kind)),
     }
+}
+
+/// As [`look_up`], in a map that is known when the program is compiled, for a key in the frame of the program's function. What
+/// it takes from the budget was taken.
+pub extern "C" fn look_up_known(map: *const MapBody, key: *const u8, _: u64, _: u64, _: u64, run: *mut Run) -> u64 {
+    // SAFETY: compiled code passes its own run, which nobody else uses meanwhile; a map of its program, which keeps it; and
+    // a key of the map's size within its function's frame, which other threads cannot write.
+    let (map, run, key) = unsafe {
+        let map = &*map;
+        (map, &mut *run, std::slice::from_raw_parts(key, map.spec.key_size as usize))
+    };
+    match map.look_up_by(key, &mut run.slot) {
+        Ok(value) => value,
+        Err(MapError::NoSlot) => u64::from(run.fail(TrapKind::NoSlot)),
+        Err(_) => 0,
+    }
+}
+
+/// What a look-up takes from the budget.
+pub fn cost_of_look_up(key_size: u32) -> i64 {
+    if cfg!(relpoline_broken = "helpers-are-free") { 0 } else { CALL + i64::from(key_size) / BYTES as i64 }
 }
 
 type BuiltIn = fn(&mut HelperCall<'_>) -> Result<u64, TrapKind>;

@@ -15,13 +15,15 @@
 //! out: r1 to r5 = 0                as after every call of a helper
 //! ```
 //!
-//! All other look-ups call the helper, by a way of its own: [`crate::helper::look_up`]. What a look-up takes from the
+//! Look-ups in other maps that are known, for keys in the frame, call [`crate::helper::look_up_known`], which has nothing to
+//! check; all others [`crate::helper::look_up`]. What a look-up takes from the
 //! budget, and what traps it, is the same on each way.
 
 use super::Compiler;
 use super::asm::{ADD, ADDR, CMP, RAX, RCX, RDX, RUN, Reg, TMP, XOR, reg};
+use crate::check::FRAME;
 use crate::helper::{self, LOOKUP};
-use crate::map::Layout;
+use crate::map::{Layout, MapBody};
 use crate::op::{R, Size, Width};
 use crate::run::Run;
 use crate::slot::UNKNOWN;
@@ -39,20 +41,34 @@ impl Compiler<'_> {
         if !self.body.shared.helpers.is_built_in(LOOKUP) {
             return self.call_helper(LOOKUP);
         }
-        let known = self.body.lookups.get(&self.slot).copied();
-        let layout = known.and_then(|known| self.body.maps.get(known.map as usize)?.layout());
+        let body = self.body;
+        let known = body.lookups.get(&self.slot).copied();
+        let Some((known, map)) = known.and_then(|known| Some((known, body.maps.get(known.map as usize)?.body()?)))
+        else {
+            return self.look_up_there();
+        };
+        let key_size = map.spec.key_size;
+        let own = known.key.is_some_and(|at| {
+            let end = i64::from(at) + i64::from(key_size);
+            (-(FRAME as i64)..=0).contains(&at.into()) && end <= 0
+        });
         // What does not fit an instruction is left to the helper.
         let fits = |n: u64| i32::try_from(n).is_ok();
-        let simple = |layout: &Layout| {
-            fits(layout.stride) && fits(layout.entries.into()) && layout.apart.is_none_or(fits)
-        };
-        match (known, layout.filter(simple)) {
-            (Some(known), Some(layout)) => {
-                let own = known.key.is_some_and(|at| (-(crate::check::FRAME as i32)..=-KEY).contains(&at));
-                self.look_up_here(layout, own);
-            }
-            _ => self.look_up_there(),
+        let simple =
+            |layout: &Layout| fits(layout.stride) && fits(layout.entries.into()) && layout.apart.is_none_or(fits);
+        match map.layout().filter(simple) {
+            Some(layout) => self.look_up_here(layout, own),
+            None if own => self.look_up_known(map),
+            None => self.look_up_there(),
         }
+    }
+
+    /// In a map that is known, for a key in the function's frame.
+    fn look_up_known(&mut self, map: &MapBody) {
+        self.charge_anyhow(helper::cost_of_look_up(map.spec.key_size));
+        self.note_instruction();
+        self.asm.mov_imm(reg(R::R1), std::ptr::from_ref(map) as u64);
+        self.asm.call_outside(self.stubs.look_up_known);
     }
 
     /// By the helper.
@@ -64,7 +80,7 @@ impl Compiler<'_> {
     /// In an array; `own` says that the key lies in the function's frame.
     fn look_up_here(&mut self, layout: Layout, own: bool) {
         let (done, out) = (self.asm.label(), self.asm.label());
-        if let Some(_apart) = layout.apart {
+        if layout.apart.is_some() {
             let known = self.asm.label();
             self.asm.rm(&[], false, false, &[0x83], 7, RUN, offset_of!(Run, slot) as i32);
             self.asm.raw(&[UNKNOWN as u8]);
@@ -73,9 +89,7 @@ impl Compiler<'_> {
             self.asm.jmp(done);
             self.asm.place(known);
         }
-        if !cfg!(relpoline_broken = "helpers-are-free") {
-            self.charge_anyhow(helper::CALL);
-        }
+        self.charge_anyhow(helper::cost_of_look_up(KEY as u32));
         if !own {
             self.check(R::R2, 0, Size::W, 0);
         }

@@ -35,6 +35,8 @@ pub struct Stubs {
     pub helper: u64,
     /// Looks something up in a map; does not return when that failed.
     pub look_up: u64,
+    /// The same in the map whose body is in r1's register.
+    pub look_up_known: u64,
     /// Ends the run: the budget is used up.
     pub budget: u64,
     /// Ends the run: calls by register are nested too deep.
@@ -102,6 +104,7 @@ impl Stubs {
         let check = check(&mut asm, ways);
         let helper = helper(&mut asm, crate::helper::call as *const () as u64, ways);
         let look_up = self::helper(&mut asm, crate::helper::look_up as *const () as u64, ways);
+        let look_up_known = self::helper(&mut asm, crate::helper::look_up_known as *const () as u64, ways);
         let learn = learn(&mut asm, ways);
         let budget = fail(&mut asm, fail_budget, ways);
         let nested = fail(&mut asm, fail_nested, ways);
@@ -121,6 +124,7 @@ impl Stubs {
             check: at(check),
             helper: at(helper),
             look_up: at(look_up),
+            look_up_known: at(look_up_known),
             budget: at(budget),
             nested: at(nested),
             wrong_context: at(wrong_context),

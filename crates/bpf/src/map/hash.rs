@@ -102,10 +102,13 @@ impl Hash {
         !self.used.is_empty()
     }
 
-    fn hash(&self, key: &[u8]) -> u32 {
+    fn mix(&self, words: impl Iterator<Item = u64>) -> u32 {
         let [first, factor] = self.secrets;
-        let mixed = words(key).fold(first, |mixed, word| fold(mixed ^ word, factor));
-        (fold(mixed ^ first, factor) >> 32) as u32
+        (words.fold(first, |mixed, word| fold(mixed ^ word, factor)) >> 32) as u32
+    }
+
+    fn hash(&self, key: &[u8]) -> u32 {
+        self.mix(words(key))
     }
 
     fn mask(&self) -> usize {
@@ -119,6 +122,12 @@ impl Hash {
 
     /// Where `key` is, and its number.
     fn look(&self, hash: u32, key: &[u8]) -> Option<(usize, usize)> {
+        self.look_for(hash, |index| self.is_key(index, key))
+    }
+
+    /// Where the entry is that has that hash, and is it.
+    #[inline]
+    fn look_for(&self, hash: u32, is_it: impl Fn(usize) -> bool) -> Option<(usize, usize)> {
         let mask = self.mask();
         let mut at = hash as usize & mask;
         // While it is being changed there need not be an end.
@@ -128,7 +137,7 @@ impl Hash {
                 return None;
             }
             let index = (place as u32 as usize).wrapping_sub(1);
-            if (place >> 32) as u32 == hash && self.is_key(index, key) {
+            if (place >> 32) as u32 == hash && is_it(index) {
                 return Some((at, index));
             }
             at = (at + 1) & mask;
@@ -139,7 +148,18 @@ impl Hash {
     /// The number of the value of `key`, which has the size that keys here have.
     #[inline]
     pub fn find(&self, key: &[u8]) -> Option<usize> {
-        let hash = self.hash(key);
+        if self.stride == 1 {
+            // Most keys are of one word.
+            let word = words(key).next()?;
+            let is_it = |index: usize| self.keys.get(index).is_some_and(|own| own.load(Relaxed) == word);
+            self.find_by(self.mix(std::iter::once(word)), is_it)
+        } else {
+            self.find_by(self.hash(key), |index| self.is_key(index, key))
+        }
+    }
+
+    #[inline]
+    fn find_by(&self, hash: u32, is_it: impl Fn(usize) -> bool) -> Option<usize> {
         let found = (0..TRIES).find_map(|_| {
             // Pairs with the end of `change`.
             let before = self.version.load(Acquire);
@@ -147,7 +167,7 @@ impl Hash {
                 std::hint::spin_loop();
                 return None;
             }
-            let found = self.look(hash, key);
+            let found = self.look_for(hash, &is_it);
             // Pairs with the beginning of `change`: who has seen something of a change sees that there was one. The broken
             // variant that the tests must catch: what was found in the middle of a change is believed.
             fence(Acquire);
@@ -156,7 +176,7 @@ impl Hash {
         });
         let found = found.unwrap_or_else(|| {
             let _held = self.owned();
-            self.look(hash, key)
+            self.look_for(hash, &is_it)
         });
         let (_, index) = found?;
         if self.evicts() {

@@ -348,6 +348,29 @@ impl MapBody {
         Ok(self.values.address(index, self.copy()?))
     }
 
+    /// As [`MapBody::lookup`], for a key that has the size that keys here have, by a run that may know its thread's slot.
+    #[inline]
+    pub(crate) fn look_up_by(&self, key: &[u8], slot: &mut u32) -> Result<u64, MapError> {
+        let index = match &self.kind {
+            Kind::Hash(hash) => hash.find(key).ok_or(MapError::NotFound)?,
+            Kind::Lpm(lpm) => lpm.find(key).ok_or(MapError::NotFound)?,
+            _ => self.index(key)?,
+        };
+        if self.spec.kind.holds_maps() {
+            return Ok(self.values.first_word(index));
+        }
+        let copy = match *slot {
+            _ if !is_per_cpu(self.spec.kind) => 0,
+            slot::UNKNOWN => {
+                let mine = slot::mine().ok_or(MapError::NoSlot)?;
+                *slot = slot::known();
+                mine
+            }
+            known => known as usize,
+        };
+        Ok(self.values.address(index, copy))
+    }
+
     /// Address of the value of `key` in slot `slot`.
     pub(crate) fn lookup_in(&self, key: &[u8], slot: usize) -> Result<u64, MapError> {
         if !is_per_cpu(self.spec.kind) {

@@ -51,7 +51,8 @@ impl Values {
     }
 
     fn at(&self, index: usize, copy: usize) -> usize {
-        copy % self.copies * self.apart + index % self.count * self.stride
+        // Within the memory, whatever is asked.
+        copy.min(self.copies - 1) * self.apart + index.min(self.count - 1) * self.stride
     }
 
     /// Bytes from one value to the next, and from one copy to the next.

@@ -83,7 +83,12 @@ pub(super) fn slot_of(state: &State, index: usize) -> Value {
 }
 
 /// A base for two pointers that meet: what is known of both holds for it.
-pub(super) fn meeting(joined: &mut State, (first, a): (&State, Value), (second, b): (&State, Value), base: u32) -> Value {
+pub(super) fn meeting(
+    joined: &mut State,
+    (first, a): (&State, Value),
+    (second, b): (&State, Value),
+    base: u32,
+) -> Value {
     let of = |state: &State, value: Value| {
         let Value::Packet { base, offset } = value else { return None };
         let offset = u64::try_from(offset).ok()?;

@@ -25,19 +25,8 @@ const OPS: [Alu; 14] = [
     Alu::Arsh,
     Alu::Mov,
 ];
-const CONDITIONS: [Cond; 11] = [
-    Cond::Eq,
-    Cond::Ne,
-    Cond::Set,
-    Cond::Gt,
-    Cond::Ge,
-    Cond::Lt,
-    Cond::Le,
-    Cond::Sgt,
-    Cond::Sge,
-    Cond::Slt,
-    Cond::Sle,
-];
+const CONDITIONS: [Cond; 11] =
+    [Cond::Eq, Cond::Ne, Cond::Set, Cond::Gt, Cond::Ge, Cond::Lt, Cond::Le, Cond::Sgt, Cond::Sge, Cond::Slt, Cond::Sle];
 
 /// Numbers of all sizes, mostly near the edges.
 fn number() -> impl Strategy<Value = u64> {

@@ -82,8 +82,7 @@ pub(super) fn set(map: &OwnedFd, key: &[u8]) -> Result<()> {
     /// The kernel reads a value for each CPU that there may ever be.
     const CPUS: usize = 8192;
     let values = vec![1u64; CPUS];
-    let mut attr =
-        Attr::default().u32(0, number(map)).u64(8, key.as_ptr() as u64).u64(16, values.as_ptr() as u64);
+    let mut attr = Attr::default().u32(0, number(map)).u64(8, key.as_ptr() as u64).u64(16, values.as_ptr() as u64);
     // SAFETY: key and values outlive the call.
     unsafe { attr.call(command::MAP_UPDATE) }.context("setting a value")?;
     Ok(())
