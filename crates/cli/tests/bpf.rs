@@ -78,6 +78,12 @@ fn the_kernel_is_given_by_files() {
     assert!(run.status.code() == Some(1) && text(&run).contains("the given kernel does not have"), "{}", text(&run));
     let run = relpoline(&["run", core, "--prog", "number", "--hex", &packet]).output().unwrap();
     assert!(run.status.code() == Some(1) && text(&run).contains("CO-RE relocation against 'state'"), "{}", text(&run));
+    // The running kernel's own, where it says them.
+    for (option, own) in [("--btf", "/sys/kernel/btf/vmlinux"), ("--kconfig", "/proc/config.gz")] {
+        let run =
+            relpoline(&["run", object("counts.o").to_str().unwrap(), "--hex", "00", option, own]).output().unwrap();
+        assert!(run.status.success() || !Path::new(own).exists(), "{}", text(&run));
+    }
     let run = relpoline(&["run", core, "--btf", file!()]).output().unwrap();
     assert_eq!(run.status.code(), Some(1));
 

@@ -160,10 +160,10 @@ impl LoadArgs {
 
     fn kernel(&self) -> Result<Kernel> {
         let config = match &self.kconfig {
-            Some(file) => Some(plain(file, read(file, LARGEST_CONFIGURATION)?)?),
+            Some(file) => Some(plain(file, read_of_kernel(file, LARGEST_CONFIGURATION)?)?),
             None => None,
         };
-        let types = self.btf.as_deref().map(|file| read(file, LARGEST_KERNEL)).transpose()?;
+        let types = self.btf.as_deref().map(|file| read_of_kernel(file, LARGEST_KERNEL)).transpose()?;
         Ok(Kernel { types, config, entries: self.entries.clone() })
     }
 
@@ -207,6 +207,17 @@ const LARGEST_CONFIGURATION: u64 = 64 << 20;
 const LARGEST_KERNEL: u64 = 1 << 30;
 /// Larger objects are refused by who reads them, too.
 const LARGEST_OBJECT: u64 = relpoline_bpf::LARGEST_OBJECT as u64;
+
+/// As [`read`], or what the running kernel says of itself: its types and its configuration. Of all that a kernel makes up
+/// these have an end.
+fn read_of_kernel(file: &Path, most: u64) -> Result<Vec<u8>> {
+    let is_kernels = file == Path::new("/proc/config.gz") || file.parent() == Some(Path::new("/sys/kernel/btf"));
+    if !is_kernels {
+        return read(file, most);
+    }
+    let bytes = std::fs::File::open(file).and_then(|file| open::all_of(file, most));
+    bytes.with_context(|| format!("cannot read {}", file.display()))
+}
 
 /// The content of a file, or of a pipe of this user's, of at most `most` bytes.
 fn read(file: &Path, most: u64) -> Result<Vec<u8>> {
