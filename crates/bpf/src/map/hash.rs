@@ -367,6 +367,31 @@ mod tests {
         }
     }
 
+    /// Between a look-up's comparison and its end, its entry goes and comes back under another number.
+    #[test]
+    fn a_look_up_that_saw_a_change_begins_anew() {
+        let hash = Hash::new(4, 8, false).unwrap();
+        let (key, other) = (7u64.to_le_bytes(), 8u64.to_le_bytes());
+        let number = |key: &[u8]| {
+            let mut number = None;
+            hash.insert(key, Mode::Create, |index, _| number = Some(index)).unwrap();
+            number
+        };
+        let before = number(&key);
+        let changed = std::cell::Cell::new(None);
+        let found = hash.find_by(hash.hash(&key), |index| {
+            let is_it = hash.is_key(index, &key);
+            if changed.get().is_none() {
+                hash.remove(&key, |_| ()).unwrap();
+                assert_eq!(number(&other), before, "it belongs to another");
+                changed.set(Some(number(&key)));
+            }
+            is_it
+        });
+        assert_eq!(Some(found), changed.get());
+        assert_ne!(found, before);
+    }
+
     /// Entries that stay are found, with their own number, however much comes and goes around them.
     #[test]
     fn what_stays_is_found_whatever_is_changed() {
