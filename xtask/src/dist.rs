@@ -12,16 +12,22 @@
 //! The command finds its engine in `../lib/relpoline`. What is built has no path of the machine in it, and the times in the
 //! archives are the commit's, so whoever builds the same commit with the same compiler gets the same bytes: `--twice` does that in
 //! another directory, and compares. With `--check` the .deb is installed in a clean Debian (debootstrap) and used there, which
-//! needs root, gcc and a network.
+//! needs root, gcc and a network. Documents come with all that they link to, in the same places relative to each other.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+#[path = "../../crates/cli/tests/documents/page.rs"]
+mod page;
+
+/// Bytes that the package may have.
+const MOST_BYTES: u64 = 7_000_000;
 /// Oldest C library that the engine and the command run with.
 const OLDEST_LIBC: &str = "2.34";
 /// The Debian that `--check` installs.
@@ -60,7 +66,7 @@ pub fn run(options: &Dist, root: &Path) -> Result<()> {
     let out = options.out.clone().unwrap_or_else(|| root.join("target/dist"));
     let version = env!("CARGO_PKG_VERSION");
     if options.dkms {
-        let package = dkms(root, &out, version)?;
+        let package = dkms(root, &out, version, &epoch(root)?)?;
         println!("{}", package.display());
         let is_meant = |release: &&str| options.only.as_ref().is_none_or(|only| only == release);
         let releases = RELEASES.into_iter().filter(is_meant).filter(|_| options.check);
@@ -72,29 +78,44 @@ pub fn run(options: &Dist, root: &Path) -> Result<()> {
     for file in &made {
         println!("{}", file.display());
     }
-    println!("{}", dkms(root, &out, version)?.display());
     if options.twice {
         twice(root, &made, version, &epoch)?;
     }
     let package = out.join(format!("relpoline_{version}_amd64.deb"));
-    try_archive(&out.join(format!("relpoline-{version}-x86_64-linux.tar.gz")), version)?;
+    try_archive(root, &out.join(format!("relpoline-{version}-x86_64-linux.tar.gz")), version)?;
     if options.check { check(root, &package, &out, &options.mirror) } else { Ok(()) }
 }
 
-/// Installs the archive somewhere, uses it, and takes it away again.
-fn try_archive(archive: &Path, version: &str) -> Result<()> {
+/// Installs the archive somewhere, uses it, and takes it away again; and looks whether what the metadata for `cargo binstall`
+/// names is in it.
+fn try_archive(root: &Path, archive: &Path, version: &str) -> Result<()> {
     let place = tempfile::tempdir()?;
+    let named = binstall_commands(&fs::read_to_string(root.join("crates/cli/Cargo.toml"))?, version)?;
+    let listed = said(Command::new("tar").arg("tf").arg(archive))?;
+    for name in named {
+        let is_there = String::from_utf8_lossy(&listed).lines().any(|line| line == name);
+        ensure!(is_there, "cargo binstall would look for {name}, which is not in {}", archive.display());
+    }
     let script = format!(
         "set -e; cd \"$0\"; tar xf \"$1\"; cd relpoline-{version}-x86_64-linux
         ./install.sh \"$0/prefix with blanks\"; cd ..
         env -i HOME=/nonexistent PATH=/usr/bin:/bin \"$0/prefix with blanks/bin/relpoline\" run -- /bin/sh -c 'echo $LD_PRELOAD' > preload
         grep -q '/lib/relpoline/librelpoline_engine.so' preload
         relpoline-{version}-x86_64-linux/install.sh --remove \"$0/prefix with blanks\"
-        test -z \"$(find 'prefix with blanks' -type f)\""
+        test -z \"$(find 'prefix with blanks' -type f)\"
+        test ! -e 'prefix with blanks/share/doc/relpoline'"
     );
     said(Command::new("sh").args(["-c", &script]).arg(place.path()).arg(fs::canonicalize(archive)?))?;
     println!("the archive installs, works, and goes again");
     Ok(())
+}
+
+/// The commands' places in the archive, as the metadata for `cargo binstall` has them.
+fn binstall_commands(manifest: &str, version: &str) -> Result<Vec<String>> {
+    let rest =
+        manifest.split("bin-dir = \"").nth(1).context("the command's manifest says nothing to cargo binstall")?;
+    let form = rest.split('"').next().unwrap_or_default().replace("{ version }", version);
+    Ok(COMMANDS.map(|name| form.replace("{ bin }", name)).into())
 }
 
 /// Makes the files from what was built; their paths.
@@ -106,17 +127,23 @@ fn make(root: &Path, built: &Path, out: &Path, version: &str, epoch: &str) -> Re
     write(&tree.join("share/doc/relpoline/parts.cdx.json"), &parts, 0o644)?;
     let list = out.join(format!("relpoline-{version}.cdx.json"));
     write(&list, &parts, 0o644)?;
-    for file in COMMANDS.iter().map(|name| tree.join("bin").join(name)).chain([tree.join(ENGINE)]) {
-        has_no_path_of_ours(&file, root)?;
-    }
+    let package = deb(&tree, out, version, epoch)?;
+    let bytes = fs::metadata(&package)?.len();
+    ensure!(bytes <= MOST_BYTES, "{} has {bytes} bytes: is it stripped?", package.display());
+    println!("{}: {bytes} bytes, {} when it is installed", package.display(), bytes_below(&tree)?);
     let made = vec![
-        deb(&tree, out, version, epoch)?,
+        package,
         deb_of_symbols(&symbols, out, version, epoch)?,
         deb_of_library(root, built, out, version, epoch)?,
+        dkms(root, out, version, epoch)?,
         // Last, since a package has no use for what is only in it.
         pack(&tree, epoch)?,
         list,
     ];
+    let staged = out.join("staging");
+    for file in files_below(&tree)?.into_iter().chain(files_below(&staged)?) {
+        has_no_path_of_ours(&file, root, built)?;
+    }
     Ok(made)
 }
 
@@ -145,6 +172,9 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     let mut flags = vec![format!("--remap-path-prefix={}=.", root.display())];
     flags.extend(home.map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
     flags.push(format!("--remap-path-prefix={}=target", target.display()));
+    // Where its source is installed, the compiler names the standard library's files by where they lie here.
+    let sysroot = String::from_utf8(said(Command::new("rustc").current_dir(root).args(["--print", "sysroot"]))?)?;
+    flags.push(format!("--remap-path-prefix={}=rust", sysroot.trim()));
     flags.push("-Clink-arg=-Wl,--build-id=sha1".to_owned());
     let command = |arguments: &[&str]| {
         let mut command = Command::new(&cargo);
@@ -160,11 +190,18 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     Ok(target.join("release"))
 }
 
-/// Whether a file names a directory of this machine.
-fn has_no_path_of_ours(file: &Path, root: &Path) -> Result<()> {
-    let bytes = fs::read(file)?;
+/// Whether a file names a directory of this machine: of the source, of what was built, of the compiler. Debug symbols are
+/// looked into, too, which are compressed.
+fn has_no_path_of_ours(file: &Path, root: &Path, built: &Path) -> Result<()> {
+    let mut bytes = fs::read(file)?;
+    if file.extension().is_some_and(|end| end == "debug") {
+        let plain = tempfile::NamedTempFile::new()?;
+        said(Command::new("objcopy").arg("--decompress-debug-sections").arg(file).arg(plain.path()))?;
+        bytes = fs::read(plain.path())?;
+    }
     let home = std::env::var("HOME").unwrap_or_default();
-    for path in [root.display().to_string(), format!("{home}/.cargo"), format!("{home}/.rustup")] {
+    let ours = [root.display().to_string(), built.display().to_string()];
+    for path in ours.into_iter().chain([format!("{home}/.cargo"), format!("{home}/.rustup")]) {
         let wanted = format!("{}/", path.trim_end_matches('/'));
         let found = bytes.windows(wanted.len()).position(|part| part == wanted.as_bytes());
         if let Some(at) = found {
@@ -188,16 +225,8 @@ fn lay_out(root: &Path, built: &Path, tree: &Path, symbols: &Path) -> Result<()>
     }
     put_stripped(&built.join("librelpoline_engine.so"), &tree.join(ENGINE), 0o644, symbols)?;
     let doc = tree.join("share/doc/relpoline");
-    for name in ["README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE-MIT", "LICENSE-APACHE"] {
-        put(&root.join(name), &doc.join(name), 0o644)?;
-    }
-    for entry in fs::read_dir(root.join("docs"))? {
-        let path = entry?.path();
-        let is_page =
-            path.extension().is_some_and(|end| ["md", "png", "svg", "json"].iter().any(|known| end == *known));
-        if is_page && let Some(name) = path.file_name() {
-            put(&path, &doc.join("docs").join(name), 0o644)?;
-        }
+    for name in documents(root)? {
+        put(&root.join(&name), &doc.join(&name), 0o644)?;
     }
     let pages = tree.join("share/man/man1");
     succeed(Command::new(&command).args(["man", "--out"]).arg(&pages))?;
@@ -210,6 +239,74 @@ fn lay_out(root: &Path, built: &Path, tree: &Path, symbols: &Path) -> Result<()>
         write(&tree.join(place), &script, 0o644)?;
     }
     write(&tree.join("install.sh"), INSTALL.as_bytes(), 0o755)
+}
+
+/// The documents that are packed, relative to `root`: what one begins to read with, and all that is linked from there.
+fn documents(root: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mut waiting: Vec<PathBuf> =
+        ["README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE-MIT", "LICENSE-APACHE"].map(PathBuf::from).into();
+    for entry in fs::read_dir(root.join("docs"))? {
+        let path = Path::new("docs").join(entry?.file_name());
+        let is_page =
+            path.extension().is_some_and(|end| ["md", "png", "svg", "json"].iter().any(|known| end == *known));
+        waiting.extend(is_page.then_some(path));
+    }
+    let mut found = BTreeSet::new();
+    while let Some(name) = waiting.pop() {
+        if root.join(&name).is_dir() || !found.insert(name.clone()) || name.extension().is_none_or(|end| end != "md") {
+            continue;
+        }
+        let text = fs::read_to_string(root.join(&name)).with_context(|| format!("{} is linked", name.display()))?;
+        let folder = name.parent().unwrap_or(Path::new(""));
+        let linked = links(&text).into_iter().map(|link| plain(&folder.join(link)));
+        waiting
+            .extend(linked.collect::<Option<Vec<_>>>().with_context(|| format!("{} links to above", name.display()))?);
+    }
+    Ok(found)
+}
+
+/// Where the links of a page lead, less what leads elsewhere. What stands between backquotes is code.
+fn links(page: &str) -> Vec<String> {
+    let prose: String = page.split('`').step_by(2).collect();
+    let behind = prose.split("](").skip(1).filter_map(|rest| rest.split([')', '#', ' ']).next());
+    behind.filter(|link| !link.is_empty() && !link.contains(':')).map(str::to_owned).collect()
+}
+
+/// A path without `..`, if it stays below where it begins.
+fn plain(path: &Path) -> Option<PathBuf> {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => plain.push(name),
+            Component::CurDir => {}
+            Component::ParentDir if plain.pop() => {}
+            _ => return None,
+        }
+    }
+    Some(plain)
+}
+
+/// A page that stands alone: what it links to within this project is named and not linked.
+fn without_links(page: &str) -> String {
+    let mut out = String::new();
+    let mut rest = page;
+    while let Some(at) = rest.find("](") {
+        let (before, behind) = rest.split_at(at);
+        let Some(end) = behind.find(')') else { break };
+        let target = &behind[2..end];
+        match before.rfind('[') {
+            Some(open) if !target.contains(':') && !target.contains('\n') => {
+                out += &before[..open];
+                out += &before[open + 1..];
+            }
+            _ => {
+                out += before;
+                out += &behind[..=end];
+            }
+        }
+        rest = &behind[end + 1..];
+    }
+    out + rest
 }
 
 /// What installs the tar.gz, and takes it away again.
@@ -235,7 +332,9 @@ for file in $(find bin lib share -type f); do
     fi
 done
 if [ -n "$remove" ]; then
-    rmdir "$prefix/lib/relpoline" "$prefix/share/doc/relpoline/docs" "$prefix/share/doc/relpoline" 2>/dev/null || true
+    for directory in lib/relpoline share/doc/relpoline; do
+        [ ! -d "$prefix/$directory" ] || find "$prefix/$directory" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    done
     echo "relpoline is gone from $prefix"
 else
     echo "relpoline is in $prefix; it needs nothing else. Try: $prefix/bin/relpoline doctor"
@@ -312,14 +411,19 @@ fn pack(tree: &Path, epoch: &str) -> Result<PathBuf> {
 struct Package<'a> {
     name: &'a str,
     section: &'a str,
+    licence: &'a str,
     more: String,
     description: &'a str,
 }
 
+/// The licence of all but the kernel module.
+const LICENCE: &str =
+    "MIT or Apache-2.0\n The texts are LICENSE-MIT and LICENSE-APACHE, in /usr/share/doc/relpoline and in the source.";
+
 impl Package<'_> {
     fn build(&self, staged: &Path, out: &Path, version: &str, epoch: &str) -> Result<PathBuf> {
         let doc = staged.join("usr/share/doc").join(self.name);
-        let licence = "Files: *\nCopyright: the authors of Relpoline\nLicense: MIT or Apache-2.0\n The texts are LICENSE-MIT and LICENSE-APACHE, in /usr/share/doc/relpoline and in the source.\n";
+        let licence = format!("Files: *\nCopyright: the authors of Relpoline\nLicense: {}\n", self.licence);
         write(&doc.join("copyright"), licence.as_bytes(), 0o644)?;
         // By content, since how much a disk needs for it differs from one to the next.
         let size = bytes_below(&staged.join("usr"))?.div_ceil(1024);
@@ -357,6 +461,19 @@ fn bytes_below(directory: &Path) -> Result<u64> {
     Ok(sum)
 }
 
+fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type()? {
+            kind if kind.is_dir() => files.extend(files_below(&entry.path())?),
+            kind if kind.is_file() => files.push(entry.path()),
+            _ => {}
+        }
+    }
+    Ok(files)
+}
+
 /// An empty directory to put a package together in.
 fn staging(out: &Path, name: &str) -> Result<PathBuf> {
     let staged = out.join("staging").join(name);
@@ -379,6 +496,7 @@ fn deb(tree: &Path, out: &Path, version: &str, epoch: &str) -> Result<PathBuf> {
     let package = Package {
         name: "relpoline",
         section: "admin",
+        licence: LICENCE,
         more: format!("Depends: libc6 (>= {OLDEST_LIBC}), libgcc-s1\n"),
         description: "promotes retpolined indirect calls to direct calls while the program runs\n \
              Learns where each indirect call of a program that was compiled with retpolines\n \
@@ -396,6 +514,7 @@ fn deb_of_symbols(symbols: &Path, out: &Path, version: &str, epoch: &str) -> Res
     let package = Package {
         name: "relpoline-dbgsym",
         section: "debug",
+        licence: LICENCE,
         more: format!("Depends: relpoline (= {version})\nAuto-Built-Package: debug-symbols\n"),
         description: "debug symbols for relpoline\n Names and lines of the commands and of the preloaded engine, for gdb and perf.\n",
     };
@@ -409,10 +528,12 @@ fn deb_of_library(root: &Path, built: &Path, out: &Path, version: &str, epoch: &
     let library = staged.join("usr/lib/x86_64-linux-gnu/librelpoline.a");
     put(&built.join("librelpoline.a"), &library, 0o644)?;
     succeed(Command::new("strip").args(["--strip-debug", "--enable-deterministic-archives"]).arg(&library))?;
-    put(&root.join("docs/cpp.md"), &staged.join("usr/share/doc/librelpoline-dev/cpp.md"), 0o644)?;
+    let page = without_links(&fs::read_to_string(root.join("docs/cpp.md"))?);
+    write(&staged.join("usr/share/doc/librelpoline-dev/cpp.md"), page.as_bytes(), 0o644)?;
     let package = Package {
         name: "librelpoline-dev",
         section: "libdevel",
+        licence: LICENCE,
         more: format!("Depends: libc6-dev (>= {OLDEST_LIBC})\n"),
         description: "static keys, static calls and dynamic calls for C and C++\n \
              Branches and calls whose direction is patched into the running program, safely\n \
@@ -441,15 +562,12 @@ fn twice(root: &Path, made: &[PathBuf], version: &str, epoch: &str) -> Result<()
 }
 
 /// The package of the kernel module. Needs no Rust where it is installed.
-fn dkms(root: &Path, out: &Path, version: &str) -> Result<PathBuf> {
-    let staged = out.join("dkms");
-    if staged.exists() {
-        fs::remove_dir_all(&staged)?;
-    }
+fn dkms(root: &Path, out: &Path, version: &str, epoch: &str) -> Result<PathBuf> {
+    let staged = staging(out, "relpoline-dkms")?;
     let source = staged.join(format!("usr/src/relpoline-{version}"));
     fs::create_dir_all(&source)?;
-    crate::kernel::copy_shim(&source)?;
-    crate::kernel::engine(&source.join("engine.elf"), None)?;
+    crate::kernel::copy_shim(root, &source)?;
+    crate::kernel::engine(root, &source.join("engine.elf"), None)?;
     let filled = |name: &str| -> Result<String> {
         Ok(fs::read_to_string(root.join("kernel/dkms").join(name))?.replace("@VERSION@", version))
     };
@@ -457,30 +575,25 @@ fn dkms(root: &Path, out: &Path, version: &str) -> Result<PathBuf> {
     for name in ["postinst", "prerm"] {
         write(&staged.join("DEBIAN").join(name), filled(name)?.as_bytes(), 0o755)?;
     }
-    let doc = staged.join("usr/share/doc/relpoline-dkms");
-    put(&root.join("docs/kernel.md"), &doc.join("kernel.md"), 0o644)?;
-    let licence = "Files: *\nCopyright: the authors of Relpoline\nLicense: GPL-2.0 or MIT\n";
-    write(&doc.join("copyright"), licence.as_bytes(), 0o644)?;
-    let control = format!(
-        "Package: relpoline-dkms\nVersion: {version}\nArchitecture: amd64\nSection: kernel\nPriority: optional\n\
-         Maintainer: the authors of Relpoline <relpoline@example.invalid>\nDepends: dkms\nRecommends: relpoline\n\
-         Suggests: linux-headers-amd64 | linux-headers-cloud-amd64\n\
-         Description: promotes the kernel's retpolined indirect calls while it runs (DKMS)\n \
-         A module that learns where the indirect calls of a kernel with retpolines really\n \
-         go, and patches compare-and-jump code for the hot targets into the live text.\n \
-         Built for each installed kernel from 5.10 on; needs its headers, and no Rust.\n"
-    );
-    write(&staged.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
-    let package = out.join(format!("relpoline-dkms_{version}_amd64.deb"));
-    let mut build = Command::new("dpkg-deb");
-    build.args(["--root-owner-group", "--build"]).arg(&staged).arg(&package);
-    said(&mut build).context("a .deb needs dpkg-deb (package dpkg)")?;
-    Ok(package)
+    let page = without_links(&fs::read_to_string(root.join("docs/kernel.md"))?);
+    write(&staged.join("usr/share/doc/relpoline-dkms/kernel.md"), page.as_bytes(), 0o644)?;
+    let package = Package {
+        name: "relpoline-dkms",
+        section: "kernel",
+        licence: "GPL-2.0 or MIT",
+        more: "Depends: dkms\nRecommends: relpoline\nSuggests: linux-headers-amd64 | linux-headers-cloud-amd64\n"
+            .into(),
+        description: "promotes the kernel's retpolined indirect calls while it runs (DKMS)\n \
+             A module that learns where the indirect calls of a kernel with retpolines really\n \
+             go, and patches compare-and-jump code for the hot targets into the live text.\n \
+             Built for each installed kernel from 5.10 on; needs its headers, and no Rust.\n",
+    };
+    package.build(&staged, out, version, epoch)
 }
 
 /// Installs the package in a clean Debian and runs a program with promotion there.
 ///
-/// Then types the first hour there, as docs/first-hour.md has it: what its blocks print is compared by the page's own test.
+/// Then types the first hour there, word for word as docs/first-hour.md has it, and looks for what the page says is printed.
 fn check(root: &Path, package: &Path, out: &Path, mirror: &str) -> Result<()> {
     let place = out.join("clean");
     if place.exists() {
@@ -491,11 +604,12 @@ fn check(root: &Path, package: &Path, out: &Path, mirror: &str) -> Result<()> {
     said(&mut bootstrap).context("--check needs debootstrap, root and a network")?;
     fs::copy(package, place.join("relpoline.deb"))?;
     compile(&place.join("calls"))?;
-    let hour = fs::read_to_string(root.join("docs/first-hour.md"))?;
-    let blocks = blocks(&hour);
-    ensure!(blocks.len() >= 6, "docs/first-hour.md has hardly anything to type");
-    for (number, block) in blocks.iter().enumerate() {
-        write(&place.join(format!("hour/block-{number}")), block.as_bytes(), 0o644)?;
+    let sections = page::sections(&fs::read_to_string(root.join("docs/first-hour.md"))?);
+    let answers: usize = sections.iter().map(|section| section.expected.len()).sum();
+    ensure!(sections.len() >= 6 && answers >= 12, "docs/first-hour.md has hardly anything to type");
+    ensure!(sections.iter().all(|section| section.condition.is_none()), "the first hour leaves nothing out");
+    for (number, section) in sections.iter().enumerate() {
+        write(&place.join(format!("hour/{number}")), section.script.as_bytes(), 0o644)?;
     }
     let script = "set -e
         mount -t proc proc /proc; mount -t tmpfs tmpfs /dev/shm
@@ -512,7 +626,9 @@ fn check(root: &Path, package: &Path, out: &Path, mirror: &str) -> Result<()> {
         test -s /usr/share/man/man1/relpoline-run.1.gz -a -s /usr/share/bash-completion/completions/relpoline
         relpoline doctor | grep -q /usr/bin/../lib/relpoline/librelpoline_engine.so
         mkdir /there; cd /there
-        for block in $(ls /hour | sort -t- -k2 -n); do echo \"== $block\"; bash -euo pipefail /hour/$block; done
+        for part in $(ls /hour | sort -n); do
+            bash -euo pipefail /hour/$part >/hour/$part.said 2>&1 </dev/null || { cat /hour/$part.said; echo \"part $part failed\"; exit 1; }
+        done
         cd /
         dpkg -r relpoline
         ! test -e /usr/bin/relpoline";
@@ -521,27 +637,16 @@ fn check(root: &Path, package: &Path, out: &Path, mirror: &str) -> Result<()> {
     inside.args(["--mount", "--pid", "--fork", "chroot"]).arg(&place).args(["/bin/sh", "-c", script]);
     inside.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     succeed(&mut inside)?;
+    for (number, section) in sections.iter().enumerate() {
+        let said = fs::read_to_string(place.join(format!("hour/{number}.said")))?;
+        if let Some(missing) = page::missing(&section.expected, &said) {
+            bail!("{}: {missing:?} was not printed in its turn:\n{said}", section.title);
+        }
+        println!("{}: as the page says", section.title);
+    }
     fs::remove_dir_all(&place)?;
     println!("the package installs, works, and goes again in a clean {RELEASE}");
     Ok(())
-}
-
-/// The blocks of a page that are to be typed.
-fn blocks(page: &str) -> Vec<String> {
-    let mut blocks: Vec<String> = Vec::new();
-    let mut is_open = false;
-    for line in page.lines() {
-        match line {
-            "```sh" => {
-                blocks.push(String::new());
-                is_open = true;
-            }
-            "```" => is_open = false,
-            _ if is_open => blocks.iter_mut().last().into_iter().for_each(|block| *block += &format!("{line}\n")),
-            _ => {}
-        }
-    }
-    blocks
 }
 
 /// Lets DKMS build the module for the kernel of a clean Debian, without Rust, and take it away again; what was built is
@@ -654,10 +759,33 @@ fn said(command: &mut Command) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    /// Whoever follows a link in what is installed gets somewhere.
     #[test]
-    fn only_what_is_to_be_typed_is_typed() {
-        let page = "# T\n```sh\na\nb\n```\n```text\nc\n```\nd\n```sh\ne\n```\n";
-        assert_eq!(blocks(page), ["a\nb\n", "e\n"]);
+    fn documents_come_with_what_they_link_to() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let packed = documents(root).unwrap();
+        for wanted in ["README.md", "SPECIFICATION.md", "ARCHITECTURE.md", "docs/evidence/runs.md", "LICENSE-MIT"] {
+            assert!(packed.contains(Path::new(wanted)), "{wanted}");
+        }
+        for page in packed.iter().filter(|name| name.extension().is_some_and(|end| end == "md")) {
+            let folder = page.parent().unwrap();
+            for link in links(&fs::read_to_string(root.join(page)).unwrap()) {
+                let target = plain(&folder.join(&link)).unwrap();
+                let is_there = packed.contains(&target) || packed.iter().any(|other| other.starts_with(&target));
+                assert!(is_there, "{}: {link}", page.display());
+            }
+        }
+        assert_eq!(links("[a](b.md#c) `[d](e)` [f](https://g) [h](../i.txt)"), ["b.md", "../i.txt"]);
+        assert_eq!(plain(Path::new("docs/../a/./b")), Some(PathBuf::from("a/b")));
+        assert_eq!(plain(Path::new("docs/../../a")), None);
+    }
+
+    #[test]
+    fn a_page_that_stands_alone_links_to_nothing() {
+        let page = "See [the `build` page](build.md) and [x](https://x.org/y), a[1](n) or [a](../b.md#c).";
+        let wanted = "See the `build` page and [x](https://x.org/y), a1 or a.";
+        assert_eq!(without_links(page), wanted);
+        assert_eq!(without_links("no links [here]"), "no links [here]");
     }
 
     #[test]
@@ -690,9 +818,28 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("f");
         fs::write(&file, format!("..{}/src/main.rs..", place.path().display())).unwrap();
-        assert!(has_no_path_of_ours(&file, place.path()).unwrap_err().to_string().contains("src/main.rs"));
+        let elsewhere = Path::new("/nonexistent");
+        let complaint = |root, built| has_no_path_of_ours(&file, root, built).unwrap_err().to_string();
+        assert!(complaint(place.path(), elsewhere).contains("src/main.rs"));
+        assert!(complaint(elsewhere, place.path()).contains("src/main.rs"));
         fs::write(&file, "./src/main.rs").unwrap();
-        has_no_path_of_ours(&file, place.path()).unwrap();
+        has_no_path_of_ours(&file, place.path(), elsewhere).unwrap();
+    }
+
+    /// Debug symbols are compressed: what they name is found all the same.
+    #[test]
+    fn a_path_in_compressed_symbols_is_found() {
+        let place = tempfile::tempdir().unwrap();
+        let (source, whole, apart) = (place.path().join("f.c"), place.path().join("f.o"), place.path().join("f.debug"));
+        // Long enough to be worth compressing.
+        let names: String = (0..500).map(|n| format!("int name_{n}(int x) {{ return x + {n}; }}\n")).collect();
+        fs::write(&source, names).unwrap();
+        said(Command::new("cc").current_dir("/").args(["-g", "-c"]).arg(&source).arg("-o").arg(&whole)).unwrap();
+        let split = ["--only-keep-debug", "--compress-debug-sections"];
+        said(Command::new("objcopy").args(split).arg(&whole).arg(&apart)).unwrap();
+        let elsewhere = Path::new("/nonexistent");
+        assert!(has_no_path_of_ours(&apart, place.path(), elsewhere).is_err());
+        has_no_path_of_ours(&apart, elsewhere, elsewhere).unwrap();
     }
 
     /// `cargo binstall` looks where the archive is, and in it where the commands are.
@@ -700,6 +847,7 @@ mod tests {
     fn the_metadata_for_binstall_names_what_is_made() {
         let manifest = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/cli/Cargo.toml")).unwrap();
         assert!(manifest.contains("/relpoline-{ version }-x86_64-linux.tar.gz\""), "{manifest}");
-        assert!(manifest.contains("bin-dir = \"relpoline-{ version }-x86_64-linux/bin/{ bin }\""), "{manifest}");
+        let commands = binstall_commands(&manifest, "1.2.3").unwrap();
+        assert_eq!(commands, COMMANDS.map(|name| format!("relpoline-1.2.3-x86_64-linux/bin/{name}")));
     }
 }

@@ -3,61 +3,26 @@
 //! A page is run section by section (`##`): all blocks marked `sh` of a section are one script for a shell that stops at
 //! the first failure, in an empty directory, with this build's `relpoline` in front of PATH. Each line of a block marked
 //! `text` that directly follows must be found in what was printed, in that order. A section whose condition
-//! (`<!-- if: COMMAND -->`) fails is skipped, which is said.
+//! (`<!-- if: COMMAND -->`) fails is skipped, which is said. What is shown as typed at a terminal (`$ …`) is typed, too, with what
+//! is the reader's replaced (`documents/shown.rs`).
+
+#[path = "documents/page.rs"]
+mod page;
+#[path = "documents/shown.rs"]
+mod shown;
 
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use clap::{CommandFactory as _, Parser as _};
+use page::{missing, sections};
 use relpoline_cli::arguments::Arguments;
 
 /// The command's directory, to be found first.
 fn path() -> String {
     let relpoline = Path::new(env!("CARGO_BIN_EXE_relpoline"));
     format!("{}:{}", relpoline.parent().unwrap().display(), std::env::var("PATH").unwrap_or_default())
-}
-
-/// A part of a page that is run.
-#[derive(Debug, Default)]
-struct Section {
-    title: String,
-    condition: Option<String>,
-    script: String,
-    /// Lines to be printed.
-    expected: Vec<String>,
-}
-
-fn sections(page: &str) -> Vec<Section> {
-    let mut sections = vec![Section::default()];
-    // The block that is open, and whether what comes next says what the last script prints.
-    let (mut open, mut answers) = (None::<&str>, false);
-    for line in page.lines() {
-        let section = sections.last_mut().unwrap();
-        match (open, line) {
-            (None, _) if line.starts_with("## ") => {
-                sections.push(Section { title: line[3..].to_owned(), ..Section::default() });
-                answers = false;
-            }
-            (None, _) if line.starts_with("<!-- if: ") => {
-                section.condition = Some(line["<!-- if: ".len()..].trim_end_matches("-->").to_owned());
-            }
-            (None, "```sh") => open = Some("sh"),
-            (None, "```text") if answers => open = Some("answer"),
-            (None, _) if line.starts_with("```") => open = Some("other"),
-            (None, "") => {}
-            (None, _) => answers = false,
-            (Some(kind), "```") => {
-                answers = kind == "sh";
-                open = None;
-            }
-            (Some("sh"), _) => section.script += &format!("{line}\n"),
-            (Some("answer"), _) => section.expected.push(line.trim().to_owned()),
-            (Some(_), _) => {}
-        }
-    }
-    sections.retain(|section| !section.script.is_empty());
-    sections
 }
 
 /// Runs a script; whether it succeeded, and what it printed.
@@ -88,12 +53,6 @@ fn shell(script: &str, directory: &Path) -> (bool, String) {
     said.rewind().unwrap();
     said.read_to_end(&mut text).unwrap();
     (status.success(), String::from_utf8_lossy(&text).into_owned())
-}
-
-/// The first line that was expected and not printed in its turn.
-fn missing<'a>(expected: &'a [String], said: &str) -> Option<&'a String> {
-    let mut lines = said.lines();
-    expected.iter().find(|expected| !lines.any(|line| line.contains(expected.as_str())))
 }
 
 fn run(page: &str) {
@@ -145,6 +104,84 @@ fn what_can_go_wrong() {
 #[test]
 fn the_first_hour() {
     run_in("first-hour.md", true);
+}
+
+/// The pages that show what is typed at a terminal: README and docs/, each with its name from the root.
+fn pages_with_blocks() -> Vec<(String, Vec<Vec<String>>)> {
+    let docs = std::fs::read_dir("../../docs").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = docs.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}"));
+    let read = |name: String| {
+        let blocks = shown::blocks(&std::fs::read_to_string(Path::new("../..").join(&name)).unwrap());
+        (name, blocks)
+    };
+    names.chain(["README.md".to_owned()]).map(read).collect()
+}
+
+/// What becomes of a block.
+fn block_of(page: &str, lines: &[String]) -> Option<&'static shown::Block> {
+    shown::BLOCKS.iter().find(|block| block.page == page && lines[0].starts_with(block.begins))
+}
+
+#[test]
+fn every_block_that_is_shown_is_run_or_left_out_for_a_reason() {
+    let pages = pages_with_blocks();
+    let all = || pages.iter().flat_map(|(page, blocks)| blocks.iter().map(move |block| (page, block)));
+    let strangers: Vec<_> = all().filter(|(page, block)| block_of(page, block).is_none()).collect();
+    assert!(strangers.is_empty(), "neither run nor left out: {strangers:#?}");
+    let is_shown = |known: &&shown::Block| {
+        all().any(|(page, block)| block_of(page, block).is_some_and(|b| std::ptr::eq(b, *known)))
+    };
+    let gone: Vec<_> = shown::BLOCKS.iter().filter(|known| !is_shown(known)).map(|known| known.begins).collect();
+    assert!(gone.is_empty(), "no page shows them any more: {gone:?}");
+    // What takes the place of something takes the place of something that is there.
+    for (page, block) in all() {
+        let known = block_of(page, block).unwrap();
+        match known.fate {
+            shown::Fate::Run { instead, .. } => {
+                let text = block.join("\n");
+                for (from, _) in instead {
+                    assert!(text.contains(from), "{page}: {from:?} is not in\n{text}");
+                }
+            }
+            shown::Fate::Left(reason) => println!("left out: {page}: {}: {reason}", known.begins),
+        }
+    }
+    assert!(all().count() >= 24 && block_of("README.md", &["relpoline frobnicate".to_owned()]).is_none());
+}
+
+/// Types the blocks of some pages.
+fn type_blocks(of: impl Fn(&str) -> bool) {
+    let mut failures = Vec::new();
+    for (page, blocks) in pages_with_blocks().iter().filter(|(page, _)| of(page)) {
+        for lines in blocks {
+            let block = block_of(page, lines).unwrap();
+            let Some(script) = block.script(lines) else { continue };
+            let directory = tempfile::tempdir().unwrap();
+            let (succeeded, said) = shell(&script, directory.path());
+            for line in said.lines().filter(|line| line.starts_with("skipped: ")) {
+                println!("{line} ({page}: {})", block.begins);
+            }
+            if !succeeded {
+                failures.push(format!("{page}: {}\n{said}", lines.join("\n")));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn what_the_readme_shows_is_typed() {
+    type_blocks(|page| page == "README.md");
+}
+
+#[test]
+fn what_other_pages_show_is_typed() {
+    type_blocks(|page| page.starts_with("docs/") && page != "docs/torture.md");
+}
+
+#[test]
+fn what_the_page_on_torture_shows_is_typed() {
+    type_blocks(|page| page == "docs/torture.md");
 }
 
 /// Lines that show a command of ours: in blocks of the pages, and in what `--help` ends with.

@@ -49,8 +49,8 @@ pub fn build(options: &BuildOptions) -> Result<PathBuf> {
     let headers = Headers::find(options)?;
     let out = options.out.clone().unwrap_or_else(|| target_dir().join("kernel").join(&headers.release));
     fs::create_dir_all(&out).with_context(|| format!("{} cannot be made", out.display()))?;
-    copy_shim(&out)?;
-    engine(&out.join("engine.elf"), options.broken.as_deref())?;
+    copy_shim(root(), &out)?;
+    engine(root(), &out.join("engine.elf"), options.broken.as_deref())?;
     headers.make(&out, &arguments(options.broken.as_deref()))?;
     let module = out.join("relpoline.ko");
     check(&module)?;
@@ -60,7 +60,7 @@ pub fn build(options: &BuildOptions) -> Result<PathBuf> {
 /// Builds the module `module` once more, below its folder, with a fault in its shim.
 pub fn build_broken(options: &BuildOptions, module: &Path, fault: &str) -> Result<PathBuf> {
     let out = module.with_file_name("broken").join(fault);
-    copy_shim(&out)?;
+    copy_shim(root(), &out)?;
     // Made anew only where it has changed, like the shim's files.
     copy_file(&module.with_file_name("engine.elf"), &out.join("engine.elf"))?;
     Headers::find(options)?.make(&out, &arguments(Some(fault)))?;
@@ -164,8 +164,8 @@ fn abi(release: &str) -> u32 {
 }
 
 /// Puts the shim's files, and nothing else, where kbuild works.
-pub fn copy_shim(out: &Path) -> Result<()> {
-    copy_folder(&root().join("kernel/shim"), out)
+pub fn copy_shim(root: &Path, out: &Path) -> Result<()> {
+    copy_folder(&root.join("kernel/shim"), out)
 }
 
 /// Copies what differs, so that make sees what has changed.
@@ -190,9 +190,11 @@ fn copy_file(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the engine and checks it: one object for all kernels. What differs between them, kbuild adds (`shim/Kbuild`).
-pub fn engine(object: &Path, broken: Option<&str>) -> Result<()> {
+/// Compiles the engine of the source in `root` and checks it: one object for all kernels, and the same wherever the source
+/// lies. What differs between kernels, kbuild adds (`shim/Kbuild`).
+pub fn engine(root: &Path, object: &Path, broken: Option<&str>) -> Result<()> {
     let mut rustc = Command::new("rustc");
+    rustc.arg(format!("--remap-path-prefix={}=.", root.display()));
     rustc.env("RUSTC_BOOTSTRAP", "1").args([
         "--crate-type=staticlib",
         "--crate-name=relpoline_kernel",
@@ -202,7 +204,7 @@ pub fn engine(object: &Path, broken: Option<&str>) -> Result<()> {
     if let Some(fault) = broken {
         rustc.arg("--cfg").arg(format!("relpoline_broken=\"{fault}\""));
     }
-    run(rustc.args(CODEGEN).arg(root().join("kernel/src/kernel.rs")))?;
+    run(rustc.args(CODEGEN).arg(root.join("kernel/src/kernel.rs")))?;
     check_symbols(object)?;
     let without = [".eh_frame", ".rela.eh_frame", ".note.gnu.property"].map(|name| format!("--remove-section={name}"));
     run(Command::new("objcopy").args(without).arg(object))?;

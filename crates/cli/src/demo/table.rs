@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::figures::Figures;
 use crate::report::schema::{Site, Target};
-use crate::shown::{count, cut};
+use crate::shown::{count, cut, percent};
 use crate::workbench::variant::Variant;
 
 /// Sites shown.
@@ -75,7 +75,7 @@ fn sites(out: &mut String, figures: &Figures) -> fmt::Result {
     writeln!(out, "\n{} of {} sites that ran were promoted", report.sites_promoted, report.sites_run)?;
     if let Some(coverage) = report.coverage {
         let at_most = if report.coverage_is_bound { "At most " } else { "" };
-        writeln!(out, "{at_most}{:.1} % of the calls took a direct jump", coverage * 100.0)?;
+        writeln!(out, "{at_most}{} % of the calls took a direct jump", percent(coverage, 1))?;
     }
     writeln!(out, "\n{:<26} {:<10} {:<34} reason", "site", "state", "hottest targets")?;
     for site in ran.iter().take(SITES) {

@@ -278,6 +278,7 @@ fn site(record: &SiteRecord, objects: &[Object], names: &Names<'_>) -> Site {
         calls_at_least: false,
         calls_per_s: None,
         calls_estimated: 0,
+        calls_estimated_direct: None,
         seconds_saved: 0.0,
         seconds_lost: 0.0,
         samples: None,

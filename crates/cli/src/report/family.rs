@@ -23,15 +23,22 @@ pub struct Gathered {
     family: Family,
     /// Places in the family's list of sites.
     places: HashMap<Key, usize>,
-    /// Where the calls of all processes are counted.
+    /// Whether there was a process that may have calls, and whether the calls of all such are counted.
+    has_calls: bool,
     counts: bool,
 }
 
 impl Gathered {
     /// Adds a process.
     pub fn add(&mut self, report: &Report) {
+        self.counts = report.engine.counts && (!self.has_calls || self.counts);
+        self.has_calls = true;
+        self.add_idle(report);
+    }
+
+    /// Adds a process that has no retpolines, like the shell that starts the others: there is nothing in it to be counted.
+    pub fn add_idle(&mut self, report: &Report) {
         let family = &mut self.family;
-        self.counts = report.engine.counts && (family.processes == 0 || self.counts);
         family.processes += 1;
         family.calls_direct = family.calls_direct.saturating_add(report.calls_direct);
         family.calls_retpolined = family.calls_retpolined.saturating_add(report.calls_retpolined);
@@ -101,6 +108,8 @@ fn member(report: &Report) -> Member {
 
 /// Adds the calls of the same site in another process. What it is and where it goes is told by the one that called it most.
 fn merge(sum: &mut Site, other: &Site) {
+    // What one process called directly stays that, where another one called it most and left it alone.
+    let direct = sum.estimated_direct().saturating_add(other.estimated_direct());
     let known = |site: &Site| site.calls().saturating_add(site.calls_estimated);
     if known(other) > known(sum) {
         sum.state = other.state.clone();
@@ -112,6 +121,7 @@ fn merge(sum: &mut Site, other: &Site) {
     sum.misses = sum.misses.saturating_add(other.misses);
     sum.calls_seen = sum.calls_seen.saturating_add(other.calls_seen);
     sum.calls_estimated = sum.calls_estimated.saturating_add(other.calls_estimated);
+    sum.calls_estimated_direct = Some(direct).filter(|_| sum.calls_estimated > 0);
     sum.calls_at_least |= other.calls_at_least;
     sum.samples = sum.samples.map(|samples| samples + other.samples.unwrap_or_default()).or(other.samples);
     sum.relearned = sum.relearned.saturating_add(other.relearned);
@@ -166,12 +176,30 @@ mod tests {
     }
 
     #[test]
+    fn what_was_direct_in_one_process_stays_direct() {
+        let of = |state: &str, calls_estimated| {
+            let site = Site { symbol: Some("a+0x1".into()), state: state.into(), calls_estimated, ..Site::default() };
+            Report { sites: vec![site], ..Report::default() }
+        };
+        let mut all = Gathered::default();
+        all.add(&of("linked", 300));
+        all.add(&of("retpolined", 1000));
+        let site = &all.finish().unwrap().sites[0];
+        assert_eq!((&*site.state, site.direct(), site.not_direct()), ("retpolined", 300, 1000));
+    }
+
+    #[test]
     fn a_share_of_calls_is_said_where_all_were_counted() {
         let mut all = Gathered::default();
         all.add(&report(1, true, 10, 1));
         all.add(&report(2, false, 10, 1));
         all.add(&report(3, true, 10, 1));
         assert_eq!(all.finish().unwrap().coverage, None);
+        let mut below_a_shell = Gathered::default();
+        below_a_shell.add(&report(1, true, 10, 10));
+        below_a_shell.add_idle(&Report { pid: 2, ..Report::default() });
+        let family = below_a_shell.finish().unwrap();
+        assert_eq!((family.processes, family.coverage), (2, Some(0.5)));
         let mut one = Gathered::default();
         one.add(&report(1, true, 10, 1));
         assert_eq!(one.finish(), None);

@@ -98,8 +98,13 @@ impl<'a> Collector<'a> {
     /// # Errors
     /// When a report could not be written. The others were written nevertheless.
     pub fn finish(mut self, program: &Path) -> anyhow::Result<()> {
+        let is_silent = self.main_report.is_none();
         let mut main_report = self.main_report.unwrap_or_else(|| Report::of_silent(program, self.main));
-        self.gathered.add(&main_report);
+        if is_silent && crate::inspect::has_thunks(program, &[]) == Some(false) {
+            self.gathered.add_idle(&main_report);
+        } else {
+            self.gathered.add(&main_report);
+        }
         main_report.family = self.gathered.finish();
         match self.to {
             Some(to) => self.outcome.and(to.write(&main_report, None)),

@@ -124,8 +124,8 @@ impl Report {
     /// Calls that took the retpoline and were counted; none of them is reckoned.
     #[must_use]
     pub fn calls_counted_retpolined(&self) -> u64 {
-        let left = self.sites.iter().filter(|site| !site.is_promoted());
-        let reckoned = left.map(|site| site.calls_estimated).fold(0, u64::saturating_add);
+        let of_one = |site: &Site| site.calls_estimated - site.estimated_direct();
+        let reckoned = self.sites.iter().map(of_one).fold(0, u64::saturating_add);
         self.calls_retpolined.saturating_sub(reckoned)
     }
 
@@ -275,9 +275,12 @@ pub struct Site {
     /// Calls in a second when they were counted last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calls_per_s: Option<f64>,
-    /// Calls that will have come since they were counted last, by that rate.
+    /// Calls that will have come while nobody counted them, by such rates.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub calls_estimated: u64,
+    /// Of them, direct ones; not said in reports that only knew of the state that a site was in last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls_estimated_direct: Option<u64>,
     /// Processor seconds that its direct jumps have saved, the estimated calls included.
     #[serde(default)]
     pub seconds_saved: f64,
@@ -321,13 +324,20 @@ impl Site {
     /// Calls that took a direct jump: those that were counted, and those that are reckoned.
     #[must_use]
     pub fn direct(&self) -> u64 {
-        self.hits.saturating_add(if self.is_promoted() { self.calls_estimated } else { 0 })
+        self.hits.saturating_add(self.estimated_direct())
+    }
+
+    /// Of the calls that are reckoned, those that took a direct jump.
+    #[must_use]
+    pub fn estimated_direct(&self) -> u64 {
+        let of_state = if self.is_promoted() { self.calls_estimated } else { 0 };
+        self.calls_estimated_direct.map_or(of_state, |direct| direct.min(self.calls_estimated))
     }
 
     /// Likewise, calls that took the retpoline.
     #[must_use]
     pub fn not_direct(&self) -> u64 {
-        self.retpolined().saturating_add(if self.is_promoted() { 0 } else { self.calls_estimated })
+        self.retpolined().saturating_add(self.calls_estimated - self.estimated_direct())
     }
 
     /// Calls known of.

@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 use super::counted;
 use super::schema::{Family, Report, Site, Target};
 use crate::live::clock;
-use crate::shown::cut;
+use crate::shown::{cut, percent};
 use crate::top::rows::short;
 
 /// Sites shown.
@@ -108,17 +108,17 @@ fn coverage(out: &mut String, report: &Report) -> fmt::Result {
     let at_most = if report.coverage_is_bound { "at most " } else { "" };
     match (report.coverage, report.coverage_estimate()) {
         (Some(coverage), _) if report.calls_are_estimated && !report.coverage_is_bound => {
-            writeln!(out, "  coverage  about {:.0} % of the calls were direct", coverage * 100.0)?;
+            writeln!(out, "  coverage  about {} % of the calls were direct", percent(coverage, 0))?;
         }
         (Some(coverage), _) => {
-            writeln!(out, "  coverage  {at_most}{:.1} % of the calls were direct", coverage * 100.0)?;
+            writeln!(out, "  coverage  {at_most}{} % of the calls were direct", percent(coverage, 1))?;
         }
         (None, Some(estimate)) if report.calls_are_estimated => {
             let about = if report.coverage_is_bound { "at most about" } else { "about" };
             writeln!(
                 out,
-                "  coverage  {about} {:.0} % of the calls were direct (estimated; --count counts)",
-                estimate * 100.0
+                "  coverage  {about} {} % of the calls were direct (estimated; --count counts)",
+                percent(estimate, 0)
             )?;
         }
         _ if report.sites_run > 0 => writeln!(out, "  coverage  not known: most calls are counted with --count only")?,
@@ -220,11 +220,11 @@ fn reason_line(site: &Site) -> String {
 }
 
 /// Share of its calls that hit, if that was counted.
-#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+#[expect(clippy::cast_precision_loss, reason = "a few decimals are shown")]
 fn hit_share(site: &Site) -> String {
     match site.hits {
         0 => String::new(),
-        hits => format!(", {:.1} % hit", hits as f64 * 100.0 / site.calls() as f64),
+        hits => format!(", {} % hit", percent(hits as f64 / site.calls() as f64, 1)),
     }
 }
 
@@ -273,6 +273,8 @@ mod tests {
             text.contains("at most 99.5 % of the calls") && text.contains("not counted: 1 not an instruction"),
             "{text}"
         );
+        let nearly = render(&Report { coverage: Some(0.999_97), ..Report::default() });
+        assert!(nearly.contains("coverage  99.997 % of the calls"), "some were not: {nearly}");
         let unknown = render(&Report { sites_run: 3, ..Report::default() });
         assert!(unknown.contains("coverage  not known"), "{unknown}");
     }

@@ -11,7 +11,7 @@ use super::rows::{Row, short};
 use super::screen::{Screen, View};
 use crate::live::clock;
 use crate::report::why;
-use crate::shown::{count, cut};
+use crate::shown::{count, cut, percent};
 
 /// Columns of the text form.
 const WIDTH: u16 = 80;
@@ -118,14 +118,12 @@ fn heading(area: Rect, buffer: &mut Buffer, screen: &Screen) {
     let at_most = if report.coverage_is_bound { "at most " } else { "" };
     let estimate = || report.coverage_estimate().filter(|_| report.calls_are_estimated);
     let coverage = match (report.coverage, estimate()) {
-        (Some(share), _) => format!("{at_most}{:.1} %", share * 100.0),
-        (None, Some(share)) => format!("{at_most}~{:.0} %", share * 100.0),
+        (Some(share), _) => format!("{at_most}{} %", percent(share, 1)),
+        (None, Some(share)) => format!("{at_most}~{} %", percent(share, 0)),
         (None, None) => "not known".into(),
     };
-    let third = format!(
-        " direct: {hits}  retpoline: {about}{}/s  coverage: {coverage} of the calls",
-        short(all.retpoline_rate)
-    );
+    let third =
+        format!(" direct: {hits}  retpoline: {about}{}/s  coverage: {coverage} of calls", short(all.retpoline_rate));
     let at_least = if report.coverage_is_bound { "at least " } else { "" };
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     let patches = report.engine.patches as f64;
@@ -216,8 +214,10 @@ fn sites(area: Rect, buffer: &mut Buffer, screen: &Screen, selected: Option<usiz
     let widths = [6, 6, 5, 10, 3, u16::try_from(name).unwrap_or(20)].map(Constraint::Length);
     let widths: Vec<Constraint> = widths.into_iter().chain([Constraint::Min(8)]).collect();
     let table_rows = rows.iter().map(|row| {
-        let hits = if row.site.direct() == 0 { "-".into() } else { rate(row, row.hit_rate, row.site.is_promoted()) };
-        let share = row.hit_share().map_or("-".into(), |share| format!("{share:.1}"));
+        let hits =
+            if row.site.direct() == 0 { "-".into() } else { rate(row.hit_rate, row.site.estimated_direct() > 0) };
+        // Cut off, not rounded, where there is no room for more decimals.
+        let share: String = row.hit_share().map_or("-".into(), |share| percent(share, 1).chars().take(5).collect());
         TableRow::new([
             right(&hits, 6),
             right(&retpolined(row), 6),
@@ -237,12 +237,13 @@ fn sites(area: Rect, buffer: &mut Buffer, screen: &Screen, selected: Option<usiz
 fn retpolined(row: &Row) -> String {
     let left = matches!(&*row.site.state, "retpolined" | "refused");
     let uncounted = left && !row.is_estimated() && row.retpoline_rate < 1.0;
-    if uncounted { "-".into() } else { rate(row, row.retpoline_rate, !row.site.is_promoted()) }
+    let is_estimated = row.site.calls_estimated > row.site.estimated_direct();
+    if uncounted { "-".into() } else { rate(row.retpoline_rate, is_estimated) }
 }
 
 /// Calls per second; estimated ones say so.
-fn rate(row: &Row, rate: f64, concerned: bool) -> String {
-    let about = if concerned && row.is_estimated() { "~" } else { "" };
+fn rate(rate: f64, is_estimated: bool) -> String {
+    let about = if is_estimated { "~" } else { "" };
     format!("{about}{}", short(rate))
 }
 
@@ -381,7 +382,7 @@ mod tests {
         screen.show_sites(Rows::of(&large, None));
         screen.view = View::Sites;
         let text = shown(&screen, 80, 24);
-        for part in ["at most ~50 % of the calls", " lost: at least ~10 d", "learning: 0.00 %", "~113T"] {
+        for part in ["at most ~50 % of calls", " lost: at least ~10 d", "learning: 0.00 %", "~113T"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }

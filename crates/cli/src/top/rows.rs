@@ -160,10 +160,10 @@ impl Row {
         site.targets.iter().map(target).collect::<Vec<_>>().join(", ")
     }
 
-    /// Share of its calls that hit, in per cent, if hits are counted.
-    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    /// Share of its calls that hit, 0 to 1, if hits are counted.
+    #[expect(clippy::cast_precision_loss, reason = "a few decimals are shown")]
     pub fn hit_share(&self) -> Option<f64> {
-        (self.site.hits > 0).then(|| self.site.hits as f64 * 100.0 / self.site.calls() as f64)
+        (self.site.hits > 0).then(|| self.site.hits as f64 / self.site.calls() as f64)
     }
 }
 

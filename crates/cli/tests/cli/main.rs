@@ -4,6 +4,7 @@
 //! the speed and, where a program cannot be promoted, one line on stderr.
 
 mod bench;
+mod chosen;
 mod compiled;
 mod demo;
 mod ended;
@@ -12,6 +13,7 @@ mod invisible;
 mod job;
 mod nothing;
 mod observed;
+mod pages;
 mod refused;
 mod reported;
 mod started;

@@ -259,6 +259,25 @@ fn a_report_for_people_fits_a_terminal() {
     assert!(text.lines().skip(1).all(|line| line.chars().count() <= 80), "{text}");
 }
 
+/// What the program writes comes first, and as a whole: the report is written when it has ended.
+#[test]
+fn a_report_goes_to_stdout_behind_what_the_program_said() {
+    let program = Compiled::new(CALLS, &RETPOLINE);
+    let alone = stdout(&mut Command::new(&program.path));
+    let said = stdout(relpoline(&["run", "--count", "--report", "-", "--"]).arg(program.text()));
+    let report: Report = serde_json::from_str(said.strip_prefix(&alone).unwrap_or_else(|| panic!("{said}"))).unwrap();
+    assert!(hot(&report).is_promoted(), "{report:#?}");
+    let text = stdout(relpoline(&["run", "--report", "-", "--report-format", "text", "--"]).arg(program.text()));
+    assert!(text.starts_with(&format!("{alone}relpoline ")) && text.contains("many+0x"), "{text}");
+    // Nothing of that name was made, here or there.
+    assert!(!Path::new("-").exists() && !program.directory().join("-").exists());
+    // And so does `report`.
+    let file = program.directory().join("r");
+    stdout(relpoline(&["run", "--report"]).arg(&file).args(["--", program.text()]));
+    let report = stdout(relpoline(&["report", "-o", "-", "--format", "json"]).arg(&file));
+    assert!(hot(&serde_json::from_str(&report).unwrap()).is_promoted());
+}
+
 #[test]
 fn statistics_that_are_garbage_harm_nobody() {
     let directory = tempfile::tempdir().unwrap();
@@ -283,7 +302,7 @@ fn nothing_is_left_behind() {
 }
 
 /// A parent that calls, and children that end in other ways than by returning from `main`.
-const FAMILY: &str = r#"
+pub const FAMILY: &str = r#"
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -28,38 +28,61 @@ function duration(seconds) {
 // Of a run with several processes: all of them, or the first.
 const family = report.family ?? null;
 let sites = family ? family.sites : report.sites;
+// What is said of them all: of the family, where there is one.
+const whole = family ?? report;
 const calls = site => site.hits + site.misses + site.calls_seen;
 const estimated = site => site.calls_estimated ?? 0;
 const known = site => !site.calls_at_least ? short(calls(site)) : estimated(site) ? `~${short(calls(site) + estimated(site))}`
   : calls(site) ? `≥ ${short(calls(site))}` : "?";
 const spent = seconds => (seconds ?? 0) < 0.0005 ? "–" : duration(seconds);
-const bound = report.coverage_is_bound;
+const bound = whole.coverage_is_bound;
 function coverage() {
-  if (report.coverage !== null) return [percent(report.coverage), `of the calls${bound ? ", at most," : ""} were direct`];
-  const all = (report.calls_direct ?? 0) + (report.calls_retpolined ?? 0);
-  if (!report.calls_are_estimated || all === 0) return ["–", "coverage: not counted (run --count)"];
-  return [`~${(report.calls_direct / all * 100).toFixed(0)} %`, `of the calls${bound ? ", at most," : ""} were direct (estimated)`];
+  const what = `of the calls${bound ? ", at most," : ""} were direct`;
+  if (whole.coverage !== null && whole.calls_are_estimated && !bound) return [`~${percent(whole.coverage, 0)}`, `${what} (estimated)`];
+  if (whole.coverage !== null) return [percent(whole.coverage), what];
+  const all = (whole.calls_direct ?? 0) + (whole.calls_retpolined ?? 0);
+  if (!whole.calls_are_estimated || all === 0) return ["–", "coverage: not counted (run --count)"];
+  return [`~${percent(whole.calls_direct / all, 0)}`, `${what} (estimated)`];
 }
 const title = site => site.symbol ?? site.address;
 const promoted = site => site.state === "promoted" || site.state === "linked";
-const percent = share => (share * 100).toFixed(1) + " %";
+// With more decimals where it would be rounded to all, and is not.
+function percent(share, decimals = 1) {
+  const text = (share * 100).toFixed(decimals);
+  if (share >= 1 || !text.startsWith("100")) return text + " %";
+  return decimals < 4 ? percent(share, decimals + 1) : "99.9999 %";
+}
 
 // The head.
 at("title").textContent = report.program;
 document.title = report.program + " – relpoline";
 at("facts").textContent = `process ${report.pid}, ${duration(report.seconds ?? 0)}, engine ${report.engine.version}` +
   (report.engine.why_disabled ? `, not promoting: ${report.engine.why_disabled}` : "");
-const tiles = [
+const cycles = [`${report.costs.direct.toFixed(1)} / ${report.costs.retpoline.toFixed(1)}`, "cycles of a call: direct / retpoline"];
+const took = cycles => report.cycles_per_s > 0 ? spent(cycles / report.cycles_per_s) : `${short(cycles)} cycles`;
+const times = [
   coverage(),
-  [spent(report.seconds_saved), "of processor time saved, about"],
-  [spent(report.seconds_lost), `still lost to retpolines, ${bound ? "at least" : "about"}`],
+  [spent(whole.seconds_saved), "of processor time saved, about"],
+  [spent(whole.seconds_lost), `still lost to retpolines, ${bound ? "at least" : "about"}`],
+];
+const ran = site => calls(site) + estimated(site) > 0;
+const tiles = family ? [
+  ...times,
+  [family.processes, "processes"],
+  [family.sites.filter(ran).length, "sites ran in one of them or more"],
+  [family.sites.filter(promoted).length, "sites promoted where they were called most"],
+  [took(family.learn_cycles), "of processor time spent learning"],
+  [took(family.startup_cycles), "of processor time spent at their starts"],
+  cycles,
+] : [
+  ...times,
   [report.sites_total, "sites found"],
   [report.sites_run, "sites ran"],
   [report.sites_promoted, "sites promoted"],
   [short(report.engine.patches), `patches, at most ${report.engine.patches_per_s_max} in a second`],
   [((report.engine.learn_share ?? 0) * 100).toFixed(2) + " %", "of the time spent learning"],
   [short(report.engine.arena_bytes) + "B", "of code"],
-  [`${report.costs.direct.toFixed(1)} / ${report.costs.retpoline.toFixed(1)}`, "cycles of a call: direct / retpoline"],
+  cycles,
 ];
 at("tiles").append(...tiles.map(([value, what]) => element("div", { class: "tile" }, element("b", {}, String(value)), element("span", {}, what))));
 
@@ -174,8 +197,9 @@ function bars(id, rows) {
 
 const COLOURS = { linked: "direct", promoted: "direct", learning: "learning", retpolined: "left", refused: "left" };
 const states = new Map();
-for (const site of report.sites) states.set(site.state, (states.get(site.state) ?? 0) + 1);
-const unseen = report.sites_total - report.sites.length;
+for (const site of whole.sites) states.set(site.state, (states.get(site.state) ?? 0) + 1);
+// How many sites all processes have together is not known: the same library may be in each.
+const unseen = family ? 0 : report.sites_total - report.sites.length;
 if (unseen > 0) states.set("never judged", unseen);
 if (states.size === 0) none("states", "No sites.");
 else {
@@ -183,8 +207,10 @@ else {
   bars("states", [...states].sort((a, b) => b[1] - a[1]).map(([state, count]) =>
     ({ label: state, value: String(count), parts: [{ share: count / most, colour: COLOURS[state] ?? "cold", title: `${count} ${state}` }] })));
 }
-// They come with the busiest first, also where calls were not counted.
-const hottest = report.sites.slice(0, 10);
+// Those first at which the most time was saved, or is still lost: among them what was refused and is dear.
+const stake = site => (site.seconds_saved ?? 0) + (site.seconds_lost ?? 0);
+const dearest = sites => [...sites].sort((a, b) => stake(b) - stake(a) || calls(b) - calls(a));
+const hottest = dearest(whole.sites).slice(0, 10);
 if (hottest.length === 0) none("targets", "No sites.");
 else bars("targets", hottest.map(site => {
   const parts = site.targets.map((target, n) => ({ share: target.share, colour: "direct", opacity: Math.max(.25, 1 - n * .14), title: `${percent(target.share)} ${target.symbol ?? target.address}` }));
@@ -193,13 +219,14 @@ else bars("targets", hottest.map(site => {
   return { label: title(site), value: known(site), parts };
 }));
 
-// Tables: columns are name, value, text, and whether they are numbers.
-function table(id, rows, columns, key, make) {
+// Tables: columns are name, value, text, and whether they are numbers. Rows come as they are given until a column is chosen.
+function table(id, rows, columns, make) {
   const head = at(id).tHead.rows[0], body = at(id).tBodies[0];
-  let order = { column: key, down: true };
+  let order = { column: -1, down: true };
   const draw = () => {
-    const { column, down } = order, value = columns[column].value;
-    const sorted = [...rows()].sort((a, b) => { const [x, y] = [value(a), value(b)]; return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1); });
+    const { column, down } = order, value = columns[column]?.value;
+    const sorted = [...rows()];
+    if (value) sorted.sort((a, b) => { const [x, y] = [value(a), value(b)]; return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1); });
     [...head.cells].forEach((cell, n) => cell.setAttribute("aria-sort", n === column ? (down ? "descending" : "ascending") : "none"));
     body.replaceChildren(...sorted.flatMap(make));
   };
@@ -236,14 +263,14 @@ const siteColumns = [
 const open = new Set();
 const filter = at("filter");
 const said = site => [title(site), site.address, site.object, site.kind, site.state, site.reason, verdict(site)].join("\n").toLowerCase();
-const chosen = () => { const text = filter.value.toLowerCase(); return sites.filter(site => said(site).includes(text)); };
+const chosen = () => { const text = filter.value.toLowerCase(); return dearest(sites.filter(site => said(site).includes(text))); };
 function history(site) {
   const events = (site.history ?? []).map(change => `${duration(change.at).padStart(8)}  ${change.state}` +
     (change.figures ? `: ${change.target_count} target${change.target_count === 1 ? " covers" : "s cover"} ${percent(change.figures.covered)}, ${change.figures.tree.toFixed(1)} instead of ${change.figures.retpoline.toFixed(1)} cycles` : change.reason === change.state ? "" : `: ${change.reason}`));
   const facts = `${site.kind} at ${site.address} in ${site.object ?? "?"}, target in ${site.register ?? "?"}; ${site.misses} misses, ${site.calls_seen} calls counted while it learned or was left alone, ${site.patches ?? 0} patches`;
   return element("tr", { class: "history" }, element("td", { colspan: siteColumns.length }, [facts, ...events].join("\n")));
 }
-const drawSites = table("sites", chosen, siteColumns, 0, site => {
+const drawSites = table("sites", chosen, siteColumns, site => {
   const row = line(siteColumns, site, { class: "site", tabindex: 0, "aria-expanded": String(open.has(site)) });
   const toggle = () => { if (!open.delete(site)) open.add(site); drawSites(); document.querySelector(`[data-at="${CSS.escape(site.address)}"]`)?.focus(); };
   row.dataset.at = site.address;
@@ -258,7 +285,7 @@ const drawSites = table("sites", chosen, siteColumns, 0, site => {
   });
   return open.has(site) ? [row, history(site)] : [row];
 });
-const count = () => { at("shown").textContent = `${chosen().length} of ${sites.length} site${sites.length === 1 ? "" : "s"}; Enter or a click on one shows its history`; };
+const count = () => { at("shown").textContent = `${chosen().length} of ${sites.length} site${sites.length === 1 ? "" : "s"}; by the time saved and lost; Enter or a click on one shows its history`; };
 filter.addEventListener("input", () => { drawSites(); count(); });
 count();
 if (family) {
@@ -266,6 +293,7 @@ if (family) {
   which.hidden = false;
   which.addEventListener("change", () => { sites = which.value === "all" ? family.sites : report.sites; drawSites(); count(); });
   at("family").hidden = false;
+  for (const caption of document.querySelectorAll("[data-first]")) caption.textContent += ` (process ${report.pid}, the first)`;
   const memberColumns = [
     { name: "saved", value: one => one.seconds_saved, text: one => spent(one.seconds_saved), number: true },
     { name: "lost", value: one => one.seconds_lost, text: one => spent(one.seconds_lost), number: true },
@@ -278,7 +306,8 @@ if (family) {
     { name: "end", value: one => one.why_disabled ?? (one.ended ? "orderly" : "not orderly, or not yet") },
   ];
   at("family-title").textContent = `All ${family.processes} processes of the run`;
-  table("members", () => family.members, memberColumns, 0, one => [line(memberColumns, one, {})]);
+  const most = one => (one.seconds_saved ?? 0) + (one.seconds_lost ?? 0);
+  table("members", () => [...family.members].sort((a, b) => most(b) - most(a)), memberColumns, one => [line(memberColumns, one, {})]);
 }
 addEventListener("keydown", event => {
   if (event.target instanceof HTMLInputElement) { if (event.key === "Escape") { filter.value = ""; filter.blur(); drawSites(); count(); } return; }
@@ -301,5 +330,5 @@ const objectColumns = [
   { name: "build-id", value: object => object.build_id ?? "–" },
   { name: "left alone because", value: object => object.reason ?? "" },
 ];
-table("objects", () => report.objects.filter(object => object.thunks > 0), objectColumns, 0, object => [line(objectColumns, object, {})]);
+table("objects", () => report.objects.filter(object => object.thunks > 0).sort((a, b) => b.sites - a.sites), objectColumns, object => [line(objectColumns, object, {})]);
 document.body.dataset.drawn = "yes";
