@@ -18,10 +18,11 @@ struct Two {
 }
 
 impl Two {
-    fn new() -> Self {
+    /// `letter` tells them from those of the other test.
+    fn new(letter: char) -> Self {
         let program = Compiled::new(SERVER, &RETPOLINE);
         // No longer than what the system keeps of it.
-        let name = format!("chosen{}", std::process::id());
+        let name = format!("chosen{letter}{}", std::process::id());
         let path = program.directory().join(&name);
         fs::copy(&program.path, &path).unwrap();
         let start = |_| {
@@ -75,7 +76,7 @@ fn attach_and_detach(two: &Two, chosen: &[&str]) {
 
 #[test]
 fn processes_are_attached_to_by_their_name() {
-    let two = Two::new();
+    let two = Two::new('n');
     attach_and_detach(&two, &["--name", &two.name]);
     let none = output(&mut relpoline(&["attach", "--name", "no such program"]));
     let said = String::from_utf8(none.stderr).unwrap();
@@ -117,7 +118,7 @@ impl Drop for Unit {
 
 #[test]
 fn processes_are_attached_to_by_their_unit() {
-    let two = Two::new();
+    let two = Two::new('u');
     let Some(unit) = Unit::of(&two.pids()) else {
         return println!("skipped: control groups cannot be made here");
     };

@@ -261,8 +261,8 @@ fn metrics_tell_how_many_calls_there_were() {
     let (direct, retpolined) = (value("relpoline_calls_direct_total"), value("relpoline_calls_retpolined_total"));
     // A few calls of a site that is being learned are in no figure.
     assert!((CALLS - 4000.0..=CALLS).contains(&(direct + retpolined)), "{direct} + {retpolined}");
-    // The chaotic site is left alone: its calls are retpolines, and nearly all others are none.
-    assert!((190_000.0..240_000.0).contains(&retpolined), "{direct} + {retpolined}");
+    // The chaotic site is left alone, after a trial: its calls are retpolines, and nearly all others are none.
+    assert!((50_000.0..300_000.0).contains(&retpolined), "{direct} + {retpolined}");
     assert!((value("relpoline_coverage_ratio") - direct / (direct + retpolined)).abs() < 1e-6, "{text}");
     assert!(value("relpoline_calls_counted") > 0.5, "{text}");
 }
