@@ -600,7 +600,10 @@ fn check(root: &Path, package: &Path, out: &Path, mirror: &str) -> Result<()> {
         fs::remove_dir_all(&place)?;
     }
     let mut bootstrap = Command::new("debootstrap");
-    bootstrap.args(["--variant=minbase", "--include=gcc,libc6-dev", RELEASE]).arg(&place).arg(mirror);
+    bootstrap
+        .args(["--variant=minbase", "--include=gcc,libc6-dev,systemd,systemd-sysv", RELEASE])
+        .arg(&place)
+        .arg(mirror);
     said(&mut bootstrap).context("--check needs debootstrap, root and a network")?;
     fs::copy(package, place.join("relpoline.deb"))?;
     compile(&place.join("calls"))?;
@@ -629,14 +632,8 @@ fn check(root: &Path, package: &Path, out: &Path, mirror: &str) -> Result<()> {
         for part in $(ls /hour | sort -n); do
             bash -euo pipefail /hour/$part >/hour/$part.said 2>&1 </dev/null || { cat /hour/$part.said; echo \"part $part failed\"; exit 1; }
         done
-        cd /
-        dpkg -r relpoline
-        ! test -e /usr/bin/relpoline";
-    // Mounts of its own, which end with it.
-    let mut inside = Command::new("unshare");
-    inside.args(["--mount", "--pid", "--fork", "chroot"]).arg(&place).args(["/bin/sh", "-c", script]);
-    inside.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    succeed(&mut inside)?;
+        true";
+    in_chroot(&place, script)?;
     for (number, section) in sections.iter().enumerate() {
         let said = fs::read_to_string(place.join(format!("hour/{number}.said")))?;
         if let Some(missing) = page::missing(&section.expected, &said) {
@@ -644,8 +641,125 @@ fn check(root: &Path, package: &Path, out: &Path, mirror: &str) -> Result<()> {
         }
         println!("{}: as the page says", section.title);
     }
+    boot(&place)?;
+    in_chroot(&place, "dpkg -r relpoline && ! test -e /usr/bin/relpoline && ! test -e /usr/lib/relpoline")?;
     fs::remove_dir_all(&place)?;
     println!("the package installs, works, and goes again in a clean {RELEASE}");
+    Ok(())
+}
+
+/// Runs a script there, with mounts of its own, which end with it.
+fn in_chroot(place: &Path, script: &str) -> Result<()> {
+    let mut inside = Command::new("unshare");
+    inside.args(["--mount", "--pid", "--fork", "chroot"]).arg(place).args(["/bin/sh", "-c", script]);
+    succeed(inside.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"))
+}
+
+/// What a unit may restrict, by docs/deploy.md, without keeping promotion from its program.
+const RESTRICTED: &str = "[Service]
+DynamicUser=yes
+NoNewPrivileges=yes
+PrivateTmp=yes
+ProtectSystem=strict
+ProtectHome=yes
+MemoryDenyWriteExecute=yes
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+";
+/// A service that is started without us, and attached to at once.
+const ATTACHED: &str = "[Service]
+Type=exec
+ExecStart=/there/shop 0
+ExecStartPost=-+/usr/bin/relpoline attach $MAINPID
+User=nobody
+";
+/// Who looks at them, and ends it.
+const LOOKS: &str = "[Service]
+Type=oneshot
+StandardOutput=append:/looked
+StandardError=append:/looked
+ExecStart=/bin/sh /looks
+ExecStopPost=/bin/systemctl --no-block poweroff
+TimeoutStartSec=120
+";
+/// What it does: each service is there, and something is promoted in it; then by unit, and to the end.
+const SCRIPT: &str = r#"set -e
+for unit in shop restricted attached; do
+    systemctl is-active --quiet $unit.service || systemctl start $unit.service
+    pid=$(systemctl show -p MainPID --value $unit.service)
+    test "$pid" != 0
+    for i in $(seq 100); do relpoline report $pid 2>/dev/null | grep -q ' [1-9][0-9]* promoted' && break; sleep 0.1; done
+    echo "$unit: $(grep Uid /proc/$pid/status | cut -f2)"
+    relpoline report $pid | grep -E ' promoted|order[+]'
+done
+relpoline list
+relpoline detach --unit attached.service
+relpoline attach --wait --unit attached.service
+systemctl restart shop.service
+systemctl stop shop.service restricted.service attached.service
+for unit in shop restricted attached; do systemctl show -p Result $unit.service | sed "s/^/$unit: /"; done
+echo all of it
+"#;
+
+/// Boots what was installed there, with systemd: the unit of the first hour, one that may hardly do anything, and one that is
+/// attached to. Without systemd-nspawn (Debian: systemd-container) that is left out, and said.
+fn boot(place: &Path) -> Result<()> {
+    if Command::new("systemd-nspawn").arg("--version").output().is_err() {
+        println!("skipped: units are not booted, since there is no systemd-nspawn (Debian: systemd-container)");
+        return Ok(());
+    }
+    let units = place.join("etc/systemd/system");
+    let shop = fs::read_to_string(place.join("there/shop.service")).context("the first hour made no unit")?;
+    write(&units.join("shop.service"), shop.as_bytes(), 0o644)?;
+    write(&units.join("restricted.service"), shop.as_bytes(), 0o644)?;
+    write(&units.join("restricted.service.d/relpoline.conf"), RESTRICTED.as_bytes(), 0o644)?;
+    write(&units.join("attached.service"), ATTACHED.as_bytes(), 0o644)?;
+    write(&units.join("looks.service"), LOOKS.as_bytes(), 0o644)?;
+    write(&place.join("looks"), SCRIPT.as_bytes(), 0o644)?;
+    for unit in ["shop", "restricted", "attached", "looks"] {
+        let link = units.join(format!("multi-user.target.wants/{unit}.service"));
+        fs::create_dir_all(link.parent().context("no directory")?)?;
+        std::os::unix::fs::symlink(format!("../{unit}.service"), link)?;
+    }
+    let mut boot = Command::new("timeout");
+    // Its own filter of system calls would be in force in all processes, and where one is nobody attaches.
+    boot.env("SYSTEMD_SECCOMP", "0").args([
+        "180",
+        "systemd-nspawn",
+        "--quiet",
+        "--boot",
+        "--register=no",
+        "--keep-unit",
+        "--console=pipe",
+        "-D",
+    ]);
+    let booted = boot.arg(place).stdin(std::process::Stdio::null()).output()?;
+    let said = fs::read_to_string(place.join("looked")).unwrap_or_default();
+    let wanted = [
+        "shop: 0",
+        "promoted",
+        "order+0x",
+        "restricted: ",
+        "promoted",
+        "order+0x",
+        "attached: ",
+        "promoted",
+        "order+0x",
+        "detached in",
+        "attached in",
+        "shop: Result=success",
+        "restricted: Result=success",
+        "attached: Result=success",
+        "all of it",
+    ]
+    .map(str::to_owned);
+    if let Some(missing) = page::missing(&wanted, &said) {
+        let console = String::from_utf8_lossy(&booted.stdout).into_owned();
+        bail!("booted with systemd, {missing:?} was not said ({}):\n{said}\n{console}", booted.status);
+    }
+    ensure!(!said.contains("restricted: 0"), "the unit with DynamicUser runs as root:\n{said}");
+    print!("{said}");
+    println!("booted with systemd, its units run with promotion");
     Ok(())
 }
 
@@ -677,10 +791,7 @@ fn check_dkms(package: &Path, out: &Path, release: &str, mirror: &str) -> Result
         apt-get -q -y remove relpoline-dkms
         ! ls /lib/modules/*/updates/dkms/relpoline.ko* 2>/dev/null
         ! test -e /usr/src/relpoline-*";
-    let mut inside = Command::new("unshare");
-    inside.args(["--mount", "--pid", "--fork", "chroot"]).arg(&place).args(["/bin/sh", "-c", script]);
-    inside.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    succeed(&mut inside)?;
+    in_chroot(&place, script)?;
     println!("DKMS builds the module in a clean {release}, and takes it away again");
     let kernel = place.join("kernel");
     let built = fs::read_dir(&kernel)?.flatten().map(|entry| entry.path());
