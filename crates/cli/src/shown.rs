@@ -148,12 +148,13 @@ pub fn write_json(out: impl io::Write, value: &impl Serialize) -> io::Result<()>
 const DECIMALS: usize = 4;
 
 /// A share in per cent, without the sign, with at least so many decimals: with more where it would be rounded to all, and is
-/// not.
+/// not. An estimate is told without any, and has one then.
 #[must_use]
 pub fn percent(share: f64, decimals: usize) -> String {
     let rounded = |decimals: usize| format!("{:.decimals$}", share * 100.0);
     let is_true = |text: &String| share >= 1.0 || !text.starts_with("100");
-    (decimals..=DECIMALS).map(rounded).find(is_true).unwrap_or_else(|| "99.9999".into())
+    let (most, nearly) = if decimals == 0 { (1, "99.9") } else { (DECIMALS, "99.9999") };
+    (decimals..=most).map(rounded).find(is_true).unwrap_or_else(|| nearly.into())
 }
 
 /// As text in XML or HTML, also in an attribute.
@@ -329,7 +330,7 @@ mod tests {
     fn nearly_all_is_not_all() {
         let said = [0.5, 0.9995, 0.999_96, 0.999_999_9, 1.0].map(|share| percent(share, 1));
         assert_eq!(said, ["50.0", "99.95", "99.996", "99.9999", "100.0"]);
-        assert_eq!([0.994, 0.996, 1.0].map(|share| percent(share, 0)), ["99", "99.6", "100"]);
+        assert_eq!([0.994, 0.996, 0.999_99, 1.0].map(|share| percent(share, 0)), ["99", "99.6", "99.9", "100"]);
     }
 
     #[test]

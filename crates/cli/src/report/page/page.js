@@ -46,11 +46,11 @@ function coverage() {
 }
 const title = site => site.symbol ?? site.address;
 const promoted = site => site.state === "promoted" || site.state === "linked";
-// With more decimals where it would be rounded to all, and is not.
-function percent(share, decimals = 1) {
+// With more decimals where it would be rounded to all, and is not. An estimate is told without any, and has one then.
+function percent(share, decimals = 1, most = decimals === 0 ? 1 : 4) {
   const text = (share * 100).toFixed(decimals);
   if (share >= 1 || !text.startsWith("100")) return text + " %";
-  return decimals < 4 ? percent(share, decimals + 1) : "99.9999 %";
+  return decimals < most ? percent(share, decimals + 1, most) : most === 1 ? "99.9 %" : "99.9999 %";
 }
 
 // The head.
