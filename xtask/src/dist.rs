@@ -42,6 +42,9 @@ pub struct Dist {
     /// Install the .deb in a clean Debian and use it there
     #[arg(long)]
     check: bool,
+    /// With --check: the package that lies there already; nothing is built
+    #[arg(long, requires = "check", conflicts_with_all = ["twice", "dkms"])]
+    built: bool,
     /// Build everything a second time, in another directory, and compare
     #[arg(long)]
     twice: bool,
@@ -72,6 +75,10 @@ pub fn run(options: &Dist, root: &Path) -> Result<()> {
         let releases = RELEASES.into_iter().filter(is_meant).filter(|_| options.check);
         return releases.into_iter().try_for_each(|release| check_dkms(&package, &out, release, &options.mirror));
     }
+    let package = out.join(format!("relpoline_{version}_amd64.deb"));
+    if options.built {
+        return check(root, &package, &out, &options.mirror);
+    }
     let epoch = epoch(root)?;
     let built = build(root, &root.join("target/dist-build"))?;
     let made = make(root, &built, &out, version, &epoch)?;
@@ -81,7 +88,6 @@ pub fn run(options: &Dist, root: &Path) -> Result<()> {
     if options.twice {
         twice(root, &made, version, &epoch)?;
     }
-    let package = out.join(format!("relpoline_{version}_amd64.deb"));
     try_archive(root, &out.join(format!("relpoline-{version}-x86_64-linux.tar.gz")), version)?;
     if options.check { check(root, &package, &out, &options.mirror) } else { Ok(()) }
 }
