@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `relpoline-VERSION-x86_64-linux.tar.gz` | commands, engine, manual pages, completions, documents, `install.sh`, a list of parts |
 //! | `relpoline_VERSION_amd64.deb` | the same below `/usr` |
-//! | `relpoline-dbgsym_VERSION_amd64.deb` | symbols and lines of the commands and the engine, by build-id |
+//! | `relpoline-dbgsym_VERSION_amd64.deb` | symbols and lines of the commands, by build-id; the engine has its own |
 //! | `librelpoline-dev_VERSION_amd64.deb` | the C header, and the library to link statically |
 //! | `relpoline-dkms_VERSION_amd64.deb` | the kernel module: the shim's source, and the module's engine compiled |
 //! | `relpoline-VERSION.cdx.json` | all crates that are in it (CycloneDX) |
@@ -229,7 +229,9 @@ fn lay_out(root: &Path, built: &Path, tree: &Path, symbols: &Path) -> Result<()>
     for name in COMMANDS {
         put_stripped(&built.join(name), &tree.join("bin").join(name), 0o755, symbols)?;
     }
-    put_stripped(&built.join("librelpoline_engine.so"), &tree.join(ENGINE), 0o644, symbols)?;
+    // As it was built, line tables included: the command takes the file beside it only if it is, to the byte, the one that it
+    // carries.
+    put(&built.join("librelpoline_engine.so"), &tree.join(ENGINE), 0o644)?;
     let doc = tree.join("share/doc/relpoline");
     for name in documents(root)? {
         put(&root.join(&name), &doc.join(&name), 0o644)?;
@@ -522,7 +524,7 @@ fn deb_of_symbols(symbols: &Path, out: &Path, version: &str, epoch: &str) -> Res
         section: "debug",
         licence: LICENCE,
         more: format!("Depends: relpoline (= {version})\nAuto-Built-Package: debug-symbols\n"),
-        description: "debug symbols for relpoline\n Names and lines of the commands and of the preloaded engine, for gdb and perf.\n",
+        description: "debug symbols for relpoline\n Names and lines of the commands, for gdb and perf.\n",
     };
     package.build(&staged, out, version, epoch)
 }

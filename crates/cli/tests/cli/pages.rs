@@ -193,7 +193,11 @@ fn a_page_on_several_processes_tells_of_all_of_them() {
     let Some(dom) = dom(&page, "") else { return };
     assert_eq!(tile(&dom, "processes"), family.processes.to_string());
     let promoted = family.sites.iter().filter(|site| site.is_promoted()).count();
-    assert!(promoted > 0 && tile(&dom, "sites promoted") == promoted.to_string(), "{dom}");
+    assert!(
+        promoted > 0
+            && tile(&dom, if promoted == 1 { "site promoted" } else { "sites promoted" }) == promoted.to_string(),
+        "{dom}"
+    );
     assert_ne!(tile(&dom, "of the calls"), "–", "the shell made none, its children millions");
     assert!(tile(&dom, "of processor time saved") != "–", "{dom}");
     assert!(dom.contains(&format!("left alone (process {}, the first)</figcaption>", report.pid)), "{dom}");

@@ -65,21 +65,22 @@ const times = [
   [spent(whole.seconds_saved), "of processor time saved, about"],
   [spent(whole.seconds_lost), `still lost to retpolines, ${bound ? "at least" : "about"}`],
 ];
+const some = (number, one, more) => [number, number === 1 ? one : more];
 const ran = site => calls(site) + estimated(site) > 0;
 const tiles = family ? [
   ...times,
   [family.processes, "processes"],
-  [family.sites.filter(ran).length, "sites ran in one of them or more"],
-  [family.sites.filter(promoted).length, "sites promoted where they were called most"],
+  some(family.sites.filter(ran).length, "site ran in one of them or more", "sites ran in one of them or more"),
+  some(family.sites.filter(promoted).length, "site promoted where it was called most", "sites promoted where they were called most"),
   [took(family.learn_cycles), "of processor time spent learning"],
   [took(family.startup_cycles), "of processor time spent at their starts"],
   cycles,
 ] : [
   ...times,
-  [report.sites_total, "sites found"],
-  [report.sites_run, "sites ran"],
-  [report.sites_promoted, "sites promoted"],
-  [short(report.engine.patches), `patches, at most ${report.engine.patches_per_s_max} in a second`],
+  some(report.sites_total, "site found", "sites found"),
+  some(report.sites_run, "site ran", "sites ran"),
+  some(report.sites_promoted, "site promoted", "sites promoted"),
+  [short(report.engine.patches), `patch${report.engine.patches === 1 ? "" : "es"}, at most ${report.engine.patches_per_s_max} in a second`],
   [((report.engine.learn_share ?? 0) * 100).toFixed(2) + " %", "of the time spent learning"],
   [short(report.engine.arena_bytes) + "B", "of code"],
   cycles,
