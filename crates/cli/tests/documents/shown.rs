@@ -105,7 +105,7 @@ pub const BLOCKS: &[Block] = &[
         page: "docs/deploy.md",
         begins: "relpoline inspect /usr/sbin/nginx",
         fate: Fate::Run {
-            given: "serve relpoline run -- ./$name; (while sleep 0.05; do date +%s%N > n && mv n requests; done) & ticks=$!
+            given: "serve relpoline run -- ./$name; date +%s%N > requests; (while sleep 0.05; do date +%s%N > n && mv n requests; done) & ticks=$!
                 trap 'kill $server $ticks' EXIT; sleep 0.2",
             instead: &[
                 ("/usr/sbin/nginx", "./tool"),
