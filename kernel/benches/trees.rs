@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! What a call costs by the module's trees, by the engine's for programs, by a retpoline, and directly: at the
-//! processor's own speed, which an emulated kernel cannot show.
+//! What a call costs by the module's trees, by the engine's for programs, by a retpoline, and directly: at
+//! the processor's own speed, which an emulated kernel cannot show.
 //!
-//! Kernel addresses fit a sign-extended immediate, so the module compares with `cmp $imm32`. Addresses below two
-//! gigabytes do, too: code that lies there has the module's instructions, byte for byte, but for the sign. Code above
-//! has the engine's, which compare with constants in memory.
+//! Kernel addresses fit a sign-extended immediate, so the module compares with `cmp $imm32`. Addresses below
+//! two gigabytes do, too: code that lies there has the module's instructions, byte for byte, but for the
+//! sign. Code above has the engine's, which compare with constants in memory.
 //!
 //! ```console
 //! $ cargo bench -p relpoline-kernel --bench trees [-- ROUNDS]
@@ -81,7 +81,8 @@ impl Place {
         self.put(from, &[opcode, far[0], far[1], far[2], far[3]]);
     }
 
-    /// The tree for the first `targets` functions. Its misses are counted on the way to the thunk, as the module does.
+    /// The tree for the first `targets` functions. Its misses are counted on the way to the thunk, as the
+    /// module does.
     fn build(&self, targets: usize) {
         let listed: Vec<Target> =
             (0..targets).map(|i| Target { address: self.function(i), share: 65536 / targets as u32 }).collect();

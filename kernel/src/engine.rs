@@ -33,7 +33,8 @@ const PATIENCE_MS: u32 = 2_000;
 /// What costs what in a kernel, before anything was measured.
 pub const COSTS: Costs = Costs { patch: price::FIRST, link: price::FIRST, judge: 6_000, ..Costs::TYPICAL };
 
-/// The knobs in a kernel. Sites are many and most are rare; targets are four at most, so that a tree is one cell.
+/// The knobs in a kernel. Sites are many and most are rare; targets are four at most, so that a tree is one
+/// cell.
 pub const CONFIG: Config = Config {
     max_targets: TARGETS as u8,
     cold_calls: 128,
@@ -343,7 +344,8 @@ impl<M: Machine> Engine<M> {
         let Some(site) = sites.get_mut(id) else { return };
         let event = match question {
             Question::Cold(calls) => {
-                // The more sites there are, the longer ago it was looked at: what was called since then is what counts.
+                // The more sites there are, the longer ago it was looked at: what was called since then is
+                // what counts.
                 site.state.counted(calls);
                 Event::ColdExpired
             }

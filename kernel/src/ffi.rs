@@ -115,8 +115,8 @@ pub extern "C" fn relpoline_engine_memory(which: u32) -> u64 {
 /// Gives the engine its places and memory, once, before all else.
 ///
 /// # Safety
-/// The memory must be of the size that [`relpoline_engine_memory`] asked for, zeroed, aligned to 16 bytes, and stay
-/// until the module has gone.
+/// The memory must be of the size that [`relpoline_engine_memory`] asked for, zeroed, aligned to 16 bytes,
+/// and stay until the module has gone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn relpoline_engine_furnish(places: &Places, sites: *mut u8, records: *mut u8, khz: u32) {
     // SAFETY: see above.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The crate as the kernel links it: core and the engine in one, so that what nobody calls is not there.
 //!
-//! `cargo xtask kernel-build` compiles this file, cargo compiles `lib.rs`. Nothing of libcore is linked: where the
-//! compiler cannot rule a panic out, an undefined symbol stays behind and modpost refuses the module.
+//! `cargo xtask kernel-build` compiles this file, cargo compiles `lib.rs`. Nothing of libcore is linked:
+//! where the compiler cannot rule a panic out, an undefined symbol stays behind and modpost refuses the
+//! module.
 #![no_std]
 #![allow(dead_code, unused_imports)]
 

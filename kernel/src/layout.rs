@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The shape of the module's own text. The numbers are those of `shim/layout.h`, which the assembler reads; a test
-//! compares the two.
+//! The shape of the module's own text. The numbers are those of `shim/layout.h`, which the assembler reads; a
+//! test compares the two.
 
 /// Most sites of the kernel and its modules together.
 pub const SITES: usize = 32768;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The engine of `relpoline.ko`: what happens to the indirect calls of a running kernel, and when.
 //!
-//! It decides nothing about the machine it runs on: all that touches the kernel goes through [`machine::Machine`],
-//! which the C shim implements (`ffi`), and the tests simulate.
+//! It decides nothing about the machine it runs on: all that touches the kernel goes through
+//! [`machine::Machine`], which the C shim implements (`ffi`), and the tests simulate.
 //!
 //! ```text
 //!          site (call/jmp thunk)             5 bytes of kernel text, changed by text_poke alone
@@ -13,9 +13,9 @@
 //! left alone  ▶ thunk                        as the compiler made it
 //! ```
 //!
-//! A kernel thread looks at all that every few milliseconds ([`engine::Engine::tick`]): it empties the rings into
-//! windows, reads the counters, asks the policy of `relpoline-core`, and changes sites in batches. No decision is
-//! ever made in the path of a call.
+//! A kernel thread looks at all that every few milliseconds ([`engine::Engine::tick`]): it empties the rings
+//! into windows, reads the counters, asks the policy of `relpoline-core`, and changes sites in batches. No
+//! decision is ever made in the path of a call.
 //!
 //! | module | what it holds |
 //! |---|---|

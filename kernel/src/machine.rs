@@ -13,8 +13,8 @@ pub struct Poke {
     pub old: [u8; 5],
     /// The five bytes that shall be there.
     pub new: [u8; 5],
-    /// Set when the change was made. It is not when somebody else has the instruction at the moment: other bytes
-    /// were found there, or a kprobe is registered for it, armed or not.
+    /// Set when the change was made. It is not when somebody else has the instruction at the moment: other
+    /// bytes were found there, or a kprobe is registered for it, armed or not.
     pub done: bool,
     /// The site.
     pub site: u32,
@@ -39,8 +39,8 @@ pub trait Machine {
     /// The clock, in cycles.
     fn now(&self) -> u64;
     /// Hands over what processors have recorded, oldest first for each: processor and record (number of the
-    /// recording stub in the high half, low half of the target in the low half). Returns how many calls found the ring
-    /// full.
+    /// recording stub in the high half, low half of the target in the low half). Returns how many calls found
+    /// the ring full.
     fn drain(&mut self, take: &mut dyn FnMut(u32, u64)) -> u32;
     /// Calls that the counting stub of a site has counted, modulo 2^32.
     fn cold_calls(&self, site: usize) -> u32;
@@ -56,8 +56,8 @@ pub trait Machine {
     fn is_entry(&self, address: u64) -> bool;
     /// The function that holds `address`: its first byte and the byte after its last.
     fn function(&self, address: u64) -> Option<(u64, u64)>;
-    /// Whether the function at `start` must be left alone, by its name: one with computed gotos, or one that runs
-    /// without per-processor data.
+    /// Whether the function at `start` must be left alone, by its name: one with computed gotos, or one that
+    /// runs without per-processor data.
     fn is_barred(&self, start: u64) -> bool;
     /// The bytes of text from `start` on.
     fn text(&self, start: u64, end: u64) -> &'static [u8];

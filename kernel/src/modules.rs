@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Text that comes and goes: the kernel's own, and that of modules.
 //!
-//! Sites are found by core's scanner: every `call` and `jmp` whose displacement names a thunk and that starts where
-//! an instruction starts. The kernel has code of which no instruction may be changed (`noinstr`, entry code), and
-//! two functions that are left alone by name; their sites are known, and barred.
+//! Sites are found by core's scanner: every `call` and `jmp` whose displacement names a thunk and that starts
+//! where an instruction starts. The kernel has code of which no instruction may be changed (`noinstr`, entry
+//! code), and two functions that are left alone by name; their sites are known, and barred.
 
 use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::{Code, INT3};

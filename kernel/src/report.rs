@@ -80,7 +80,8 @@ pub struct Line {
     pub shares: [u32; TARGETS],
     /// How many there are.
     pub len: u32,
-    /// Calls that its counting stub has ever seen: cold calls, and those of sites left alone while calls are counted.
+    /// Calls that its counting stub has ever seen: cold calls, and those of sites left alone while calls are
+    /// counted.
     pub cold: u32,
 }
 

@@ -32,7 +32,8 @@ pub struct Site {
     pub thunk: u64,
     /// Where it leads now.
     pub to: u64,
-    /// Where it shall lead. The two differ until the change has been made, which may have to wait for a kprobe.
+    /// Where it shall lead. The two differ until the change has been made, which may have to wait for a
+    /// kprobe.
     pub want: u64,
     /// Whose text it stands in: 0 for the kernel.
     pub owner: u64,
@@ -58,7 +59,8 @@ pub struct Site {
     pub relearned: u32,
     /// Since counting began: calls through trees, those that missed, and calls seen elsewhere.
     pub counts: Counts,
-    /// The hottest target of the tree before, and whether it was ever another: what a change of traffic shows by.
+    /// The hottest target of the tree before, and whether it was ever another: what a change of traffic shows
+    /// by.
     pub before: u64,
     /// Whether its counting stub has been written.
     pub has_stub: bool,

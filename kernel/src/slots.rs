@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Which slots of the module's text are in use.
 //!
-//! A slot that nobody is led to any more may still be executed: by a thread that was preempted in it. So it is
-//! *leaving*, until a grace period began after that (*waiting*) and ended (*free*). The grace period waits until
-//! every processor has been through the scheduler (`synchronize_rcu_tasks_rude`) and every preempted task has gone
-//! on by itself (`synchronize_rcu_tasks`).
+//! A slot that nobody is led to any more may still be executed: by a thread that was preempted in it. So it
+//! is *leaving*, until a grace period began after that (*waiting*) and ended (*free*). The grace period waits
+//! until every processor has been through the scheduler (`synchronize_rcu_tasks_rude`) and every preempted
+//! task has gone on by itself (`synchronize_rcu_tasks`).
 
 /// Where a slot is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -63,7 +63,8 @@ impl<T: Copy> Table<T> {
     pub fn slice(&self, from: usize, n: usize) -> &[T] {
         let end = from.saturating_add(n).min(self.len);
         let Some(part) = self.memory.get(from..end) else { return &[] };
-        // SAFETY: `end` is `len` at most, and those before it have been written; `MaybeUninit` changes no layout.
+        // SAFETY: `end` is `len` at most, and those before it have been written; `MaybeUninit` changes no
+        // layout.
         unsafe { core::slice::from_raw_parts(part.as_ptr().cast(), part.len()) }
     }
 }

@@ -7,10 +7,11 @@
 //! +96   counted: incq calls of this processor; jmp +0
 //! ```
 //!
-//! A site leads to +0, or to +96 while calls are counted. Kernel addresses fit a sign-extended immediate, so what is
-//! compared stands in the code, as the thread on the relpolines asked for. What is written has no reader: slots are
-//! free ones. The assembler laid out all but the tree itself and the last jump of the miss stub, so that objtool
-//! gave every byte of it unwind data; a tree does not touch the stack, and so takes that of its place.
+//! A site leads to +0, or to +96 while calls are counted. Kernel addresses fit a sign-extended immediate, so
+//! what is compared stands in the code, as the thread on the relpolines asked for. What is written has no
+//! reader: slots are free ones. The assembler laid out all but the tree itself and the last jump of the miss
+//! stub, so that objtool gave every byte of it unwind data; a tree does not touch the stack, and so takes
+//! that of its place.
 
 use relpoline_core::arch::Reg;
 use relpoline_core::arch::encode::{Code, CodeError, INT3};
@@ -91,7 +92,8 @@ impl Trees {
         address.wrapping_sub(self.at) < TREES as u64 * TREE
     }
 
-    /// Builds the tree for `targets` in a free slot. `None` when there is no free slot, or a target is out of reach.
+    /// Builds the tree for `targets` in a free slot. `None` when there is no free slot, or a target is out of
+    /// reach.
     pub fn build(&mut self, machine: &mut impl Machine, reg: Reg, thunk: u64, targets: &[Target]) -> Option<u16> {
         let slot = self.slots.take()?;
         match self.write(machine, slot, reg, thunk, targets) {
@@ -113,7 +115,8 @@ impl Trees {
     ) -> Result<(), CodeError> {
         let at = self.entry(slot as u16, false);
         let targets = targets.get(..TARGETS).unwrap_or(targets);
-        // The kernel's jumps are tail calls: what has computed gotos is barred. So no flag is live where a tree runs.
+        // The kernel's jumps are tail calls: what has computed gotos is barred. So no flag is live where a
+        // tree runs.
         let spec = TreeSpec {
             reg,
             targets,
@@ -124,7 +127,8 @@ impl Trees {
             keeps_flags: false,
         };
         let mut code = [INT3; CELL];
-        // Without a body: a chain of four immediates fits the head. If it did not, the empty body would overflow.
+        // Without a body: a chain of four immediates fits the head. If it did not, the empty body would
+        // overflow.
         tree::emit(&spec, &mut code, at, &mut [], 0)?;
         let mut jump = [INT3; 6];
         let mut miss = Code::new(&mut jump, at + MISS_JUMP);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Recording stubs that are lent to sites, and the windows into which their records go.
 //!
-//! A recording stub's number is part of its code and never changes, so a thread that was preempted in one writes a
-//! record of that number at any later time: perhaps for another site by then. Such a record is one of a window of
-//! hundreds, and a target that is seen once is never believed.
+//! A recording stub's number is part of its code and never changes, so a thread that was preempted in one
+//! writes a record of that number at any later time: perhaps for another site by then. Such a record is one
+//! of a window of hundreds, and a target that is seen once is never believed.
 
 use relpoline_core::trace::entry;
 
@@ -63,8 +63,8 @@ impl Windows {
         self.open
     }
 
-    /// Lends a recording stub for the register with number `reg` to `site`: which of the register's, or `None` when
-    /// all of them, or all windows, are lent.
+    /// Lends a recording stub for the register with number `reg` to `site`: which of the register's, or
+    /// `None` when all of them, or all windows, are lent.
     pub fn open(&mut self, reg: u8, site: u32, wanted: u32) -> Option<usize> {
         let n = (0..RECORDERS_PER_REGISTER)
             .find(|&n| self.lent.get(recorder(reg, n)).is_some_and(|lent| lent.site == NOBODY))?;

@@ -2,7 +2,8 @@
 //! The engine on a simulated kernel: text with sites in it, symbols, rings, a clock that the test moves.
 //!
 //! With `RUSTFLAGS='--cfg relpoline_broken="kernel-stale-target"'` the test of a module that goes fails, with
-//! `"kernel-no-grace"` that of slots. What the module does to a real kernel is tested by `cargo xtask kernel-test`.
+//! `"kernel-no-grace"` that of slots. What the module does to a real kernel is tested by
+//! `cargo xtask kernel-test`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
@@ -178,7 +179,8 @@ fn tick(engine: &mut Engine<Simulated>) {
     engine.tick();
 }
 
-/// Calls `target` many times through site `id`, wherever that leads now, until it is promoted or leads to its thunk.
+/// Calls `target` many times through site `id`, wherever that leads now, until it is promoted or leads to its
+/// thunk.
 fn drive(engine: &mut Engine<Simulated>, id: usize, target: impl Fn(u32) -> u64) {
     for round in 0..60 {
         let to = leads(engine, id);
@@ -426,7 +428,8 @@ fn a_full_table_of_sites_is_enabled_and_disabled_whole() {
     // One is barred by name, and its branch stays.
     let led = (0..SITES).filter(|&id| leads(&mut engine, id) == COLD + id as u64 * COLD_STUB).count();
     assert_eq!(led, SITES - 1);
-    // When little happens it looks at an eighth of them, at most every 0.64 s: all have had their turn after some seconds.
+    // When little happens it looks at an eighth of them, at most every 0.64 s: all have had their turn after
+    // some seconds.
     for _ in 0..5 {
         drive(&mut engine, SITES - 2, |_| A);
     }

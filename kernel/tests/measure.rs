@@ -23,8 +23,8 @@ fn line<'a>(table: &'a str, program: &str) -> Vec<&'a str> {
     found.map(|line| line.split_whitespace().collect()).unwrap_or_default()
 }
 
-/// Ten rounds whose ratios are 1.01, 1.02 … 1.10, in no order: the median is 1.055, and from the second lowest to the
-/// second highest lies what holds the true one in 97.9 of 100 cases (1 - 2 * (1 + 10) / 1024).
+/// Ten rounds whose ratios are 1.01, 1.02 … 1.10, in no order: the median is 1.055, and from the second
+/// lowest to the second highest lies what holds the true one in 97.9 of 100 cases (1 - 2 * (1 + 10) / 1024).
 #[test]
 fn the_interval_is_that_of_the_binomial_distribution() {
     let mut rounds = String::new();

@@ -1,7 +1,8 @@
 //! Engines that break one rule each, and who notices.
 //!
-//! Those whose mistake makes calls go wrong are left to `relpoline torture`; the others have a program of `tests/programs`
-//! that watches over the rule. `cargo run -p relpoline-tests --example broken` prints how long each goes unnoticed.
+//! Those whose mistake makes calls go wrong are left to `relpoline torture`; the others have a program of
+//! `tests/programs` that watches over the rule. `cargo run -p relpoline-tests --example broken` prints how
+//! long each goes unnoticed.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -11,7 +12,8 @@ use serde_json::Value;
 
 use crate::{Outcome, Program, Run, tool};
 
-/// Variants whose mistake makes calls go wrong, with what `relpoline torture` is told: gates change where sites are not linked.
+/// Variants whose mistake makes calls go wrong, with what `relpoline torture` is told: gates change where
+/// sites are not linked.
 pub const TORTURED: [(&str, &[&str]); 7] = [
     ("two-byte-patch", &["--no-link"]),
     ("tree-in-place", &[]),

@@ -1,10 +1,11 @@
 //! Random C programs, for the promise that a program prints the same with the engine as without.
 //!
-//! A program is three layers of functions. Those of a layer are called through pointers by the layer above: in loops, in
-//! tail position, from the operations of interpreters with computed gotos of several kinds, from switches, through structures of pointers,
-//! with doubles and structures as arguments, recursively, and from libc (`qsort`). Which ones are called depends on a
-//! number that changes from phase to phase, in each thread in another way, so promoted sites have to learn anew. Everything
-//! ends up in sums that are printed. All arithmetic is unsigned: there is no undefined behaviour.
+//! A program is three layers of functions. Those of a layer are called through pointers by the layer above:
+//! in loops, in tail position, from the operations of interpreters with computed gotos of several kinds, from
+//! switches, through structures of pointers, with doubles and structures as arguments, recursively, and from
+//! libc (`qsort`). Which ones are called depends on a number that changes from phase to phase, in each thread
+//! in another way, so promoted sites have to learn anew. Everything ends up in sums that are printed. All
+//! arithmetic is unsigned: there is no undefined behaviour.
 
 use std::fmt::Write;
 
@@ -153,8 +154,8 @@ impl Generator {
         ));
     }
 
-    /// Labels come from a table, as distances from one of them, or encoded; and where operations ask before the goto what
-    /// they ask again behind it, the compiler may carry flags over.
+    /// Labels come from a table, as distances from one of them, or encoded; and where operations ask before
+    /// the goto what they ask again behind it, the compiler may carry flags over.
     fn interpreter(&mut self, name: &str, below: &Layer) {
         let (operations, length) = (2 + self.below(10), 8 + self.below(40));
         let code: String = (0..length).map(|_| format!("{}, ", self.below(operations))).collect();

@@ -1,9 +1,9 @@
 //! What the tests in `tests/tests` stand on: programs in C and C++, compiled with retpolines by the machine's
 //! compiler, run with and without the engine, and compared.
 //!
-//! Every program (`tests/programs`) checks its own calls: a callee says which one it is, what it was given and
-//! how often it was called, and the program ends with status 1 when that is not what the caller meant. What
-//! the tests add is that the program behaves the same without the engine, and that promotion really took
+//! Every program (`tests/programs`) checks its own calls: a callee says which one it is, what it was given
+//! and how often it was called, and the program ends with status 1 when that is not what the caller meant.
+//! What the tests add is that the program behaves the same without the engine, and that promotion really took
 //! place, by the report: a test of an engine that does nothing would prove nothing.
 //!
 //! | module | what it is for |

@@ -1,4 +1,5 @@
-//! Programs of `tests/programs`, compiled by the machine's compiler and kept by the hash of what they are made of.
+//! Programs of `tests/programs`, compiled by the machine's compiler and kept by the hash of what they are
+//! made of.
 
 use std::ffi::OsString;
 use std::fs;
@@ -46,8 +47,8 @@ impl Program {
         let name = self.source.file_stem().unwrap_or_default().to_string_lossy();
         let built = cache().join(format!("{name}-{:016x}", self.hash()));
         if !built.exists() {
-            // Other tests may be building the same: the first to finish renames its file into place, where it stays, since
-            // it may be running.
+            // Other tests may be building the same: the first to finish renames its file into place, where it
+            // stays, since it may be running.
             let fresh = tempfile::Builder::new().prefix(&*name).tempfile_in(cache()).expect("no temporary file");
             let fresh = fresh.into_temp_path();
             self.compile(&fresh);

@@ -93,7 +93,8 @@ impl Site {
         matches!(self.state.as_str(), "promoted" | "linked")
     }
 
-    /// Whether it is promoted or has been: a promoted site that is not called any more may have been told to learn anew.
+    /// Whether it is promoted or has been: a promoted site that is not called any more may have been told to
+    /// learn anew.
     #[must_use]
     pub fn was_promoted(&self) -> bool {
         self.is_promoted() || self.relearned > 0

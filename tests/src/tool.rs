@@ -2,8 +2,8 @@
 //!
 //! Cargo builds a package's binaries for the tests of that package alone, and the command belongs to another
 //! one. So the first test that wants it has cargo build it, into the same target directory and with the same
-//! profile as the test itself; after `cargo test --workspace` has built everything, cargo has nothing to do. Cargo's own lock keeps
-//! test executables that run at the same time apart.
+//! profile as the test itself; after `cargo test --workspace` has built everything, cargo has nothing to do.
+//! Cargo's own lock keeps test executables that run at the same time apart.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -52,9 +52,10 @@ fn workspace() -> &'static Path {
 fn build_relpoline() -> Result<PathBuf, String> {
     let directory = profile_directory();
     let mut cargo = Command::new(env!("CARGO"));
-    // As `cargo test --workspace` builds it, for a test of the command's own: everything with the same features is there then.
-    // `header` brings cbindgen, and with it proc-macro2 and syn as crates of a test. Without that cargo compiles these with another
-    // profile, and everything that derives with them once more, which took minutes beside programs that were waiting for it.
+    // As `cargo test --workspace` builds it, for a test of the command's own: everything with the same
+    // features is there then. `header` brings cbindgen, and with it proc-macro2 and syn as crates of a test.
+    // Without that cargo compiles these with another profile, and everything that derives with them once
+    // more, which took minutes beside programs that were waiting for it.
     cargo.args(["test", "--no-run", "--locked", "--workspace", "--test", "output", "--test", "header"]);
     if let Some(profile) = directory.file_name().filter(|name| *name != "debug") {
         cargo.arg("--profile").arg(profile);
@@ -66,16 +67,16 @@ fn build_relpoline() -> Result<PathBuf, String> {
 
 /// Mistakes that are made in constants, or in crates that know no `broken!`: each takes a build of its own.
 const BUILT_IN: [&str; 4] = ["flags-at-goto", "gate-not-aligned", "little-room", "boards-at-once"];
-/// What stands in an engine's file before the names of the mistakes that it makes (crates/text/src/sync.rs), and how many bytes
-/// there are with these words.
+/// What stands in an engine's file before the names of the mistakes that it makes (crates/text/src/sync.rs),
+/// and how many bytes there are with these words.
 const WORDS: &[u8] = b"relpoline makes these mistakes:";
 const ROOM: usize = 160;
 
 /// An engine that breaks the rule `variant`. Several at once are joined by `+`.
 ///
-/// There is one build for all of them, with `--cfg relpoline_breakable`: what it shall do wrong is written into its file. The
-/// cfg is passed by a wrapper around the compiler that cargo uses for the workspace's own crates only, so the other ones are
-/// built once.
+/// There is one build for all of them, with `--cfg relpoline_breakable`: what it shall do wrong is written
+/// into its file. The cfg is passed by a wrapper around the compiler that cargo uses for the workspace's own
+/// crates only, so the other ones are built once.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -133,8 +134,8 @@ fn wrapper(target: &Path, built_in: &[&str]) -> PathBuf {
     script
 }
 
-/// Makes a file of `content` that can be executed, at once: another test's child, forked while this process wrote it, would hold
-/// it open for writing, so this process does not.
+/// Makes a file of `content` that can be executed, at once: another test's child, forked while this process
+/// wrote it, would hold it open for writing, so this process does not.
 ///
 /// # Panics
 /// When it cannot be written.

@@ -59,8 +59,8 @@ pub struct BpfCorpus {
     differ: u32,
 }
 
-/// Every program of a folder over generated packets, interpreted, compiled and in the kernel's test run; the table. Fetches
-/// nothing; needs root, a C compiler and libbpf-dev.
+/// Every program of a folder over generated packets, interpreted, compiled and in the kernel's test run; the
+/// table. Fetches nothing; needs root, a C compiler and libbpf-dev.
 pub fn corpus(options: &BpfCorpus) -> Result<()> {
     let folder = fs::canonicalize(&options.folder).with_context(|| options.folder.display().to_string())?;
     let status = Command::new(env!("CARGO"))

@@ -9,10 +9,11 @@
 //! | `relpoline-dkms_VERSION_amd64.deb` | the kernel module: the shim's source, and the module's engine compiled |
 //! | `relpoline-VERSION.cdx.json` | all crates that are in it (CycloneDX) |
 //!
-//! The command finds its engine in `../lib/relpoline`. What is built has no path of the machine in it, and the times in the
-//! archives are the commit's, so whoever builds the same commit with the same compiler gets the same bytes: `--twice` does that in
-//! another directory, and compares. With `--check` the .deb is installed in a clean Debian (debootstrap) and used there, which
-//! needs root, gcc and a network. Documents come with all that they link to, in the same places relative to each other.
+//! The command finds its engine in `../lib/relpoline`. What is built has no path of the machine in it, and
+//! the times in the archives are the commit's, so whoever builds the same commit with the same compiler gets
+//! the same bytes: `--twice` does that in another directory, and compares. With `--check` the .deb is
+//! installed in a clean Debian (debootstrap) and used there, which needs root, gcc and a network. Documents
+//! come with all that they link to, in the same places relative to each other.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -92,8 +93,8 @@ pub fn run(options: &Dist, root: &Path) -> Result<()> {
     if options.check { check(root, &package, &out, &options.mirror) } else { Ok(()) }
 }
 
-/// Installs the archive somewhere, uses it, and takes it away again; and looks whether what the metadata for `cargo binstall`
-/// names is in it.
+/// Installs the archive somewhere, uses it, and takes it away again; and looks whether what the metadata for
+/// `cargo binstall` names is in it.
 fn try_archive(root: &Path, archive: &Path, version: &str) -> Result<()> {
     let place = tempfile::tempdir()?;
     let named = binstall_commands(&fs::read_to_string(root.join("crates/cli/Cargo.toml"))?, version)?;
@@ -196,8 +197,8 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     Ok(target.join("release"))
 }
 
-/// Whether a file names a directory of this machine: of the source, of what was built, of the compiler. Debug symbols are
-/// looked into, too, which are compressed.
+/// Whether a file names a directory of this machine: of the source, of what was built, of the compiler. Debug
+/// symbols are looked into, too, which are compressed.
 fn has_no_path_of_ours(file: &Path, root: &Path, built: &Path) -> Result<()> {
     let mut bytes = fs::read(file)?;
     if file.extension().is_some_and(|end| end == "debug") {
@@ -229,8 +230,8 @@ fn lay_out(root: &Path, built: &Path, tree: &Path, symbols: &Path) -> Result<()>
     for name in COMMANDS {
         put_stripped(&built.join(name), &tree.join("bin").join(name), 0o755, symbols)?;
     }
-    // As it was built, line tables included: the command takes the file beside it only if it is, to the byte, the one that it
-    // carries.
+    // As it was built, line tables included: the command takes the file beside it only if it is, to the byte,
+    // the one that it carries.
     put(&built.join("librelpoline_engine.so"), &tree.join(ENGINE), 0o644)?;
     let doc = tree.join("share/doc/relpoline");
     for name in documents(root)? {
@@ -249,7 +250,8 @@ fn lay_out(root: &Path, built: &Path, tree: &Path, symbols: &Path) -> Result<()>
     write(&tree.join("install.sh"), INSTALL.as_bytes(), 0o755)
 }
 
-/// The documents that are packed, relative to `root`: what one begins to read with, and all that is linked from there.
+/// The documents that are packed, relative to `root`: what one begins to read with, and all that is linked
+/// from there.
 fn documents(root: &Path) -> Result<BTreeSet<PathBuf>> {
     let mut waiting: Vec<PathBuf> =
         ["README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE-MIT", "LICENSE-APACHE"].map(PathBuf::from).into();
@@ -601,7 +603,8 @@ fn dkms(root: &Path, out: &Path, version: &str, epoch: &str) -> Result<PathBuf> 
 
 /// Installs the package in a clean Debian and runs a program with promotion there.
 ///
-/// Then types the first hour there, word for word as docs/first-hour.md has it, and looks for what the page says is printed.
+/// Then types the first hour there, word for word as docs/first-hour.md has it, and looks for what the page
+/// says is printed.
 fn check(root: &Path, package: &Path, out: &Path, mirror: &str) -> Result<()> {
     let place = out.join("clean");
     if place.exists() {
@@ -709,8 +712,9 @@ for unit in shop restricted attached; do systemctl show -p Result $unit.service 
 echo all of it
 "#;
 
-/// Boots what was installed there, with systemd: the unit of the first hour, one that may hardly do anything, and one that is
-/// attached to. Without systemd-nspawn (Debian: systemd-container) that is left out, and said.
+/// Boots what was installed there, with systemd: the unit of the first hour, one that may hardly do anything,
+/// and one that is attached to. Without systemd-nspawn (Debian: systemd-container) that is left out, and
+/// said.
 fn boot(place: &Path) -> Result<()> {
     if Command::new("systemd-nspawn").arg("--version").output().is_err() {
         println!("skipped: units are not booted, since there is no systemd-nspawn (Debian: systemd-container)");
@@ -771,8 +775,8 @@ fn boot(place: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lets DKMS build the module for the kernel of a clean Debian, without Rust, and take it away again; what was built is
-/// loaded into that kernel in QEMU, promotes, and is unloaded.
+/// Lets DKMS build the module for the kernel of a clean Debian, without Rust, and take it away again; what
+/// was built is loaded into that kernel in QEMU, promotes, and is unloaded.
 fn check_dkms(package: &Path, out: &Path, release: &str, mirror: &str) -> Result<()> {
     let place = out.join(format!("dkms-{release}"));
     if place.exists() {

@@ -1,8 +1,8 @@
 //! The engine as the driver sees it: a command put before another one, and a report file read afterwards.
 //!
-//! Reading is forgiving: a field that is missing reads as nothing, since the report belongs to the engine and the
-//! benchmark has to go on when it changes. A server that forks may write one report per process beside the
-//! named file (`FILE.PID`); the one with most promoted sites is the worker's.
+//! Reading is forgiving: a field that is missing reads as nothing, since the report belongs to the engine and
+//! the benchmark has to go on when it changes. A server that forks may write one report per process beside
+//! the named file (`FILE.PID`); the one with most promoted sites is the worker's.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -78,8 +78,8 @@ impl Engine {
         Engine { options: options.iter().map(|&option| option.to_owned()).collect(), ..self }
     }
 
-    /// The same engine without a report: then nothing but it comes on top of the program. Who writes a report watches the program
-    /// and reads its symbols, and a command's time includes that of its children.
+    /// The same engine without a report: then nothing but it comes on top of the program. Who writes a report
+    /// watches the program and reads its symbols, and a command's time includes that of its children.
     pub fn silent(self) -> Engine {
         Engine { is_silent: true, ..self }
     }

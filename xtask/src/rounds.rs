@@ -142,8 +142,8 @@ impl<'a> Series<'a> {
         Ok(sample)
     }
 
-    /// Three more runs that are not timed. One with a report: what the engine did. One with calls counted: what it covers, and
-    /// what it leaves; and one without the engine, both with a look at memory.
+    /// Three more runs that are not timed. One with a report: what the engine did. One with calls counted:
+    /// what it covers, and what it leaves; and one without the engine, both with a look at memory.
     fn count_calls(&mut self, protocol: &Protocol) -> Result<()> {
         let Some(binary) = protocol.engine.as_deref().filter(|_| self.variants.contains(&Variant::Relpoline)) else {
             return Ok(());

@@ -52,7 +52,8 @@ impl Server {
         Ok(())
     }
 
-    /// The process that has no child: the server itself, if it is one process and whoever started it waits for it.
+    /// The process that has no child: the server itself, if it is one process and whoever started it waits
+    /// for it.
     pub fn innermost(&self) -> u32 {
         let mut pid = self.child.id();
         while let Some(&child) = procfs::children(pid).ok().as_ref().and_then(|children| children.first()) {

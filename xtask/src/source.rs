@@ -101,7 +101,8 @@ fn fetch(place: &Place, package: &str) -> Result<String> {
     Ok(version)
 }
 
-/// Unpacks the tarball of a package into `src/PACKAGE` unless that is there already, and returns the kernel's version.
+/// Unpacks the tarball of a package into `src/PACKAGE` unless that is there already, and returns the kernel's
+/// version.
 fn fetch_kernel(place: &Place, package: &'static str) -> Result<String> {
     let source = Source::Kernel(package);
     if let Some(version) = source.version(place) {

@@ -67,7 +67,8 @@ fn line(row: &Row, shown: &[(Variant, &str)]) -> String {
     )
 }
 
-/// What the README shows: programs that gain, and some that gain little or lose. All others are in the whole table.
+/// What the README shows: programs that gain, and some that gain little or lose. All others are in the whole
+/// table.
 const SHOWN: [(&str, &str, &str); 10] = [
     ("cpython", "b.py", "user CPU"),
     ("php", "b.php", "user CPU"),

@@ -1,11 +1,13 @@
-//! The interface for C: what `relpoline_bpf.h` declares, in the shape of ubpf's. Rust programs do not need it.
+//! The interface for C: what `relpoline_bpf.h` declares, in the shape of ubpf's. Rust programs do not need
+//! it.
 //!
-//! A machine is a runtime that is made when it is loaded: helpers are part of a runtime, and ubpf's users register them before.
-//! `cargo rustc --release -p relpoline-bpf --features c --crate-type staticlib` (or `cdylib`).
+//! A machine is a runtime that is made when it is loaded: helpers are part of a runtime, and ubpf's users
+//! register them before. `cargo rustc --release -p relpoline-bpf --features c --crate-type staticlib` (or
+//! `cdylib`).
 //!
 //! # Safety
-//! What the functions ask of their callers is in the header, as is usual in C: pointers are what they say, or null where it
-//! says so; a machine is destroyed once, when nobody uses it.
+//! What the functions ask of their callers is in the header, as is usual in C: pointers are what they say, or
+//! null where it says so; a machine is destroyed once, when nobody uses it.
 #![expect(missing_docs, clippy::missing_safety_doc, reason = "the header says it, once for all")]
 
 use crate::elf::{Around, Object};
@@ -302,7 +304,8 @@ const PLACES: usize = 64;
 static COMPILED: [AtomicPtr<Program>; PLACES] = [const { AtomicPtr::new(std::ptr::null_mut()) }; PLACES];
 
 extern "C" fn compiled<const PLACE: usize>(memory: *mut c_void, len: usize) -> u64 {
-    // SAFETY: a machine's program until it is unloaded, after which nobody calls this, says whoever was given it.
+    // SAFETY: a machine's program until it is unloaded, after which nobody calls this, says whoever was given
+    // it.
     let program = unsafe { COMPILED[PLACE].load(Ordering::Acquire).as_ref() };
     // SAFETY: as above.
     program.and_then(|program| unsafe { run(program, memory, len) }.ok()).unwrap_or(u64::MAX)

@@ -1,8 +1,8 @@
 //! Helpers that call back: `bpf_loop` and `bpf_for_each_map_elem`.
 //!
-//! They are functions in eBPF themselves, which are put behind a program that calls one; the call becomes one of that
-//! function, which calls what it was given by register. So a callback's budget, stack, registers and tail calls are what they
-//! are in any function, interpreted or compiled.
+//! They are functions in eBPF themselves, which are put behind a program that calls one; the call becomes one
+//! of that function, which calls what it was given by register. So a callback's budget, stack, registers and
+//! tail calls are what they are in any function, interpreted or compiled.
 
 use crate::insn::{self, Insn, call};
 

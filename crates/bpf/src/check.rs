@@ -3,12 +3,12 @@
 //! A program that passed has these properties, on which interpreter and compiler rely:
 //! - every jump lands on the first slot of an instruction of the same function;
 //! - no function runs off its end;
-//! - calls between functions nest at most [`MAX_FRAMES`] deep, recursion included, so the stack a run needs is
-//!   bounded beforehand; calls by register begin anew, and at most [`MAX_BY_REGISTER`] of them may be under way in a run,
-//!   which is checked there;
-//! - what is accessed directly through r10 lies in the function's own frame. (What is accessed through other registers
-//!   is checked while the program runs, against the stack of the whole run: a program that reckons its addresses wrongly
-//!   can damage frames of its own run, and nothing else.)
+//! - calls between functions nest at most [`MAX_FRAMES`] deep, recursion included, so the stack a run needs
+//!   is bounded beforehand; calls by register begin anew, and at most [`MAX_BY_REGISTER`] of them may be
+//!   under way in a run, which is checked there;
+//! - what is accessed directly through r10 lies in the function's own frame. (What is accessed through other
+//!   registers is checked while the program runs, against the stack of the whole run: a program that reckons
+//!   its addresses wrongly can damage frames of its own run, and nothing else.)
 //!
 //! It is not the kernel's verifier: types and ranges of values are not tracked, so that accesses are checked
 //! while the program runs, and loops end by the budget. Reading registers that were never written is not

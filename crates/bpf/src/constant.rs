@@ -1,9 +1,9 @@
 //! Which program array, and which index if always the same, each tail call names; and which map each look-up.
 //!
-//! A forward data-flow analysis per function: a register is a known number, a known map, a place in the function's frame, or
-//! anything. Where paths meet, what they disagree on becomes anything. That is enough for what compilers make of
-//! `bpf_tail_call(ctx, &array, 3)`; an index computed at run time stays unknown and takes the indirect way. A look-up
-//! whose map is unknown is one all the same.
+//! A forward data-flow analysis per function: a register is a known number, a known map, a place in the
+//! function's frame, or anything. Where paths meet, what they disagree on becomes anything. That is enough
+//! for what compilers make of `bpf_tail_call(ctx, &array, 3)`; an index computed at run time stays unknown
+//! and takes the indirect way. A look-up whose map is unknown is one all the same.
 
 use crate::check::{Checked, Function, is_wide, written};
 use crate::decode::InsnError;

@@ -1,8 +1,8 @@
 //! From instruction slots to [`Op`]s, one at a time.
 //!
 //! Everything that a single instruction can get wrong is refused here: unknown opcodes, registers above r10,
-//! reserved fields that are not zero (RFC 9669 section 3: "unused fields SHALL be set to zero"), writes to the
-//! frame pointer, jumps out of the program. What needs more than one instruction is [`crate::check`]'s.
+//! reserved fields that are not zero (RFC 9669 section 3: "unused fields SHALL be set to zero"), writes to
+//! the frame pointer, jumps out of the program. What needs more than one instruction is [`crate::check`]'s.
 
 use crate::insn::{self, Insn, call, class, imm64};
 use crate::op::{Alu, Atomic, Cond, Op, Operand, Order, R, Size, Width};

@@ -1,12 +1,13 @@
 //! What all runtimes of a process share, around `fork`.
 //!
-//! That is two locks (counters, the learner) and threads' slots of per-CPU maps; what waits to be freed, and the marks of threads
-//! that are in the middle of runs, are [`relpoline_patch::fork`]'s. The child has one thread; the others left all of it as it was. So
-//! the locks are taken before, and given back on either side, and the child forgets those threads. Then a runtime that it makes is as good as its
-//! parent's, whatever its parent's threads were doing. Runtimes that it inherits have locks of their own: see [`Runtime`].
+//! That is two locks (counters, the learner) and threads' slots of per-CPU maps; what waits to be freed, and
+//! the marks of threads that are in the middle of runs, are [`relpoline_patch::fork`]'s. The child has one
+//! thread; the others left all of it as it was. So the locks are taken before, and given back on either side,
+//! and the child forgets those threads. Then a runtime that it makes is as good as its parent's, whatever its
+//! parent's threads were doing. Runtimes that it inherits have locks of their own: see [`Runtime`].
 //!
-//! Children made by raw `clone` run no handlers. If their parent had threads they cannot use this crate, nor any other that
-//! allocates: the allocator's own locks are mended by the same handlers.
+//! Children made by raw `clone` run no handlers. If their parent had threads they cannot use this crate, nor
+//! any other that allocates: the allocator's own locks are mended by the same handlers.
 //!
 //! [`Runtime`]: crate::Runtime
 
@@ -22,8 +23,8 @@ unsafe extern "C" {
     fn pthread_atfork(before: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> c_int;
 }
 
-/// How long a fork waits for a lock. Its holder does not wait for anything, so this is long, unless it is the thread that
-/// forks: in a handler of a signal.
+/// How long a fork waits for a lock. Its holder does not wait for anything, so this is long, unless it is the
+/// thread that forks: in a handler of a signal.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Both; each is missing if it could not be had.
@@ -40,15 +41,18 @@ thread_local! {
 /// Sets it up, once. The broken variant that the tests must catch does not.
 pub fn prepare() {
     static DONE: AtomicBool = AtomicBool::new(false);
-    // First: what is retired under the learner's lock waits for the queue, which is therefore to be taken after it.
+    // First: what is retired under the learner's lock waits for the queue, which is therefore to be taken
+    // after it.
     relpoline_patch::fork::prepare();
     if !DONE.swap(true, Ordering::Relaxed) && !cfg!(relpoline_broken = "child-waits") {
-        // SAFETY: the three are functions of this module. Where there is no memory for them, children may have to wait.
+        // SAFETY: the three are functions of this module. Where there is no memory for them, children may
+        // have to wait.
         unsafe { pthread_atfork(before, after, child) };
     }
 }
 
-/// Tries until the time is over: whoever waits for ever for a lock of its own thread's would harm its program.
+/// Tries until the time is over: whoever waits for ever for a lock of its own thread's would harm its
+/// program.
 fn take<T>(hold: fn() -> std::sync::TryLockResult<MutexGuard<'static, T>>) -> Option<MutexGuard<'static, T>> {
     let begun = Instant::now();
     loop {

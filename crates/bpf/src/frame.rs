@@ -1,4 +1,5 @@
-//! The packet of a run that has a context of the kernel's: where it begins and ends, and how far either may move.
+//! The packet of a run that has a context of the kernel's: where it begins and ends, and how far either may
+//! move.
 //!
 //! What a program reads in its context is a copy of this; the original lies where programs cannot write.
 //!

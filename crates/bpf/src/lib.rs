@@ -1,7 +1,7 @@
 //! eBPF in user space, with program arrays whose tail calls are direct jumps, patched while programs run.
 //!
-//! Load what clang makes (`clang -O2 -g -target bpf -c`), run it, and change which program a slot of a program array
-//! leads to while any number of threads are running:
+//! Load what clang makes (`clang -O2 -g -target bpf -c`), run it, and change which program a slot of a
+//! program array leads to while any number of threads are running:
 //!
 //! ```
 //! use relpoline_bpf::{Object, Options, Reason, Runtime};
@@ -33,42 +33,45 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Instructions need no file: [`Program::load`] takes them as they are ([`insn::parse`]). Helpers of the host are added by
-//! number ([`RuntimeBuilder::helper`]), maps are made by [`Map::new`] or come with an object, and packets get the kernel's
-//! contexts by a [`PacketBuffer`].
+//! Instructions need no file: [`Program::load`] takes them as they are ([`insn::parse`]). Helpers of the host
+//! are added by number ([`RuntimeBuilder::helper`]), maps are made by [`Map::new`] or come with an object,
+//! and packets get the kernel's contexts by a [`PacketBuffer`].
 //!
 //! # Tail calls
-//! A tail call whose index is a constant is two words of machine code, a bypass and a jump, that change by the protocol
-//! of [`relpoline_patch::bypass`]. One whose index is computed looks the program up in a table, and then goes through a
-//! retpoline, or, when it is hot, through compare-and-jump code for its usual targets ([`IndirectBranches`],
-//! [`Program::variable_calls`]). At most 33 are taken in a run, however programs and functions nest; the next returns −2.
+//! A tail call whose index is a constant is two words of machine code, a bypass and a jump, that change by
+//! the protocol of [`relpoline_patch::bypass`]. One whose index is computed looks the program up in a table,
+//! and then goes through a retpoline, or, when it is hot, through compare-and-jump code for its usual targets
+//! ([`IndirectBranches`], [`Program::variable_calls`]). At most 33 are taken in a run, however programs and
+//! functions nest; the next returns −2.
 //!
-//! What [`ProgArray::update`] changes is one slot's jumps, which takes less than a microsecond; emptying a slot waits for
-//! the runs that are going on. [`ProgArray::swap`] and [`Transaction`] compile the programs concerned anew, some tens of
-//! microseconds for 33 of them, and switch over at once. A program is freed one grace period after its last handle and
-//! slot are gone; programs and arrays may refer to each other in circles.
+//! What [`ProgArray::update`] changes is one slot's jumps, which takes less than a microsecond; emptying a
+//! slot waits for the runs that are going on. [`ProgArray::swap`] and [`Transaction`] compile the programs
+//! concerned anew, some tens of microseconds for 33 of them, and switch over at once. A program is freed one
+//! grace period after its last handle and slot are gone; programs and arrays may refer to each other in
+//! circles.
 //!
 //! # What is verified, and what is not
-//! Every instruction is checked when a program is loaded ([`check`]), and every memory access while it runs, so that no program,
-//! however malformed, reads or writes memory that was not given to its runtime, or runs for ever: it ends in a [`Trap`]. With
-//! [`Options::proofs`] accesses that are proved to be within bounds are not checked (`proof`; [`Options::kernel_contexts`] lets
-//! more be proved). There is no verifier: types and value ranges are not proved, which means that errors show at run time.
-//! In particular:
-//! - Programs of one [`Runtime`] can reach all of each other's maps, and all of their run's stack, by addresses they make
-//!   up; keep programs that must not in runtimes of their own. Addresses are visible to programs.
-//! - Bounds checks are not hardened against speculation (Spectre variant 1): do not run programs of adversaries beside
-//!   secrets of the same process.
+//! Every instruction is checked when a program is loaded ([`check`]), and every memory access while it runs,
+//! so that no program, however malformed, reads or writes memory that was not given to its runtime, or runs
+//! for ever: it ends in a [`Trap`]. With [`Options::proofs`] accesses that are proved to be within bounds are
+//! not checked (`proof`; [`Options::kernel_contexts`] lets more be proved). There is no verifier: types and
+//! value ranges are not proved, which means that errors show at run time. In particular:
+//! - Programs of one [`Runtime`] can reach all of each other's maps, and all of their run's stack, by
+//!   addresses they make up; keep programs that must not in runtimes of their own. Addresses are visible to
+//!   programs.
+//! - Bounds checks are not hardened against speculation (Spectre variant 1): do not run programs of
+//!   adversaries beside secrets of the same process.
 //! - A program can read stack that an earlier run of the same runtime left behind, unless
 //!   [`Invocation::clear_stack`] is asked for.
-//! - [`Checks::off`], which is `unsafe`, switches the memory checks off, and [`Options::budget`] can be switched off; then
-//!   what they promise no longer holds.
-//! - Not supported, and refused when loaded (an object's other programs are loaded: [`Object::refused`]): calls by BTF id,
-//!   kernel functions, CO-RE relocations against types of a kernel's that was not given ([`Around`]), spin locks, timers, maps
-//!   of kinds other than [`MapKind`]'s.
+//! - [`Checks::off`], which is `unsafe`, switches the memory checks off, and [`Options::budget`] can be
+//!   switched off; then what they promise no longer holds.
+//! - Not supported, and refused when loaded (an object's other programs are loaded: [`Object::refused`]):
+//!   calls by BTF id, kernel functions, CO-RE relocations against types of a kernel's that was not given
+//!   ([`Around`]), spin locks, timers, maps of kinds other than [`MapKind`]'s.
 //!
 //! # Limits
-//! x86-64 Linux. 64 MiB of code, 4096 maps and 16384 computed tail calls per runtime; 8 nested
-//! functions with 512 bytes of stack each; 65536 slots per array. Not for signal handlers. A forked child interprets the
+//! x86-64 Linux. 64 MiB of code, 4096 maps and 16384 computed tail calls per runtime; 8 nested functions with
+//! 512 bytes of stack each; 65536 slots per array. Not for signal handlers. A forked child interprets the
 //! programs it inherited and cannot change them; see [`Runtime`].
 //!
 //! # The crate, inside

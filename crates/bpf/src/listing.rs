@@ -55,8 +55,8 @@ impl Program {
         let _section = relpoline_patch::reclaim::Section::enter();
         // SAFETY: current inside the section, and so not freed before its end.
         let code = unsafe { &*self.core.code_ptr() };
-        // SAFETY: the code's block is readable as long as the code lives; a patch site that changes meanwhile is
-        // read as some mixture, which is only shown.
+        // SAFETY: the code's block is readable as long as the code lives; a patch site that changes meanwhile
+        // is read as some mixture, which is only shown.
         let bytes = (0..code.len).map(|i| unsafe { ((code.entry + i as u64) as *const u8).read_volatile() }).collect();
         let checked = &code.body.checked;
         let end = |slot: usize| code.offsets.get(slot + 1).map_or(code.len, |o| *o as usize);

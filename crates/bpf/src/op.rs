@@ -204,8 +204,8 @@ pub enum Op {
     LoadAcquire { size: Size, dst: R, src: R, offset: i16 },
     /// `*(dst + offset) = src`, behind everything that went before.
     StoreRelease { size: Size, dst: R, offset: i16, src: R },
-    /// `r0 =` big-endian bytes of the packet, `index + offset` from its beginning; return 0 where there are none. As a call
-    /// does, it leaves zero in r1 to r5.
+    /// `r0 =` big-endian bytes of the packet, `index + offset` from its beginning; return 0 where there are
+    /// none. As a call does, it leaves zero in r1 to r5.
     LoadPacket { size: Size, index: Option<R>, offset: i32 },
     /// `dst =` what [`Op::CallReg`] knows the function at `target` by.
     LoadFunction { dst: R, target: u32 },

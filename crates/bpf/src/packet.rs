@@ -1,15 +1,17 @@
-//! Packets as the kernel's programs expect them: behind a context whose fields `data` and `data_end` have 32 bits.
+//! Packets as the kernel's programs expect them: behind a context whose fields `data` and `data_end` have 32
+//! bits.
 //!
-//! In the kernel the verifier rewrites loads of these fields. Without one, they have to hold real addresses, so a
-//! [`PacketBuffer`] lies below 4 GiB:
+//! In the kernel the verifier rewrites loads of these fields. Without one, they have to hold real addresses,
+//! so a [`PacketBuffer`] lies below 4 GiB:
 //!
 //! ```text
 //! | context: xdp_md or __sk_buff, 192 bytes | flow keys, 64 | head room, 256 | packet … | tail room … |
 //! ```
 //!
-//! The device is number 1, as in the kernel's test runs, and packets are for another host unless their Ethernet address
-//! is zero, a group's or everybody's. How much room there is before and behind a packet is as in a test run, too.
-//! The layouts are those of the kernel's `uapi/linux/bpf.h`. Fields that are not mentioned here are zero.
+//! The device is number 1, as in the kernel's test runs, and packets are for another host unless their
+//! Ethernet address is zero, a group's or everybody's. How much room there is before and behind a packet is
+//! as in a test run, too. The layouts are those of the kernel's `uapi/linux/bpf.h`. Fields that are not
+//! mentioned here are zero.
 
 use crate::frame::{After, Frame};
 use crate::invocation::Invocation;
@@ -111,8 +113,8 @@ impl PacketBuffer {
 
     /// Bytes from offset `from` on, for as long as the buffer lives.
     fn bytes<'a>(&mut self, from: usize, len: usize) -> &'a mut [u8] {
-        // SAFETY: callers stay within what is mapped, and let nobody have it for longer than they have `self`; any bytes
-        // are valid.
+        // SAFETY: callers stay within what is mapped, and let nobody have it for longer than they have
+        // `self`; any bytes are valid.
         unsafe { std::slice::from_raw_parts_mut((self.start + from) as *mut u8, len) }
     }
 

@@ -94,8 +94,8 @@ impl Checks {
     /// Checks nothing.
     ///
     /// # Safety
-    /// The host vouches for the program as for its own code: in no run does it read or write memory that was not given
-    /// to its runtime.
+    /// The host vouches for the program as for its own code: in no run does it read or write memory that was
+    /// not given to its runtime.
     #[must_use]
     pub const unsafe fn off() -> Checks {
         Checks { off: true }
@@ -109,21 +109,22 @@ impl Checks {
 /// How a program is to be treated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Instructions that a run may spend on loops and calls, or `None` for endless. Steps back are charged with
-    /// what they repeat and calls with the length of the function, so straight-line code costs nothing. The
-    /// program that a run starts with decides for all of it; but programs loaded without a budget charge none.
+    /// Instructions that a run may spend on loops and calls, or `None` for endless. Steps back are charged
+    /// with what they repeat and calls with the length of the function, so straight-line code costs nothing.
+    /// The program that a run starts with decides for all of it; but programs loaded without a budget charge
+    /// none.
     pub budget: Option<u64>,
     /// Whether memory accesses are checked.
     pub checks: Checks,
     /// Count starts, for [`Program::hits`].
     pub count: bool,
-    /// Whether runs of a program whose section is for packets with a context of the kernel's ([`crate::expects`]) have that
-    /// context: those of a [`crate::PacketBuffer`]. With [`Options::proofs`] many of its accesses need no
-    /// check then. A run that has not ends in [`crate::TrapKind::WrongContext`] where the program begins; and however it is
-    /// reached, it has the context in r1.
+    /// Whether runs of a program whose section is for packets with a context of the kernel's
+    /// ([`crate::expects`]) have that context: those of a [`crate::PacketBuffer`]. With [`Options::proofs`]
+    /// many of its accesses need no check then. A run that has not ends in [`crate::TrapKind::WrongContext`]
+    /// where the program begins; and however it is reached, it has the context in r1.
     pub kernel_contexts: bool,
-    /// Leave out checks of accesses that are proved to be within bounds. Off unless it is asked for: the proofs are new, and
-    /// a mistake in them is a hole.
+    /// Leave out checks of accesses that are proved to be within bounds. Off unless it is asked for: the
+    /// proofs are new, and a mistake in them is a hole.
     pub proofs: bool,
 }
 
@@ -228,8 +229,8 @@ impl Program {
         &self.core.body.section
     }
 
-    /// What it expects in r1, by its section's name. It can be given anything, which is up to the host, unless it was loaded
-    /// otherwise ([`Options::kernel_contexts`]).
+    /// What it expects in r1, by its section's name. It can be given anything, which is up to the host,
+    /// unless it was loaded otherwise ([`Options::kernel_contexts`]).
     #[must_use]
     pub fn expects(&self) -> Expects {
         expects(self.section())
@@ -308,7 +309,8 @@ impl Program {
     }
 }
 
-/// Whether `result` is the verdict that the packet goes where helpers said: `XDP_REDIRECT`, `TC_ACT_REDIRECT`.
+/// Whether `result` is the verdict that the packet goes where helpers said: `XDP_REDIRECT`,
+/// `TC_ACT_REDIRECT`.
 fn is_redirected(kind: ContextKind, result: u64) -> bool {
     result as u32 == if kind == ContextKind::Xdp { 4 } else { 7 }
 }

@@ -7,8 +7,8 @@ use relpoline_core::policy::{Phase, Reason};
 use relpoline_patch::reclaim::Section;
 use std::sync::Arc;
 
-/// A tail call whose index is computed at run time: whether its usual targets were promoted to direct jumps, and why
-/// or why not. See [`crate::IndirectBranches`].
+/// A tail call whose index is computed at run time: whether its usual targets were promoted to direct jumps,
+/// and why or why not. See [`crate::IndirectBranches`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VariableCall {
     /// Slot of the tail call.
@@ -23,8 +23,8 @@ pub struct VariableCall {
     pub targets: Vec<HotTarget>,
     /// How many trees it was given so far, up to 255. A swap makes new code, for which it begins at zero.
     pub promotions: u8,
-    /// How often it went through one of its trees, if the program was loaded to be counted; slots that were not hot
-    /// are included. Several threads lose some counts to each other.
+    /// How often it went through one of its trees, if the program was loaded to be counted; slots that were
+    /// not hot are included. Several threads lose some counts to each other.
     pub through_trees: Option<u64>,
 }
 
@@ -41,7 +41,8 @@ impl Program {
     /// Its tail calls with computed indexes, and what became of them.
     #[must_use]
     pub fn variable_calls(&self) -> Vec<VariableCall> {
-        // First all that needs the code, inside a section; then the lock, whose holder may be waiting for sections.
+        // First all that needs the code, inside a section; then the lock, whose holder may be waiting for
+        // sections.
         let found: Vec<_> = {
             let _section = Section::enter();
             // SAFETY: current inside the section, and so not freed before its end.

@@ -23,7 +23,8 @@ pub enum Redirect {
         kind: MapKind,
         /// The entry's key; `None` for all entries (`BPF_F_BROADCAST`).
         key: Option<u32>,
-        /// The first 32 bits of its value: the device, the CPU's queue length, or the socket. 0 for all entries.
+        /// The first 32 bits of its value: the device, the CPU's queue length, or the socket. 0 for all
+        /// entries.
         value: u32,
         /// Whether the device that the packet came from is left out (`BPF_F_EXCLUDE_INGRESS`).
         exclude_ingress: bool,

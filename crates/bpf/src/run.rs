@@ -4,11 +4,11 @@
 //! rest is for the slow paths in Rust.
 //!
 //! # Bounds checks
-//! An access of `size` bytes at `a` is allowed by a [`Window`] when `a - start < limit[size]` (unsigned), with
-//! `limit[size] = len - size + 1`, or 0 when nothing of that size fits: one subtraction and one comparison.
-//! There are two windows per direction: the first is the run's input, the second whatever else was touched
-//! last. What neither allows, [`Run::check`] looks up among all regions of the run, and moves the second
-//! window there.
+//! An access of `size` bytes at `a` is allowed by a [`Window`] when `a - start < limit[size]` (unsigned),
+//! with `limit[size] = len - size + 1`, or 0 when nothing of that size fits: one subtraction and one
+//! comparison. There are two windows per direction: the first is the run's input, the second whatever else
+//! was touched last. What neither allows, [`Run::check`] looks up among all regions of the run, and moves the
+//! second window there.
 
 use crate::check::MAX_BY_REGISTER;
 use crate::frame::Frame;

@@ -4,11 +4,12 @@
 //! another); runtimes are separate from each other.
 //!
 //! # Fork
-//! A forked child can run the programs it inherited, with the slots that arrays had at the fork: by the interpreter,
-//! whatever was asked for, since compiled code stays shared with the parent, who goes on changing it. It cannot load
-//! programs or change arrays of an inherited runtime, and is told so. A child that wants to makes a runtime of its own, which
-//! waits for nothing of its parent's, whatever the parent's threads were doing (`fork`). What it inherited does: a map that
-//! another thread was changing at the fork stays locked in the child, as any `Mutex` does.
+//! A forked child can run the programs it inherited, with the slots that arrays had at the fork: by the
+//! interpreter, whatever was asked for, since compiled code stays shared with the parent, who goes on
+//! changing it. It cannot load programs or change arrays of an inherited runtime, and is told so. A child
+//! that wants to makes a runtime of its own, which waits for nothing of its parent's, whatever the parent's
+//! threads were doing (`fork`). What it inherited does: a map that another thread was changing at the fork
+//! stays locked in the child, as any `Mutex` does.
 
 use crate::array::Links;
 use crate::branches::IndirectBranches;
@@ -142,7 +143,8 @@ impl Shared {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Shared::links`], while no update is under way. Not from within a run, for whose end an update may be waiting.
+    /// As [`Shared::links`], while no update is under way. Not from within a run, for whose end an update may
+    /// be waiting.
     pub fn links_at_rest(&self) -> std::sync::MutexGuard<'_, Links> {
         let mut links = self.links();
         while links.updating {
@@ -223,8 +225,9 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Who takes packets that programs redirect: when a run over a [`crate::PacketBuffer`] ends so, and when a program sends a
-    /// copy (`bpf_clone_redirect`), within its run. Without one, copies for device 1 are lost, and there is no other.
+    /// Who takes packets that programs redirect: when a run over a [`crate::PacketBuffer`] ends so, and when
+    /// a program sends a copy (`bpf_clone_redirect`), within its run. Without one, copies for device 1 are
+    /// lost, and there is no other.
     #[must_use]
     pub fn deliver(mut self, deliver: impl Fn(&Redirect, &[u8]) + Send + Sync + 'static) -> Self {
         self.deliver = Some(Box::new(deliver));

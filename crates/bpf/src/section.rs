@@ -6,7 +6,8 @@ pub enum ContextKind {
     /// `struct xdp_md`: `data`, `data_end`, `data_meta`, `ingress_ifindex` (1).
     Xdp,
     /// `struct __sk_buff`: `len`, `wire_len`, `protocol` (the Ethernet type), `pkt_type`, `ifindex` (1),
-    /// `data`, `data_end`, `data_meta`, `flow_keys`, `hash` and the fields of a VLAN tag where helpers set them.
+    /// `data`, `data_end`, `data_meta`, `flow_keys`, `hash` and the fields of a VLAN tag where helpers set
+    /// them.
     Skb,
 }
 

@@ -1,11 +1,12 @@
 //! Slots of per-CPU maps: one for each thread that runs programs.
 //!
-//! In the kernel nobody else touches a CPU's values while a program runs there. Here a thread may be put off at any
-//! instruction and go on elsewhere, so a slot belongs to a thread, from its first use until it ends, whatever CPUs, quotas
-//! and affinities there are. Finding it costs a load. What a program learns as its CPU's number is its slot.
+//! In the kernel nobody else touches a CPU's values while a program runs there. Here a thread may be put off
+//! at any instruction and go on elsewhere, so a slot belongs to a thread, from its first use until it ends,
+//! whatever CPUs, quotas and affinities there are. Finding it costs a load. What a program learns as its
+//! CPU's number is its slot.
 //!
-//! There are as many slots as the machine may ever have CPUs, and 64 at least; a thread beyond that has none, and
-//! programs that want one are trapped there.
+//! There are as many slots as the machine may ever have CPUs, and 64 at least; a thread beyond that has none,
+//! and programs that want one are trapped there.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

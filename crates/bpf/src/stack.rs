@@ -35,7 +35,8 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs that may be nested in one thread, helpers running programs: each takes some of the thread's own stack.
+/// Runs that may be nested in one thread, helpers running programs: each takes some of the thread's own
+/// stack.
 pub const NESTED: u32 = 32;
 
 /// A zeroed stack, which never lies on the thread's own: that may be small.

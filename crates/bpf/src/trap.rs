@@ -42,10 +42,12 @@ pub enum TrapKind {
     /// A helper refused its arguments.
     #[error("a helper refused its arguments")]
     Refused,
-    /// A helper was called, or a program begun, that needs a context of another kind than the run's: `xdp_md`, or `__sk_buff`.
+    /// A helper was called, or a program begun, that needs a context of another kind than the run's:
+    /// `xdp_md`, or `__sk_buff`.
     #[error("it needs a context of another kind than this run has")]
     WrongContext,
-    /// What the kernel's types, or its functions, do not have was needed (a CO-RE relocation, a weak external).
+    /// What the kernel's types, or its functions, do not have was needed (a CO-RE relocation, a weak
+    /// external).
     #[error("it needs a type, member or function that the given kernel does not have")]
     Unresolved,
     /// A helper panicked. (Where the host is built with `panic = "abort"`, the process ends instead.)

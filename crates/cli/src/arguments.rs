@@ -208,7 +208,8 @@ pub struct EngineArgs {
 /// `relpoline run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Write a report to FILE when the program ends (`-`: to stdout), and one to FILE.PID for each of its children.
+    /// Write a report to FILE when the program ends (`-`: to stdout), and one to FILE.PID for each of its
+    /// children.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Start warm from the profile FILE, if it is there, and save there what was learned.
@@ -250,7 +251,8 @@ pub struct DemoArgs {
     /// Print the figures as JSON.
     #[arg(long)]
     pub json: bool,
-    /// Measured rounds, after one that is not [default: 5, or as many as fit into a minute, and two at least].
+    /// Measured rounds, after one that is not [default: 5, or as many as fit into a minute, and two at
+    /// least].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: Option<u32>,
     /// Keep the sources and programs in DIR.

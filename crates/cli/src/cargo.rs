@@ -6,7 +6,8 @@
 //! cargo build     as it was asked for; its messages are read, and rustc's complaint about our flags is left out
 //! inspect         of each program and library that came of it: what can be promoted
 //! ```
-//! The flags are part of what cargo compares, so what was built without them is built anew, and nothing else is.
+//! The flags are part of what cargo compares, so what was built without them is built anew, and nothing else
+//! is.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -127,8 +128,8 @@ fn build(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     look(&built.files)
 }
 
-/// Lets rustc have the flags: in the environment, where some are set there, else beside those of `[build]` in the config files.
-/// What cargo is to be told by `--config`.
+/// Lets rustc have the flags: in the environment, where some are set there, else beside those of `[build]` in
+/// the config files. What cargo is to be told by `--config`.
 fn with_flags(command: &mut Command, flags: &[&str], set: impl Fn(&str) -> Option<OsString>) -> Option<String> {
     if let Some(mut all) = set("CARGO_ENCODED_RUSTFLAGS") {
         for flag in flags {
@@ -167,7 +168,8 @@ struct Built {
     flags_refused: bool,
 }
 
-/// Reads cargo's messages. What compilers say goes to `out`, but for the warning that our flags draw in every crate.
+/// Reads cargo's messages. What compilers say goes to `out`, but for the warning that our flags draw in every
+/// crate.
 fn read(messages: impl BufRead, out: &mut impl Write) -> io::Result<Built> {
     let mut built = Built::default();
     for line in messages.lines() {

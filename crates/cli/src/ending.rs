@@ -1,11 +1,13 @@
-//! When a signal ends a command: what it has started ends, its files go, and then it is ended as it would have been.
+//! When a signal ends a command: what it has started ends, its files go, and then it is ended as it would
+//! have been.
 //!
-//! A handler may do next to nothing, so it wakes a thread. That one asks the command's children to end, waits until they
-//! have, and does what was [registered](register). The main thread goes on meanwhile, finds its children dead, and has nothing
-//! to say about that ([`settle`]).
+//! A handler may do next to nothing, so it wakes a thread. That one asks the command's children to end, waits
+//! until they have, and does what was [registered](register). The main thread goes on meanwhile, finds its
+//! children dead, and has nothing to say about that ([`settle`]).
 //!
-//! Signals that were ignored when the command was started (nohup) stay ignored. Programs that are started have them as usual.
-//! What must not be begun and left takes a moment only, and holds signals back ([`Held`]).
+//! Signals that were ignored when the command was started (nohup) stay ignored. Programs that are started
+//! have them as usual. What must not be begun and left takes a moment only, and holds signals back
+//! ([`Held`]).
 
 use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
@@ -36,7 +38,8 @@ type Deed = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub struct Registered(u64);
 
-/// Makes something, with what is done about it when a signal ends the command. Once that has begun nothing new is made.
+/// Makes something, with what is done about it when a signal ends the command. Once that has begun nothing
+/// new is made.
 ///
 /// # Errors
 /// When it cannot be made, or signals cannot be watched.
@@ -81,7 +84,8 @@ fn watch() -> io::Result<()> {
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || end(reader))?;
     WAKE.store(OwnedFd::from(writer).into_raw_fd(), Ordering::Relaxed);
     for signal in ENDINGS {
-        // SAFETY: zeros are a valid action; the handler makes one system call; all pointers are to live values.
+        // SAFETY: zeros are a valid action; the handler makes one system call; all pointers are to live
+        // values.
         unsafe {
             let mut before: libc::sigaction = std::mem::zeroed();
             libc::sigaction(signal, std::ptr::null(), &raw mut before);
@@ -108,7 +112,8 @@ fn end(mut woken: io::PipeReader) {
         deed();
     }
     let signal = ARRIVED.load(Ordering::Relaxed);
-    // SAFETY: the default action runs no code of ours. A thread of ours has no signal blocked that the command did not have.
+    // SAFETY: the default action runs no code of ours. A thread of ours has no signal blocked that the
+    // command did not have.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
         libc::kill(libc::getpid(), signal);
@@ -130,8 +135,8 @@ fn end_children() {
         let is_late = begun.elapsed() > PATIENCE;
         for child in children {
             if is_late || !asked.contains(&child) {
-                // SAFETY: a number and a signal. The main thread alone may have waited for that child since it was listed, a
-                // moment ago, and numbers are given out in turn.
+                // SAFETY: a number and a signal. The main thread alone may have waited for that child since
+                // it was listed, a moment ago, and numbers are given out in turn.
                 unsafe { libc::kill(child, if is_late { libc::SIGKILL } else { libc::SIGTERM }) };
                 asked.push(child);
             }
@@ -164,7 +169,8 @@ impl Held {
     #[must_use]
     pub fn now() -> Self {
         let mut set = MaybeUninit::uninit();
-        // SAFETY: sigemptyset initialises the set to which the signals are added; zeros are a valid mask, which the call fills.
+        // SAFETY: sigemptyset initialises the set to which the signals are added; zeros are a valid mask,
+        // which the call fills.
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for signal in ENDINGS {

@@ -76,7 +76,8 @@ use std::process::ExitCode;
 use arguments::{Arguments, Verb};
 use clap::Parser;
 
-/// Our own failure in `relpoline run`, as env(1) and timeout(1) have it: distinct from what a program returns.
+/// Our own failure in `relpoline run`, as env(1) and timeout(1) have it: distinct from what a program
+/// returns.
 const OWN_FAILURE: u8 = 125;
 /// The program was found but cannot be executed.
 const CANNOT_EXECUTE: u8 = 126;

@@ -1,5 +1,5 @@
-//! Saying so when there is nothing to do: a program without retpolines gets nothing from us, and most programs that
-//! distributions ship are built without.
+//! Saying so when there is nothing to do: a program without retpolines gets nothing from us, and most
+//! programs that distributions ship are built without.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -34,8 +34,8 @@ pub fn in_process(program: &Path) -> String {
     format!("Neither its program{built} nor its libraries have retpolines: nothing to promote; see docs/build.md")
 }
 
-/// Says on the terminal, if there is one, that what is being started has nothing to promote. Libraries that it loads later
-/// are not known yet, and neither are the programs that a shell starts: then nothing is said.
+/// Says on the terminal, if there is one, that what is being started has nothing to promote. Libraries that
+/// it loads later are not known yet, and neither are the programs that a shell starts: then nothing is said.
 pub fn mention(program: &Path, preloads: &[&Path], folders: &[PathBuf]) {
     if !io::stderr().is_terminal() || starts_others(program) {
         return;
@@ -72,7 +72,8 @@ pub fn built_with(program: &Path) -> Option<String> {
     compilers(comment.data().ok()?)
 }
 
-/// The compilers named in a section `.comment`; the C library's start-up code names one too, so others come first.
+/// The compilers named in a section `.comment`; the C library's start-up code names one too, so others come
+/// first.
 fn compilers(comment: &[u8]) -> Option<String> {
     let mut found: Vec<String> = Vec::new();
     for entry in comment.split(|&byte| byte == 0) {

@@ -41,8 +41,8 @@ fn script(shell: Shell) -> String {
 const OF_ANY: [&str; 1] = ["attach"];
 const OF_ENGINES: [&str; 8] = ["detach", "enable", "disable", "relearn", "top", "report", "explain", "perf"];
 
-/// Behind the generated function another one stands, which adds numbers to what that one offers, unless an option is being
-/// written.
+/// Behind the generated function another one stands, which adds numbers to what that one offers, unless an
+/// option is being written.
 fn with_pids_in_bash(script: &str) -> String {
     let registered = script.find("\nif [[ \"${BASH_VERSINFO[0]}\"");
     let (functions, _) = script.split_at(registered.unwrap_or(script.len()));
@@ -106,7 +106,8 @@ fn with_pids_in_fish(script: &str) -> String {
     out
 }
 
-/// A command line without what its help does not show either: the generators of scripts know nothing of hidden options.
+/// A command line without what its help does not show either: the generators of scripts know nothing of
+/// hidden options.
 fn visible(command: &clap::Command) -> clap::Command {
     // A few hundred bytes, until this process ends.
     let kept = |text: &str| -> &'static str { text.to_owned().leak() };
@@ -152,8 +153,8 @@ fn write_pages(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A page whose last section is what `--help` ends with. The formatter would fill its lines; examples, lists of exit
-/// statuses and variables keep theirs, under headings of their own.
+/// A page whose last section is what `--help` ends with. The formatter would fill its lines; examples, lists
+/// of exit statuses and variables keep theirs, under headings of their own.
 fn as_written(page: &str) -> String {
     const EXTRA: &str = ".SH EXTRA\n";
     let Some((before, extra)) = page.split_once(EXTRA) else { return page.to_owned() };

@@ -1,12 +1,13 @@
 //! What is shown: on a terminal, in HTML, SVG and JSON, in labels and other tools' files.
 //!
-//! Names come from everywhere: symbols and paths of programs that somebody else has built, what processes call themselves,
-//! what they wrote into their statistics. A terminal takes some characters for orders, a reader takes others for
-//! something that is not there, and a line feed makes a second line of one. So all that comes from outside becomes
-//! [`Shown`], and there is one way to make one: control characters, marks that turn the direction of writing, invisible
-//! ones and bytes that are no text are written as escapes (`\x1b`, `\u{202e}`, `\xff`), and the middle of what is too long
-//! makes way. What reports and lists are made of is of this type, so that nothing else gets into them. As a second line
-//! of defence [`page`] looks at a finished text before it is written, and `complain` at messages.
+//! Names come from everywhere: symbols and paths of programs that somebody else has built, what processes
+//! call themselves, what they wrote into their statistics. A terminal takes some characters for orders, a
+//! reader takes others for something that is not there, and a line feed makes a second line of one. So all
+//! that comes from outside becomes [`Shown`], and there is one way to make one: control characters, marks
+//! that turn the direction of writing, invisible ones and bytes that are no text are written as escapes
+//! (`\x1b`, `\u{202e}`, `\xff`), and the middle of what is too long makes way. What reports and lists are
+//! made of is of this type, so that nothing else gets into them. As a second line of defence [`page`] looks
+//! at a finished text before it is written, and `complain` at messages.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -53,8 +54,9 @@ impl Shown {
     }
 }
 
-/// Whether a character may be shown as it is: it is no order, it does not turn the direction of writing or end a line, and
-/// it can be seen. What cannot be seen is what Unicode lets a display leave out (`Default_Ignorable_Code_Point`).
+/// Whether a character may be shown as it is: it is no order, it does not turn the direction of writing or
+/// end a line, and it can be seen. What cannot be seen is what Unicode lets a display leave out
+/// (`Default_Ignorable_Code_Point`).
 fn is_harmless(c: char) -> bool {
     let ignorable = matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
@@ -147,8 +149,8 @@ pub fn write_json(out: impl io::Write, value: &impl Serialize) -> io::Result<()>
 /// Decimals of a share, at most.
 const DECIMALS: usize = 4;
 
-/// A share in per cent, without the sign, with at least so many decimals: with more where it would be rounded to all, and is
-/// not. An estimate is told without any, and has one then.
+/// A share in per cent, without the sign, with at least so many decimals: with more where it would be rounded
+/// to all, and is not. An estimate is told without any, and has one then.
 #[must_use]
 pub fn percent(share: f64, decimals: usize) -> String {
     let rounded = |decimals: usize| format!("{:.decimals$}", share * 100.0);
@@ -180,8 +182,8 @@ pub fn label(text: &str) -> String {
     line(text).replace('\\', "\\\\").replace('"', "\\\"")
 }
 
-/// JSON inside of a script element: in a string of JSON, `<` may be written as an escape; then nothing in it can end the
-/// element.
+/// JSON inside of a script element: in a string of JSON, `<` may be written as an escape; then nothing in it
+/// can end the element.
 #[must_use]
 pub fn script(json: &str) -> String {
     json.replace('<', "\\u003c")

@@ -1,9 +1,10 @@
-//! `relpoline thunks`: the thunks that `-mindirect-branch=thunk-extern` (gcc), `-mretpoline-external-thunk` (clang)
-//! and `-Ctarget-feature=+retpoline-external-thunk` (rustc) leave to the program, as an assembly source.
+//! `relpoline thunks`: the thunks that `-mindirect-branch=thunk-extern` (gcc), `-mretpoline-external-thunk`
+//! (clang) and `-Ctarget-feature=+retpoline-external-thunk` (rustc) leave to the program, as an assembly
+//! source.
 //!
-//! They have gcc's shape, which the engine knows, and lie in COMDAT sections under hidden names, as gcc's own do:
-//! several objects may bring them along, and within a library they are called directly, not through the PLT, which
-//! would be an indirect branch again.
+//! They have gcc's shape, which the engine knows, and lie in COMDAT sections under hidden names, as gcc's own
+//! do: several objects may bring them along, and within a library they are called directly, not through the
+//! PLT, which would be an indirect branch again.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};

@@ -1,10 +1,11 @@
 //! A process that stands by, so that whoever started the command has it back in time.
 //!
-//! What others have made may lie on a file system that a process of theirs answers for (FUSE): a path, or what a process has
-//! mapped. The kernel waits for the answer, and once the question is with that process not even SIGKILL ends the wait. A
-//! time limit of our own ([`Patience`]) ends only waits that can be ended. So root's commands that look at what others have
-//! made do so in a child. When its time is over and it has not ended, its parent says so and ends; the child ends when the
-//! kernel lets it, and does nothing any more: its own end is already decided.
+//! What others have made may lie on a file system that a process of theirs answers for (FUSE): a path, or
+//! what a process has mapped. The kernel waits for the answer, and once the question is with that process not
+//! even SIGKILL ends the wait. A time limit of our own ([`Patience`]) ends only waits that can be ended. So
+//! root's commands that look at what others have made do so in a child. When its time is over and it has not
+//! ended, its parent says so and ends; the child ends when the kernel lets it, and does nothing any more: its
+//! own end is already decided.
 //!
 //! Nobody else needs that: the kernel does not let other users' FUSE answer root and not them.
 //!
@@ -30,7 +31,8 @@ const LATE: u64 = 2;
 /// The second of the machine's clock at which the time of a child is over, or 0. In memory that both have.
 static DEADLINE: OnceLock<&'static AtomicU64> = OnceLock::new();
 
-/// Whether a command looks at what other users have made, and comes to an end by itself or when it is told to.
+/// Whether a command looks at what other users have made, and comes to an end by itself or when it is told
+/// to.
 fn looks_at_others(verb: &Verb) -> bool {
     match verb {
         Verb::Attach(_)
@@ -61,8 +63,8 @@ fn looks_at_others(verb: &Verb) -> bool {
     }
 }
 
-/// Goes on in a child where that is needed. In the parent it does not return before the child has ended, or its time is over;
-/// then it returns with what the command is to end with.
+/// Goes on in a child where that is needed. In the parent it does not return before the child has ended, or
+/// its time is over; then it returns with what the command is to end with.
 ///
 /// Nothing may run in this process but this thread.
 #[must_use]
@@ -96,12 +98,12 @@ pub fn stand_by(verb: &Verb) -> Option<ExitCode> {
     }
 }
 
-/// A child as by fork(2), but with the same table of descriptors: those of a child that cannot end would keep a pipe open, and
-/// whoever reads from that waiting.
+/// A child as by fork(2), but with the same table of descriptors: those of a child that cannot end would keep
+/// a pipe open, and whoever reads from that waiting.
 fn child_with_our_descriptors() -> libc::pid_t {
     let flags = libc::CLONE_FILES | libc::SIGCHLD;
-    // SAFETY: this process has a single thread, which holds no lock, and nobody has registered anything for forks: so the child may
-    // do whatever we may. Memory is copied, and no pointer is passed.
+    // SAFETY: this process has a single thread, which holds no lock, and nobody has registered anything for
+    // forks: so the child may do whatever we may. Memory is copied, and no pointer is passed.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     libc::pid_t::try_from(pid).unwrap_or(-1)
 }
@@ -132,7 +134,8 @@ fn now() -> u64 {
 /// A number in memory that children share.
 fn shared() -> Option<&'static AtomicU64> {
     use rustix::mm::{MapFlags, ProtFlags};
-    // SAFETY: a new mapping at a place of the kernel's choice. It is a page of zeros, which are a number, and stays for ever.
+    // SAFETY: a new mapping at a place of the kernel's choice. It is a page of zeros, which are a number, and
+    // stays for ever.
     unsafe {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let page = rustix::mm::mmap_anonymous(std::ptr::null_mut(), 4096, protection, MapFlags::SHARED).ok()?;
@@ -161,7 +164,8 @@ fn wait(pid: libc::pid_t, deadline: &AtomicU64, terminal: &terminal::Before) -> 
                 return given_up("it was ended");
             }
             let code = given_up(&format!("process {pid} of ours ends when that is answered"));
-            // SAFETY: it closes descriptors, of the child too, which does nothing with them any more; nor do we.
+            // SAFETY: it closes descriptors, of the child too, which does nothing with them any more; nor do
+            // we.
             unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
             return code;
         }

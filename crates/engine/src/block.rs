@@ -1,12 +1,12 @@
 //! Memory for the environment of a program that is about to be started.
 //!
-//! It is taken from the kernel: the stack may be a few kilobytes, and belong to somebody else. When the call fails it is
-//! given back; when it succeeds the whole address space goes. But a child made by vfork, posix_spawn or `clone` with
-//! `CLONE_VM` only borrows its parent's address space, and what it has mapped there stays when it has become another
-//! program. It cannot say when that is, but the kernel can: on exec, and on death, it marks the words in a task's list of
-//! robust futexes (set_robust_list(2)). Such a child has no list yet, which is also how it is told from everybody else,
-//! for whom libc has set one. So it hands in a list of one word, and whoever needs memory next and finds the word marked
-//! takes over what was mapped.
+//! It is taken from the kernel: the stack may be a few kilobytes, and belong to somebody else. When the call
+//! fails it is given back; when it succeeds the whole address space goes. But a child made by vfork,
+//! posix_spawn or `clone` with `CLONE_VM` only borrows its parent's address space, and what it has mapped
+//! there stays when it has become another program. It cannot say when that is, but the kernel can: on exec,
+//! and on death, it marks the words in a task's list of robust futexes (set_robust_list(2)). Such a child has
+//! no list yet, which is also how it is told from everybody else, for whom libc has set one. So it hands in a
+//! list of one word, and whoever needs memory next and finds the word marked takes over what was mapped.
 
 use crate::sandbox::{may_call, raw};
 use core::ffi::{c_long, c_ulong};
@@ -64,11 +64,12 @@ struct Head {
     lender: Option<&'static Lender>,
 }
 
-/// Room for `bytes` bytes of anything; `None` when there is none. To be given back by [`give_back`] when the program could
-/// not be started.
+/// Room for `bytes` bytes of anything; `None` when there is none. To be given back by [`give_back`] when the
+/// program could not be started.
 pub fn take(bytes: usize) -> Option<*mut u8> {
     let wanted = bytes.checked_add(size_of::<Head>())?.div_ceil(PAGE);
-    // A filter may not let us ask. The broken variant that the tests must catch: nothing is noted, and nothing comes back.
+    // A filter may not let us ask. The broken variant that the tests must catch: nothing is noted, and
+    // nothing comes back.
     let lender = if may_call() && is_visiting() && !broken!("memory-stays-lent") { Some(lender()?) } else { None };
     let Some((at, pages)) = lender.and_then(|lender| lender.reuse(wanted)).or_else(|| Some((map(wanted)?, wanted)))
     else {

@@ -1,17 +1,18 @@
 //! Sites that go on changing for ever: they get a [board] in place of trees.
 //!
-//! A tree is never written over, for a thread may stand in it for any time. So a site whose targets keep changing would
-//! fill its arena. When it has built as many trees of its own as it may (`OWN_TREES`), or the arena is half full, it gets
-//! its board: code that stays as it is, but compares with words of data and leads through words of gates, both of which can
-//! be exchanged at any time.
+//! A tree is never written over, for a thread may stand in it for any time. So a site whose targets keep
+//! changing would fill its arena. When it has built as many trees of its own as it may (`OWN_TREES`), or the
+//! arena is half full, it gets its board: code that stays as it is, but compares with words of data and leads
+//! through words of gates, both of which can be exchanged at any time.
 //!
-//! What makes that right is behind it. Every word of a board leads to a *leaf*: a tree of one target, which compares
-//! again, jumps there or to the program's own thunk, and never changes. Who reads an old key and a new word, or the other way
-//! round, or stands between the two for an hour, comes to a leaf that knows nothing of this, and goes where it wants to.
-//! Leaves are shared by all sites with the same register and thunk, so there are as many as there are targets.
+//! What makes that right is behind it. Every word of a board leads to a *leaf*: a tree of one target, which
+//! compares again, jumps there or to the program's own thunk, and never changes. Who reads an old key and a
+//! new word, or the other way round, or stands between the two for an hour, comes to a leaf that knows
+//! nothing of this, and goes where it wants to. Leaves are shared by all sites with the same register and
+//! thunk, so there are as many as there are targets.
 //!
-//! A forked child has its own keys and, once it has an arena of its own, its own words; until then its parent's
-//! words with its own keys, which is a mixture like any other.
+//! A forked child has its own keys and, once it has an arena of its own, its own words; until then its
+//! parent's words with its own keys, which is a mixture like any other.
 
 use crate::memory;
 use crate::site::{NONE, Site, Tree};
@@ -49,8 +50,8 @@ const LEAVES: usize = if cfg!(relpoline_model) { 256 } else { 1 << 17 };
 /// Places at which a leaf is looked for.
 const PLACES: usize = 64;
 
-/// What is known of a leaf. It is claimed by its number, filled by who claimed it, and `address` comes last: what can be
-/// found does not change any more, even if the engine's lock was broken.
+/// What is known of a leaf. It is claimed by its number, filled by who claimed it, and `address` comes last:
+/// what can be found does not change any more, even if the engine's lock was broken.
 #[repr(C)]
 struct Leaf {
     number: AtomicU64,
@@ -149,7 +150,8 @@ impl Board {
         }
     }
 
-    /// Lets a slot find nothing. (Who calls address 0 comes to the leaf that was there, and goes on to its thunk.)
+    /// Lets a slot find nothing. (Who calls address 0 comes to the leaf that was there, and goes on to its
+    /// thunk.)
     fn unplug(&self, slot: usize) {
         self.key(slot).store(0, Ordering::Release);
     }
@@ -211,8 +213,8 @@ impl Engine {
         }
     }
 
-    /// The number of the site's board, which is built if need be. One whose misses would come round to itself, for the site
-    /// has become stuck, is replaced once.
+    /// The number of the site's board, which is built if need be. One whose misses would come round to
+    /// itself, for the site has become stuck, is replaced once.
     #[inline(never)]
     fn board_of(&mut self, id: u32) -> Result<u32, Reason> {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return Err(Reason::ArenaFull) };

@@ -1,9 +1,9 @@
 //! Copying, filling and comparing bytes, for this library alone.
 //!
-//! The compiler calls `memcpy` and its like wherever it sees fit. Libc's use AVX and clear the upper halves of
-//! all vector registers, but the slow path runs between a caller and its callee, where these hold arguments.
-//! So the library has its own, which use nothing beyond SSE2, whose
-//! registers the slow path saves. They are hidden: the program goes on using libc's.
+//! The compiler calls `memcpy` and its like wherever it sees fit. Libc's use AVX and clear the upper halves
+//! of all vector registers, but the slow path runs between a caller and its callee, where these hold
+//! arguments. So the library has its own, which use nothing beyond SSE2, whose registers the slow path saves.
+//! They are hidden: the program goes on using libc's.
 
 /// Defines the functions under their names, with `$prefix` in front.
 macro_rules! functions {

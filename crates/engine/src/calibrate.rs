@@ -1,15 +1,16 @@
 //! What calls cost on this processor, under this kernel: measured once, before the first judgement.
 //!
-//! A few loops of two thousand rounds each, the best of six runs: a direct call, a call through a retpoline, a
-//! branch that a pseudo-random bit decides, compares and nodes in a row, of trees that keep flags and of others. Half a
-//! millisecond in all. The policy weighs trees against retpolines with these, so another processor gets its own answer.
+//! A few loops of two thousand rounds each, the best of six runs: a direct call, a call through a retpoline,
+//! a branch that a pseudo-random bit decides, compares and nodes in a row, of trees that keep flags and of
+//! others. Half a millisecond in all. The policy weighs trees against retpolines with these, so another
+//! processor gets its own answer.
 
 use relpoline_core::policy::Costs;
 
 const ROUNDS: u64 = 2048;
 const RUNS: u32 = 6;
-/// A mistake is noticed only when the target has been loaded, mostly through two dependent loads: their latency
-/// is lost with it [1/16 cycle].
+/// A mistake is noticed only when the target has been loaded, mostly through two dependent loads: their
+/// latency is lost with it [1/16 cycle].
 const LOAD: u32 = 12 * 16;
 
 /// The time-stamp counter.
@@ -29,7 +30,8 @@ fn per_round(body: Loop) -> u32 {
     (0..RUNS)
         .map(|_| {
             let (seed, start) = (seed(), now());
-            // SAFETY: loops of this module, which need neither more stack than their return addresses nor anything else.
+            // SAFETY: loops of this module, which need neither more stack than their return addresses nor
+            // anything else.
             unsafe { body(ROUNDS, seed) };
             now().wrapping_sub(start)
         })
@@ -37,9 +39,9 @@ fn per_round(body: Loop) -> u32 {
         .map_or(0, |cycles| u32::try_from(cycles * 16 / ROUNDS).unwrap_or(u32::MAX))
 }
 
-/// What is measured: `rounds` of something, with a number that looks random. Each loop is a function of its own, whose unwind
-/// data is right at each of its instructions: the program's profiler may interrupt any. Within a function that the
-/// compiler made it would not be, where a call moves the stack.
+/// What is measured: `rounds` of something, with a number that looks random. Each loop is a function of its
+/// own, whose unwind data is right at each of its instructions: the program's profiler may interrupt any.
+/// Within a function that the compiler made it would not be, where a call moves the stack.
 type Loop = unsafe extern "C" fn(rounds: u64, random: u64);
 
 /// Calls a `ret` of its own.

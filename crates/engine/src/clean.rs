@@ -1,8 +1,9 @@
 //! Files that are known to have no retpolines: the user's list of them ([`relpoline_stats::live`]).
 //!
-//! To look through libc takes longer than all else that the engine does in a short program. So whoever has done it adds the
-//! file to the list: not by its path, but by all that tells one state of a file from another. A file that has just been
-//! changed or put in place is not added: what lies at its path may not be what the loader has mapped.
+//! To look through libc takes longer than all else that the engine does in a short program. So whoever has
+//! done it adds the file to the list: not by its path, but by all that tells one state of a file from
+//! another. A file that has just been changed or put in place is not added: what lies at its path may not be
+//! what the loader has mapped.
 
 use crate::sandbox::raw;
 use crate::share::{self, LIVE_PATH};

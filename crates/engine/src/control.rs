@@ -1,18 +1,18 @@
 //! What the tool asks for from outside, in a process that runs.
 //!
 //! The tool lets a thread of its own making run [`serve`] on a stack that belongs to the engine
-//! ([`relpoline_stats::control`]). That thread has all signals blocked, lives for some milliseconds, shares no descriptors
-//! with the program, and waits for the engine's lock like everybody who switches promotion: no thread of the program
-//! is interrupted for longer than it takes to make another one.
+//! ([`relpoline_stats::control`]). That thread has all signals blocked, lives for some milliseconds, shares
+//! no descriptors with the program, and waits for the engine's lock like everybody who switches promotion: no
+//! thread of the program is interrupted for longer than it takes to make another one.
 //!
 //! # Preparing an attach
-//! Sites get their gates while the program runs. Meanwhile no object may be unmapped, and the loader's lock must not
-//! be taken. So first the loader's notice is led to the engine (by the tool, in a short stop), and until the
-//! preparation is over whoever is told by the loader that the list of objects is about to change waits
-//! ([`wait_for_preparation`]). Should the tool be killed before it says go, the thread gives up.
+//! Sites get their gates while the program runs. Meanwhile no object may be unmapped, and the loader's lock
+//! must not be taken. So first the loader's notice is led to the engine (by the tool, in a short stop), and
+//! until the preparation is over whoever is told by the loader that the list of objects is about to change
+//! waits ([`wait_for_preparation`]). Should the tool be killed before it says go, the thread gives up.
 //!
-//! The text itself is changed by the tool, when all threads stand still: sites that are led to their gates are right
-//! one by one, so it does not matter where that stops. `Displacement`s say what is to be written.
+//! The text itself is changed by the tool, when all threads stand still: sites that are led to their gates
+//! are right one by one, so it does not matter where that stops. `Displacement`s say what is to be written.
 
 use crate::calibrate;
 use crate::dormant;
@@ -39,14 +39,16 @@ const PATIENCE: u32 = 8000;
 /// The area, which the tool writes to.
 pub struct Shared(UnsafeCell<Area>);
 
-// SAFETY: the control is all atomics; the lists are read by the serving thread alone, and the stack is its own.
+// SAFETY: the control is all atomics; the lists are read by the serving thread alone, and the stack is its
+// own.
 unsafe impl Sync for Shared {}
 
 /// The area, at the symbol [`relpoline_stats::control::AREA`].
 #[cfg_attr(feature = "preload", unsafe(export_name = "relpoline_control_2"))]
 pub static SHARED: Shared = Shared(UnsafeCell::new(Area::new()));
 
-/// The process that is preparing an attach, or 0. A child that is forked meanwhile has no thread that goes on.
+/// The process that is preparing an attach, or 0. A child that is forked meanwhile has no thread that goes
+/// on.
 static PREPARING: AtomicU32 = AtomicU32::new(0);
 
 fn control() -> &'static Control {
@@ -70,8 +72,8 @@ pub fn preloaded() {
     control().live.store(1, Ordering::Release);
 }
 
-/// Leaves the tool's lists and its thread's stack out of core dumps: they are half a megabyte of the engine's data, and mean
-/// something for milliseconds.
+/// Leaves the tool's lists and its thread's stack out of core dumps: they are half a megabyte of the engine's
+/// data, and mean something for milliseconds.
 pub fn keep_out_of_cores() {
     let page = relpoline_text::cells::PAGE;
     // SAFETY: addresses only.
@@ -94,7 +96,8 @@ pub const fn address_of_hook(n: usize) -> usize {
     offset_of!(Area, control) + offset_of!(Control, hooks) + n * size_of::<Hook>() + offset_of!(Hook, at)
 }
 
-/// Notes that the function with hook number `n`, with the first bytes `own` at `at`, jumps to the engine, or is about to.
+/// Notes that the function with hook number `n`, with the first bytes `own` at `at`, jumps to the engine, or
+/// is about to.
 pub fn note_hook(n: usize, at: u64, own: [u8; HOOK_BYTES], jump: [u8; HOOK_BYTES]) {
     let word = |bytes: [u8; HOOK_BYTES]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
     let Some(hook) = control().hooks.get(n) else { return };
@@ -164,7 +167,8 @@ fn obey(control: &Control) -> u32 {
     }
 }
 
-/// Whether the engine waited for something to promote, and does so no more. Another thread may just have found something.
+/// Whether the engine waited for something to promote, and does so no more. Another thread may just have
+/// found something.
 fn gives_up_sleep() -> bool {
     if !dormant::leave() {
         return false;
@@ -238,7 +242,8 @@ impl Engine {
         self.asleep = true;
     }
 
-    /// Switches promotion on while the text leads past the gates; then the tool leads it there, whole displacements at a time.
+    /// Switches promotion on while the text leads past the gates; then the tool leads it there, whole
+    /// displacements at a time.
     pub fn begin_all_anew(&mut self) {
         self.enabled = true;
         self.asleep = false;
@@ -280,7 +285,8 @@ fn sleep(engine: &mut Engine, control: &Control) -> u32 {
     list(engine, control)
 }
 
-/// Looks at the objects that the tool has listed and gives their sites gates; the first time it starts the engine.
+/// Looks at the objects that the tool has listed and gives their sites gates; the first time it starts the
+/// engine.
 fn prepare(control: &Control) -> u32 {
     let again = engine::is_running();
     if !again {
@@ -307,7 +313,8 @@ fn prepare_guarded(control: &Control, again: bool) -> u32 {
     if !is_told_to_go(control) {
         return outcome::GAVE_UP;
     }
-    // SAFETY: the tool has listed what the loader has mapped, and the loader waits for us before it unmaps anything.
+    // SAFETY: the tool has listed what the loader has mapped, and the loader waits for us before it unmaps
+    // anything.
     let objects =
         unsafe { Listed::new(control.objects.load(Ordering::Relaxed), control.object_count.load(Ordering::Relaxed)) };
     let outcome = if again { wake(&objects) } else { start(control, &objects) };
@@ -343,7 +350,8 @@ fn start(control: &Control, objects: &Listed<'_>) -> u32 {
     started.err().map_or(0, |refusal| refusal as u32)
 }
 
-/// The engine was asleep, or the tool was killed before it had led all sites to their gates: everything begins anew.
+/// The engine was asleep, or the tool was killed before it had led all sites to their gates: everything
+/// begins anew.
 fn wake(objects: &Listed<'_>) -> u32 {
     // SAFETY: the lock is held.
     let engine = unsafe { crate::state::engine() };

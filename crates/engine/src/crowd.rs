@@ -1,8 +1,9 @@
-//! Sites among others: what the policy is told of a crowd, and what is done with those of its sites that have found a place.
+//! Sites among others: what the policy is told of a crowd, and what is done with those of its sites that have
+//! found a place.
 //!
-//! Each site's first window ends with a call, and where that call goes is noted: in the site, and in a table that says of a
-//! target how many sites were seen to call it. The table is small and forgets; it is asked for a hint, and wrong hints
-//! cost a link and some misses.
+//! Each site's first window ends with a call, and where that call goes is noted: in the site, and in a table
+//! that says of a target how many sites were seen to call it. The table is small and forgets; it is asked for
+//! a hint, and wrong hints cost a link and some misses.
 
 use crate::report;
 use crate::sandbox;
@@ -112,8 +113,8 @@ pub enum Found {
 }
 
 impl Engine {
-    /// A cold site's window has ended, by a call to `target`: what becomes of it in a crowd. It is only said here, and done
-    /// by whoever asks: the stack may be small.
+    /// A cold site's window has ended, by a call to `target`: what becomes of it in a crowd. It is only said
+    /// here, and done by whoever asks: the stack may be small.
     #[inline(never)]
     pub fn finds_its_place(&mut self, id: u32, target: u64, now: u64) -> Found {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return Found::Apart };
@@ -145,7 +146,8 @@ impl Engine {
         }
     }
 
-    /// Whether a site can be led to the tree of those that call `target`, unlearned, and its link is paid for.
+    /// Whether a site can be led to the tree of those that call `target`, unlearned, and its link is paid
+    /// for.
     fn may_share(&mut self, site: &Site, target: u64, now: u64) -> bool {
         let reaches = self.arena(site).is_some_and(|arena| arena.reaches(target));
         reaches && self.policy.config.max_targets != 0 && self.policy.may_link_first(now)

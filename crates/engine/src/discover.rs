@@ -37,8 +37,8 @@ use relpoline_text::poke::Repoint;
 const PAGE: u64 = relpoline_text::cells::PAGE as u64;
 
 /// Brings what is known of objects up to date with the loader's list. The caller holds the lock and sees to
-/// it that no thread runs objects that are new, and that the list does not change meanwhile. `memory` opens what headers are
-/// read by.
+/// it that no thread runs objects that are new, and that the list does not change meanwhile. `memory` opens
+/// what headers are read by.
 pub fn sweep(engine: &mut Engine, memory: fn() -> Reader) {
     begin(engine);
     let mut hint = 0;
@@ -53,7 +53,8 @@ pub fn sweep(engine: &mut Engine, memory: fn() -> Reader) {
     end(engine);
 }
 
-/// Likewise, with a list of the tool's, while threads run everything: sites get their gates, but text is left as it is.
+/// Likewise, with a list of the tool's, while threads run everything: sites get their gates, but text is left
+/// as it is.
 pub fn sweep_listed(engine: &mut Engine, objects: &Listed<'_>) {
     objects.remember_executable();
     begin(engine);
@@ -225,7 +226,8 @@ fn search(engine: &mut Engine, object: &Object<'_>, table: Option<EhFrameHdr<'_>
         for found in Sites::new(region, thunks, functions) {
             let site = match found {
                 Ok(site) => site,
-                // Most likely it is one, in code without unwind tables and symbols, and nothing is known of its calls.
+                // Most likely it is one, in code without unwind tables and symbols, and nothing is known of
+                // its calls.
                 Err(found) if found.reason == Refusal::NoFunction => {
                     is_covered = false;
                     if outcome.refused < MOST_BARE {
@@ -291,8 +293,8 @@ fn bare(found: &scan::Refused, text: Region<'_>) -> scan::Site {
     }
 }
 
-/// Whether a function that only a symbol names is read from its first byte to its last, and ends where the symbol says.
-/// `last` is the function that was asked about before, with the answer.
+/// Whether a function that only a symbol names is read from its first byte to its last, and ends where the
+/// symbol says. `last` is the function that was asked about before, with the answer.
 fn is_whole(last: &mut Option<(Function, bool)>, text: Region<'_>, function: &Function) -> bool {
     match *last {
         Some((known, answer)) if known == *function => answer,
@@ -304,8 +306,8 @@ fn is_whole(last: &mut Option<(Function, bool)>, text: Region<'_>, function: &Fu
     }
 }
 
-/// Whether a displacement lies in two pages. Two pages are two writes, and the tool that makes them may be killed in
-/// between.
+/// Whether a displacement lies in two pages. Two pages are two writes, and the tool that makes them may be
+/// killed in between.
 fn straddles(field: u64) -> bool {
     field / PAGE != (field + 3) / PAGE
 }
@@ -450,8 +452,8 @@ pub struct Form {
     pub frame: Frame,
 }
 
-/// Gives a site a gate that leads to its counting stub; nothing leads to the gate yet. One that is not used any more is
-/// taken if there is one.
+/// Gives a site a gate that leads to its counting stub; nothing leads to the gate yet. One that is not used
+/// any more is taken if there is one.
 ///
 /// # Errors
 /// Why it cannot have one.

@@ -1,10 +1,11 @@
 //! A process in which there is nothing to promote, so far.
 //!
-//! Most programs that the engine gets into by way of a shell have no retpolines, and shall not pay for it. So the objects
-//! of a program are looked through for thunks before anything else is made: no statistics, no tables, no arenas. When none
-//! has any, the engine sleeps: it hears of the loader, of sandboxes and of programs that are started, and looks at each
-//! library that comes. With the first thunk everything is made, and threads may run by then. What they run has no thunks,
-//! so only the library that is just being loaded is changed.
+//! Most programs that the engine gets into by way of a shell have no retpolines, and shall not pay for it. So
+//! the objects of a program are looked through for thunks before anything else is made: no statistics, no
+//! tables, no arenas. When none has any, the engine sleeps: it hears of the loader, of sandboxes and of
+//! programs that are started, and looks at each library that comes. With the first thunk everything is made,
+//! and threads may run by then. What they run has no thunks, so only the library that is just being loaded is
+//! changed.
 
 use crate::clean::List;
 use crate::discover;
@@ -19,8 +20,8 @@ use relpoline_core::arch::thunk;
 /// Objects that are remembered. A program with more is started for.
 const MOST: usize = 512;
 
-/// Objects without thunks that are mapped: what is added to the addresses in their files, and where their dynamic sections
-/// are, by which the loader's list tells them apart.
+/// Objects without thunks that are mapped: what is added to the addresses in their files, and where their
+/// dynamic sections are, by which the loader's list tells them apart.
 struct Clean(UnsafeCell<Remembered>);
 
 /// The count comes first, so that a program with few objects touches one page.
@@ -61,8 +62,8 @@ pub unsafe fn wake() {
     unsafe { (*CLEAN.0.get()).count = 0 };
 }
 
-/// Ends the sleep for good: the engine is being detached. Whether there is nothing of it, or was not before. Whoever starts the
-/// engine looks once more whether it sleeps, after saying that he does.
+/// Ends the sleep for good: the engine is being detached. Whether there is nothing of it, or was not before.
+/// Whoever starts the engine looks once more whether it sleeps, after saying that he does.
 pub fn leave() -> bool {
     if DORMANT.swap(false, Ordering::SeqCst) {
         LEFT.store(true, Ordering::SeqCst);
@@ -94,8 +95,8 @@ pub unsafe fn note_clean(base: u64, dynamic: u64) {
     }
 }
 
-/// Whether any object has thunks. Those that have none are not looked at again while they are mapped. `memory` opens what
-/// headers are read by.
+/// Whether any object has thunks. Those that have none are not looked at again while they are mapped.
+/// `memory` opens what headers are read by.
 ///
 /// # Safety
 /// To be called by the constructor, or by the thread that holds the loader's lock.

@@ -124,8 +124,8 @@ fn promote_all(engine: &mut Engine, memory: fn() -> Reader) -> Result<(), Refusa
     Ok(())
 }
 
-/// Starts the engine in a process in which there was nothing to promote so far, if there is now. The thread holds the
-/// loader's lock.
+/// Starts the engine in a process in which there was nothing to promote so far, if there is now. The thread
+/// holds the loader's lock.
 fn start_late() {
     // SAFETY: the loader's lock is held.
     if !dormant::is_asleep() || !sandbox::may_call() || !unsafe { dormant::finds_thunks(Reader::open) } {
@@ -134,7 +134,8 @@ fn start_late() {
     dormant::starting(pid());
     // Whoever asks for a filter, or detaches it, says so before he looks whether the engine is being started.
     if sandbox::may_call() && dormant::is_asleep() {
-        // Nobody uses an engine that was never started; a parent's thread may have been starting it at a fork.
+        // Nobody uses an engine that was never started; a parent's thread may have been starting it at a
+        // fork.
         sync::know_processor(object::processor());
         LOCK.reset();
         LOCK.settle();
@@ -154,15 +155,15 @@ fn pid() -> u32 {
     rustix::process::getpid().as_raw_nonzero().get().cast_unsigned()
 }
 
-/// Starts the engine in a process whose threads run and go on running: every site gets its gate, but nothing of
-/// the text is changed. `objects` are those that the loader has mapped; none of them goes while this runs.
+/// Starts the engine in a process whose threads run and go on running: every site gets its gate, but nothing
+/// of the text is changed. `objects` are those that the loader has mapped; none of them goes while this runs.
 ///
 /// # Errors
 /// Why the engine cannot be used in this process.
 ///
 /// # Safety
-/// To be called under the lock, by a thread of the tool's, when the engine was not started in this process. `envp`
-/// must be an environment block that holds the options.
+/// To be called under the lock, by a thread of the tool's, when the engine was not started in this process.
+/// `envp` must be an environment block that holds the options.
 pub unsafe fn start_attached(
     envp: *const *const c_char,
     path: &[u8],
@@ -246,7 +247,8 @@ pub fn is_running() -> bool {
     STARTED.load(Ordering::Acquire) && sandbox::may_read_clock()
 }
 
-/// Whether the engine may be used by this process, in which `fork` may have happened; then nothing is half-done.
+/// Whether the engine may be used by this process, in which `fork` may have happened; then nothing is
+/// half-done.
 pub fn usable(engine: &mut Engine) -> bool {
     let may_change = may_change(engine);
     if may_change {
@@ -295,7 +297,8 @@ pub fn loader_changed(change: Change) {
         Change::Removing => REMOVING.store(hold::take_pinned(held).keep(), Ordering::SeqCst),
         Change::Done => hold::undisturbed(held, |engine| {
             let begun = calibrate::now();
-            // What is gone is noted before anything is mended. Who sleeps will look at everything when it wakes.
+            // What is gone is noted before anything is mended. Who sleeps will look at everything when it
+            // wakes.
             if !engine.asleep && may_change(engine) {
                 discover::sweep(engine, Reader::open);
                 unwind::listen();
@@ -308,8 +311,8 @@ pub fn loader_changed(change: Change) {
 }
 
 /// The program is about to restrict itself; `without_clock` when the time-stamp counter goes too, without
-/// which nothing can be learnt. `latch` notes it, once nobody is in the middle of a system call that was still
-/// allowed: another thread's, since a filter may be meant for all of them.
+/// which nothing can be learnt. `latch` notes it, once nobody is in the middle of a system call that was
+/// still allowed: another thread's, since a filter may be meant for all of them.
 pub fn entering_sandbox(without_clock: bool, latch: impl FnOnce()) {
     if !is_running() || !fork::settle_epoch() {
         latch();
@@ -353,7 +356,8 @@ pub fn child_refused(refusal: Refusal, program: &[u8]) {
 }
 
 /// Switches promotion in this process off (every site back to its retpoline) or on again (every site starts
-/// anew). False when the engine is not in this process, was detached from it, or cannot change anything in it.
+/// anew). False when the engine is not in this process, was detached from it, or cannot change anything in
+/// it.
 pub fn set_enabled(on: bool) -> bool {
     if !is_running() || !fork::settle_epoch() {
         return false;
@@ -367,7 +371,8 @@ pub fn set_enabled(on: bool) -> bool {
     })
 }
 
-/// Switches promotion off or on, under the lock. Whoever takes the lock next ends it when this thread does not.
+/// Switches promotion off or on, under the lock. Whoever takes the lock next ends it when this thread does
+/// not.
 pub fn switch(engine: &mut Engine, on: bool) {
     if engine.enabled == on && !engine.half_switched {
         return;

@@ -1,14 +1,15 @@
 //! Functions of the C library that are led to the engine by their first instruction.
 //!
-//! There are three. `execve`: all of libc's ways to start a program end there ([`crate::exec`]). `prctl` and `syscall`:
-//! by them a program asks for a seccomp filter ([`crate::sandbox`]). The engine could offer functions of the same names,
-//! which the loader would prefer. But then it would stand before every other library that does so (fakechroot, noexec
-//! wrappers, sandboxes), and would have to be each of `execl`, `execv`, `posix_spawn`, … as well, with their searches and
-//! attributes; and libc's own calls of them (`system`, `popen`) would pass it by. Led by their first instruction, libc's
-//! functions do all that they do, and are called by whom they were called.
+//! There are three. `execve`: all of libc's ways to start a program end there ([`crate::exec`]). `prctl` and
+//! `syscall`: by them a program asks for a seccomp filter ([`crate::sandbox`]). The engine could offer
+//! functions of the same names, which the loader would prefer. But then it would stand before every other
+//! library that does so (fakechroot, noexec wrappers, sandboxes), and would have to be each of `execl`,
+//! `execv`, `posix_spawn`, … as well, with their searches and attributes; and libc's own calls of them
+//! (`system`, `popen`) would pass it by. Led by their first instruction, libc's functions do all that they
+//! do, and are called by whom they were called.
 //!
-//! That is done once, while the process has one thread, for all three or none. An attached engine is led to by the tool
-//! in the same way.
+//! That is done once, while the process has one thread, for all three or none. An attached engine is led to
+//! by the tool in the same way.
 
 use crate::control;
 use crate::exec;
@@ -57,8 +58,8 @@ impl Entries {
         Some(Entries(entries))
     }
 
-    /// Leads them to the engine. False when they cannot be changed: then the engine would not hear of a sandbox. To be
-    /// called while the process has one thread.
+    /// Leads them to the engine. False when they cannot be changed: then the engine would not hear of a
+    /// sandbox. To be called while the process has one thread.
     #[must_use]
     pub fn lead(&self, text: &Idle) -> bool {
         for (n, entry) in self.0.iter().enumerate() {
@@ -70,9 +71,9 @@ impl Entries {
     }
 }
 
-/// Makes the pages of some instructions of libc's a mapping of their own: once a page of a mapping was changed, fork copies the
-/// page table of all of it, and that of libc's text is most of what there is. They stay out of cores, since the rest of the text
-/// does: debuggers read it from the file.
+/// Makes the pages of some instructions of libc's a mapping of their own: once a page of a mapping was
+/// changed, fork copies the page table of all of it, and that of libc's text is most of what there is. They
+/// stay out of cores, since the rest of the text does: debuggers read it from the file.
 pub fn set_apart(instructions: &[u64]) {
     let page = |at: &u64| at & !(PAGE - 1);
     let (first, last) = (instructions.iter().min().map_or(0, page), instructions.iter().max().map_or(0, page));

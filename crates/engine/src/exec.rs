@@ -1,19 +1,21 @@
 //! Going along over exec, or staying behind quietly.
 //!
-//! The engine is in the environment of what a program starts, as any preload is, and that is all it needs. Three things it
-//! has to see to. A program goes without that a preload would harm (AddressSanitizer's), or make write complaints (one of
-//! another class or machine; one that cannot see the engine's file), or that may start others in ways nobody sees (a static
-//! one: an emulator, valgrind). So does what a sandboxed program starts. And to an environment that the caller made anew the
-//! engine is added, to be taken out again by the engine that it starts, before its program looks.
+//! The engine is in the environment of what a program starts, as any preload is, and that is all it needs.
+//! Three things it has to see to. A program goes without that a preload would harm (AddressSanitizer's), or
+//! make write complaints (one of another class or machine; one that cannot see the engine's file), or that
+//! may start others in ways nobody sees (a static one: an emulator, valgrind). So does what a sandboxed
+//! program starts. And to an environment that the caller made anew the engine is added, to be taken out again
+//! by the engine that it starts, before its program looks.
 //!
-//! All of libc's functions that start programs come to its `execve` in the end, in the new program's process, with its
-//! directory and root, and with the path as the kernel will get it. So that is where the engine looks ([`crate::entries`]),
-//! and nothing is interposed: whoever else has an `execve` of his own, before us or behind us, is called as without us.
+//! All of libc's functions that start programs come to its `execve` in the end, in the new program's process,
+//! with its directory and root, and with the path as the kernel will get it. So that is where the engine
+//! looks ([`crate::entries`]), and nothing is interposed: whoever else has an `execve` of his own, before us
+//! or behind us, is called as without us.
 //!
-//! What is called here runs in children that share their parent's memory, on stacks of a few kilobytes, with whatever
-//! pointers the program passes. So little stack is needed, whatever the environment; memory comes from the kernel
-//! (`block.rs`); the path is read by the kernel alone; and no page of the environment is read before the kernel has
-//! said that it can be. A file is opened only when it is a regular one.
+//! What is called here runs in children that share their parent's memory, on stacks of a few kilobytes, with
+//! whatever pointers the program passes. So little stack is needed, whatever the environment; memory comes
+//! from the kernel (`block.rs`); the path is read by the kernel alone; and no page of the environment is read
+//! before the kernel has said that it can be. A file is opened only when it is a regular one.
 
 use crate::block;
 use crate::config;
@@ -140,8 +142,8 @@ fn judge(path: *const c_char) -> Verdict {
     }
 }
 
-/// What the program at `path` is; of a script, what its interpreter is. `None` when nobody can tell: it is not there, may
-/// not be read, or is no regular file.
+/// What the program at `path` is; of a script, what its interpreter is. `None` when nobody can tell: it is
+/// not there, may not be read, or is no regular file.
 #[inline(always)]
 fn look(path: *const c_char) -> Option<Program> {
     match look_at_file(path)? {
@@ -150,7 +152,8 @@ fn look(path: *const c_char) -> Option<Program> {
     }
 }
 
-/// What the file at `path` is. It is over before an interpreter is looked at, so that its frame is not below that one's.
+/// What the file at `path` is. It is over before an interpreter is looked at, so that its frame is not below
+/// that one's.
 #[inline(never)]
 fn look_at_file(path: *const c_char) -> Option<(Program, File)> {
     let (file, mode) = File::open(path)?;
@@ -187,7 +190,8 @@ fn look_at_interpreter(script: File) -> Option<Program> {
 struct File(c_long);
 
 impl File {
-    /// Opens the file at `path`, which may be any pointer, and tells its mode. What is not a regular file is not opened.
+    /// Opens the file at `path`, which may be any pointer, and tells its mode. What is not a regular file is
+    /// not opened.
     #[inline(never)]
     fn open(path: *const c_char) -> Option<(File, u32)> {
         /// `struct stat`, of which the mode is the seventh word.
@@ -222,7 +226,8 @@ impl Drop for File {
     }
 }
 
-/// Whether the engine's file can be read here: in another root or mount namespace, or as another user, it may not be.
+/// Whether the engine's file can be read here: in another root or mount namespace, or as another user, it may
+/// not be.
 fn is_reachable() -> bool {
     // The broken variant that the tests must catch: it can be read everywhere.
     if broken!("reaches-everywhere") {
@@ -387,7 +392,8 @@ fn rebuild(verdict: Verdict, envp: Strings, seen: &Seen) -> Option<Strings> {
     let mut new = New { list: block.cast(), text: block.wrapping_add(list_bytes) };
     let mut text = Reader::new();
     let mut is_in = verdict == Verdict::Exclude;
-    // SAFETY: there is room for as much as was counted: every entry, every preload once more, and what is added.
+    // SAFETY: there is room for as much as was counted: every entry, every preload once more, and what is
+    // added.
     unsafe {
         for n in 0..seen.entries {
             // Of other strings, more than their beginning may be nowhere.
@@ -505,8 +511,8 @@ unsafe fn is_for_program(entry: *const c_char) -> bool {
     left > 0
 }
 
-/// What the `mov $59, %eax` of libc's `execve` is led to: with the arguments in their registers, and nothing else of the
-/// function done.
+/// What the `mov $59, %eax` of libc's `execve` is led to: with the arguments in their registers, and nothing
+/// else of the function done.
 ///
 /// # Safety
 /// To be jumped to from there alone.

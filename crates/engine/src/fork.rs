@@ -6,14 +6,15 @@
 //! and rightly not vfork). A child that goes on calling gets arenas and statistics of its
 //! own; one that may not goes on with what its parent knew.
 //!
-//! What a child must not inherit is a descriptor of its parent's memory, nor the writable alias of an arena that is
-//! just being made. Both exist under the pinned lock only, for microseconds. So fork takes the lock first, as far as
-//! libc's handlers see it ([`watch`]): whoever has pinned it is waited for, whoever has not is overtaken. And should a thread be
-//! put off in the middle of a fork for so long that its lock is broken, the others still know of it ([`is_under_way`]).
+//! What a child must not inherit is a descriptor of its parent's memory, nor the writable alias of an arena
+//! that is just being made. Both exist under the pinned lock only, for microseconds. So fork takes the lock
+//! first, as far as libc's handlers see it ([`watch`]): whoever has pinned it is waited for, whoever has not
+//! is overtaken. And should a thread be put off in the middle of a fork for so long that its lock is broken,
+//! the others still know of it ([`is_under_way`]).
 //!
-//! A signal handler may interrupt a judgement and fork; its child goes back into that judgement. Such a child never
-//! learns: it gets memory to throw away where the alias was, and its text is left alone (`in_child`, [`is_inside`]).
-//! While a descriptor or an arena is in hand, handlers have to wait ([`sandbox::held_back`]).
+//! A signal handler may interrupt a judgement and fork; its child goes back into that judgement. Such a child
+//! never learns: it gets memory to throw away where the alias was, and its text is left alone (`in_child`,
+//! [`is_inside`]). While a descriptor or an arena is in hand, handlers have to wait ([`sandbox::held_back`]).
 
 use crate::calibrate;
 use crate::engine;
@@ -35,8 +36,8 @@ const SETTLING: u64 = 1;
 const SETTLED: u64 = 2;
 
 /// Slow path entries before a child gets an arena of its own, [`STEP`] calls of a site apart. An arena costs
-/// what some 16,000 promoted calls win (`cargo xtask scaling`, a process per connection); so a child gets one when
-/// it has lost about as much, and one that calls exec at once, or serves one short request, never does.
+/// what some 16,000 promoted calls win (`cargo xtask scaling`, a process per connection); so a child gets one
+/// when it has lost about as much, and one that calls exec at once, or serves one short request, never does.
 const PATIENCE: u32 = if cfg!(relpoline_model) { 3 } else { 64 };
 /// Calls that a child's slow path lets pass until the next one, before it has an arena of its own.
 pub const STEP: u32 = if cfg!(relpoline_model) { 4 } else { 256 };
@@ -58,19 +59,22 @@ pub fn prepare() -> Option<()> {
     Some(())
 }
 
-/// Cycles that fork waits for a thread that holds the lock without having pinned it: some 10 ms. A judgement takes
-/// microseconds; whoever takes longer has been put off, and is overtaken: it does nothing any more that a child must not see.
+/// Cycles that fork waits for a thread that holds the lock without having pinned it: some 10 ms. A judgement
+/// takes microseconds; whoever takes longer has been put off, and is overtaken: it does nothing any more that
+/// a child must not see.
 const FORK_PATIENCE: u64 = 1 << 25;
-/// Cycles that fork waits for a thread that has pinned the lock, or for other forks, and others for a fork: seconds. Longer
-/// than that only a thread takes that was stopped.
+/// Cycles that fork waits for a thread that has pinned the lock, or for other forks, and others for a fork:
+/// seconds. Longer than that only a thread takes that was stopped.
 const FORK_LIMIT: u64 = 1 << 33;
 
-/// Cycles for which nobody else takes the lock after a fork has last asked for it: some 100 ms. It asks all the time.
+/// Cycles for which nobody else takes the lock after a fork has last asked for it: some 100 ms. It asks all
+/// the time.
 const PRECEDENCE: u64 = 1 << 28;
 
 /// When a fork last asked for the lock, and did not get it; 0 when it got it.
 static WANTED: AtomicU64 = AtomicU64::new(0);
-/// When the fork that is under way began: the lock's stamp, if it has the lock. 0 while there is none, or it is not announced.
+/// When the fork that is under way began: the lock's stamp, if it has the lock. 0 while there is none, or it
+/// is not announced.
 static FORKING: AtomicU64 = AtomicU64::new(0);
 /// The name of the thread that does, …
 static FORKER: AtomicU64 = AtomicU64::new(0);
@@ -81,8 +85,8 @@ type Handler = Option<extern "C" fn()>;
 /// What pthread_atfork(3) calls, which itself lies in no shared library: `__register_atfork`.
 type Register = unsafe extern "C" fn(Handler, Handler, Handler, *mut c_void) -> core::ffi::c_int;
 
-/// Lets fork wait for the lock, and children of judgements throw away what they write. Not seen: `_Fork` and raw clone.
-/// `register` is the address of glibc's function for that.
+/// Lets fork wait for the lock, and children of judgements throw away what they write. Not seen: `_Fork` and
+/// raw clone. `register` is the address of glibc's function for that.
 pub fn watch(register: u64) {
     // The broken variant that the tests must catch: fork does not wait.
     if broken!("fork-does-not-wait") {
@@ -90,8 +94,8 @@ pub fn watch(register: u64) {
     }
     // The broken variant that the tests must catch: children go back into judgements without an alias.
     let in_child: Handler = if broken!("child-inside-judgement") { None } else { Some(in_child) };
-    // SAFETY: glibc's function of that name. The handlers stay for good, in a library that is never unloaded. A child's
-    // first slow path resets the lock. Should libc have no room for them, fork goes on without.
+    // SAFETY: glibc's function of that name. The handlers stay for good, in a library that is never unloaded.
+    // A child's first slow path resets the lock. Should libc have no room for them, fork goes on without.
     unsafe {
         let register = core::mem::transmute::<u64, Register>(register);
         register(Some(before_fork), Some(after_fork), in_child, core::ptr::null_mut());
@@ -130,8 +134,8 @@ pub fn is_wanted() -> bool {
     asked != 0 && calibrate::now().saturating_sub(asked) < PRECEDENCE
 }
 
-/// Takes the lock until [`after_fork`], if it is to be had and no other thread forks. While objects are being unmapped it is
-/// not, and need not be: nothing is written then, and the loader's end waits for the fork.
+/// Takes the lock until [`after_fork`], if it is to be had and no other thread forks. While objects are being
+/// unmapped it is not, and need not be: nothing is written then, and the loader's end waits for the fork.
 fn begin() -> bool {
     let now = calibrate::now();
     if is_under_way() {
@@ -170,7 +174,8 @@ fn end(stamp: u64) -> bool {
     false
 }
 
-/// Whether fork goes on without the lock: whoever pinned it does not come back. The next fork does not wait for him again.
+/// Whether fork goes on without the lock: whoever pinned it does not come back. The next fork does not wait
+/// for him again.
 fn gives_up(waited: u64) -> bool {
     static LOST: AtomicU64 = AtomicU64::new(0);
     let stamp = LOCK.stamp();
@@ -191,8 +196,9 @@ fn is_mine() -> bool {
     is_announced() && FORKER.load(Ordering::Relaxed) == hold::me()
 }
 
-/// Whether another thread is forking: it holds the lock, or held it until it was thought to have vanished. Nobody opens this
-/// process' memory then. (What a handler opens and closes that interrupted a fork, its child does not get.)
+/// Whether another thread is forking: it holds the lock, or held it until it was thought to have vanished.
+/// Nobody opens this process' memory then. (What a handler opens and closes that interrupted a fork, its
+/// child does not get.)
 pub fn is_under_way() -> bool {
     is_announced() && FORKER.load(Ordering::Relaxed) != hold::me()
 }
@@ -231,14 +237,16 @@ extern "C" fn in_child() {
         return;
     }
     if !hold::is_mine() {
-        // At once: a child that this one makes by vfork must not be taken for the one that the memory belongs to.
+        // At once: a child that this one makes by vfork must not be taken for the one that the memory belongs
+        // to.
         settle_epoch();
         count_from_here();
         return;
     }
     INSIDE.store(true, Ordering::Relaxed);
-    // SAFETY: there is no other thread, and what was interrupted does not change what is read here: where the lists of
-    // arenas and statistics are changed, handlers have to wait. It looks at `frozen` when it is called anew only.
+    // SAFETY: there is no other thread, and what was interrupted does not change what is read here: where the
+    // lists of arenas and statistics are changed, handlers have to wait. It looks at `frozen` when it is
+    // called anew only.
     let engine = unsafe { state::engine() };
     engine.frozen = Frozen::Child;
     // Also in a sandbox: without that memory the child would crash in any case.
@@ -246,8 +254,9 @@ extern "C" fn in_child() {
     engine.groups.iter().flatten().for_each(|group| group.arena.stand_in());
 }
 
-/// Gives a child memory of its own at once, where all calls are counted for a report (`run --count --report`): a worker whose
-/// sites are linked may never come to a slow path, and its calls would be in nobody's figures. Nobody else pays for that.
+/// Gives a child memory of its own at once, where all calls are counted for a report
+/// (`run --count --report`): a worker whose sites are linked may never come to a slow path, and its calls
+/// would be in nobody's figures. Nobody else pays for that.
 fn count_from_here() {
     if !engine::is_running() || !sandbox::may_call() {
         return;
@@ -340,8 +349,8 @@ pub fn become_own(engine: &mut Engine) -> bool {
     sandbox::held_back(|| if is_visiting { own() } else { LOCK.pinned(hold::me(), own).unwrap_or(false) })
 }
 
-/// The parent may have re-pointed gates between the fork and the moment at which this process got gates of its
-/// own. Where these lead now is unknown here; a recording stub, for one, would record for ever.
+/// The parent may have re-pointed gates between the fork and the moment at which this process got gates of
+/// its own. Where these lead now is unknown here; a recording stub, for one, would record for ever.
 fn begin_strays_anew(engine: &mut Engine) {
     for id in 0..engine.sites.len() as u32 {
         let strays = engine.sites.as_slice().get(id as usize).is_some_and(|site| has_strayed(engine, site));

@@ -5,13 +5,15 @@
 //! .eh_frame                read from its start, where there is no table
 //! symbols                  .symtab of the object's file, .dynsym in memory
 //! ```
-//! Each is asked only about branches that those before it know nothing of; mostly none is left after the first.
+//! Each is asked only about branches that those before it know nothing of; mostly none is left after the
+//! first.
 //!
-//! A symbol table says what somebody wrote into it. Functions that overlap are not believed, and of one that only a symbol
-//! names every instruction must be known, up to its end and not beyond.
+//! A symbol table says what somebody wrote into it. Functions that overlap are not believed, and of one that
+//! only a symbol names every instruction must be known, up to its end and not beyond.
 //!
-//! The file is that which is mapped: its device and inode are those of the text's mapping, or it has the build-id that lies
-//! in memory. Only what is needed of it is read, and not mapped: whoever cuts it off meanwhile harms nobody.
+//! The file is that which is mapped: its device and inode are those of the text's mapping, or it has the
+//! build-id that lies in memory. Only what is needed of it is read, and not mapped: whoever cuts it off
+//! meanwhile harms nobody.
 
 use crate::discover;
 use crate::object::{self, Object};
@@ -134,7 +136,8 @@ fn add(functions: &mut Table<Function>, object: &Object<'_>, function: Function)
     }
 }
 
-/// Sorts the functions from number `begun` on, keeps one of equal ones and none of those that overlap; how many are left.
+/// Sorts the functions from number `begun` on, keeps one of equal ones and none of those that overlap; how
+/// many are left.
 fn tidy(functions: &mut Table<Function>, begun: usize) -> usize {
     let all = functions.as_mut_slice().get_mut(begun..).unwrap_or_default();
     all.sort_unstable_by_key(|function| (function.start, function.end));

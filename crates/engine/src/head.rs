@@ -1,16 +1,18 @@
 //! What sites are linked to: heads of trees, and copies of thunks, in the columns of their gates.
 //!
-//! A tree on trial lies anywhere, behind its site's gate. When the site is linked, its tree is written once more, with its head
-//! in the column of the gate. All sites of a column have the same register and thunk; so calls whose trees have the same
-//! targets are linked to one *shared* head. A thousand sites with eight targets run eight heads a column then, which the
-//! processor's caches and predictors know, where a thousand heads of their own would drive each other out. In the same way
-//! sites that are left alone in a crowd are linked to their column's copy of the thunk.
+//! A tree on trial lies anywhere, behind its site's gate. When the site is linked, its tree is written once
+//! more, with its head in the column of the gate. All sites of a column have the same register and thunk; so
+//! calls whose trees have the same targets are linked to one *shared* head. A thousand sites with eight
+//! targets run eight heads a column then, which the processor's caches and predictors know, where a thousand
+//! heads of their own would drive each other out. In the same way sites that are left alone in a crowd are
+//! linked to their column's copy of the thunk.
 //!
-//! A shared head does not belong to a site. It has a gate of its own, of which the miss gate, the counting stub and the slow
-//! entry are used. What is missed in a window is charged to the site whose call ended it: its return address is on top of the
-//! stack. Which site that is, is a matter of chance; but a site that misses twice as often is charged twice as often,
-//! and each time with all misses of the window, so that it pays for its own in the long run. Sites that miss nothing pay
-//! nothing. Whoever misses too much goes back to its gate and learns; the others stay.
+//! A shared head does not belong to a site. It has a gate of its own, of which the miss gate, the counting
+//! stub and the slow entry are used. What is missed in a window is charged to the site whose call ended it:
+//! its return address is on top of the stack. Which site that is, is a matter of chance; but a site that
+//! misses twice as often is charged twice as often, and each time with all misses of the window, so that it
+//! pays for its own in the long run. Sites that miss nothing pay nothing. Whoever misses too much goes back
+//! to its gate and learns; the others stay.
 //!
 //! A jump's return address is its caller's, or there is none; so jumps have heads of their own, as have trees
 //! that count exits, those whose misses are not counted any more, and all where every call is counted
@@ -32,8 +34,8 @@ use relpoline_text::gate::{self, Gate, GateSpec};
 const HEADS_FROM: u32 = 1 << 24;
 /// Sites that are left alone before they are a crowd: so many thunks of their own cost nothing.
 const CROWD: u32 = if cfg!(relpoline_model) { 0 } else { 32 };
-/// Calls of a site that is left alone in a crowd until it is linked to a thunk that others use too. A link costs what
-/// a third of them lose.
+/// Calls of a site that is left alone in a crowd until it is linked to a thunk that others use too. A link
+/// costs what a third of them lose.
 pub const ALONE_CALLS: u32 = if cfg!(relpoline_model) { 3 } else { 4096 };
 /// The longest window of these calls.
 const ALONE_MAX: u32 = 1 << 20;
@@ -90,8 +92,9 @@ impl Engine {
         self.head(index).map(Head::counters)
     }
 
-    /// The cell that the site's displacement is to name, and the number of the head if it is shared. `None` when there is none in
-    /// its column. What is called here is called one after the other, for the stack may be small.
+    /// The cell that the site's displacement is to name, and the number of the head if it is shared. `None`
+    /// when there is none in its column. What is called here is called one after the other, for the stack may
+    /// be small.
     pub fn head_to_link(&mut self, id: u32) -> Option<(Cell, u32)> {
         let found = self.head_that_is_there(id);
         if found.is_some() {
@@ -121,8 +124,8 @@ impl Engine {
         !self.options().count && self.site_and_tree(id).is_some_and(of_a_call)
     }
 
-    /// What the site can be linked to without anything being written: a board, what its tree was linked by before, or a head of
-    /// its column that does what its tree does.
+    /// What the site can be linked to without anything being written: a board, what its tree was linked by
+    /// before, or a head of its column that does what its tree does.
     #[inline(never)]
     fn head_that_is_there(&self, id: u32) -> Option<(Cell, u32)> {
         let (site, tree) = self.site_and_tree(id)?;
@@ -155,7 +158,8 @@ impl Engine {
         let arena = &group.arena;
         let body = site.gate.thunk(arena, site.thunk);
         let counters = arena.take_counters()?;
-        // Nobody else makes heads meanwhile, unless the lock was broken: then two have a number, and misses are charged wrongly.
+        // Nobody else makes heads meanwhile, unless the lock was broken: then two have a number, and misses
+        // are charged wrongly.
         let spec = GateSpec {
             site: HEADS_FROM + self.heads.len() as u32,
             counters,
@@ -192,8 +196,8 @@ impl Engine {
         Some((cell, index))
     }
 
-    /// Writes the site's tree once more, with its head in the column of the site's gate; head and body. It leaves by the miss
-    /// gate of `gate`, or by that of the site.
+    /// Writes the site's tree once more, with its head in the column of the site's gate; head and body. It
+    /// leaves by the miss gate of `gate`, or by that of the site.
     #[inline(never)]
     fn write_linked(&self, id: u32, gate: Option<Gate>) -> Option<(Cell, Cell)> {
         let (site, tree) = self.site_and_tree(id)?;
@@ -262,7 +266,8 @@ impl Engine {
         crate::report::site(self, id);
     }
 
-    /// Lets the misses of a site's head be counted in windows of `window`. False where it has none but its own.
+    /// Lets the misses of a site's head be counted in windows of `window`. False where it has none but its
+    /// own.
     pub fn count_misses_of_head(&mut self, site: &Site, window: u32) -> bool {
         let Some(head) = self.heads.get_mut(site.head as usize).filter(|_| site.linked) else { return false };
         head.window = window.max(1);
@@ -279,8 +284,8 @@ impl Engine {
         }
     }
 
-    /// The gate whose miss gate the tree leaves by that the site is stuck with. `None` when that is another site's, stuck there
-    /// too, for good.
+    /// The gate whose miss gate the tree leaves by that the site is stuck with. `None` when that is another
+    /// site's, stuck there too, for good.
     pub fn misses_by(&mut self, id: u32, site: &Site) -> Option<Gate> {
         let Some(head) = self.heads.get_mut(site.head as usize) else { return Some(site.gate) };
         if head.taker == NONE {

@@ -1,12 +1,14 @@
 //! An arena between an executable and its heap.
 //!
-//! The break of a program that is not position-independent begins above it, at a random distance of up to 32 MB (1 GB since Linux
-//! 6.9), and grows until something is in its way (brk(2)). An arena has to lie within 2 GiB of the program, and below there is no
-//! room. Above the heap it would end it there; so it lies before the heap. Where the distance is too small for it, the heap moves
-//! up, which looks like another distance. That is only done before anybody has used the break, while the process has one thread.
+//! The break of a program that is not position-independent begins above it, at a random distance of up to 32
+//! MB (1 GB since Linux 6.9), and grows until something is in its way (brk(2)). An arena has to lie within 2
+//! GiB of the program, and below there is no room. Above the heap it would end it there; so it lies before
+//! the heap. Where the distance is too small for it, the heap moves up, which looks like another distance.
+//! That is only done before anybody has used the break, while the process has one thread.
 //!
-//! The kernel moves a break for whoever asks (`PR_SET_MM_MAP` of prctl(2)), if it is built for checkpoints, as distributions' kernels
-//! are. Where it is not, and there is no room, the arena lies as far above as it may.
+//! The kernel moves a break for whoever asks (`PR_SET_MM_MAP` of prctl(2)), if it is built for checkpoints,
+//! as distributions' kernels are. Where it is not, and there is no room, the arena lies as far above as it
+//! may.
 
 use crate::engine::threads;
 use crate::sandbox::{may_call, raw};
@@ -57,7 +59,8 @@ impl Layout {
         Layout::parse(text.get(..length)?, brk)
     }
 
-    /// What `/proc/PID/stat` says. Its fields are counted from 1; the second is a name in parentheses, which may hold some.
+    /// What `/proc/PID/stat` says. Its fields are counted from 1; the second is a name in parentheses, which
+    /// may hold some.
     fn parse(text: &[u8], brk: u64) -> Option<Layout> {
         let behind = text.iter().rposition(|&byte| byte == b')')?;
         let field = |number: usize| {
@@ -82,7 +85,8 @@ impl Layout {
         })
     }
 
-    /// Where an arena can lie between a program at `span` and its heap, and the layout with a heap above that.
+    /// Where an arena can lie between a program at `span` and its heap, and the layout with a heap above
+    /// that.
     fn with_room(&self, span: &Range<u64>) -> Option<(u64, Layout)> {
         let is_its_heap = span.contains(&self.start_code) && span.end <= self.start_brk;
         if self.brk != self.start_brk || !is_its_heap {
@@ -93,7 +97,8 @@ impl Layout {
         if end - span.start > FARTHEST {
             return None;
         }
-        // As far behind what is before it as it was. The kernel maps what follows a break from the next page on.
+        // As far behind what is before it as it was. The kernel maps what follows a break from the next page
+        // on.
         let moved = end.checked_add(self.start_brk - span.end)?.checked_next_multiple_of(PAGE)?;
         let start_brk = if end <= self.start_brk { self.start_brk } else { moved };
         Some((at, Layout { start_brk, brk: start_brk, ..*self }))

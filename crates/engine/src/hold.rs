@@ -1,8 +1,9 @@
 //! Holding the engine's lock.
 //!
-//! [The lock](relpoline_text::lock) knows its holders by name. A child that a signal handler forks has to know whether the one
-//! thread it consists of was holding it: then it goes back into what the handler had interrupted ([`crate::fork`]). And
-//! whoever changes text has to know that nobody else holds it by now ([`crate::link`]).
+//! [The lock](relpoline_text::lock) knows its holders by name. A child that a signal handler forks has to
+//! know whether the one thread it consists of was holding it: then it goes back into what the handler had
+//! interrupted ([`crate::fork`]). And whoever changes text has to know that nobody else holds it by now
+//! ([`crate::link`]).
 
 use crate::calibrate;
 use crate::control;
@@ -39,12 +40,13 @@ pub fn try_take() -> Option<Hold> {
     }
     let hold = LOCK.try_take(me(), calibrate::now(), PATIENCE)?;
     compiler_fence(Ordering::SeqCst);
-    // A handler may have forked since the epoch was looked at, and this be the child. From here on it would be known.
+    // A handler may have forked since the epoch was looked at, and this be the child. From here on it would
+    // be known.
     fork::is_settled().then_some(hold)
 }
 
-/// Takes the lock, waiting for a judgement that is under way, at most as long as one can last, for whoever has pinned it, and
-/// for forks.
+/// Takes the lock, waiting for a judgement that is under way, at most as long as one can last, for whoever
+/// has pinned it, and for forks.
 pub fn take() -> Hold {
     let begun = calibrate::now();
     loop {
@@ -69,8 +71,8 @@ pub fn resume(stamp: u64) -> Option<Hold> {
     LOCK.resume(me(), stamp)
 }
 
-/// Takes the lock, unless it is `held`, and keeps others from breaking it. A child made by vfork does not: it may be killed
-/// alone, and would leave its parent's lock pinned.
+/// Takes the lock, unless it is `held`, and keeps others from breaking it. A child made by vfork does not: it
+/// may be killed alone, and would leave its parent's lock pinned.
 pub fn take_pinned(mut held: Option<Hold>) -> Hold {
     loop {
         let mut hold = held.take().unwrap_or_else(take);
@@ -85,14 +87,14 @@ fn is_visiting() -> bool {
     sandbox::may_call() && !LOCK.is_at_home()
 }
 
-/// Does something with the engine that may take longer than a judgement, and must not be taken over by others half-way.
-/// Handlers wait, so that none leaves it by longjmp; in a sandbox they do not, and it may be taken over. `held` is the lock, if
-/// this thread has it.
+/// Does something with the engine that may take longer than a judgement, and must not be taken over by others
+/// half-way. Handlers wait, so that none leaves it by longjmp; in a sandbox they do not, and it may be taken
+/// over. `held` is the lock, if this thread has it.
 pub fn undisturbed<R>(mut held: Option<Hold>, work: impl FnOnce(&mut Engine) -> R) -> R {
     let mut work = Some(work);
     loop {
-        // Taken, and given back, outside: as long as this thread has the lock no other one enters a sandbox, in which its
-        // signals could not be let through again.
+        // Taken, and given back, outside: as long as this thread has the lock no other one enters a sandbox,
+        // in which its signals could not be let through again.
         let mut hold = held.take().unwrap_or_else(take);
         let result = sandbox::held_back(|| {
             if sandbox::may_call() && LOCK.is_at_home() && !hold.pin() {
@@ -109,7 +111,8 @@ pub fn undisturbed<R>(mut held: Option<Hold>, work: impl FnOnce(&mut Engine) -> 
     }
 }
 
-/// Between two tries for the lock, after `waited` cycles of it: whoever holds it may be waiting for this processor.
+/// Between two tries for the lock, after `waited` cycles of it: whoever holds it may be waiting for this
+/// processor.
 pub fn wait_a_moment(waited: u64) {
     /// Cycles of waiting without giving up the processor.
     const SPIN: u64 = 1 << 17;

@@ -137,14 +137,16 @@ impl Engine {
         }
     }
 
-    /// Whether a site is not what its state says: a thread that stood still in a judgement for longer than the lock's
-    /// patience has ended it when another one had judged, and nothing would ever come of the site again.
+    /// Whether a site is not what its state says: a thread that stood still in a judgement for longer than
+    /// the lock's patience has ended it when another one had judged, and nothing would ever come of the site
+    /// again.
     #[inline(never)]
     fn is_astray(&self, site: &Site) -> bool {
         // Whoever wanted to undo its link could not.
         let may_be_linked = site.state.has_tree() || (site.alone && site.state.phase() == Phase::Retpolined);
         let linked_still = site.linked && !site.stuck && self.enabled && !may_be_linked;
-        // The broken variants that the tests must catch: nobody compares; or this would mend what was left half-done.
+        // The broken variants that the tests must catch: nobody compares; or this would mend what was left
+        // half-done.
         if broken!("left-astray") {
             return false;
         }
@@ -192,7 +194,8 @@ impl Engine {
                     self.decide(id, Event::MissWindow { misses: site.misses }, now);
                 }
             }
-            // Where everything is counted, a site that is left alone counts on; in a crowd, until that is worth a link.
+            // Where everything is counted, a site that is left alone counts on; in a crowd, until that is
+            // worth a link.
             Phase::Retpolined if is_over(&counters.misses) => {
                 self.count_misses(id);
                 counters.misses.store(never(), Ordering::Relaxed);
@@ -230,8 +233,9 @@ impl Engine {
         }
     }
 
-    /// Leaves a site to its retpoline. Where calls are counted (`--count`), those of sites that are left alone are too: a
-    /// report that knew only what went well would flatter. And in a crowd, until it is known that a link is worth its price.
+    /// Leaves a site to its retpoline. Where calls are counted (`--count`), those of sites that are left
+    /// alone are too: a report that knew only what went well would flatter. And in a crowd, until it is known
+    /// that a link is worth its price.
     #[inline(never)]
     fn leave_alone(&mut self, id: u32) {
         let is_stuck = self.sites.as_slice().get(id as usize).is_none_or(|site| site.stuck);
@@ -256,7 +260,8 @@ impl Engine {
         self.arena(site).is_some_and(|arena| site.gate.target(arena) == Some(site.gate.counting(arena)))
     }
 
-    /// Adds what a site that is left alone has counted since to its account, before its countdown is used for something else.
+    /// Adds what a site that is left alone has counted since to its account, before its countdown is used for
+    /// something else.
     pub fn count_left_alone(&mut self, id: u32) {
         let counts = self.sites.as_slice().get(id as usize).is_some_and(|site| self.counts_alone(site));
         if let Some(site) = self.sites.get_mut(id as usize)
@@ -295,8 +300,8 @@ impl Engine {
         let tree = self.trees.as_slice().get(site.tree as usize)?;
         let first = tree.first_target as usize;
         let targets = self.targets.as_slice().get(first..first + usize::from(tree.targets))?;
-        // SAFETY: the table of targets never moves, and shrinks in no way; the policy reads it before anything
-        // is written to it.
+        // SAFETY: the table of targets never moves, and shrinks in no way; the policy reads it before
+        // anything is written to it.
         let targets = unsafe { core::slice::from_raw_parts(targets.as_ptr(), targets.len()) };
         Some(Current { targets, chain: usize::from(tree.chain) })
     }
@@ -312,7 +317,8 @@ impl Engine {
         }
     }
 
-    /// What the policy makes of an event. Not in [`Engine::decide`]: the stack on which that acts may be small.
+    /// What the policy makes of an event. Not in [`Engine::decide`]: the stack on which that acts may be
+    /// small.
     #[inline(never)]
     fn ask(&mut self, id: u32, event: Event<'_>, now: u64) -> Option<Action> {
         let site = self.sites.as_slice().get(id as usize)?;
@@ -530,8 +536,8 @@ impl Engine {
         Ok(index)
     }
 
-    /// A cell for the head of a tree. When the site is linked it gets another one, in the column of its gate: few trees live so
-    /// long.
+    /// A cell for the head of a tree. When the site is linked it gets another one, in the column of its gate:
+    /// few trees live so long.
     fn head_cell(&self, arena: &Arena, site: &Site) -> Option<Cell> {
         // The broken variant that the tests must catch: the site's last tree is written over.
         if broken!("tree-in-place")
@@ -576,15 +582,16 @@ impl Engine {
     fn publish_part(&mut self, id: u32, tree: &Tree, part: Cell) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         let Some(arena) = self.arena(&site) else { return };
-        // A tree that leaves by the miss gate would, behind it, go round and round. The site is stuck with that tree, or
-        // with one like it: what is missed there is counted.
+        // A tree that leaves by the miss gate would, behind it, go round and round. The site is stuck with
+        // that tree, or with one like it: what is missed there is counted.
         let round = broken!("behind-itself");
         let to =
             if site.stuck && tree.by_miss_gate && !round { site.gate.counting(arena) } else { arena.address(part) };
         self.lead(id, &site, to);
     }
 
-    /// Whether `site` is stuck must be what it was when `to` was chosen: another thread may be here if the lock was broken.
+    /// Whether `site` is stuck must be what it was when `to` was chosen: another thread may be here if the
+    /// lock was broken.
     fn lead(&mut self, id: u32, site: &Site, to: u64) {
         let gate = if site.stuck { self.misses_by(id, site) } else { None };
         if let Some(arena) = self.arena(site) {
@@ -646,8 +653,8 @@ impl Engine {
         self.publish_part(id, &built, if settle { built.settling } else { built.head });
     }
 
-    /// Lets what the site's own trees miss be counted, or go straight to the thunk. What is behind a tree that
-    /// the site is stuck with belongs to learning.
+    /// Lets what the site's own trees miss be counted, or go straight to the thunk. What is behind a tree
+    /// that the site is stuck with belongs to learning.
     fn lead_misses(&self, site: &Site, counted: bool) {
         if let Some(arena) = self.arena(site).filter(|_| !site.stuck) {
             site.gate.point_misses_to(arena, if counted { site.gate.counting(arena) } else { site.way });

@@ -1,20 +1,22 @@
 //! Which objects are mapped, which were, and whether one that comes is one that was there before.
 //!
-//! The loader's list tells objects apart by where they lie, and so does the engine as long as it hears of every change.
-//! What comes is looked at, always: its thunks, its sites. When a *gone* object had the same sites, all of them, at the same
-//! addresses, with thunks of the same bytes at the same addresses, its gates and trees are right for the new one too,
-//! whatever file it came from: they are used again, so a library that is loaded again and again needs memory once.
-//! Whether it also *is* the same (device, inode and build-id) decides whose calls its statistics go on counting.
+//! The loader's list tells objects apart by where they lie, and so does the engine as long as it hears of
+//! every change. What comes is looked at, always: its thunks, its sites. When a *gone* object had the same
+//! sites, all of them, at the same addresses, with thunks of the same bytes at the same addresses, its gates
+//! and trees are right for the new one too, whatever file it came from: they are used again, so a library
+//! that is loaded again and again needs memory once. Whether it also *is* the same (device, inode and
+//! build-id) decides whose calls its statistics go on counting.
 //!
 //! An engine that slept believes nothing: to it everything is gone, and comes again ([`Engine::doubt`]).
 //!
-//! Objects that went long ago are forgotten: the calls that they counted are added up, their places and records are used
-//! again, and so are their *gates*, with all that belongs to one: number, counters, stubs, trees. Nothing is written over for that
-//! but the gate's two words, by which every gate changes its mind: what a gate's code does depends on the register and the
-//! thunk's bytes alone, since it leads to its arena's copy of the thunk. (How it unwinds depends on what lies on the stack at
-//! the site; gates are used again for the same only.) So it does not matter who still stands in it: he goes where he wanted to, by a thunk as
-//! good as his own, and what he counts is counted for another site, whose judgement comes a little early, looks, and finds
-//! nothing ended.
+//! Objects that went long ago are forgotten: the calls that they counted are added up, their places and
+//! records are used again, and so are their *gates*, with all that belongs to one: number, counters, stubs,
+//! trees. Nothing is written over for that but the gate's two words, by which every gate changes its mind:
+//! what a gate's code does depends on the register and the thunk's bytes alone, since it leads to its arena's
+//! copy of the thunk. (How it unwinds depends on what lies on the stack at the site; gates are used again for
+//! the same only.) So it does not matter who still stands in it: he goes where he wanted to, by a thunk as
+//! good as his own, and what he counts is counted for another site, whose judgement comes a little early,
+//! looks, and finds nothing ended.
 
 use crate::discover::Form;
 use crate::object::Object;
@@ -129,8 +131,8 @@ pub struct Place {
 }
 
 impl Engine {
-    /// Whether an object at that place is known and loaded; it is marked as seen. `hint` is where to look first, since lists
-    /// keep their order.
+    /// Whether an object at that place is known and loaded; it is marked as seen. `hint` is where to look
+    /// first, since lists keep their order.
     pub fn sees(&mut self, base: u64, dynamic: u64, hint: &mut usize) -> bool {
         let count = self.objects.len();
         for n in 0..count {
@@ -160,8 +162,9 @@ impl Engine {
         }
     }
 
-    /// An object is gone: its sites will never be called again, unless it comes back. Targets in it may remain in trees: they
-    /// are compared with, and never equal to anything, until something else is mapped there.
+    /// An object is gone: its sites will never be called again, unless it comes back. Targets in it may
+    /// remain in trees: they are compared with, and never equal to anything, until something else is mapped
+    /// there.
     pub fn forget(&mut self, index: usize) {
         let looks = self.looks;
         let Some(known) = self.objects.get_mut(index) else { return };
@@ -206,7 +209,8 @@ impl Engine {
         });
     }
 
-    /// A place for an object at `known`'s, whose sites are those that were found. `None` when there is no more room.
+    /// A place for an object at `known`'s, whose sites are those that were found. `None` when there is no
+    /// more room.
     pub fn place(&mut self, known: &Known) -> Option<Place> {
         let place = match self.same(known) {
             Some(index) => Place { index, is_back: true },
@@ -300,8 +304,8 @@ impl Engine {
         }
     }
 
-    /// The gate of a site that is forgotten can be used again: for a site with the same register, thunk and kind of frame,
-    /// anywhere.
+    /// The gate of a site that is forgotten can be used again: for a site with the same register, thunk and
+    /// kind of frame, anywhere.
     fn spare_site(&mut self, id: u32) {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return };
         let parity = site.gate.cell.parity();
@@ -313,7 +317,8 @@ impl Engine {
         }
     }
 
-    /// A site that is forgotten whose gate, in arena `arena`, does what one for `thunk`, which is copied as `body`, would.
+    /// A site that is forgotten whose gate, in arena `arena`, does what one for `thunk`, which is copied as
+    /// `body`, would.
     pub fn take_spare(&mut self, arena: usize, reg: Reg, body: &[u8], form: Form, parity: Parity) -> Option<u32> {
         let chain = spare_kind(reg, form, parity);
         let (mut before, mut id) = (NONE, self.spare[chain]);
@@ -334,7 +339,8 @@ impl Engine {
         None
     }
 
-    /// Adds what an object's sites have counted to the totals of those that have no record any more, and takes their records.
+    /// Adds what an object's sites have counted to the totals of those that have no record any more, and
+    /// takes their records.
     fn fold(&mut self, index: usize) {
         let Some(&known) = self.objects.as_slice().get(index) else { return };
         self.each_site(index, |engine, id| {
@@ -370,7 +376,8 @@ impl Engine {
         }
     }
 
-    /// Trees lead what they miss to the counting stub again, should the site have been stuck with one of them.
+    /// Trees lead what they miss to the counting stub again, should the site have been stuck with one of
+    /// them.
     pub fn free_misses(&mut self, site: &Site) {
         self.free_head(site);
         if let Some(arena) = self.arena(site) {

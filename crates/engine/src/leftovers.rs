@@ -1,11 +1,11 @@
-//! Statistics files whose processes are gone without removing them: they were killed, or ended by `_exit`, as forked
-//! children like to.
+//! Statistics files whose processes are gone without removing them: they were killed, or ended by `_exit`, as
+//! forked children like to.
 //!
-//! Such files take memory until somebody removes them. Tools do that when they come by, but a server whose children come
-//! and go may run for months without one. So whoever makes a file in the user's directory looks there for files that
-//! nobody has. A process has its file locked (`flock`), shared, for as long as it has it mapped: a mapping keeps the
-//! open file, and that the lock, when the descriptor is long closed. So a file that can be locked exclusively is nobody's,
-//! whatever pid namespace its process was in.
+//! Such files take memory until somebody removes them. Tools do that when they come by, but a server whose
+//! children come and go may run for months without one. So whoever makes a file in the user's directory looks
+//! there for files that nobody has. A process has its file locked (`flock`), shared, for as long as it has it
+//! mapped: a mapping keeps the open file, and that the lock, when the descriptor is long closed. So a file
+//! that can be locked exclusively is nobody's, whatever pid namespace its process was in.
 
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
@@ -21,7 +21,8 @@ pub type Listing = [MaybeUninit<u8>; 1024];
 /// Most names that are looked at: some 100 µs.
 const NAMES: usize = 1024;
 
-/// Marks a file that was just made as somebody's. False when somebody thought it was nobody's, and removes it.
+/// Marks a file that was just made as somebody's. False when somebody thought it was nobody's, and removes
+/// it.
 pub fn hold(file: &OwnedFd) -> bool {
     rustix::fs::flock(file, FlockOperation::NonBlockingLockShared).is_ok()
         && rustix::fs::fstat(file).is_ok_and(|found| found.st_nlink > 0)
@@ -47,8 +48,8 @@ pub fn sweep(directory: &OwnedFd, own: &Name, listing: &mut Listing) {
     }
 }
 
-/// Whether a file is worth opening: its process cannot be seen here, or its number is that of this one, or it is in another
-/// namespace, of whose processes nothing is known here.
+/// Whether a file is worth opening: its process cannot be seen here, or its number is that of this one, or it
+/// is in another namespace, of whose processes nothing is known here.
 fn may_be_gone(of: &Name, own: &Name) -> bool {
     let is_here = of.namespace == own.namespace && of.pid != own.pid;
     let pid = of.pid.try_into().ok().and_then(Pid::from_raw);

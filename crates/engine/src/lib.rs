@@ -2,8 +2,8 @@
 //! patches compare-and-jump trees for the hot targets into the live text.
 //!
 //! It is preloaded into other people's programs, so it has no heap, no threads, no signal handlers and no
-//! locks that anybody waits for; it makes its system calls itself and needs no library and no symbol: what it uses of
-//! glibc's it finds in memory.
+//! locks that anybody waits for; it makes its system calls itself and needs no library and no symbol: what it
+//! uses of glibc's it finds in memory.
 //!
 //! | module | what it is for |
 //! |---|---|

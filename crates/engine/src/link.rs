@@ -1,16 +1,18 @@
 //! Links: the one byte by which a site goes to its tree directly, past its gate.
 //!
-//! This is the only change that the running engine makes to the program's own text, and the only one that needs a system
-//! call. It is made by whoever holds the lock, and nobody else gets the lock meanwhile: text is put back by the tool, and
-//! unmapped by the loader, while the lock is free or theirs. A thread that was overtaken, and a child made by vfork, leave
-//! the text as it is. A site that is still linked then, although it has no tree any more, is astray, and whoever looks at it next
-//! mends it.
+//! This is the only change that the running engine makes to the program's own text, and the only one that
+//! needs a system call. It is made by whoever holds the lock, and nobody else gets the lock meanwhile: text
+//! is put back by the tool, and unmapped by the loader, while the lock is free or theirs. A thread that was
+//! overtaken, and a child made by vfork, leave the text as it is. A site that is still linked then, although
+//! it has no tree any more, is astray, and whoever looks at it next mends it.
 //!
-//! In a crowd, sites that are left alone are linked too: to their column's copy of the thunk ([`crate::head`]).
+//! In a crowd, sites that are left alone are linked too: to their column's copy of the thunk
+//! ([`crate::head`]).
 //!
-//! A link that cannot be undone at all (after setuid the text can no longer be opened) leaves its site *stuck*: from then on
-//! everything happens at its miss gate, behind the old tree. Several sites may be stuck with a head that they share: the first
-//! of them that wants to learn takes what all of them miss, the others keep their tree. Behind a thunk nothing happens any more.
+//! A link that cannot be undone at all (after setuid the text can no longer be opened) leaves its site
+//! *stuck*: from then on everything happens at its miss gate, behind the old tree. Several sites may be stuck
+//! with a head that they share: the first of them that wants to learn takes what all of them miss, the others
+//! keep their tree. Behind a thunk nothing happens any more.
 
 use crate::fork;
 use crate::hold;
@@ -33,8 +35,8 @@ fn displacement(site: &Site, to: u64) -> Bytes {
     (to.wrapping_sub(site.field + 4) as u32).to_le_bytes()
 }
 
-/// Lets a site's displacement be `to`. Not in a sandbox; and not when this process came out of the judgement that wants it:
-/// the tree that it is to lead to may exist in the parent only.
+/// Lets a site's displacement be `to`. Not in a sandbox; and not when this process came out of the judgement
+/// that wants it: the tree that it is to lead to may exist in the parent only.
 ///
 /// # Errors
 /// As for [`poke::link`].
@@ -78,7 +80,8 @@ impl Engine {
     fn link_to(&mut self, id: u32, cell: Cell, head: u32) -> Result<(), Reason> {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return Ok(()) };
         let to = self.way_to(&site, cell).ok_or(Reason::Promoted)?;
-        // Noted first: a thread that stands still in between, and loses the lock, must not leave a link that nobody knows of.
+        // Noted first: a thread that stands still in between, and loses the lock, must not leave a link that
+        // nobody knows of.
         self.note_link(id, true, head);
         match lead(&site, to) {
             Ok(()) => {}
@@ -87,7 +90,8 @@ impl Engine {
                 site.counters().settle.store(LATER, Ordering::Relaxed);
                 return Ok(());
             }
-            // It may have been linked before: a late thread can have counted to the end what nobody waits for any more.
+            // It may have been linked before: a late thread can have counted to the end what nobody waits for
+            // any more.
             Err(_) => {
                 self.note_link(id, site.linked, site.head);
                 self.share.header().links_refused += 1;
@@ -100,7 +104,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Links a site that is left alone to the copy of the thunk that its column shares. `None` when it stays at its gate.
+    /// Links a site that is left alone to the copy of the thunk that its column shares. `None` when it stays
+    /// at its gate.
     #[inline(never)]
     pub fn link_to_thunk(&mut self, id: u32) -> Option<()> {
         self.lead_to_thunk(id, lead)
@@ -125,7 +130,8 @@ impl Engine {
         self.note_link(id, true, NONE);
         self.note_alone(id, true);
         match lead(&site, to) {
-            // Whoever overtook it may have led the site anywhere: it is led back before anything else is done with it.
+            // Whoever overtook it may have led the site anywhere: it is led back before anything else is done
+            // with it.
             Ok(()) | Err(PokeError::Overtaken) => {}
             Err(_) => {
                 self.note_link(id, site.linked, site.head);
@@ -150,15 +156,15 @@ impl Engine {
         }
     }
 
-    /// Whether a site that was to be led to its gate can learn: it is there, or what it is stuck with leaves by a miss gate that
-    /// no other site has taken.
+    /// Whether a site that was to be led to its gate can learn: it is there, or what it is stuck with leaves
+    /// by a miss gate that no other site has taken.
     pub fn can_learn(&mut self, id: u32) -> bool {
         let Some(&site) = self.sites.as_slice().get(id as usize) else { return false };
         !site.stuck || (!site.alone && self.misses_by(id, &site).is_some())
     }
 
-    /// Notes that the site is linked where its text says so. A thread that was overtaken while it undid a link may have noted
-    /// that it is not, after somebody else had linked it again.
+    /// Notes that the site is linked where its text says so. A thread that was overtaken while it undid a
+    /// link may have noted that it is not, after somebody else had linked it again.
     pub fn see_link(&mut self, id: u32, text: &Reader) {
         // The broken variant that the tests must catch: nobody looks.
         if broken!("links-unseen") {
@@ -205,7 +211,8 @@ impl Engine {
         }
     }
 
-    /// The displacement to `cell`. `None` when it differs from that to the gate in more than a byte, or not at all.
+    /// The displacement to `cell`. `None` when it differs from that to the gate in more than a byte, or not
+    /// at all.
     fn way_to(&self, site: &Site, cell: Cell) -> Option<Bytes> {
         let arena = self.arena(site)?;
         let (gate, to) = (displacement(site, site.gate.address(arena)), displacement(site, arena.address(cell)));

@@ -7,9 +7,10 @@
 //! happens, on the thread that holds the loader's lock. Nothing about `dlopen` changes for its callers: not
 //! even its return address, by which the loader finds the caller's search path.
 //!
-//! The list itself is read from the same structure. Each namespace (dlmopen(3)) has a structure of its own, and since glibc
-//! 2.35 they are listed; the function is the same for all. Older loaders tell nobody of other namespaces, which stay as
-//! they are there. `dl_iterate_phdr` is not asked: a program may have its own, which answers what it likes.
+//! The list itself is read from the same structure. Each namespace (dlmopen(3)) has a structure of its own,
+//! and since glibc 2.35 they are listed; the function is the same for all. Older loaders tell nobody of other
+//! namespaces, which stay as they are there. `dl_iterate_phdr` is not asked: a program may have its own,
+//! which answers what it likes.
 
 use crate::control;
 use crate::object::{self, Link};
@@ -103,8 +104,8 @@ pub fn attend(debug: u64) {
 fn namespaces() -> impl Iterator<Item = *const Debug> {
     let first = DEBUG.load(Ordering::Acquire) as *const Debug;
     let next = |&debug: &*const Debug| {
-        // SAFETY: `first` was set before the hook was. Structures are only ever added to the list, complete, and the version
-        // says whether there is one.
+        // SAFETY: `first` was set before the hook was. Structures are only ever added to the list, complete,
+        // and the version says whether there is one.
         let next = unsafe {
             if (&raw const (*debug).version).read_volatile() < 2 {
                 return None;
@@ -116,8 +117,9 @@ fn namespaces() -> impl Iterator<Item = *const Debug> {
     core::iter::successors((!first.is_null()).then_some(first), next).take(NAMESPACES)
 }
 
-/// Calls `visit` for every object that the loader has mapped, in whichever namespace, the executable first. The caller sees
-/// to it that the list does not change meanwhile: it has the loader's lock, or is the only thread.
+/// Calls `visit` for every object that the loader has mapped, in whichever namespace, the executable first.
+/// The caller sees to it that the list does not change meanwhile: it has the loader's lock, or is the only
+/// thread.
 pub fn each(visit: &mut dyn FnMut(&Link)) {
     let mut is_executable = true;
     for debug in namespaces() {

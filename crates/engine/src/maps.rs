@@ -1,7 +1,7 @@
 //! What the kernel has mapped where in this process: `/proc/self/maps`, without the paths.
 //!
-//! An object is recognised by the file behind its text, device and inode, which only the kernel knows: a path may
-//! name another file by now.
+//! An object is recognised by the file behind its text, device and inode, which only the kernel knows: a path
+//! may name another file by now.
 
 use crate::table::Table;
 use rustix::fs::{Mode, OFlags};

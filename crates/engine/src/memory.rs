@@ -1,4 +1,5 @@
-//! Memory of the engine's own, and how to look at memory that may not be there. The former is private: reserved address space that is populated page by page as it is used.
+//! Memory of the engine's own, and how to look at memory that may not be there. The former is private:
+//! reserved address space that is populated page by page as it is used.
 
 use crate::sandbox::raw;
 use core::ffi::{c_long, c_ulong, c_void};
@@ -13,17 +14,19 @@ const PAGE: u64 = relpoline_text::cells::PAGE as u64;
 /// Reserves `bytes` of zeroes at an address of the kernel's choice; `None` when it is refused.
 ///
 /// Huge pages are declined: tables are sparse, and zeroing two megabytes for a few records would be the
-/// largest part of a short program's start. Debuggers need none of it: it would be the largest part of a core, too.
+/// largest part of a short program's start. Debuggers need none of it: it would be the largest part of a
+/// core, too.
 ///
-/// What is reserved lies below what was reserved before, if there is room. Then it is one mapping to the kernel, which copies
-/// each for every forked child.
+/// What is reserved lies below what was reserved before, if there is room. Then it is one mapping to the
+/// kernel, which copies each for every forked child.
 #[must_use]
 pub fn reserve(bytes: usize) -> Option<*mut u8> {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     let below = LAST.load(Ordering::Relaxed).saturating_sub((bytes as u64).next_multiple_of(PAGE)) as *mut c_void;
-    // SAFETY: a fresh mapping; the advices concern it alone, and a kernel without huge pages refuses the first.
+    // SAFETY: a fresh mapping; the advices concern it alone, and a kernel without huge pages refuses the
+    // first.
     unsafe {
         let start = rustix::mm::mmap_anonymous(below, bytes, prot, flags).ok()?;
         LAST.store(start as u64, Ordering::Relaxed);
@@ -33,8 +36,8 @@ pub fn reserve(bytes: usize) -> Option<*mut u8> {
     }
 }
 
-/// Likewise, for what nobody needs any more once the look is over for which it was written: forked children find zeroes in
-/// it, and nothing is copied for them. (A kernel that cannot do that copies.)
+/// Likewise, for what nobody needs any more once the look is over for which it was written: forked children
+/// find zeroes in it, and nothing is copied for them. (A kernel that cannot do that copies.)
 #[must_use]
 pub fn reserve_scratch(bytes: usize) -> Option<*mut u8> {
     let start = reserve(bytes)?;
@@ -68,8 +71,8 @@ pub fn is_readable(at: u64) -> bool {
 
 /// Reads this process' memory, of which it is not known whether it is there.
 ///
-/// The kernel reads it, from a file, and says when nothing is there. Without /proc, or where the process may not open its own
-/// memory, it can only say so beforehand.
+/// The kernel reads it, from a file, and says when nothing is there. Without /proc, or where the process may
+/// not open its own memory, it can only say so beforehand.
 #[derive(Debug)]
 pub struct Reader(Option<OwnedFd>);
 
@@ -81,8 +84,8 @@ impl Reader {
         Reader(rustix::fs::open(c"/proc/self/mem", flags, Mode::empty()).ok())
     }
 
-    /// For a process with one thread: nothing goes between the kernel's answer and the look, and no file is needed, which
-    /// costs more than all that is read from it.
+    /// For a process with one thread: nothing goes between the kernel's answer and the look, and no file is
+    /// needed, which costs more than all that is read from it.
     #[must_use]
     pub const fn alone() -> Reader {
         Reader(None)

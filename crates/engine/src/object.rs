@@ -3,9 +3,9 @@
 //! Everything is read from the program headers in memory, never from the file, and every range is checked
 //! against the segments before it is read: a malformed object gives fewer findings, not a fault.
 //!
-//! The headers of the executable are where the kernel says. Those of a library are found by its ELF header, which
-//! nearly always lies at its load address: it is the one by whose headers the dynamic section is where the loader says.
-//! It is looked for through the kernel, which says so when nothing is there.
+//! The headers of the executable are where the kernel says. Those of a library are found by its ELF header,
+//! which nearly always lies at its load address: it is the one by whose headers the dynamic section is where
+//! the loader says. It is looked for through the kernel, which says so when nothing is there.
 
 use crate::loader;
 use crate::maps;
@@ -71,8 +71,8 @@ static EXECUTABLE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 /// What the kernel lets programs do with the processor, as it has told; `u64::MAX` while that is not known.
 static PROCESSOR: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// What the kernel lets programs do with the processor (`AT_HWCAP2` of getauxval(3)): as it told the constructor, or, in a
-/// process that the engine was attached to, as its file says.
+/// What the kernel lets programs do with the processor (`AT_HWCAP2` of getauxval(3)): as it told the
+/// constructor, or, in a process that the engine was attached to, as its file says.
 #[must_use]
 pub fn processor() -> u64 {
     let told = PROCESSOR.load(Ordering::Relaxed);
@@ -89,7 +89,8 @@ pub fn processor() -> u64 {
     found
 }
 
-/// Notes where the executable's program headers are: behind the environment the kernel has put what it tells the loader.
+/// Notes where the executable's program headers are: behind the environment the kernel has put what it tells
+/// the loader.
 ///
 /// # Safety
 /// `envp` must be the environment as the process was started with it, which nobody has changed yet.
@@ -150,7 +151,8 @@ pub struct Listed<'a>(&'a [PhdrInfo]);
 
 impl Listed<'_> {
     /// # Safety
-    /// `first` must be the address of `count` entries as `dl_iterate_phdr(3)` passes them, of objects that stay mapped.
+    /// `first` must be the address of `count` entries as `dl_iterate_phdr(3)` passes them, of objects that
+    /// stay mapped.
     #[must_use]
     pub unsafe fn new(first: u64, count: u64) -> Self {
         if count == 0 {
@@ -235,7 +237,8 @@ fn add_headers(object: &mut Object<'_>, link: &Link, memory: &Reader) -> Option<
     add_headers_at(nearest?, object, link, memory)
 }
 
-/// Likewise, those that belong to an ELF header at `at`, if by them the dynamic section is where the loader says.
+/// Likewise, those that belong to an ELF header at `at`, if by them the dynamic section is where the loader
+/// says.
 fn add_headers_at(at: u64, object: &mut Object<'_>, link: &Link, memory: &Reader) -> Option<()> {
     let mut buffer = [0; HEADERS * HEADER];
     let read = memory.read(at, &mut buffer[..FIRST]);
@@ -360,7 +363,8 @@ impl<'a> Object<'a> {
         self.dynamic.map_or(0, |(at, _)| at)
     }
 
-    /// Forgets the segments of which not every byte is mapped readable: the program has put something in their place.
+    /// Forgets the segments of which not every byte is mapped readable: the program has put something in
+    /// their place.
     pub fn keep_mapped(&mut self, mappings: &Table<maps::Mapping>) {
         let mut kept = 0;
         for n in 0..self.count {
@@ -531,8 +535,8 @@ pub fn build_id_in(mut notes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Calls `visit` for every object that the loader has mapped, in whichever namespace, the executable first. Nothing may be
-/// mapped or unmapped meanwhile.
+/// Calls `visit` for every object that the loader has mapped, in whichever namespace, the executable first.
+/// Nothing may be mapped or unmapped meanwhile.
 pub fn each(memory: &Reader, visit: &mut dyn FnMut(&Object<'_>)) {
     // SAFETY: the list does not change, sees the caller to.
     loader::each(&mut |link| visit(&unsafe { Object::of(link, memory) }));

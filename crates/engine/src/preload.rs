@@ -1,10 +1,10 @@
 //! The engine as a preloadable object: its constructor and destructor, the functions that programs may call,
 //! and what to do about a panic.
 //!
-//! Its name is in the environment of programs that it is not made for: of another C library, of an older glibc. So the
-//! object needs no library and no symbol, and any loader for x86-64 can load it. What it uses of glibc it finds in memory.
-//! Whether there is a glibc says a symbol that only glibc's loader has, which need not be there. If it is not, nothing is
-//! done, and nothing was passed to the constructor either.
+//! Its name is in the environment of programs that it is not made for: of another C library, of an older
+//! glibc. So the object needs no library and no symbol, and any loader for x86-64 can load it. What it uses
+//! of glibc it finds in memory. Whether there is a glibc says a symbol that only glibc's loader has, which
+//! need not be there. If it is not, nothing is done, and nothing was passed to the constructor either.
 
 use crate::engine;
 use core::ffi::{c_char, c_int};
@@ -27,8 +27,8 @@ unsafe extern "C" {
 type Constructor = unsafe extern "C" fn(c_int, *const *const c_char, *const *const c_char);
 
 unsafe extern "C" fn constructor(_argc: c_int, _argv: *const *const c_char, envp: *const *const c_char) {
-    // SAFETY: a word of this object's. glibc's loader calls this once, with the process' environment, before any other
-    // constructor.
+    // SAFETY: a word of this object's. glibc's loader calls this once, with the process' environment, before
+    // any other constructor.
     unsafe {
         if (&raw const relpoline_glibc).read_volatile() != 0 {
             engine::start(envp);

@@ -1,5 +1,5 @@
-//! Keeping the records of sites up to date, and noting what happens to them: an event whenever a site gets into
-//! another state, a sample of the whole now and then.
+//! Keeping the records of sites up to date, and noting what happens to them: an event whenever a site gets
+//! into another state, a sample of the whole now and then.
 
 use crate::calibrate;
 use crate::site::{NONE, Site, Tree};
@@ -85,8 +85,9 @@ pub fn fold(engine: &mut Engine, id: u32) {
     }
 }
 
-/// In a forked child, whose memory is its own from now on: calls that its parent made are its parent's to tell, so that
-/// the reports of a family can be added up. What the child called before it came here is not told by anybody.
+/// In a forked child, whose memory is its own from now on: calls that its parent made are its parent's to
+/// tell, so that the reports of a family can be added up. What the child called before it came here is not
+/// told by anybody.
 pub fn count_anew(engine: &mut Engine) {
     for id in 0..engine.sites.len() as u32 {
         let Some(site) = engine.sites.get_mut(id as usize) else { return };

@@ -1,12 +1,12 @@
 //! Knowing when system calls become dangerous.
 //!
-//! Once a seccomp filter is in place, a system call that the program never makes may kill it. Programs ask for one by
-//! libc's `prctl` or `syscall` (there is no function for `seccomp`), which are led here by their first instructions
-//! ([`crate::entries`]) and go on as if nothing had been.
-//! From the moment a filter is asked for, the engine makes no system call any more: learning and promoting by
-//! gates goes on, links stay as they are, libraries that are loaded later stay as they are, and programs that are
-//! started by exec go without the engine, whose own start the filter may not allow. (Where the environment names the
-//! engine, it is left out of a copy: for that memory is mapped, as the new program itself does first of all.)
+//! Once a seccomp filter is in place, a system call that the program never makes may kill it. Programs ask
+//! for one by libc's `prctl` or `syscall` (there is no function for `seccomp`), which are led here by their
+//! first instructions ([`crate::entries`]) and go on as if nothing had been. From the moment a filter is
+//! asked for, the engine makes no system call any more: learning and promoting by gates goes on, links stay
+//! as they are, libraries that are loaded later stay as they are, and programs that are started by exec go
+//! without the engine, whose own start the filter may not allow. (Where the environment names the engine, it
+//! is left out of a copy: for that memory is mapped, as the new program itself does first of all.)
 //!
 //! Strict mode (and `PR_SET_TSC`) also forbids reading the time-stamp counter. Promotion is switched off
 //! before that: every site goes back to its retpoline.
@@ -40,13 +40,14 @@ pub fn may_call() -> bool {
     broken!("calls-in-sandbox") || !SEALED.load(Ordering::Acquire)
 }
 
-/// Lets the engine make no system call from now on: it was put into a process in which it would not hear of a filter.
+/// Lets the engine make no system call from now on: it was put into a process in which it would not hear of a
+/// filter.
 pub fn seal() {
     SEALED.store(true, Ordering::Release);
 }
 
-/// Runs `work` while no signal handler can interrupt this thread, none that forks or leaves by longjmp above all; in a
-/// sandbox, where nothing worth it is done, as it is.
+/// Runs `work` while no signal handler can interrupt this thread, none that forks or leaves by longjmp above
+/// all; in a sandbox, where nothing worth it is done, as it is.
 pub fn held_back<R>(work: impl FnOnce() -> R) -> R {
     if may_call() { mask::held_back(work) } else { work() }
 }
@@ -148,8 +149,8 @@ pub unsafe extern "C" fn syscall() -> c_long {
     )
 }
 
-/// What libc's `prctl` is led to. It goes on in `syscall`, behind the moves of its first two arguments, with the others one
-/// place further on.
+/// What libc's `prctl` is led to. It goes on in `syscall`, behind the moves of its first two arguments, with
+/// the others one place further on.
 ///
 /// # Safety
 /// To be jumped to from there alone.

@@ -1,12 +1,13 @@
 //! The statistics file: what tools read of this process.
 //!
-//! It is a shared mapping of a file that only its owner may open, written with plain stores on the slow
-//! path; where it lies is agreed on in [`relpoline_stats::live`]. Without a file the same records live in private
-//! memory, so the rest of the engine does not care. A forked child gets a file of its own, or private memory, in place of its
-//! parent's mapping, when it begins to learn; before that the engine in it writes nothing.
+//! It is a shared mapping of a file that only its owner may open, written with plain stores on the slow path;
+//! where it lies is agreed on in [`relpoline_stats::live`]. Without a file the same records live in private
+//! memory, so the rest of the engine does not care. A forked child gets a file of its own, or private memory,
+//! in place of its parent's mapping, when it begins to learn; before that the engine in it writes nothing.
 //!
-//! Until then, though, the mapping is there, and whoever rules the child may write to it. So it is write-only as far as it
-//! matters: nothing that is read back from it decides where anything is written, or where a call goes.
+//! Until then, though, the mapping is there, and whoever rules the child may write to it. So it is write-only
+//! as far as it matters: nothing that is read back from it decides where anything is written, or where a call
+//! goes.
 
 use crate::calibrate;
 use crate::leftovers;
@@ -155,9 +156,9 @@ fn own_name() -> Name {
     Name { pid: pid(), namespace, started: started.unwrap_or(0) }
 }
 
-/// A new, empty file in `directory`, called `name`. One that was there goes: this process' from before an exec. But should
-/// somebody have that one, as where two processes in different namespaces cannot tell in which they are, this one passes
-/// for a later one.
+/// A new, empty file in `directory`, called `name`. One that was there goes: this process' from before an
+/// exec. But should somebody have that one, as where two processes in different namespaces cannot tell in
+/// which they are, this one passes for a later one.
 fn create_in(directory: &OwnedFd, name: &mut Name) -> Option<OwnedFd> {
     const NAMESAKES: u64 = 16;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -174,8 +175,8 @@ fn create_in(directory: &OwnedFd, name: &mut Name) -> Option<OwnedFd> {
     None
 }
 
-/// Whether the pages of a mapping from `from` on, `len` bytes, are there, or could be made so now. Kernels before
-/// 5.14 cannot tell; there, as with any mapped file, a full file system shows at the store.
+/// Whether the pages of a mapping from `from` on, `len` bytes, are there, or could be made so now. Kernels
+/// before 5.14 cannot tell; there, as with any mapped file, a full file system shows at the store.
 fn is_there(base: *mut u8, from: usize, len: usize) -> bool {
     // SAFETY: inside the mapping; the advice changes no content.
     let populated = unsafe { rustix::mm::madvise(base.add(from).cast(), len, rustix::mm::Advice::LinuxPopulateWrite) };
@@ -189,8 +190,9 @@ fn pid() -> u32 {
 /// Bytes of the longest path of a user's directory.
 pub const LIVE_PATH: usize = live::PREFIX.len() + 16;
 
-/// Opens a directory that is this user's alone. All that is done in it is done by the descriptor: whatever takes its place
-/// by then is not touched. In the broken variant that the tests must catch nobody looks whose it is, and links are followed.
+/// Opens a directory that is this user's alone. All that is done in it is done by the descriptor: whatever
+/// takes its place by then is not touched. In the broken variant that the tests must catch nobody looks whose
+/// it is, and links are followed.
 pub fn open_private(path: &CStr) -> Option<OwnedFd> {
     let is_broken = broken!("trusts-directories");
     let follow = if is_broken { OFlags::empty() } else { OFlags::NOFOLLOW };
@@ -224,8 +226,8 @@ impl Share {
         }
     }
 
-    /// Maps the records: from a file in the run's `directory`, else in the user's; when no file can be made there,
-    /// in private memory.
+    /// Maps the records: from a file in the run's `directory`, else in the user's; when no file can be made
+    /// there, in private memory.
     #[must_use]
     pub fn create(directory: Option<Escaped<'_>>) -> Option<Share> {
         let mut share = Share::none();
@@ -276,8 +278,8 @@ impl Share {
         Some(fd)
     }
 
-    /// Maps fresh records: from a file if there is a place for one. `used` is what is about to be written besides the
-    /// header.
+    /// Maps fresh records: from a file if there is a place for one. `used` is what is about to be written
+    /// besides the header.
     fn map(&mut self, used: Option<Used>) -> Option<*mut u8> {
         self.place = Place::Nowhere;
         if let Some(file) = self.map_file(used) {
@@ -470,8 +472,8 @@ impl Share {
         true
     }
 
-    /// Sees to it that a part can be written up to the byte `end` of the file: a store to a page of a file that a
-    /// full file system cannot hold would kill the program.
+    /// Sees to it that a part can be written up to the byte `end` of the file: a store to a page of a file
+    /// that a full file system cannot hold would kill the program.
     fn claim(&mut self, part: Part, end: usize) -> bool {
         end <= self.claimed[part as usize] || (sandbox::may_call() && self.claim_at(self.base, part, end))
     }

@@ -20,11 +20,11 @@ pub struct Site {
     pub field: u64,
     /// The program's thunk.
     pub thunk_at: u64,
-    /// What the gate begins with when it is the thunk: the first bytes of the copy in its cell. The program's own
-    /// thunk may be shaped otherwise, or be unmapped.
+    /// What the gate begins with when it is the thunk: the first bytes of the copy in its cell. The program's
+    /// own thunk may be shaped otherwise, or be unmapped.
     pub thunk: [u8; 8],
-    /// The copy of that thunk in its arena, to which its gate and its recording stub lead: the program's own goes with its
-    /// library, but a gate may be another site's one day.
+    /// The copy of that thunk in its arena, to which its gate and its recording stub lead: the program's own
+    /// goes with its library, but a gate may be another site's one day.
     pub way: u64,
     /// The next site of its object; or, when that is forgotten, the next one whose gate can be used again.
     pub next: u32,
@@ -80,7 +80,8 @@ pub struct Site {
     pub alone: bool,
     /// Where the call went that ended its first window; 0 before that.
     pub sample: u64,
-    /// The head that it is linked to, an index of [`crate::head::Head`]s, if it is one that others are linked to as well.
+    /// The head that it is linked to, an index of [`crate::head::Head`]s, if it is one that others are linked
+    /// to as well.
     pub head: u32,
     /// Its object was unmapped.
     pub gone: bool,
@@ -98,7 +99,8 @@ impl Site {
     }
 }
 
-/// A tree that was built. Trees stay for ever, so that an equal one can be used again. A board passes for one.
+/// A tree that was built. Trees stay for ever, so that an equal one can be used again. A board passes for
+/// one.
 #[derive(Clone, Copy)]
 pub struct Tree {
     /// What it does, as a number.
@@ -115,7 +117,8 @@ pub struct Tree {
     pub targets: u16,
     /// Length of its chain.
     pub chain: u16,
-    /// The cell of the head that its site is linked to, if that is not shared: the tree is written twice then.
+    /// The cell of the head that its site is linked to, if that is not shared: the tree is written twice
+    /// then.
     pub linked: u32,
     /// The cell behind which that one goes on.
     pub linked_body: u32,

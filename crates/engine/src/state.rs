@@ -45,7 +45,8 @@ const FUNCTIONS: usize = 1 << 19;
 const MAPPINGS: usize = 1 << 16;
 const REFUSALS: usize = 1 << 16;
 
-/// Kinds of gates: by register, by whether flags are kept, by the parity of their halves, by whether the frame is known.
+/// Kinds of gates: by register, by whether flags are kept, by the parity of their halves, by whether the
+/// frame is known.
 pub const SPARE: usize = 128;
 
 /// An arena and the code in it that sites share.
@@ -56,7 +57,8 @@ pub struct Group {
     copies: [u64; KINDS],
     /// What is known of its columns, among its counters.
     columns: *const Column,
-    /// The first cell of the slow paths: one after the other, by register number, for calls and then for jumps.
+    /// The first cell of the slow paths: one after the other, by register number, for calls and then for
+    /// jumps.
     slow: Cell,
     built: u32,
 }
@@ -70,7 +72,8 @@ struct Column {
     first_head: AtomicU32,
 }
 
-/// Kinds of thunks that are copied: by register, by length, which tells apart how they are made, with and without a frame.
+/// Kinds of thunks that are copied: by register, by length, which tells apart how they are made, with and
+/// without a frame.
 const KINDS: usize = REGISTERS * LENGTHS.len() * 2;
 /// Most bytes of a plain jump, of a fence and a jump, of gcc's thunks, of the longest.
 const LENGTHS: [usize; 4] = [3, 8, 17, 23];
@@ -110,7 +113,8 @@ impl Group {
     }
 
     fn column(&self, number: u32) -> &Column {
-        // SAFETY: within the data that was taken for this, which is never unmapped; all zero is a column of which nothing is known.
+        // SAFETY: within the data that was taken for this, which is never unmapped; all zero is a column of
+        // which nothing is known.
         unsafe { &*self.columns.add(number as usize % COLUMNS) }
     }
 
@@ -136,9 +140,9 @@ impl Group {
         self.column(column).first_head.store(head + 1, Ordering::Release);
     }
 
-    /// The copy of `thunk`, made at its first use: a gate that stays a thunk. It does what the program's own does, and stays
-    /// when that is unmapped. There is one for each kind of frame, for they unwind otherwise; those of computed gotos are in
-    /// `framed`, where this arena has number `group`.
+    /// The copy of `thunk`, made at its first use: a gate that stays a thunk. It does what the program's own
+    /// does, and stays when that is unmapped. There is one for each kind of frame, for they unwind otherwise;
+    /// those of computed gotos are in `framed`, where this arena has number `group`.
     pub fn copy_of(&mut self, thunk: Thunk, frame: Frame, framed: &mut Table<FramedCopy>, group: usize) -> Option<u64> {
         let body = thunk::body(thunk)?;
         let n = Group::kind(thunk.reg, &body, frame);
@@ -198,7 +202,8 @@ impl Group {
 pub enum Frozen {
     /// It does learn.
     No,
-    /// A forked child that could not get arenas of its own, or goes back into what its parent was doing under the lock.
+    /// A forked child that could not get arenas of its own, or goes back into what its parent was doing under
+    /// the lock.
     Child,
 }
 
@@ -208,7 +213,8 @@ pub struct Engine {
     pub options: Option<Options<'static>>,
     /// Promotion is on.
     pub enabled: bool,
-    /// It was detached: the text does not lead to it, and it does not hear of objects that go. Nothing is changed.
+    /// It was detached: the text does not lead to it, and it does not hear of objects that go. Nothing is
+    /// changed.
     pub asleep: bool,
     /// Sites are being switched to what `enabled` says.
     pub half_switched: bool,
@@ -240,8 +246,8 @@ pub struct Engine {
     pub copies: Table<FramedCopy>,
     /// Likewise, its sites that are left alone, and why.
     pub refusals: Table<(scan::Site, Reason)>,
-    /// Likewise, its functions as far as the table of its unwind rules does not list them: those that have rules, then, from
-    /// number `framed` on, those that have symbols only.
+    /// Likewise, its functions as far as the table of its unwind rules does not list them: those that have
+    /// rules, then, from number `framed` on, those that have symbols only.
     pub functions: Table<Function>,
     /// See `functions`.
     pub framed: usize,

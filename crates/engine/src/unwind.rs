@@ -1,7 +1,7 @@
 //! What unwinders and debuggers are told of code that no file holds.
 //!
-//! How each instruction of an arena unwinds is [`relpoline_text::frames`]' business. Here it is said to whoever asks, by as
-//! many ways as there are kinds of them:
+//! How each instruction of an arena unwinds is [`relpoline_text::frames`]' business. Here it is said to
+//! whoever asks, by as many ways as there are kinds of them:
 //!
 //! | who | asks | told by |
 //! |---|---|---|
@@ -9,13 +9,16 @@
 //! | libgcc before 12, LLVM's libunwind before 19, libunwind | `dl_iterate_phdr` | [`iterate`] |
 //! | GDB | the JIT interface | [`jit`] |
 //!
-//! libgcc's `__register_frame_info` would reach the first of these too, but takes a lock that the thread which is
-//! interrupted may hold. perf unwinds later, in another process: by frame pointers, which the slow path has.
+//! libgcc's `__register_frame_info` would reach the first of these too, but takes a lock that the thread
+//! which is interrupted may hold. perf unwinds later, in another process: by frame pointers, which the slow
+//! path has.
 //!
-//! When the engine is detached, `dl_iterate_phdr` is put back with the text, but not the pointer: threads may stand in an arena for any
-//! time, and who unwinds from there is to find his way. The engine, like its arenas, stays mapped.
+//! When the engine is detached, `dl_iterate_phdr` is put back with the text, but not the pointer: threads may
+//! stand in an arena for any time, and who unwinds from there is to find his way. The engine, like its
+//! arenas, stays mapped.
 //!
-//! Nothing of it is done before there is an arena, but that `dl_iterate_phdr` is led here while there is one thread.
+//! Nothing of it is done before there is an arena, but that `dl_iterate_phdr` is led here while there is one
+//! thread.
 
 pub mod find;
 pub mod iterate;
@@ -90,7 +93,8 @@ pub fn note_libc(libc: &Object<'_>) {
     iterate::note(libc);
 }
 
-/// Lets unwinders hear of arenas from now on, if there are any. The caller holds the lock, or is the constructor.
+/// Lets unwinders hear of arenas from now on, if there are any. The caller holds the lock, or is the
+/// constructor.
 pub fn listen() {
     if covered().next().is_some() {
         find::listen();
@@ -108,7 +112,8 @@ pub fn cover_engine() {
     const PT_LOAD: u64 = 1;
     const PT_GNU_EH_FRAME: u64 = 0x6474_e550;
     let base = &raw const HEADER as u64;
-    // SAFETY: the engine's header and program headers, which lie in its first page, are mapped as long as it is.
+    // SAFETY: the engine's header and program headers, which lie in its first page, are mapped as long as it
+    // is.
     let word = |at: u64| unsafe { ((base + at) as *const u64).read_unaligned() };
     let (first, count) = (word(32), word(56) & 0xffff);
     let headers = (0..count).map(|n| first + n * 56);

@@ -1,8 +1,9 @@
-//! A warm start: sites that an earlier run has promoted get their trees before they are called for the first time.
+//! A warm start: sites that an earlier run has promoted get their trees before they are called for the first
+//! time.
 //!
-//! The profile is read once, at start, into memory of our own, since a file that is mapped may be cut off by anybody
-//! who may write it. A target is believed when it lies in an object that is mapped; what else may be wrong with it
-//! costs misses, which lead to learning as always.
+//! The profile is read once, at start, into memory of our own, since a file that is mapped may be cut off by
+//! anybody who may write it. A target is believed when it lies in an object that is mapped; what else may be
+//! wrong with it costs misses, which lead to learning as always.
 
 use crate::calibrate;
 use crate::memory;
@@ -78,7 +79,8 @@ pub fn apply(engine: &mut Engine) {
     }
 }
 
-/// Finds the profile's objects among those that are mapped, and counts the sites of theirs that are not there.
+/// Finds the profile's objects among those that are mapped, and counts the sites of theirs that are not
+/// there.
 fn find_objects(engine: &mut Engine, profile: Profile<'static>) {
     for (n, object) in profile.objects().take(OBJECTS).enumerate() {
         let length = object.build_id_len as usize;

@@ -1,7 +1,8 @@
-//! A jump that may be there or not, as a pure protocol: what to write at which site, in which order, and what to wait for.
+//! A jump that may be there or not, as a pure protocol: what to write at which site, in which order, and what
+//! to wait for.
 //!
-//! That is how the kernel's eBPF compiler, and `relpoline-bpf`, make direct jumps of tail calls. A call with a constant index into
-//! an array of programs is compiled to two patch sites:
+//! That is how the kernel's eBPF compiler, and `relpoline-bpf`, make direct jumps of tail calls. A call with
+//! a constant index into an array of programs is compiled to two patch sites:
 //!
 //! ```text
 //! bypass:  jmp  out            no program in the slot: the call does nothing   (nop when there is one)

@@ -15,7 +15,8 @@ use std::sync::Arc;
 pub enum CodeError {
     /// There is no room in the space, or not of that size in one piece.
     NoRoom,
-    /// The space was made by another process, of which this one is a forked child: its code must be neither run nor changed here.
+    /// The space was made by another process, of which this one is a forked child: its code must be neither
+    /// run nor changed here.
     Inherited,
     /// The two are not in the same space, so a direct jump need not reach.
     OtherSpace,
@@ -98,12 +99,14 @@ impl Draft {
         unsafe { self.owned.space.memory().write(self.owned.block.offset + offset, code) };
     }
 
-    /// Lets the code keep what it leads to alive: a [`Gate`](crate::gate::Gate) that it calls, other code, tables.
+    /// Lets the code keep what it leads to alive: a [`Gate`](crate::gate::Gate) that it calls, other code,
+    /// tables.
     pub fn keep(&mut self, what: Arc<dyn Any + Send + Sync>) {
         self.keeps.push(what);
     }
 
-    /// Ends writing. When this returns no processor has anything in its pipeline that was in these bytes before.
+    /// Ends writing. When this returns no processor has anything in its pipeline that was in these bytes
+    /// before.
     #[must_use]
     pub fn publish(self) -> Arc<Code> {
         grace::sync_cores();
@@ -111,8 +114,9 @@ impl Draft {
     }
 }
 
-/// Published code. Its bytes stay as they are, but for those that are made to be changed: [words](Code::replace_word) and
-/// [`Switch`]es. It is freed with its last owner: an [`Entry`], code that [keeps](Draft::keep) it, or whoever has it.
+/// Published code. Its bytes stay as they are, but for those that are made to be changed:
+/// [words](Code::replace_word) and [`Switch`]es. It is freed with its last owner: an [`Entry`], code that
+/// [keeps](Draft::keep) it, or whoever has it.
 #[derive(Debug)]
 pub struct Code {
     owned: Owned,
@@ -146,15 +150,15 @@ impl Code {
         &self.owned.space
     }
 
-    /// Replaces the aligned [word](crate::word) at `offset`, and returns what was there. Threads see it at once or soon; all of
-    /// them after [`grace::sync_cores`].
+    /// Replaces the aligned [word](crate::word) at `offset`, and returns what was there. Threads see it at
+    /// once or soon; all of them after [`grace::sync_cores`].
     ///
     /// # Errors
     /// [`CodeError::NotThere`] if there is no aligned word, [`CodeError::Inherited`].
     ///
     /// # Safety
-    /// Both words must be right for every thread that comes there: the old one until [`grace::sync_cores`] has returned, the new
-    /// one from now on.
+    /// Both words must be right for every thread that comes there: the old one until [`grace::sync_cores`]
+    /// has returned, the new one from now on.
     pub unsafe fn replace_word(&self, offset: usize, word: u64) -> Result<u64, CodeError> {
         if !offset.is_multiple_of(WORD) || offset + WORD > self.len {
             return Err(CodeError::NotThere);
@@ -194,9 +198,10 @@ impl<F: Copy + Send + Sync + 'static> Entry<F> {
     /// [`CodeError::NotThere`] behind the code's end.
     ///
     /// # Safety
-    /// `F` must be a type of functions, and what is at `offset` a function of this type, which leads nowhere but to code that
-    /// lives as long: its own, what it [keeps](Draft::keep), and what lives for ever. Whoever calls it by an address that they
-    /// took (rather than through a [`Gate`](crate::gate::Gate)) must have this entry or the code meanwhile.
+    /// `F` must be a type of functions, and what is at `offset` a function of this type, which leads nowhere
+    /// but to code that lives as long: its own, what it [keeps](Draft::keep), and what lives for ever.
+    /// Whoever calls it by an address that they took (rather than through a [`Gate`](crate::gate::Gate)) must
+    /// have this entry or the code meanwhile.
     pub unsafe fn new(code: &Arc<Code>, offset: usize) -> Result<Entry<F>, CodeError> {
         const { assert!(size_of::<F>() == size_of::<usize>(), "a function's type is wanted") };
         if offset >= code.len() {
@@ -229,7 +234,8 @@ impl<F> Entry<F> {
 /// An address as a function.
 pub(crate) fn function_at<F: Copy>(address: u64) -> F {
     const { assert!(size_of::<F>() == size_of::<u64>()) };
-    // SAFETY: of the same size; `F` is a type of functions, said whoever made the entry, and no address of code is zero.
+    // SAFETY: of the same size; `F` is a type of functions, said whoever made the entry, and no address of
+    // code is zero.
     unsafe { core::mem::transmute_copy(&address) }
 }
 
@@ -247,7 +253,8 @@ impl Switch {
     /// [`CodeError::NotThere`] if the byte there is none of a switch.
     ///
     /// # Safety
-    /// An instruction must begin there, and code must be right whether it jumps or is passed over; flags must be dead there.
+    /// An instruction must begin there, and code must be right whether it jumps or is passed over; flags must
+    /// be dead there.
     pub unsafe fn new(code: &Arc<Code>, offset: usize) -> Result<Switch, CodeError> {
         if offset >= code.len() || switch::form(byte(code, offset)).is_none() {
             return Err(CodeError::NotThere);
@@ -272,7 +279,8 @@ impl Switch {
         }
         let old = byte(&self.code, self.offset);
         let new = switch::opcode_in(old, form).ok_or(CodeError::NotThere)?;
-        // SAFETY: one form or the other, both of which are right; another thread's change is to one of them too.
+        // SAFETY: one form or the other, both of which are right; another thread's change is to one of them
+        // too.
         unsafe { owned.space.memory().replace_byte(owned.block.offset + self.offset, new) };
         grace::sync_cores();
         Ok(())

@@ -1,8 +1,9 @@
 //! What waits to be freed, around `fork`.
 //!
-//! The queue is held before, and given back on either side; the child forgets threads that it does not have ([`crate::reclaim`]).
-//! Children made by raw `clone` run no handlers. If their parent had threads they cannot use this crate, nor any other that
-//! allocates: the allocator's own locks are mended by the same handlers.
+//! The queue is held before, and given back on either side; the child forgets threads that it does not have
+//! ([`crate::reclaim`]). Children made by raw `clone` run no handlers. If their parent had threads they
+//! cannot use this crate, nor any other that allocates: the allocator's own locks are mended by the same
+//! handlers.
 
 use crate::reclaim::{self, Waiting};
 use core::ffi::c_int;
@@ -15,8 +16,8 @@ unsafe extern "C" {
     fn pthread_atfork(before: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> c_int;
 }
 
-/// How long a fork waits for the queue. Its holder does not wait for anything, so this is long, unless it is the thread that
-/// forks: in a handler of a signal.
+/// How long a fork waits for the queue. Its holder does not wait for anything, so this is long, unless it is
+/// the thread that forks: in a handler of a signal.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 thread_local! {
@@ -24,13 +25,15 @@ thread_local! {
     static HELD: RefCell<(Option<Waiting>, u32)> = const { RefCell::new((None, 0)) };
 }
 
-/// Sets it up, once; whoever makes a [`Space`](crate::space::Space) has done so. A crate with locks of its own, under which it
-/// retires things, and handlers of its own that take those, calls this before it registers them: so they are taken first.
+/// Sets it up, once; whoever makes a [`Space`](crate::space::Space) has done so. A crate with locks of its
+/// own, under which it retires things, and handlers of its own that take those, calls this before it
+/// registers them: so they are taken first.
 pub fn prepare() {
     static DONE: AtomicBool = AtomicBool::new(false);
     // The broken variant that the tests must catch does not.
     if !DONE.swap(true, Ordering::Relaxed) && !cfg!(relpoline_broken = "child-waits") {
-        // SAFETY: the three are functions of this module. Where there is no memory for them, children may have to wait.
+        // SAFETY: the three are functions of this module. Where there is no memory for them, children may
+        // have to wait.
         unsafe { pthread_atfork(before, after, child) };
     }
 }

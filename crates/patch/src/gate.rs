@@ -1,8 +1,9 @@
 //! Gates: functions whose body is exchanged while threads call them.
 //!
-//! A gate is a [word](crate::word) that jumps to an [`Entry`]. Threads call it through [`Gate::enter`]; generated code calls it by
-//! its [address](Gate::address), with a direct call, and [keeps](crate::code::Draft::keep) it. To lead it elsewhere is one store.
-//! What it led to before is freed one grace period later: when nobody who came in before is there any more.
+//! A gate is a [word](crate::word) that jumps to an [`Entry`]. Threads call it through [`Gate::enter`];
+//! generated code calls it by its [address](Gate::address), with a direct call, and
+//! [keeps](crate::code::Draft::keep) it. To lead it elsewhere is one store. What it led to before is freed
+//! one grace period later: when nobody who came in before is there any more.
 
 use crate::code::{CodeError, Entry, Owned, function_at};
 use crate::grace;
@@ -54,8 +55,8 @@ impl<F: Copy + Send + Sync + 'static> Gate<F> {
         self.inner().leads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Calls `run` with the function, which goes wherever the gate leads at that time. All code that is reached by way of gates
-    /// lives while `run` does; the function must not be called later.
+    /// Calls `run` with the function, which goes wherever the gate leads at that time. All code that is
+    /// reached by way of gates lives while `run` does; the function must not be called later.
     ///
     /// # Errors
     /// [`CodeError::Inherited`]: `run` was not called.
@@ -73,8 +74,8 @@ impl<F: Copy + Send + Sync + 'static> Gate<F> {
         Ok(result)
     }
 
-    /// Leads it to `entry`. Every call that begins after this has returned goes there, on any thread; one that is under way ends
-    /// where it is. From any thread, also within [`enter`](Gate::enter).
+    /// Leads it to `entry`. Every call that begins after this has returned goes there, on any thread; one
+    /// that is under way ends where it is. From any thread, also within [`enter`](Gate::enter).
     ///
     /// # Errors
     /// [`CodeError::OtherSpace`], [`CodeError::Inherited`]; it leads where it led, then.

@@ -16,10 +16,11 @@
 //! The barrier is `PRIVATE_EXPEDITED_SYNC_CORE`, which also makes every core execute a serialising
 //! instruction before it returns to the program: code written before the wait is what is fetched after it.
 //!
-//! A seccomp filter may refuse the barrier later, although the kernel had registered the process for it. Then it is given
-//! up for ever: from the next [`Reader::enter`] on readers fence themselves, and for those who are inside without having fenced
-//! the writer sleeps for a time in which any store gets out of its processor, and nearly every processor has its timer's
-//! interrupt, which serialises. (A filter that kills is the program's own death.)
+//! A seccomp filter may refuse the barrier later, although the kernel had registered the process for it. Then
+//! it is given up for ever: from the next [`Reader::enter`] on readers fence themselves, and for those who
+//! are inside without having fenced the writer sleeps for a time in which any store gets out of its
+//! processor, and nearly every processor has its timer's interrupt, which serialises. (A filter that kills is
+//! the program's own death.)
 //!
 //! Readers are registered for ever (a static list that only grows); a thread that ends leaves its reader to
 //! the next one.
@@ -53,8 +54,8 @@ const NO: u8 = 2;
 /// They could be had until a moment ago, and some readers may not have fenced.
 const NO_MORE: u8 = 3;
 
-/// A time in which every processor that runs has an interrupt, unless it was told to do without: several ticks of the slowest
-/// clock, 100 Hz.
+/// A time in which every processor that runs has an interrupt, unless it was told to do without: several
+/// ticks of the slowest clock, 100 Hz.
 const TICKS: i64 = 50_000_000;
 
 fn expedited() -> u8 {
@@ -184,8 +185,9 @@ impl Domain {
         }
     }
 
-    /// In a forked child, which has one thread: lets go of the readers of all others, and asks anew for barriers, since a
-    /// registration may end with the process that made it. `mine` is the calling thread's reader, if it has one.
+    /// In a forked child, which has one thread: lets go of the readers of all others, and asks anew for
+    /// barriers, since a registration may end with the process that made it. `mine` is the calling thread's
+    /// reader, if it has one.
     pub fn keep_only(&self, mine: Option<&Reader>) {
         EXPEDITED.store(UNKNOWN, Ordering::SeqCst);
         expedited();

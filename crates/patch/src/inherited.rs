@@ -1,8 +1,8 @@
 //! Whether something was made by this process, or inherited by a forked child.
 //!
-//! A child shares its parent's code memory, which the parent goes on changing, and lacks the writable mapping. So it
-//! must neither change that code nor run it. It finds out by a page that the kernel wipes on fork, which, unlike a
-//! comparison of process ids, costs one load and sees children made by raw `clone` too.
+//! A child shares its parent's code memory, which the parent goes on changing, and lacks the writable
+//! mapping. So it must neither change that code nor run it. It finds out by a page that the kernel wipes on
+//! fork, which, unlike a comparison of process ids, costs one load and sees children made by raw `clone` too.
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::sync::atomic::{AtomicU64, Ordering};

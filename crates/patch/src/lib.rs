@@ -1,9 +1,10 @@
 //! Changing code while threads run it: for JIT compilers, and whoever else generates code.
 //!
-//! A compiler that replaces code by better code, or takes some away, has three questions: how a thread is led from the old to the
-//! new, when the old may be freed, and how memory gets written that others execute. The answers here are those by which
-//! [`relpoline`](https://docs.rs/relpoline) patches a program's own branches and calls, and its eBPF runtime links programs: no
-//! thread is stopped, none runs a trap or a handler, and no page is ever writable and executable.
+//! A compiler that replaces code by better code, or takes some away, has three questions: how a thread is led
+//! from the old to the new, when the old may be freed, and how memory gets written that others execute. The
+//! answers here are those by which [`relpoline`](https://docs.rs/relpoline) patches a program's own branches
+//! and calls, and its eBPF runtime links programs: no thread is stopped, none runs a trap or a handler, and
+//! no page is ever writable and executable.
 //!
 //! ```
 //! use relpoline_patch::{code::{Draft, Entry}, gate::Gate, space::Space};
@@ -41,11 +42,12 @@
 //! | [`slots`] | a gate of jumps that are passed over until one decides, anywhere | `e9 …` | `a9 …` | 1 byte each | nothing: from the last to the first |
 //! | [`route`] | a call's own displacement, anywhere | `e8 d0 d1 d2 d3` | `e8 e0 e1 e2 e3` | 1 byte each, by way of islands | a barrier |
 //!
-//! Why each is right at every instant is in its module. They have in common: a thread that fetches finds what was there or
-//! what is there, and *both must be right*, until a barrier ([`grace::sync_cores`], [`text::Text::fence`]: membarrier(2) with
-//! `SYNC_CORE`) has made every thread fetch anew; what the old one led to is there until a *grace period* is over. Neither Intel nor
-//! AMD promises that a change of a running instruction without a stop is clean on every part, not even of a byte: the project's
-//! SPECIFICATION.md lists the processors on which it was tested.
+//! Why each is right at every instant is in its module. They have in common: a thread that fetches finds what
+//! was there or what is there, and *both must be right*, until a barrier ([`grace::sync_cores`],
+//! [`text::Text::fence`]: membarrier(2) with `SYNC_CORE`) has made every thread fetch anew; what the old one
+//! led to is there until a *grace period* is over. Neither Intel nor AMD promises that a change of a running
+//! instruction without a stop is clean on every part, not even of a byte: the project's SPECIFICATION.md
+//! lists the processors on which it was tested.
 //!
 //! # What is safe
 //!
@@ -69,9 +71,10 @@
 //! | [`fork`], [`inherited`] | forked children: they must not run or change their parent's code, and are told so |
 //!
 //! # Limits
-//! Linux on x86-64. A space has at most 1 GiB, in one place, so that all of it reaches all of it by direct jumps; functions elsewhere
-//! are called through a register. Code has no unwind information: nothing may unwind through it. In a forked child the parent's
-//! code is refused ([`CodeError::Inherited`](code::CodeError::Inherited)); a space that the child makes is as good as any.
+//! Linux on x86-64. A space has at most 1 GiB, in one place, so that all of it reaches all of it by direct
+//! jumps; functions elsewhere are called through a register. Code has no unwind information: nothing may
+//! unwind through it. In a forked child the parent's code is refused
+//! ([`CodeError::Inherited`](code::CodeError::Inherited)); a space that the child makes is as good as any.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 

@@ -96,7 +96,8 @@ impl CodeMemory {
         CodeMemory::create_by(bytes, map)
     }
 
-    /// As [`CodeMemory::create`], and where there is room near enough to the code at `near` that direct calls reach it.
+    /// As [`CodeMemory::create`], and where there is room near enough to the code at `near` that direct calls
+    /// reach it.
     ///
     /// # Errors
     /// As there.
@@ -189,7 +190,8 @@ impl CodeMemory {
     #[must_use]
     pub fn byte(&self, offset: usize) -> u8 {
         assert!(offset < self.bytes);
-        // SAFETY: inside the mapping, as just checked, which is readable; only atomics change what may be read.
+        // SAFETY: inside the mapping, as just checked, which is readable; only atomics change what may be
+        // read.
         unsafe { &*self.code.cast::<u8>().add(offset).cast::<AtomicU8>() }.load(Ordering::Acquire)
     }
 }

@@ -1,10 +1,11 @@
 //! Freeing what running code may still use: one grace period after it was unpublished.
 //!
-//! All of a process share one [`Domain`] and one queue: who runs code is inside a [`Section`], who takes some away gives it to
-//! [`retire`]. Whoever changes anything looks whether earlier things are due, without waiting; so the queue is short unless some
-//! section lasts long.
+//! All of a process share one [`Domain`] and one queue: who runs code is inside a [`Section`], who takes some
+//! away gives it to [`retire`]. Whoever changes anything looks whether earlier things are due, without
+//! waiting; so the queue is short unless some section lasts long.
 //!
-//! Around `fork` the queue is held, and the child forgets its parent's other threads: they do not exist there.
+//! Around `fork` the queue is held, and the child forgets its parent's other threads: they do not exist
+//! there.
 
 use crate::grace::{Domain, Reader};
 use std::any::Any;
@@ -14,8 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockResult};
 
 static DOMAIN: Domain = Domain::new();
 static QUEUE: Mutex<Vec<(u64, Box<dyn Any + Send>)>> = Mutex::new(Vec::new());
-/// Whether so much is waiting that ends of runs look after it too: learning retires trees without anybody loading or
-/// updating anything.
+/// Whether so much is waiting that ends of runs look after it too: learning retires trees without anybody
+/// loading or updating anything.
 static CROWDED: AtomicBool = AtomicBool::new(false);
 /// So much.
 const CROWD: usize = 64;
@@ -43,8 +44,8 @@ fn take_reader() -> &'static Reader {
     })
 }
 
-/// A read section: until it is dropped, nothing retired after its beginning is freed. Two plain stores where `membarrier` is to be
-/// had; they nest.
+/// A read section: until it is dropped, nothing retired after its beginning is freed. Two plain stores where
+/// `membarrier` is to be had; they nest.
 #[derive(Debug)]
 pub struct Section {
     reader: &'static Reader,
@@ -93,7 +94,8 @@ pub fn is_inside() -> bool {
     MARK.try_with(|mark| mark.0.is_inside()).unwrap_or(ENDING.get() != 0)
 }
 
-/// Waits until every section that somebody is in has ended. Frees nothing: locks may be held. Not to be called inside one.
+/// Waits until every section that somebody is in has ended. Frees nothing: locks may be held. Not to be
+/// called inside one.
 pub fn wait() {
     DOMAIN.wait();
 }
@@ -138,8 +140,8 @@ pub(crate) fn hold() -> TryLockResult<Waiting> {
     QUEUE.try_lock()
 }
 
-/// In a forked child: the parent's other threads, which may have been in the middle of sections, are not waited for; and what
-/// waited to be freed is the parent's.
+/// In a forked child: the parent's other threads, which may have been in the middle of sections, are not
+/// waited for; and what waited to be freed is the parent's.
 pub(crate) fn settle(waiting: &mut Waiting) {
     std::mem::forget(std::mem::take(&mut **waiting));
     CROWDED.store(false, Ordering::Relaxed);

@@ -1,8 +1,9 @@
-//! Routes: leading a direct call or jump from one target to another while threads run through it, wherever it lies.
+//! Routes: leading a direct call or jump from one target to another while threads run through it, wherever it
+//! lies.
 //!
-//! Its displacement is four bytes, perhaps across two cache lines, and each can only be changed alone. So what it says in between
-//! must be right as well. Each such call has a *gate* that leads to its target too, and *islands*, jumps to that gate, at the
-//! addresses which the displacement names on the way:
+//! Its displacement is four bytes, perhaps across two cache lines, and each can only be changed alone. So
+//! what it says in between must be right as well. Each such call has a *gate* that leads to its target too,
+//! and *islands*, jumps to that gate, at the addresses which the displacement names on the way:
 //!
 //! ```text
 //!                          byte  3  2  1  0
@@ -14,10 +15,11 @@
 //! station 5  target              t3 t2 t1 t0
 //! ```
 //!
-//! Two neighbouring stations differ in one byte. Callers move a station at a time, with a barrier after each, so that no thread
-//! has fetched half of one step and half of the next. To another target they go back to station 1; then the gate is re-pointed,
-//! while nobody goes to the old target any more; then forth. Whoever stands still on an island, for however long, goes where the
-//! gate leads. What fails in between leaves callers on islands, and right.
+//! Two neighbouring stations differ in one byte. Callers move a station at a time, with a barrier after each,
+//! so that no thread has fetched half of one step and half of the next. To another target they go back to
+//! station 1; then the gate is re-pointed, while nobody goes to the old target any more; then forth. Whoever
+//! stands still on an island, for however long, goes where the gate leads. What fails in between leaves
+//! callers on islands, and right.
 //!
 //! The bytes are behind a trait, so that a model checker can run the same code on simulated ones
 //! (`crates/relpoline/tests/external/model`).
@@ -40,8 +42,8 @@ const ORDER: [usize; TARGET] = [3, 2, 1, 0, 3];
 pub struct Route([i32; TARGET + 1]);
 
 impl Route {
-    /// The route of a caller from displacement `gate` to displacement `target` by way of islands that are `distance` times 16 MiB
-    /// from the gate. `None` when a displacement does not reach so far.
+    /// The route of a caller from displacement `gate` to displacement `target` by way of islands that are
+    /// `distance` times 16 MiB from the gate. `None` when a displacement does not reach so far.
     #[must_use]
     pub fn new(gate: i32, distance: i8, target: i32) -> Option<Route> {
         let mut bytes = gate.to_le_bytes();
@@ -106,7 +108,8 @@ pub fn step(text: &mut impl Bytes, field: u64, route: &Route, to: usize) -> Resu
     let next = if last < to { last + 1 } else { first - 1 };
     let next = if cfg!(relpoline_broken = "straight-across") { to } else { next };
     let (old, new) = (seen.to_le_bytes(), route.at(next).to_le_bytes());
-    // Two neighbours differ in one byte. In the broken variant that the tests must catch there is no way in between.
+    // Two neighbours differ in one byte. In the broken variant that the tests must catch there is no way in
+    // between.
     for (n, (old, new)) in old.into_iter().zip(new).enumerate().filter(|(_, (old, new))| old != new) {
         text.byte(field + n as u64, old, new)?;
     }
@@ -148,7 +151,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Two neighbouring stations differ in one byte, and those between gate and target lie at the distance.
+        /// Two neighbouring stations differ in one byte, and those between gate and target lie at the
+        /// distance.
         #[test]
         fn neighbours_differ_in_a_byte(gate: i32, target: i32, distance in -120i8..120) {
             prop_assume!(distance != 0);

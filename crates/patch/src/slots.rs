@@ -7,14 +7,15 @@
 //! …
 //! ```
 //!
-//! Where the program's text is changed through the kernel only single bytes are whole, so no word is (a gate of a JIT compiler is
-//! better off as a [word](crate::word)). A gate is a row of slots, each a `jmp` or passed over as a `test`; the first `jmp` decides. Moving to an earlier
-//! slot is one byte. Moving on to a later one takes several, and a thread may be preempted between two slots and
-//! go on much later. So the slots in between are switched over from the last to the first: until the very last
-//! change the old slot decides, and whoever has passed it already finds nothing but `test` up to the new one.
+//! Where the program's text is changed through the kernel only single bytes are whole, so no word is (a gate
+//! of a JIT compiler is better off as a [word](crate::word)). A gate is a row of slots, each a `jmp` or
+//! passed over as a `test`; the first `jmp` decides. Moving to an earlier slot is one byte. Moving on to a
+//! later one takes several, and a thread may be preempted between two slots and go on much later. So the
+//! slots in between are switched over from the last to the first: until the very last change the old slot
+//! decides, and whoever has passed it already finds nothing but `test` up to the new one.
 //!
-//! A slot's displacement is written before the slot can be reached, followed by a barrier. The falling form writes flags, which no
-//! calling convention passes anything in.
+//! A slot's displacement is written before the slot can be reached, followed by a barrier. The falling form
+//! writes flags, which no calling convention passes anything in.
 //!
 //! The bytes are behind a trait, so that a model checker can run the same code on simulated ones
 //! (`crates/relpoline/tests/external/model`).
@@ -49,8 +50,8 @@ pub fn current<S: Slots>(slots: &S) -> usize {
 /// Lets slot `index` decide.
 ///
 /// # Errors
-/// A slot before it may decide then: the old one, or one that was to be passed over. All of them lead to where
-/// the call went, or to the pointer.
+/// A slot before it may decide then: the old one, or one that was to be passed over. All of them lead to
+/// where the call went, or to the pointer.
 pub fn select<S: Slots>(slots: &mut S, index: usize) -> Result<(), TextError> {
     let current = current(slots);
     set(slots, index, JMP)?;

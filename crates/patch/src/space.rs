@@ -29,8 +29,8 @@ pub struct Block {
 }
 
 impl Space {
-    /// `bytes` of code memory, all free; at most 1 GiB, so that all of it reaches all of it. It is address space: pages are
-    /// populated as they are used.
+    /// `bytes` of code memory, all free; at most 1 GiB, so that all of it reaches all of it. It is address
+    /// space: pages are populated as they are used.
     ///
     /// # Errors
     /// Why the kernel does not let us have it.
@@ -38,7 +38,8 @@ impl Space {
         Ok(Space::of(CodeMemory::create(bytes)?))
     }
 
-    /// As [`Space::create`], and where there is room near enough to the code at `near` that direct calls reach it.
+    /// As [`Space::create`], and where there is room near enough to the code at `near` that direct calls
+    /// reach it.
     ///
     /// # Errors
     /// As there.

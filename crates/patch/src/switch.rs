@@ -6,21 +6,24 @@
 //! short      eb d0            jmp        a8 d0            test $d,%al
 //! ```
 //!
-//! The displacement of the jump is the operand of the test, so that the length is the same and only the first byte differs.
-//! Whatever its alignment, a thread fetches that byte as it was or as it is. The falling form writes flags and no register: they
-//! must be dead where a switch is.
+//! The displacement of the jump is the operand of the test, so that the length is the same and only the first
+//! byte differs. Whatever its alignment, a thread fetches that byte as it was or as it is. The falling form
+//! writes flags and no register: they must be dead where a switch is.
 //!
 //! # Why not a form that writes no flags
-//! A pair is made of two instructions of one length that differ in one byte: then one store is whole wherever it lies. One must be a
-//! direct jump, and the other do nothing, with *any* displacement behind it. `tests/switches.rs` tries all of them: in each direct
-//! jump (`e9`, `eb`, with and without prefixes) each byte before the displacement is changed to each other value, and a decoder
-//! says what comes of it. Of instructions that write no register and no memory, and do not branch, there remain `test` (`a8`, `a9`)
-//! and `cmp` (`3c`, `3d`) with the accumulator. Both write flags. Nops with operands begin with two bytes (`0f 1f`), so no single byte
-//! leads from a jump to one, and what follows a `90` would be executed. Conditional jumps depend on flags or on `rcx`, which
-//! would have to be set before. A jump to the next instruction (`eb 00`) writes none, but is a taken branch.
+//! A pair is made of two instructions of one length that differ in one byte: then one store is whole wherever
+//! it lies. One must be a direct jump, and the other do nothing, with *any* displacement behind it.
+//! `tests/switches.rs` tries all of them: in each direct jump (`e9`, `eb`, with and without prefixes) each
+//! byte before the displacement is changed to each other value, and a decoder says what comes of it. Of
+//! instructions that write no register and no memory, and do not branch, there remain `test` (`a8`, `a9`) and
+//! `cmp` (`3c`, `3d`) with the accumulator. Both write flags. Nops with operands begin with two bytes
+//! (`0f 1f`), so no single byte leads from a jump to one, and what follows a `90` would be executed.
+//! Conditional jumps depend on flags or on `rcx`, which would have to be set before. A jump to the next
+//! instruction (`eb 00`) writes none, but is a taken branch.
 //!
-//! So the `nop` of static-keys becomes a `jmp` in five bytes at once, which is why other threads must stand still there; and an
-//! aligned [word](crate::word), which can hold either, costs padding and a nop of three bytes more.
+//! So the `nop` of static-keys becomes a `jmp` in five bytes at once, which is why other threads must stand
+//! still there; and an aligned [word](crate::word), which can hold either, costs padding and a nop of three
+//! bytes more.
 
 /// First byte of the long jumping form.
 pub const JMP_LONG: u8 = 0xe9;

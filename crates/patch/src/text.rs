@@ -1,7 +1,8 @@
 //! The program's own text: single bytes that threads may be executing, and what they are not.
 //!
-//! Text is changed through `/proc/self/mem`, so that pages stay as they are: never writable and executable. The kernel copies what
-//! is written there; only single bytes are promised to be whole. After a change [`Text::fence`] lets every thread fetch anew.
+//! Text is changed through `/proc/self/mem`, so that pages stay as they are: never writable and executable.
+//! The kernel copies what is written there; only single bytes are promised to be whole. After a change
+//! [`Text::fence`] lets every thread fetch anew.
 
 use crate::membarrier;
 use core::fmt;
@@ -13,8 +14,8 @@ use rustix::io::Errno;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
 pub enum TextError {
-    /// `/proc/self/mem` cannot be opened for writing: no /proc, the process is not dumpable, a sandbox refuses it, or no
-    /// descriptor is left.
+    /// `/proc/self/mem` cannot be opened for writing: no /proc, the process is not dumpable, a sandbox
+    /// refuses it, or no descriptor is left.
     Unavailable,
     /// The kernel refuses the write itself.
     Refused,
@@ -37,8 +38,8 @@ impl fmt::Display for TextError {
 
 impl std::error::Error for TextError {}
 
-/// The program's text, opened when it is first changed. To be dropped soon after: the descriptor must not be inherited, for a
-/// forked child would write its parent's text by it.
+/// The program's text, opened when it is first changed. To be dropped soon after: the descriptor must not be
+/// inherited, for a forked child would write its parent's text by it.
 #[derive(Debug, Default)]
 pub struct Text {
     mem: Option<OwnedFd>,
@@ -75,8 +76,9 @@ impl Text {
     /// Nothing is changed then.
     ///
     /// # Safety
-    /// `at` must lie in text that is mapped and stays so during the call, and code must be right with either byte, until
-    /// [`fence`](Text::fence) has returned with the old one as well. Nobody else changes it meanwhile.
+    /// `at` must lie in text that is mapped and stays so during the call, and code must be right with either
+    /// byte, until [`fence`](Text::fence) has returned with the old one as well. Nobody else changes it
+    /// meanwhile.
     pub unsafe fn byte(&mut self, at: u64, old: u8, new: u8) -> Result<(), TextError> {
         // SAFETY: mapped text is readable, as the caller vouches for.
         if unsafe { (at as *const u8).read_volatile() } != old {
@@ -85,14 +87,16 @@ impl Text {
         self.write(at, &[new])
     }
 
-    /// Writes `bytes` at `at`, in text or memory for code, where it makes no difference to whoever is executing there.
+    /// Writes `bytes` at `at`, in text or memory for code, where it makes no difference to whoever is
+    /// executing there.
     ///
     /// # Errors
-    /// The text is unchanged or, after a partial write that the kernel then refused to complete, partly changed.
+    /// The text is unchanged or, after a partial write that the kernel then refused to complete, partly
+    /// changed.
     ///
     /// # Safety
-    /// What is there must be this caller's to change. Nobody executes those bytes meanwhile (or they are an operand that nobody
-    /// needs), and whoever is led there comes after a [`fence`](Text::fence).
+    /// What is there must be this caller's to change. Nobody executes those bytes meanwhile (or they are an
+    /// operand that nobody needs), and whoever is led there comes after a [`fence`](Text::fence).
     pub unsafe fn idle(&mut self, at: u64, bytes: &[u8]) -> Result<(), TextError> {
         self.write(at, bytes)
     }

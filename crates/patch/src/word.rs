@@ -1,7 +1,7 @@
 //! Words: eight aligned bytes that change at once.
 //!
-//! An aligned store of eight bytes is whole for every processor, and so is an instruction that is fetched from within them: it is
-//! the old one or the new one. Two kinds of words are in use.
+//! An aligned store of eight bytes is whole for every processor, and so is an instruction that is fetched
+//! from within them: it is the old one or the new one. Two kinds of words are in use.
 //!
 //! ```text
 //! gate      e9 d0 d1 d2 d3 cc cc cc     jmp target; int3 ×3                 is jumped or called to; leads on
@@ -9,8 +9,8 @@
 //!           0f 1f 44 00 00 0f 1f 00     nop of five; nop of three           or is passed through
 //! ```
 //!
-//! A site's second instruction is the same in both, so a thread that has executed a nop of five, and then sees the word become a
-//! jump, goes on with what it was about to execute.
+//! A site's second instruction is the same in both, so a thread that has executed a nop of five, and then
+//! sees the word become a jump, goes on with what it was about to execute.
 
 /// Bytes of a word; it is aligned to as many.
 pub const WORD: usize = 8;

@@ -134,7 +134,8 @@ unsafe fn dynamic(call: *const relpoline_dynamic) -> &'static DynamicCall {
     unsafe { &*call.cast::<DynamicCall>() }
 }
 
-/// Switches a key on or off. Once this has returned, every later branch on any thread takes the new direction.
+/// Switches a key on or off. Once this has returned, every later branch on any thread takes the new
+/// direction.
 ///
 /// # Safety
 /// `k` was defined by `RELPOLINE_STATIC_KEY`.

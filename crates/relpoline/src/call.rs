@@ -18,7 +18,8 @@ pub struct StaticCall {
     target: AtomicPtr<()>,
     initial: *const (),
     name: Name,
-    /// Where callers were led, and by which way: the address times 256, and a signed byte. See `patched/callers.rs`.
+    /// Where callers were led, and by which way: the address times 256, and a signed byte. See
+    /// `patched/callers.rs`.
     way: AtomicU64,
 }
 
@@ -101,9 +102,9 @@ impl StaticCall {
         imp::call_form(self)
     }
 
-    /// How many calls of it were found in the modules that are loaded, and how many of them are direct calls of the
-    /// target right now. Others go by a gate, which costs a jump: those that were not found (all, without
-    /// optimisation), and those for which there was no place. Both are 0 where nothing is patched.
+    /// How many calls of it were found in the modules that are loaded, and how many of them are direct calls
+    /// of the target right now. Others go by a gate, which costs a jump: those that were not found (all,
+    /// without optimisation), and those for which there was no place. Both are 0 where nothing is patched.
     #[must_use]
     pub fn callers(&self) -> Callers {
         imp::call_callers(self)
@@ -174,17 +175,18 @@ impl fmt::Debug for StaticCall {
 /// * `checksum::target()`: the present one;
 /// * `checksum::state()`: the [`StaticCall`] behind it.
 ///
-/// `fn` may be `unsafe` and have any `extern "ABI"`, and lifetimes: `fn first<'a>(a: &'a str, b: &str) -> &'a str`.
-/// The first target is the path of a function, or
+/// `fn` may be `unsafe` and have any `extern "ABI"`, and lifetimes:
+/// `fn first<'a>(a: &'a str, b: &str) -> &'a str`. The first target is the path of a function, or
 ///
 /// * `= null`: a call that does nothing;
 /// * `= return value`: a call that returns a value without being one, for a signature with a result.
 ///
 /// # The inline form
-/// `inline fn` puts the call of the *first* target into each caller, where the compiler may even inline it, behind
-/// one instruction as of a static key. So while the call goes to its first target it costs that and nothing else;
-/// after an update it costs a jump more than without `inline`, and an update changes every caller's byte. For
-/// calls that are mostly left at what they start with: hooks, a portable version that is seldom replaced.
+/// `inline fn` puts the call of the *first* target into each caller, where the compiler may even inline it,
+/// behind one instruction as of a static key. So while the call goes to its first target it costs that and
+/// nothing else; after an update it costs a jump more than without `inline`, and an update changes every
+/// caller's byte. For calls that are mostly left at what they start with: hooks, a portable version that is
+/// seldom replaced.
 ///
 /// ```
 /// relpoline::static_call! {
@@ -303,8 +305,8 @@ macro_rules! __static_call_define {
                     (state, gate)
                 }
 
-                /// Its state, its gate, its first target, and whether a call here goes there: only looked at if `SITE`. With
-                /// `CALLER` the gate is called next.
+                /// Its state, its gate, its first target, and whether a call here goes there: only looked at
+                /// if `SITE`. With `CALLER` the gate is called next.
                 #[doc(hidden)]
                 #[inline(always)]
                 #[allow(clippy::type_complexity)]
@@ -328,7 +330,8 @@ macro_rules! __static_call_define {
                 #[inline(always)]
                 pub fn __gate() -> $($for)* $($q)* fn($($ty),*) $($ret)* {
                     let (_, gate, _, _) = Self::__branch::<false, true>();
-                    // SAFETY: the gate only jumps, to a function of this type, with registers and stack untouched.
+                    // SAFETY: the gate only jumps, to a function of this type, with registers and stack
+                    // untouched.
                     unsafe { ::core::mem::transmute(gate) }
                 }
 

@@ -16,8 +16,8 @@ pub enum UpdateError {
     TextRefused,
     /// The program's text is not what it should be: something else patches it too.
     TextChanged,
-    /// The change **was made**, but membarrier(2) is refused, so a thread that was inside the old code at that
-    /// moment may run it once more after the call returned.
+    /// The change **was made**, but membarrier(2) is refused, so a thread that was inside the old code at
+    /// that moment may run it once more after the call returned.
     Unfenced,
 }
 

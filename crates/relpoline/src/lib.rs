@@ -62,11 +62,13 @@ pub mod __private {
     // SAFETY: it is one.
     unsafe impl IsKey for crate::StaticKey {}
 
-    /// Refuses what only refers to a key, which would never be patched: nothing is dereferenced on the way here.
+    /// Refuses what only refers to a key, which would never be patched: nothing is dereferenced on the way
+    /// here.
     #[inline(always)]
     pub const fn is_a_key<K: IsKey>(_: &'static K) {}
 
-    /// Refuses, at compile time, what holds a function's address instead of being one: the gate would jump into it.
+    /// Refuses, at compile time, what holds a function's address instead of being one: the gate would jump
+    /// into it.
     pub const fn is_a_function<F>(_: &F) {
         assert!(
             size_of::<F>() == 0,
@@ -74,7 +76,8 @@ pub mod __private {
         );
     }
 
-    /// Reads a key, off the hot path. Takes anything, so that what [`is_a_key`] refuses is one mistake and not two.
+    /// Reads a key, off the hot path. Takes anything, so that what [`is_a_key`] refuses is one mistake and
+    /// not two.
     ///
     /// # Safety
     /// It must be [a key](IsKey).

@@ -1,10 +1,10 @@
 //! Dynamic calls for trait objects.
 //!
-//! A call of a method of a trait object loads the method's address from the object's vtable and calls it.
-//! The vtable's layout is the compiler's business, so where in it the address lies is not assumed but read
-//! off: the compiler is given a function that does nothing but that call, with the vtable in a known
-//! register, and if what it made of it is `jmp *offset(register)`, or the load and the jump apart, that is the
-//! place. If it is anything else (without optimisation, say), calls of the method stay what they are.
+//! A call of a method of a trait object loads the method's address from the object's vtable and calls it. The
+//! vtable's layout is the compiler's business, so where in it the address lies is not assumed but read off:
+//! the compiler is given a function that does nothing but that call, with the vtable in a known register, and
+//! if what it made of it is `jmp *offset(register)`, or the load and the jump apart, that is the place. If it
+//! is anything else (without optimisation, say), calls of the method stay what they are.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -64,8 +64,9 @@ impl MethodSlot {
 /// ```
 ///
 /// The trait is not changed, and may be somebody else's. `area_of::state()` is the
-/// [`DynamicCall`](crate::DynamicCall) behind it. The object may be `&dyn Trait` or `&mut dyn Trait`, with bounds in
-/// parentheses: `&mut (dyn Trait + Send)`. For the other arguments and the result the rules of [`dynamic_call!`](crate::dynamic_call) hold.
+/// [`DynamicCall`](crate::DynamicCall) behind it. The object may be `&dyn Trait` or `&mut dyn Trait`, with
+/// bounds in parentheses: `&mut (dyn Trait + Send)`. For the other arguments and the result the rules of
+/// [`dynamic_call!`](crate::dynamic_call) hold.
 ///
 /// Without optimisation this is the plain call.
 #[macro_export]
@@ -73,7 +74,8 @@ macro_rules! dynamic_method {
     ($($all:tt)*) => { $crate::__dynamic_methods!($($all)*); };
 }
 
-/// One dynamic method after the other, by the forms of its object. The last arm says what is wrong with a form that is none.
+/// One dynamic method after the other, by the forms of its object. The last arm says what is wrong with a
+/// form that is none.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __dynamic_methods {
@@ -165,9 +167,9 @@ macro_rules! __dynamic_method_function {
             if offset == 0 {
                 return $object.$method($($arg),*);
             }
-            // SAFETY: a reference to a trait object is a data pointer and a vtable, in this order, as the code
-            // showed from which the offset was read; at that offset the vtable holds the method, whose receiver is
-            // passed as the data pointer. The gate jumps to it: see `relpoline::dynamic_call`.
+            // SAFETY: a reference to a trait object is a data pointer and a vtable, in this order, as the
+            // code showed from which the offset was read; at that offset the vtable holds the method, whose
+            // receiver is passed as the data pointer. The gate jumps to it: see `relpoline::dynamic_call`.
             unsafe {
                 let (data, vtable): (*const (), *const ()) = ::core::mem::transmute($object);
                 let method = vtable.byte_add(offset).cast::<*const ()>().read();

@@ -57,7 +57,8 @@ pub struct TargetStats {
 impl TargetStats {
     /// The function's name, demangled, where the feature `names` is on and the symbols of the module know it.
     ///
-    /// Reads files and allocates: not for signal handlers or after [`prepare_for_sandbox`](crate::prepare_for_sandbox).
+    /// Reads files and allocates: not for signal handlers or after
+    /// [`prepare_for_sandbox`](crate::prepare_for_sandbox).
     #[must_use]
     pub fn name(&self) -> Option<String> {
         #[cfg(feature = "names")]
@@ -95,8 +96,8 @@ pub struct Stats {
     /// Why, in a few words.
     pub reason: &'static str,
     /// The targets that were learned last, hottest first. Calls take them directly while the state is
-    /// [`Promoted`](State::Promoted) or [`Pinned`](State::Pinned); in other states they are what the clock found
-    /// no faster, or is about to judge.
+    /// [`Promoted`](State::Promoted) or [`Pinned`](State::Pinned); in other states they are what the clock
+    /// found no faster, or is about to judge.
     pub targets: Vec<TargetStats>,
     /// Calls through trees, if [`count_calls`](DynamicCall::count_calls) asked for them: otherwise 0.
     pub hits: u64,
@@ -144,29 +145,29 @@ impl DynamicCall {
         imp::forget(self);
     }
 
-    /// Counts calls through trees exactly, or stops doing so; at a few tenths of a nanosecond per call. Begins
-    /// anew.
+    /// Counts calls through trees exactly, or stops doing so; at a few tenths of a nanosecond per call.
+    /// Begins anew.
     pub fn count_calls(&self, on: bool) {
         imp::count_calls(self, on);
     }
 
-    /// Promotes whatever the policy wants to promote, without timing the tree against the plain call first; or
-    /// asks the clock again, as it does from the start. Begins anew.
+    /// Promotes whatever the policy wants to promote, without timing the tree against the plain call first;
+    /// or asks the clock again, as it does from the start. Begins anew.
     pub fn always_promote(&self, on: bool) {
         imp::always_promote(self, on);
     }
 
-    /// Gives the call its targets, hottest first, instead of learning them: at most 16. Returns whether a tree
-    /// could be built; other targets still work.
+    /// Gives the call its targets, hottest first, instead of learning them: at most 16. Returns whether a
+    /// tree could be built; other targets still work.
     ///
     /// Addresses that are no functions of the call's type are harmless until one is called.
     pub fn pin(&self, targets: &[*const ()]) -> bool {
         imp::pin(self, targets)
     }
 
-    /// How many calls of it there are in the modules that are loaded, and how many of them are plain calls of the pointer
-    /// right now: all while it is left alone or paused, none otherwise. Both are 0 where nothing is patched, for C code, and
-    /// with the feature `retpoline`.
+    /// How many calls of it there are in the modules that are loaded, and how many of them are plain calls of
+    /// the pointer right now: all while it is left alone or paused, none otherwise. Both are 0 where nothing
+    /// is patched, for C code, and with the feature `retpoline`.
     #[must_use]
     pub fn callers(&self) -> Callers {
         imp::dynamic_callers(self)
@@ -213,8 +214,8 @@ impl fmt::Display for State {
     }
 }
 
-/// One line: `promoted; echo 87 %, refuse 13 %; 0 hits, 256 misses, learned 2 times`. Hits are counted only if asked for.
-/// Without the feature `names`, and where a module has no symbols, targets are addresses.
+/// One line: `promoted; echo 87 %, refuse 13 %; 0 hits, 256 misses, learned 2 times`. Hits are counted only
+/// if asked for. Without the feature `names`, and where a module has no symbols, targets are addresses.
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.state)?;
@@ -260,8 +261,8 @@ impl fmt::Debug for DynamicCall {
 /// it is a table for that call alone.
 ///
 /// `fn` may be `unsafe` and `extern "C"`. Arguments and results are those of [`Passed`](crate::Passed) and
-/// [`Returned`](crate::Returned): scalars, references, pointers, slices; five words of integers and pointers at
-/// most. Anything else does not compile, and the compiler says why:
+/// [`Returned`](crate::Returned): scalars, references, pointers, slices; five words of integers and pointers
+/// at most. Anything else does not compile, and the compiler says why:
 ///
 /// ```compile_fail
 /// relpoline::dynamic_call!(fn by_value(text: String)); // pass it by reference
@@ -361,8 +362,8 @@ macro_rules! __dynamic_call_define {
                     Self::__parts().0.count_calls(on);
                 }
 
-                /// Gives the call its targets, hottest first, instead of learning them. Returns whether a tree could
-                /// be built; other targets still work.
+                /// Gives the call its targets, hottest first, instead of learning them. Returns whether a
+                /// tree could be built; other targets still work.
                 pub fn pin(targets: &[$($unsafe)? $($abi)* fn($($ty),*) $(-> $ret)?]) -> bool {
                     let targets: ::std::vec::Vec<*const ()> = targets.iter().map(|&f| f as *const ()).collect();
                     Self::__parts().0.pin(&targets)

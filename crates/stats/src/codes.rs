@@ -39,7 +39,8 @@ codes! {
     pub enum Kind {
         /// `call thunk`.
         Call = 1 => "call",
-        /// `jmp thunk`: a tail call, a computed goto or a switch. 3 was a goto, as long as the two were told apart.
+        /// `jmp thunk`: a tail call, a computed goto or a switch. 3 was a goto, as long as the two were told
+        /// apart.
         Jump = 2 => "jump",
         /// `jcc thunk`: a conditional tail call.
         Cond = 4 => "cond",
@@ -69,8 +70,8 @@ codes! {
 }
 
 impl Kind {
-    /// Whether what stands between such a site and its target must change no flag. At calls they are dead by the ABI; at a
-    /// jump nobody can know.
+    /// Whether what stands between such a site and its target must change no flag. At calls they are dead by
+    /// the ABI; at a jump nobody can know.
     #[must_use]
     pub const fn keeps_flags(self) -> bool {
         !matches!(self, Self::Call)

@@ -1,9 +1,9 @@
 //! How the tool asks an engine in a living process to do something, and what it is answered.
 //!
-//! The tool lets a short-lived thread of the process run the engine's function [`ENTRY`] on a stack of the engine's
-//! own. What is wanted, and what came of it, is in one [`Control`] at the engine's symbol [`AREA`], which the tool
-//! writes and reads from outside. So no signal handler, no lock and no allocator of the program is touched, and
-//! an engine behaves the same whether it was preloaded or attached.
+//! The tool lets a short-lived thread of the process run the engine's function [`ENTRY`] on a stack of the
+//! engine's own. What is wanted, and what came of it, is in one [`Control`] at the engine's symbol [`AREA`],
+//! which the tool writes and reads from outside. So no signal handler, no lock and no allocator of the
+//! program is touched, and an engine behaves the same whether it was preloaded or attached.
 //!
 //! Fields are atomics, since two processes use them; the tool reaches them by their offsets.
 
@@ -24,7 +24,8 @@ pub const STACK: usize = 256 * 1024;
 pub const HOOKS: usize = 5;
 /// Symbol of what the loader's notice is led to.
 pub const LOADER_ENTRY: &str = "relpoline_loader_entry";
-/// The C library's functions that are led to the engine, all of them or none, and the symbols of what they are led to.
+/// The C library's functions that are led to the engine, all of them or none, and the symbols of what they
+/// are led to.
 pub const ENTRIES: [(&str, &str); 3] =
     [("prctl", "relpoline_prctl"), ("syscall", "relpoline_syscall"), ("execve", "relpoline_execve")];
 /// Likewise its function by which some unwinders look for code, which is led to the engine if that can be.
@@ -48,8 +49,8 @@ pub mod hook {
 
 /// What is wanted.
 pub mod command {
-    /// Look at the listed objects and prepare their sites; nothing of the program's text is changed. Waits for
-    /// [`super::Control::go`].
+    /// Look at the listed objects and prepare their sites; nothing of the program's text is changed. Waits
+    /// for [`super::Control::go`].
     pub const PREPARE: u32 = 1;
     /// List the displacements of all sites.
     pub const LIST: u32 = 2;
@@ -127,7 +128,8 @@ pub struct Control {
     pub objects: AtomicU64,
     /// See `objects`.
     pub object_count: AtomicU64,
-    /// Environment block from which the engine takes its options ([`crate::options`]) instead of the program's.
+    /// Environment block from which the engine takes its options ([`crate::options`]) instead of the
+    /// program's.
     pub environment: AtomicU64,
     /// The loader's `struct r_debug` (link.h).
     pub loader: AtomicU64,
@@ -236,10 +238,12 @@ impl Default for Area {
     }
 }
 
-/// Where in the loader's empty function, whose first bytes are `code`, a jump can be put in place of its `ret`: behind
-/// an `endbr64`, if there is one, and only if bytes follow that are never executed. `None` when it looks otherwise.
+/// Where in the loader's empty function, whose first bytes are `code`, a jump can be put in place of its
+/// `ret`: behind an `endbr64`, if there is one, and only if bytes follow that are never executed. `None` when
+/// it looks otherwise.
 ///
-/// The loader calls that function before and after it changes its list of objects (`r_brk` in `struct r_debug`, link.h).
+/// The loader calls that function before and after it changes its list of objects (`r_brk` in
+/// `struct r_debug`, link.h).
 #[must_use]
 pub fn room_in_empty_function(code: &[u8; 12]) -> Option<u64> {
     let skip = if code.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 };
@@ -258,11 +262,12 @@ pub fn room_in_empty_function(code: &[u8; 12]) -> Option<u64> {
     is_empty.then_some(skip as u64)
 }
 
-/// Where in the C library's function number `hook`, whose bytes are `code`, a jump to the engine can be put: behind an
-/// `endbr64`, if there is one. `None` when the function does not look as it does in every glibc so far.
+/// Where in the C library's function number `hook`, whose bytes are `code`, a jump to the engine can be put:
+/// behind an `endbr64`, if there is one. `None` when the function does not look as it does in every glibc so
+/// far.
 ///
-/// The engine goes on behind the jump in `syscall`, `execve` and `dl_iterate_phdr`, and never goes on in `prctl`; no
-/// branch of that one may lead into the jump.
+/// The engine goes on behind the jump in `syscall`, `execve` and `dl_iterate_phdr`, and never goes on in
+/// `prctl`; no branch of that one may lead into the jump.
 #[must_use]
 pub fn room_in_entry(hook: usize, code: &[u8]) -> Option<u64> {
     const EXECVE: [u8; 7] = [0xb8, 59, 0, 0, 0, 0x0f, 0x05];

@@ -1,8 +1,9 @@
 //! Where the records lie, and the reader.
 //!
-//! A file is a [`Header`], then the records of objects, events, samples and sites, each table at the offset and
-//! with the record size that the header names. The reader takes the file as hostile: it checks every bound before
-//! it reads, clips the counts to what the file holds and an engine writes, and never panics (a property test feeds it noise).
+//! A file is a [`Header`], then the records of objects, events, samples and sites, each table at the offset
+//! and with the record size that the header names. The reader takes the file as hostile: it checks every
+//! bound before it reads, clips the counts to what the file holds and an engine writes, and never panics (a
+//! property test feeds it noise).
 
 use crate::plain::Plain;
 use crate::record::{EventRecord, Header, LastTargetRecord, MAGIC, ObjectRecord, SampleRecord, SiteRecord, VERSION};

@@ -16,11 +16,12 @@
 //! | [`program`] | whether a program can take the preload, by its file's bytes |
 //!
 //! # The way of a statistics file
-//! Each process creates a file ([`live::Name`]; mode 0600; an older file of that name is unlinked first, so after an exec
-//! the newest image counts) in a directory that only its user can enter ([`live`]), or in the one that
-//! `RELPOLINE_OPTS` names (`stats=DIR`), sets its length to [`file::Layout::file_size`], maps it shared, and
-//! stores plain integers there on its slow path. No format step, no flush: when the process is killed the file
-//! holds what was known at the last judgement. A forked child makes its own file at its first judgement.
+//! Each process creates a file ([`live::Name`]; mode 0600; an older file of that name is unlinked first, so
+//! after an exec the newest image counts) in a directory that only its user can enter ([`live`]), or in the
+//! one that `RELPOLINE_OPTS` names (`stats=DIR`), sets its length to [`file::Layout::file_size`], maps it
+//! shared, and stores plain integers there on its slow path. No format step, no flush: when the process is
+//! killed the file holds what was known at the last judgement. A forked child makes its own file at its first
+//! judgement.
 //!
 //! All integers are little-endian, all fields naturally aligned, and a file of zeros is an empty one.
 //! Nothing that is read is trusted: the program under test could have written anything into its own file.

@@ -1,24 +1,26 @@
 //! Where the statistics of living processes are: in one place per user, which engines and tools agree on.
 //!
 //! That place is `/dev/shm/relpoline-UID`, mode 0700, UID being the user that the process *is* when it makes
-//! its file. `/dev/shm` is memory, is there wherever glibc's shared memory works, needs no environment variable
-//! (daemons have none), and a process that has changed its user (a worker of a web server) still has a place of
-//! its own. Anybody may make directories in `/dev/shm`, so whoever uses one looks first, through a descriptor that
-//! was opened without following links, whether it is a directory, its own, and closed to others
-//! ([`is_private`]); if it is not, there are no statistics.
+//! its file. `/dev/shm` is memory, is there wherever glibc's shared memory works, needs no environment
+//! variable (daemons have none), and a process that has changed its user (a worker of a web server) still has
+//! a place of its own. Anybody may make directories in `/dev/shm`, so whoever uses one looks first, through a
+//! descriptor that was opened without following links, whether it is a directory, its own, and closed to
+//! others ([`is_private`]); if it is not, there are no statistics.
 //!
 //! A run that ends with a report (`relpoline run --report`) has a directory of its own inside, so that its
 //! files outlive their processes; everybody else removes its file at an orderly end. Files of processes that
-//! were killed are removed by the tools that find them, and by engines that make files of their own: a process holds a
-//! shared lock (`flock`) on its file, which lasts as long as its mapping, so a file without one is nobody's.
+//! were killed are removed by the tools that find them, and by engines that make files of their own: a
+//! process holds a shared lock (`flock`) on its file, which lasts as long as its mapping, so a file without
+//! one is nobody's.
 //!
-//! Beside them lies a list of files without retpolines ([`CLEAN`]), so that libc is not looked through by every program that
-//! starts. `relpoline run` makes it, and engines add to it. It consists of 64-bit words that stand for a file as it was: its
-//! device, inode, size and times. A word has its row by its lowest bits; the oldest in a row goes when another one comes.
-//! Who can write to it can keep other programs of the same user from being promoted, as he can in other ways; that is all.
+//! Beside them lies a list of files without retpolines ([`CLEAN`]), so that libc is not looked through by
+//! every program that starts. `relpoline run` makes it, and engines add to it. It consists of 64-bit words
+//! that stand for a file as it was: its device, inode, size and times. A word has its row by its lowest bits;
+//! the oldest in a row goes when another one comes. Who can write to it can keep other programs of the same
+//! user from being promoted, as he can in other ways; that is all.
 //!
-//! Containers may share one `/dev/shm`, and in each of them a process has the number 1. So a file is named by all that
-//! tells a process from others, as the process itself sees it ([`Name`]).
+//! Containers may share one `/dev/shm`, and in each of them a process has the number 1. So a file is named by
+//! all that tells a process from others, as the process itself sees it ([`Name`]).
 
 /// Where users' directories are; what follows is the user's number in decimal.
 pub const PREFIX: &str = "/dev/shm/relpoline-";
@@ -38,7 +40,8 @@ pub const CLEAN_ROW: usize = 8;
 
 /// The name of a process' statistics file: `PID-NAMESPACE-STARTED.stats`, in decimal, without leading zeros.
 ///
-/// After an exec the process has the name that it had before, and the newest image's file takes the older one's place.
+/// After an exec the process has the name that it had before, and the newest image's file takes the older
+/// one's place.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Name {
     /// The process' number as it sees itself.
@@ -92,7 +95,8 @@ fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// When a process was started, in the text of its `/proc/PID/stat`. Its name, in parentheses, may hold anything.
+/// When a process was started, in the text of its `/proc/PID/stat`. Its name, in parentheses, may hold
+/// anything.
 #[must_use]
 pub fn started(stat: &[u8]) -> Option<u64> {
     let behind_name = stat.iter().rposition(|&byte| byte == b')')?;
@@ -108,8 +112,8 @@ pub const fn is_private(owner: u32, mode: u32, user: u32) -> bool {
     owner == user && mode & KIND == DIRECTORY && mode & 0o077 == 0
 }
 
-/// Which run a process belongs to, by the directory that it was told to write to: the 64-bit FNV-1a hash of its
-/// path. A process that cannot write there, since it has changed its user, is found by it.
+/// Which run a process belongs to, by the directory that it was told to write to: the 64-bit FNV-1a hash of
+/// its path. A process that cannot write there, since it has changed its user, is found by it.
 #[must_use]
 pub fn run_id(directory: impl Iterator<Item = u8>) -> u64 {
     directory.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))

@@ -3,10 +3,10 @@
 //! ```text
 //! header | objects | sites, ascending by object and offset | targets
 //! ```
-//! Nothing in it is an address: an object is named by its build-id, a site and a target by their offsets in an
-//! object. So it holds wherever things are mapped, and what belongs to another build finds no object. The reader
-//! takes it as hostile, like a statistics file; and since a tree is right whatever it knows, a wrong profile costs
-//! time only.
+//! Nothing in it is an address: an object is named by its build-id, a site and a target by their offsets in
+//! an object. So it holds wherever things are mapped, and what belongs to another build finds no object. The
+//! reader takes it as hostile, like a statistics file; and since a tree is right whatever it knows, a wrong
+//! profile costs time only.
 
 use crate::plain::{Plain, record};
 

@@ -1,12 +1,13 @@
 //! Whether a program can take the preload, judged from its file's bytes alone.
 //!
-//! Most programs do not mind: musl's loader, say, finds nothing in the engine that it would have to do. But a loader of another class or machine writes a complaint to stderr, and AddressSanitizer ends a program in
-//! which something comes before it. And an environment that a program made for another one is only added to when that
-//! one will take it out again. So both the tool (before it starts a program) and the engine (when the program it lives
-//! in calls exec) look first. The file is read through a closure, a few dozen bytes at a time, which works with `pread`
-//! on a descriptor, with a mapping and with a test's array. Nothing is allocated, and [`examine`] needs few bytes of
-//! stack: the engine calls it on stacks that others have measured out. Questions that need the file system (set-id bits,
-//! capabilities) are the caller's.
+//! Most programs do not mind: musl's loader, say, finds nothing in the engine that it would have to do. But a
+//! loader of another class or machine writes a complaint to stderr, and AddressSanitizer ends a program in
+//! which something comes before it. And an environment that a program made for another one is only added to
+//! when that one will take it out again. So both the tool (before it starts a program) and the engine (when
+//! the program it lives in calls exec) look first. The file is read through a closure, a few dozen bytes at a
+//! time, which works with `pread` on a descriptor, with a mapping and with a test's array. Nothing is
+//! allocated, and [`examine`] needs few bytes of stack: the engine calls it on stacks that others have
+//! measured out. Questions that need the file system (set-id bits, capabilities) are the caller's.
 
 use core::ffi::CStr;
 
@@ -49,8 +50,8 @@ pub enum Program {
     Unfit(Refusal),
 }
 
-/// Reads from a file: `read_at(offset, buffer)` fills the buffer as far as the file reaches and returns how many bytes it
-/// got.
+/// Reads from a file: `read_at(offset, buffer)` fills the buffer as far as the file reaches and returns how
+/// many bytes it got.
 pub type ReadAt<'a> = dyn FnMut(u64, &mut [u8]) -> usize + 'a;
 
 /// Looks at a program.
@@ -106,8 +107,8 @@ fn elf(head: &[u8; HEADER_SIZE], read_at: &mut ReadAt<'_>) -> Result<(), Refusal
     if needs_sanitizer(&segments, read_at) { Err(Refusal::AddressSanitizer) } else { Ok(()) }
 }
 
-/// Whether the program is linked with AddressSanitizer's library. That ends the program when it does not come first
-/// among the libraries, as it does not behind a preload.
+/// Whether the program is linked with AddressSanitizer's library. That ends the program when it does not come
+/// first among the libraries, as it does not behind a preload.
 fn needs_sanitizer(segments: &Segments, read_at: &mut ReadAt<'_>) -> bool {
     let Some((dynamic, _, size)) = segments.find(read_at, |kind, _| kind == SEGMENT_DYNAMIC) else { return false };
     let entries = MOST_DYNAMIC.min(size / DYNAMIC_SIZE as u64);
@@ -153,8 +154,9 @@ impl Segments {
     }
 }
 
-/// Whether the loader's path at `offset` is that of glibc, by its file name. It ends at its first zero, as for the kernel: a
-/// linker script may put more into its segment. Loaders deep in a store (Nix, Guix) have long paths: the end of it is enough.
+/// Whether the loader's path at `offset` is that of glibc, by its file name. It ends at its first zero, as
+/// for the kernel: a linker script may put more into its segment. Loaders deep in a store (Nix, Guix) have
+/// long paths: the end of it is enough.
 fn is_glibc(offset: u64, size: u64, read_at: &mut ReadAt<'_>) -> bool {
     const LONGEST: u64 = 4096;
     // Little: some programs are started from small stacks.

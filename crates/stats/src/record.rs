@@ -127,7 +127,8 @@ record! {
         pub target_count: u32,
         /// Sites of objects that are gone whose records were used again.
         pub unlisted_sites: u32,
-        /// Calls of theirs that found their target in a tree; exact with [`crate::codes::flag::COUNT`], else 0.
+        /// Calls of theirs that found their target in a tree; exact with [`crate::codes::flag::COUNT`], else
+        /// 0.
         pub unlisted_hits: u64,
         /// Calls of theirs that took the retpoline.
         pub unlisted_retpolined: u64,
@@ -313,8 +314,8 @@ record! {
 }
 
 record! {
-    /// How things stood at a time. When the table is full every other sample is dropped and the interval doubled,
-    /// so that it always covers the whole life of the process.
+    /// How things stood at a time. When the table is full every other sample is dropped and the interval
+    /// doubled, so that it always covers the whole life of the process.
     pub struct SampleRecord {
         /// Time-stamp counter.
         pub at: u64,

@@ -5,10 +5,11 @@
 //! | code, r-x: 512 halves | cell map, r--      | frames, r--      | counters, rw-   |
 //! ```
 //!
-//! Code, cell map and [frames](crate::frames) are one memfd, mapped twice: here, without write permission, and at a
-//! *writable alias* elsewhere, which forked children do not get. Once both mappings exist the file is sealed and its
-//! descriptor closed: nobody, not even a child that still runs as the same user, can make the executable
-//! mapping writable (rule 6). The counters are ordinary private memory, so a forked child counts for itself.
+//! Code, cell map and [frames](crate::frames) are one memfd, mapped twice: here, without write permission,
+//! and at a *writable alias* elsewhere, which forked children do not get. Once both mappings exist the file
+//! is sealed and its descriptor closed: nobody, not even a child that still runs as the same user, can make
+//! the executable mapping writable (rule 6). The counters are ordinary private memory, so a forked child
+//! counts for itself.
 //!
 //! # After fork
 //! The child still executes its parent's pages. [`Arena::privatise`] gives it a file of its own: first its
@@ -117,8 +118,9 @@ fn advice() -> Advice {
     if broken!("child-shares-arena") { Advice::Normal } else { Advice::LinuxDontFork }
 }
 
-/// Leaves memory of an arena out of core dumps: a core would be larger by all that is reserved, and debuggers find their way
-/// out of an arena's code without reading it. In the broken variant that the tests must catch it is in them.
+/// Leaves memory of an arena out of core dumps: a core would be larger by all that is reserved, and debuggers
+/// find their way out of an arena's code without reading it. In the broken variant that the tests must catch
+/// it is in them.
 ///
 /// # Safety
 /// The range must be an arena's.
@@ -292,7 +294,8 @@ impl Arena {
     }
 
     fn frames(&self) -> &Frames {
-        // SAFETY: the alias covers code, map and frames; frames are all atomics, and any bytes are valid ones.
+        // SAFETY: the alias covers code, map and frames; frames are all atomics, and any bytes are valid
+        // ones.
         unsafe { &*self.alias.add(FRAMES_AT).cast::<Frames>() }
     }
 
@@ -308,12 +311,14 @@ impl Arena {
         self.base..self.base + CODE_BYTES as u64
     }
 
-    /// Writes down how its code unwinds, but for single cells; its slow paths lie in `slow`. `None` when that fails.
+    /// Writes down how its code unwinds, but for single cells; its slow paths lie in `slow`. `None` when that
+    /// fails.
     pub fn set_up_frames(&self, slow: &Range<u64>) -> Option<()> {
         self.frames().set_up(self.frames_at(), &self.code(), slow)
     }
 
-    /// Says how `count` cells from `cell` on, which were taken by the caller and are not published yet, unwind.
+    /// Says how `count` cells from `cell` on, which were taken by the caller and are not published yet,
+    /// unwind.
     pub fn describe(&self, cell: Cell, count: u32, shape: Shape, frame: Frame) {
         self.frames().describe(cell, count, shape, frame);
     }
@@ -323,7 +328,8 @@ impl Arena {
         self.frames().know_row(n, row, self.frames_at(), &self.code())
     }
 
-    /// A cell for a gate, in a column for gates of this `kind`; in one from which nothing can be linked if there is no other.
+    /// A cell for a gate, in a column for gates of this `kind`; in one from which nothing can be linked if
+    /// there is no other.
     pub fn take_gate(&self, parity: Parity, kind: usize) -> Option<Cell> {
         self.map().take_gate(parity, kind).or_else(|| self.map().take_gate(parity.other(), kind))
     }
@@ -407,12 +413,13 @@ impl Arena {
         unsafe { core::slice::from_raw_parts_mut(self.alias.add(cell.offset()), count * CELL) }
     }
 
-    /// In a forked child that may go on writing through the alias, which it does not have: memory to throw away in its
-    /// place. Nothing of it is ever executed.
+    /// In a forked child that may go on writing through the alias, which it does not have: memory to throw
+    /// away in its place. Nothing of it is ever executed.
     pub fn stand_in(&self) {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: FIXED_NOREPLACE replaces nothing. Should something lie there, the alias was inherited after all.
+        // SAFETY: FIXED_NOREPLACE replaces nothing. Should something lie there, the alias was inherited after
+        // all.
         let _ = unsafe { rustix::mm::mmap_anonymous(self.alias.cast(), FILE_BYTES, prot, flags) };
     }
 
@@ -458,8 +465,8 @@ impl Arena {
     /// Gives all of it back.
     ///
     /// # Safety
-    /// Nobody may be in its code, or come there any more, and the alias must be this process' own: not that of a
-    /// forked child that has no arena of its own yet.
+    /// Nobody may be in its code, or come there any more, and the alias must be this process' own: not that
+    /// of a forked child that has no arena of its own yet.
     pub unsafe fn unmap(self) {
         // SAFETY: both mappings are the arena's, and nobody's any more, says the caller.
         unsafe {

@@ -1,8 +1,8 @@
 //! Which cells of an arena are taken.
 //!
-//! An arena is 512 halves of 32 KiB; a half is 128 *slots* of 256 bytes, and a slot four cells of 64 bytes. The cells at the
-//! same place of all slots of a half are a *column*. So cells of one column lie 256 bytes apart, and displacements to them
-//! differ in the second byte alone, unless that carries:
+//! An arena is 512 halves of 32 KiB; a half is 128 *slots* of 256 bytes, and a slot four cells of 64 bytes.
+//! The cells at the same place of all slots of a half are a *column*. So cells of one column lie 256 bytes
+//! apart, and displacements to them differ in the second byte alone, unless that carries:
 //!
 //! ```text
 //! half   slot 0    | column 0 | column 1 | column 2 | column 3 |      256 bytes
@@ -11,14 +11,15 @@
 //!        slot 127  |          |          |          |          |
 //! ```
 //!
-//! A displacement is counted from behind its instruction, so it carries where a cell's address passes that of the next
-//! instruction, modulo 64 KiB. Every other half has the same *parity*, and covers the same addresses modulo 64 KiB; so a site uses
-//! halves of the parity that does not contain its own, and reaches every cell of its column by one byte.
+//! A displacement is counted from behind its instruction, so it carries where a cell's address passes that of
+//! the next instruction, modulo 64 KiB. Every other half has the same *parity*, and covers the same addresses
+//! modulo 64 KiB; so a site uses halves of the parity that does not contain its own, and reaches every cell
+//! of its column by one byte.
 //!
-//! Columns are given to sites of one kind (register, form of the thunk, kind of frame) until they are full: what one of
-//! them is led to, the others can be led to as well. A column has one cell for a copy of the thunk, [`GATES`] for gates, and 64
-//! for heads of trees. Which slot comes first differs from half to half: else the first cells of all columns, which are
-//! the hottest, would share few sets of the caches.
+//! Columns are given to sites of one kind (register, form of the thunk, kind of frame) until they are full:
+//! what one of them is led to, the others can be led to as well. A column has one cell for a copy of the
+//! thunk, [`GATES`] for gates, and 64 for heads of trees. Which slot comes first differs from half to half:
+//! else the first cells of all columns, which are the hottest, would share few sets of the caches.
 //!
 //! Cells are only ever taken, never given back (rule 3), by an atomic or on a bitmap, so
 //! that no two owners can get the same cell even if a lock was broken.
@@ -57,8 +58,8 @@ pub const KINDS: usize = 128;
 const CELLS: usize = CODE_BYTES / CELL;
 const CELLS_PER_PAGE: usize = PAGE / CELL;
 const PAGES: usize = CODE_BYTES / PAGE;
-/// Cells in which runs are looked for, from the middle on. Not a fault: an arena that is soon full, for the tests that watch
-/// what happens then.
+/// Cells in which runs are looked for, from the middle on. Not a fault: an arena that is soon full, for the
+/// tests that watch what happens then.
 const RUNS: u32 = if cfg!(relpoline_broken = "little-room") { 4096 } else { (CELLS / 2) as u32 };
 
 /// What a page is used for.
@@ -91,8 +92,8 @@ impl PageKind {
 pub struct Parity(pub(crate) u8);
 
 impl Parity {
-    /// That of a site behind whose instruction lies `distance` from an arena's base: the halves that do not contain it,
-    /// modulo 64 KiB.
+    /// That of a site behind whose instruction lies `distance` from an arena's base: the halves that do not
+    /// contain it, modulo 64 KiB.
     #[must_use]
     pub fn of(distance: u64) -> Parity {
         let within = distance as usize % (2 * HALF);
@@ -137,7 +138,8 @@ impl Cell {
         Parity((self.0 / (HALF / CELL) as u32 % 2) as u8)
     }
 
-    /// In `column`, the cell number `n` of the lower part (gate pages), or of the upper part counted downwards (tree pages).
+    /// In `column`, the cell number `n` of the lower part (gate pages), or of the upper part counted
+    /// downwards (tree pages).
     fn in_column(column: u32, n: u32, upper: bool) -> Cell {
         const ROWS: u32 = (PAGE / PITCH) as u32;
         let (half, place) = (column / ABREAST as u32, column % ABREAST as u32);
@@ -219,7 +221,8 @@ impl CellMap {
             let (column, given) = ((now / OPENED).checked_sub(1), now % OPENED);
             let Some(column) = column.filter(|_| given < GATES) else {
                 let next = self.open_column(parity)?;
-                // Should another thread have been faster, a column is lost, which is rarer and cheaper than a lock.
+                // Should another thread have been faster, a column is lost, which is rarer and cheaper than a
+                // lock.
                 let _ = open.compare_exchange(now, (next + 1) * OPENED, Ordering::AcqRel, Ordering::Acquire);
                 continue;
             };
@@ -394,7 +397,8 @@ impl CellMap {
         Ok(())
     }
 
-    /// Bytes of the pages in use that this process populated: those that it claimed, and private copies of its parent's.
+    /// Bytes of the pages in use that this process populated: those that it claimed, and private copies of
+    /// its parent's.
     #[must_use]
     pub fn populated_bytes(&self) -> usize {
         self.populated.load(Ordering::Relaxed) as usize * PAGE

@@ -1,6 +1,7 @@
 //! The processor time of this process: on a busy machine less passes than on the clock.
 
-/// Nanoseconds that threads of this process have run for, by a system call. `None` where that is refused, and in the model.
+/// Nanoseconds that threads of this process have run for, by a system call. `None` where that is refused, and
+/// in the model.
 #[must_use]
 pub fn used_ns() -> Option<u64> {
     if cfg!(relpoline_model) {

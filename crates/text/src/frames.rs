@@ -1,33 +1,37 @@
 //! How an unwinder gets out of an arena's code, whichever instruction a thread stands on.
 //!
-//! A signal handler may interrupt a thread in a gate, a stub or a tree, and unwind from there: a profiler does, a handler
-//! that throws, a cancellation, a crash reporter. It wants unwind data (`.eh_frame`), and code comes and goes too fast, and
-//! too quietly, to give each cell an entry of its own in a sorted table. So one entry stands for the whole arena, and its
-//! rules are DWARF expressions that look up what holds at this very address:
+//! A signal handler may interrupt a thread in a gate, a stub or a tree, and unwind from there: a profiler
+//! does, a handler that throws, a cancellation, a crash reporter. It wants unwind data (`.eh_frame`), and
+//! code comes and goes too fast, and too quietly, to give each cell an entry of its own in a sorted table. So
+//! one entry stands for the whole arena, and its rules are DWARF expressions that look up what holds at this
+//! very address:
 //!
 //! ```text
 //! map[cell] = shape           a byte for each cell; 0, which nobody has to write, is a cell that leaves the stack alone
 //! depths[shape][byte] = n     n words lie on the stack above what was there when the site was entered
 //! ```
 //!
-//! A site is entered with the return address on top of the stack and every register that the caller wants back in
-//! place, so no rule is needed for registers. (libunwind would not understand one that computes their values.)
+//! A site is entered with the return address on top of the stack and every register that the caller wants
+//! back in place, so no rule is needed for registers. (libunwind would not understand one that computes their
+//! values.)
 //!
-//! Not so at a computed goto, whose function has a frame of its own. What holds there is the function's rule at the jump, a
-//! [`Row`]: where its frame is, and where its caller's registers are. Each row has a table of one entry of its own, for all
-//! of the arena, and [`Frames::header`] says for an address which table holds there. So they are for unwinders that ask for each
-//! address anew; the table of the whole arena says of such cells that the stack ends there, as it does where an address
-//! belongs to nobody, or where the function itself has no rules ([`Frame::UNKNOWN`]). A function's handlers and clean-ups
-//! do not come along.
+//! Not so at a computed goto, whose function has a frame of its own. What holds there is the function's rule
+//! at the jump, a [`Row`]: where its frame is, and where its caller's registers are. Each row has a table of
+//! one entry of its own, for all of the arena, and [`Frames::header`] says for an address which table holds
+//! there. So they are for unwinders that ask for each address anew; the table of the whole arena says of such
+//! cells that the stack ends there, as it does where an address belongs to nobody, or where the function
+//! itself has no rules ([`Frame::UNKNOWN`]). A function's handlers and clean-ups do not come along.
 //!
-//! A look-up by the address of the next instruction, and one by the byte before it (LLVM's unwinder does that even where a
-//! signal came), must find the same. Hence a rule changes at the *last byte* of the instruction that changes it, such
-//! instructions have two bytes at least, and the last byte of a cell, where no instruction begins, counts to the next cell.
+//! A look-up by the address of the next instruction, and one by the byte before it (LLVM's unwinder does that
+//! even where a signal came), must find the same. Hence a rule changes at the *last byte* of the instruction
+//! that changes it, such instructions have two bytes at least, and the last byte of a cell, where no
+//! instruction begins, counts to the next cell.
 //!
-//! The slow paths, which several sites share, are called from the site's cell, so that one is a frame like any other. They
-//! are all alike, and have plain rules: [`crate::stub`] says where they change.
+//! The slow paths, which several sites share, are called from the site's cell, so that one is a frame like
+//! any other. They are all alike, and have plain rules: [`crate::stub`] says where they change.
 //!
-//! All of it lies in the arena's file: a forked child that still runs its parent's code reads what its parent writes.
+//! All of it lies in the arena's file: a forked child that still runs its parent's code reads what its parent
+//! writes.
 
 use crate::broken;
 use crate::cells::{CELL, CODE_BYTES, Cell, PAGE};
@@ -97,7 +101,8 @@ pub type Depths = [u8; CELL];
 /// A depth that is not known.
 const UNKNOWN: u8 = 0x80;
 
-/// Depths of a cell in which each `(end, depth)` stands for an instruction that ends at offset `end` and leaves the stack so.
+/// Depths of a cell in which each `(end, depth)` stands for an instruction that ends at offset `end` and
+/// leaves the stack so.
 #[must_use]
 pub const fn depths(changes: &[(usize, u8)]) -> Depths {
     depths_from(changes, 0)
@@ -113,7 +118,8 @@ const fn depths_from(changes: &[(usize, u8)], first: usize) -> Depths {
     let mut depths = [0; CELL];
     let mut n = 0;
     while n < changes.len() {
-        // The last byte of the instruction, one further on since the cell begins with a byte of its neighbour's.
+        // The last byte of the instruction, one further on since the cell begins with a byte of its
+        // neighbour's.
         let mut at = changes[n].0.saturating_sub(first);
         while at < CELL {
             depths[at] = changes[n].1;
@@ -147,8 +153,8 @@ pub struct Frames {
 pub const FRAMES_BYTES: usize = core::mem::size_of::<Frames>().next_multiple_of(PAGE);
 
 impl Frames {
-    /// Writes down what never changes: the tables for an arena whose code lies in `code`, with slow paths one after the other
-    /// in `slow` (those of calls, then as many of jumps), and whose frames are read at `at`.
+    /// Writes down what never changes: the tables for an arena whose code lies in `code`, with slow paths one
+    /// after the other in `slow` (those of calls, then as many of jumps), and whose frames are read at `at`.
     ///
     /// `None` when they do not reach each other.
     pub fn set_up(&self, at: u64, code: &Range<u64>, slow: &Range<u64>) -> Option<()> {
@@ -176,7 +182,8 @@ impl Frames {
         Some(())
     }
 
-    /// Says how `count` cells from `cell` on, which nothing leads to yet, unwind. The frame's row must be known.
+    /// Says how `count` cells from `cell` on, which nothing leads to yet, unwind. The frame's row must be
+    /// known.
     pub fn describe(&self, cell: Cell, count: u32, shape: Shape, frame: Frame) {
         let first = cell.0 as usize;
         let kind = match (frame, frame.row()) {
@@ -195,8 +202,8 @@ impl Frames {
         }
     }
 
-    /// Writes down what `row` says, as number `n`, for an arena with code in `code`, whose frames are read at `at`. `None` when
-    /// there is no room for that.
+    /// Writes down what `row` says, as number `n`, for an arena with code in `code`, whose frames are read at
+    /// `at`. `None` when there is no room for that.
     pub fn know_row(&self, n: usize, row: &Row, at: u64, code: &Range<u64>) -> Option<()> {
         let slot = self.rows.get(n)?;
         if slot[0].load(Ordering::Acquire) != 0 {
@@ -210,7 +217,8 @@ impl Frames {
         Some(())
     }
 
-    /// Where the table is that holds at `pc`, in an arena whose code begins at `code` and whose frames, these, are read at `at`.
+    /// Where the table is that holds at `pc`, in an arena whose code begins at `code` and whose frames,
+    /// these, are read at `at`.
     #[must_use]
     pub fn header(&self, at: u64, code: u64, pc: u64) -> u64 {
         // As in `rules`: the last byte of a cell counts to the next.
@@ -301,8 +309,9 @@ impl Writer<'_> {
         }
     }
 
-    /// A CIE with these rules, in which the return address lies right below the canonical frame address: version 1,
-    /// addresses relative and of four bytes, code alignment 1, data alignment -8, return address in column 16.
+    /// A CIE with these rules, in which the return address lies right below the canonical frame address:
+    /// version 1, addresses relative and of four bytes, code alignment 1, data alignment -8, return address
+    /// in column 16.
     fn cie(&mut self, rules: impl FnOnce(&mut Self)) -> usize {
         let at = self.len;
         self.entry(|w| {
@@ -312,7 +321,8 @@ impl Writer<'_> {
         at
     }
 
-    /// An FDE for `range`, by the CIE at `cie`; `at` is the address of the first byte that was written. Its own offset.
+    /// An FDE for `range`, by the CIE at `cie`; `at` is the address of the first byte that was written. Its
+    /// own offset.
     fn fde(&mut self, at: u64, cie: usize, range: &Range<u64>, part: Part) -> usize {
         let start = self.len;
         self.entry(|w| {
@@ -325,8 +335,8 @@ impl Writer<'_> {
         start
     }
 
-    /// The rules of a slow path, which begins one byte behind its range: while rbp is its frame pointer, it points at what the
-    /// cell has pushed, above the return address into the cell.
+    /// The rules of a slow path, which begins one byte behind its range: while rbp is its frame pointer, it
+    /// points at what the cell has pushed, above the return address into the cell.
     fn slow_rules(&mut self, part: Part) {
         const { assert!(SLOW_FRAMED < 64 && SLOW_UNFRAMED - SLOW_FRAMED < 1 << 16) };
         // From behind the return address to the frame, in words, as one byte of LEB128.
@@ -424,8 +434,8 @@ impl Expression {
     }
 }
 
-/// Looks up how deep the stack is, in an arena whose code begins at `code`: by the map, in frames that are read at `at`, and by
-/// what lies at `depths` for each shape.
+/// Looks up how deep the stack is, in an arena whose code begins at `code`: by the map, in frames that are
+/// read at `at`, and by what lies at `depths` for each shape.
 fn look_depth_up(e: &mut Expression, code: u64, at: u64, depths: u64) {
     // From here on one byte further, since the last byte of a cell counts to the next.
     e.ops(&[BREG + RIP, 1]);
@@ -437,7 +447,8 @@ fn look_depth_up(e: &mut Expression, code: u64, at: u64, depths: u64) {
     e.ops(&[PLUS, DEREF_SIZE, 1]);
 }
 
-/// The rule of gates, stubs and trees, in an arena whose code begins at `code` and whose frames are read at `at`.
+/// The rule of gates, stubs and trees, in an arena whose code begins at `code` and whose frames are read at
+/// `at`.
 fn rules(w: &mut Writer<'_>, code: u64, at: u64) {
     w.put(&[DEF_CFA_EXPRESSION]);
     w.block(|e| {
@@ -451,8 +462,8 @@ fn rules(w: &mut Writer<'_>, code: u64, at: u64) {
     });
 }
 
-/// What `row` says, of code of ours that has pushed more. Registers are saved where they were; the frame is where it was, too,
-/// but farther from the stack pointer, if it is counted from there.
+/// What `row` says, of code of ours that has pushed more. Registers are saved where they were; the frame is
+/// where it was, too, but farther from the stack pointer, if it is counted from there.
 fn row_rules(w: &mut Writer<'_>, row: &Row, code: u64, at: u64) {
     // The broken variant that the tests must catch: a frame is one word off.
     let off = if broken!("row-wrong") { 8 } else { 0 };
@@ -479,7 +490,8 @@ fn row_rules(w: &mut Writer<'_>, row: &Row, code: u64, at: u64) {
     }
 }
 
-/// A table of one entry for all of `code`, by which `row` holds; it is read at `table`, and what it looks up at `at`.
+/// A table of one entry for all of `code`, by which `row` holds; it is read at `table`, and what it looks up
+/// at `at`.
 fn row_table(bytes: &mut [u8], table: u64, at: u64, code: &Range<u64>, row: &Row) -> Option<usize> {
     let mut w = Writer { bytes, len: 24, fits: true };
     let cie = w.cie(|w| row_rules(w, row, code.start, at));
@@ -553,7 +565,8 @@ fn header(bytes: &mut [u8], at: u64, code: &Range<u64>, slow: &Range<u64>) -> Op
     w.fits.then_some(end)
 }
 
-/// For debuggers: an `.eh_frame` section whose addresses are absolute, of which nothing has to be near. Its length.
+/// For debuggers: an `.eh_frame` section whose addresses are absolute, of which nothing has to be near. Its
+/// length.
 pub fn debug_section(bytes: &mut [u8], frames_at: u64, code: &Range<u64>, slow: &Range<u64>) -> Option<usize> {
     let mut w = Writer { bytes, len: 0, fits: true };
     let mut cies = [0; 2];

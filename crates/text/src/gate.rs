@@ -9,14 +9,15 @@
 //! +60  site          its number, by which the slow path knows whom to judge
 //! ```
 //!
-//! A jump may be a computed goto, at whose labels flags and the red zone are live. Its counting stub changes no flag, which
-//! takes more room, so that it has a cell of its own; +32 holds the slow entry, which steps over the red zone for the call.
+//! A jump may be a computed goto, at whose labels flags and the red zone are live. Its counting stub changes
+//! no flag, which takes more room, so that it has a cell of its own; +32 holds the slow entry, which steps
+//! over the red zone for the call.
 //!
-//! What the slow entry pushes is the beginning of the slow path's frame, which unwinders that follow frame pointers take for
-//! a function that the site has called. All others go by [`DEPTHS`] ([`crate::frames`]).
+//! What the slow entry pushes is the beginning of the slow path's frame, which unwinders that follow frame
+//! pointers take for a function that the site has called. All others go by [`DEPTHS`] ([`crate::frames`]).
 //!
-//! A site that is left alone in a crowd is linked to its column's copy of the thunk ([`write_thunk`]), which it shares with others: a
-//! thousand gates that are thunks would share the caches instead.
+//! A site that is left alone in a crowd is linked to its column's copy of the thunk ([`write_thunk`]), which
+//! it shares with others: a thousand gates that are thunks would share the caches instead.
 //!
 //! The gate word and the miss gate are the only bytes that ever change, each by one aligned 8-byte store.
 //! In the *thunk* state the gate word is `call +7; pause; …`: of its 8 bytes only the call is ever
@@ -57,14 +58,17 @@ pub const fn number_behind(keeps_flags: bool) -> u8 {
     if keeps_flags { (NUMBER - SLOW_OF_JUMP - 12) as u8 } else { (NUMBER - SLOW - 7) as u8 }
 }
 
-/// The number of the site, or whatever else, for which the gate in `cell` was made. Any number when there is none.
+/// The number of the site, or whatever else, for which the gate in `cell` was made. Any number when there is
+/// none.
 #[must_use]
 pub fn number_in(arena: &Arena, cell: Cell) -> u32 {
-    // SAFETY: the cell's last word, in memory that is never unmapped. It is written before anybody knows the gate.
+    // SAFETY: the cell's last word, in memory that is never unmapped. It is written before anybody knows the
+    // gate.
     unsafe { ((arena.address(cell) + (SHIFT + NUMBER) as u64) as *const u32).read_unaligned() }
 }
 
-/// Where the gate lies in its cell. In the broken variant that the tests must catch its word crosses two cache lines.
+/// Where the gate lies in its cell. In the broken variant that the tests must catch its word crosses two
+/// cache lines.
 const SHIFT: usize = if cfg!(relpoline_broken = "gate-not-aligned") { 61 } else { 0 };
 
 /// How deep the stack is in the cell of a call's gate: behind the thunk's inner call, and in the slow entry.

@@ -7,12 +7,13 @@
 //! (trees), or advice (site states); see the rules in ARCHITECTURE.md.
 //!
 //! # What must not be overtaken
-//! A holder that did not vanish, but was only put off by the scheduler, is *overtaken* when the lock is broken: it goes
-//! on, believing that it holds it. One thing must not be done then: changing the program's text, which may have been
-//! put back or unmapped by whoever holds the lock now. So holders enter their names, with the stamps by which they hold
-//! it, and [`TryLock::pinned`] lets a holder do something only if it still is one, and nobody break the lock meanwhile.
-//! Who pins must come back: signals are held back meanwhile ([`crate::mask`]), and children made by vfork, which may be
-//! killed alone, do not pin ([`TryLock::is_at_home`]).
+//! A holder that did not vanish, but was only put off by the scheduler, is *overtaken* when the lock is
+//! broken: it goes on, believing that it holds it. One thing must not be done then: changing the program's
+//! text, which may have been put back or unmapped by whoever holds the lock now. So holders enter their
+//! names, with the stamps by which they hold it, and [`TryLock::pinned`] lets a holder do something only if
+//! it still is one, and nobody break the lock meanwhile. Who pins must come back: signals are held back
+//! meanwhile ([`crate::mask`]), and children made by vfork, which may be killed alone, do not pin
+//! ([`TryLock::is_at_home`]).
 //!
 //! A forked child that inherits a taken lock resets it ([`TryLock::reset`]).
 
@@ -62,8 +63,8 @@ impl TryLock {
         TryLock { taken_at: AtomicU64::new(0), holders, home: AtomicU32::new(0) }
     }
 
-    /// Lets the thread called `name` (not 0) take the lock if it is free, or was taken more than `patience` ticks before
-    /// `now`.
+    /// Lets the thread called `name` (not 0) take the lock if it is free, or was taken more than `patience`
+    /// ticks before `now`.
     pub fn try_take(&self, name: u64, now: u64, patience: u64) -> Option<Held<'_>> {
         let stamp = (now | 1) & !PINNED;
         let seen = self.taken_at.load(Ordering::Relaxed);
@@ -81,7 +82,8 @@ impl TryLock {
         taken.is_ok().then(|| self.enter(name, stamp))
     }
 
-    /// Lets the thread called `name` go on holding what [`Held::keep`] kept; `None` when it was broken meanwhile.
+    /// Lets the thread called `name` go on holding what [`Held::keep`] kept; `None` when it was broken
+    /// meanwhile.
     pub fn resume(&self, name: u64, stamp: u64) -> Option<Held<'_>> {
         (stamp != 0 && self.taken_at.load(Ordering::Acquire) == stamp).then(|| self.enter(name, stamp))
     }
@@ -108,8 +110,8 @@ impl TryLock {
         self.holders.iter().any(|holder| holder.name.load(Ordering::Relaxed) == name)
     }
 
-    /// Lets the thread called `name` do `work` if it holds the lock, which nobody breaks meanwhile. `None`, and nothing is
-    /// done, when it holds the lock no more.
+    /// Lets the thread called `name` do `work` if it holds the lock, which nobody breaks meanwhile. `None`,
+    /// and nothing is done, when it holds the lock no more.
     ///
     /// `work` must come to its end whatever happens to the thread but the end of its process.
     pub fn pinned<R>(&self, name: u64, work: impl FnOnce() -> R) -> Option<R> {
@@ -160,8 +162,8 @@ impl TryLock {
         self.home.store(this_process(), Ordering::Relaxed);
     }
 
-    /// Whether this is the process that the lock has settled in, and not a child that shares its memory (vfork).
-    /// Makes a system call.
+    /// Whether this is the process that the lock has settled in, and not a child that shares its memory
+    /// (vfork). Makes a system call.
     #[must_use]
     pub fn is_at_home(&self) -> bool {
         // The broken variant that the tests must catch: visitors take themselves for the host.
@@ -187,7 +189,8 @@ impl Held<'_> {
         self.lock.taken_at.compare_exchange(seen, same, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Keeps others from breaking the lock, however long it is held from here on. False when it was broken before.
+    /// Keeps others from breaking the lock, however long it is held from here on. False when it was broken
+    /// before.
     #[must_use]
     pub fn pin(&mut self) -> bool {
         self.change_stamp(self.stamp | PINNED)
@@ -214,7 +217,8 @@ impl Held<'_> {
         changed
     }
 
-    /// Keeps the lock taken beyond this value's life, by nobody in particular: the stamp to [`TryLock::resume`] with.
+    /// Keeps the lock taken beyond this value's life, by nobody in particular: the stamp to
+    /// [`TryLock::resume`] with.
     #[must_use]
     pub fn keep(self) -> u64 {
         let stamp = self.stamp;

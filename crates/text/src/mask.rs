@@ -1,8 +1,8 @@
 //! Keeping signal handlers away from a thread for a moment.
 //!
-//! A handler may fork, or leave by `siglongjmp` what it interrupted. Where neither must happen (a descriptor of the
-//! process' own memory is open, a lock is pinned) signals wait. Faults do not, unless they did before: one that is blocked
-//! would end the process.
+//! A handler may fork, or leave by `siglongjmp` what it interrupted. Where neither must happen (a descriptor
+//! of the process' own memory is open, a lock is pinned) signals wait. Faults do not, unless they did before:
+//! one that is blocked would end the process.
 
 #[cfg(not(relpoline_model))]
 use core::ffi::{c_long, c_ulong};
@@ -44,8 +44,8 @@ const SIG_BLOCK: c_ulong = 0;
 #[cfg(not(relpoline_model))]
 const SIG_SETMASK: c_ulong = 2;
 
-/// Changes this thread's mask; what it was, or `None` when that was refused. libc's own two signals are blocked too, which
-/// its wrapper would leave out: cancellation is one of them.
+/// Changes this thread's mask; what it was, or `None` when that was refused. libc's own two signals are
+/// blocked too, which its wrapper would leave out: cancellation is one of them.
 #[cfg(not(relpoline_model))]
 fn change_mask(how: c_ulong, mask: u64) -> Option<u64> {
     const SYS_RT_SIGPROCMASK: c_long = 14;

@@ -3,9 +3,10 @@
 //! Two kinds of change, and no third: many displacements of an object that nobody is running yet
 //! ([`Repoint`]), and one byte of an instruction that everybody may be running ([`link`], [`poke_byte`]).
 //!
-//! What is there is looked at before that byte is written, the whole displacement and not only the byte that changes: text
-//! that was put back, or is another object's by now, is left alone. Between the two a thread may be put off for any time; so
-//! whoever pokes holds the lock under which text is put back and unmapped, and nobody breaks it meanwhile.
+//! What is there is looked at before that byte is written, the whole displacement and not only the byte that
+//! changes: text that was put back, or is another object's by now, is left alone. Between the two a thread
+//! may be put off for any time; so whoever pokes holds the lock under which text is put back and unmapped,
+//! and nobody breaks it meanwhile.
 //!
 //! Both go through `/proc/self/mem`, opened anew each time: an inherited descriptor would write the parent's
 //! text, and a remembered number may have become one of the program's own files. Page protections stay as
@@ -69,14 +70,16 @@ fn write_all(mem: &OwnedFd, at: u64, bytes: &[u8]) -> Result<(), PokeError> {
 /// The byte of a displacement that links change. A [column](crate::cells)'s cells differ in no other.
 const LINK: usize = 1;
 
-/// Whether two displacements differ, at most, in the byte that links change: both lead to one column of an arena.
+/// Whether two displacements differ, at most, in the byte that links change: both lead to one column of an
+/// arena.
 #[must_use]
 pub fn same_column(a: [u8; 4], b: [u8; 4]) -> bool {
     (0..4).all(|n| n == LINK || a[n] == b[n])
 }
 
-/// Lets the displacement at `field` be `to`, while any number of threads may be executing it, if it leads to the same column
-/// now and is not `own`, which is the program's. `thread` must hold `lock`. Signals are held back, for seven system calls.
+/// Lets the displacement at `field` be `to`, while any number of threads may be executing it, if it leads to
+/// the same column now and is not `own`, which is the program's. `thread` must hold `lock`. Signals are held
+/// back, for seven system calls.
 ///
 /// # Errors
 /// Nothing is changed then.
@@ -92,8 +95,8 @@ pub fn poke_byte(lock: &TryLock, thread: u64, at: u64, old: u8, new: u8) -> Resu
     with_pen(lock, thread, |pen| pen.change(at, 0, |seen: [u8; 1]| (seen[0] == old).then_some(new)))?
 }
 
-/// Changes the first bytes of many instructions, each from what is there to what `new` makes of it, behind one open. `None` is
-/// not what was expected: that one stays.
+/// Changes the first bytes of many instructions, each from what is there to what `new` makes of it, behind
+/// one open. `None` is not what was expected: that one stays.
 ///
 /// # Errors
 /// Some are unchanged then.
@@ -117,7 +120,8 @@ pub fn poke_bytes(
     })?
 }
 
-/// Text of which several bytes are changed one after the other: to open the file costs more than each of them.
+/// Text of which several bytes are changed one after the other: to open the file costs more than each of
+/// them.
 pub struct Pen(OwnedFd);
 
 /// Lets `work` change text. `thread` must hold `lock`, which nobody breaks meanwhile; signals are held back.
@@ -146,8 +150,9 @@ impl Pen {
         self.change(field, LINK, |seen: [u8; 4]| (same_column(seen, to) && Some(seen) != own).then_some(to[LINK]))
     }
 
-    /// Changes byte `which` of those at `at` to what `new` makes of them; `None` is not what was expected. They are read through
-    /// the file too: in a child that was forked while a library was being unmapped, they may be nowhere.
+    /// Changes byte `which` of those at `at` to what `new` makes of them; `None` is not what was expected.
+    /// They are read through the file too: in a child that was forked while a library was being unmapped,
+    /// they may be nowhere.
     fn change<const N: usize>(
         &self,
         at: u64,
@@ -166,7 +171,8 @@ impl Pen {
     }
 }
 
-/// Nothing, but where tests want to see what comes of a thread that is put off between looking and writing: every fourth is.
+/// Nothing, but where tests want to see what comes of a thread that is put off between looking and writing:
+/// every fourth is.
 fn linger() {
     static TIMES: AtomicU32 = AtomicU32::new(0);
     if broken!("linger") && TIMES.fetch_add(1, Ordering::Relaxed).is_multiple_of(4) {
@@ -176,8 +182,8 @@ fn linger() {
     }
 }
 
-/// Text that no thread is executing, for some bytes here and there. Whoever has several to write opens the file once: that
-/// costs more than all of them.
+/// Text that no thread is executing, for some bytes here and there. Whoever has several to write opens the
+/// file once: that costs more than all of them.
 pub struct Idle(Result<OwnedFd, PokeError>);
 
 impl Idle {
@@ -237,7 +243,8 @@ enum Way {
 /// Writes many displacements of one object's text while no thread runs it.
 pub struct Repoint {
     way: Way,
-    /// The page being gathered, for [`Way::Mem`]: each page is written once, from its first change to its last.
+    /// The page being gathered, for [`Way::Mem`]: each page is written once, from its first change to its
+    /// last.
     page: u64,
     changed: Range<usize>,
     buf: [u8; PAGE],
@@ -245,8 +252,8 @@ pub struct Repoint {
 
 impl Repoint {
     /// Begins to change the text at `start..start + len` (page-aligned), which must be mapped readable and
-    /// executable, and writable too if it `is_writable`, and idle. Tries `/proc/self/mem`, then changing the protection, after a scratch page has
-    /// shown that the way back to executable is open.
+    /// executable, and writable too if it `is_writable`, and idle. Tries `/proc/self/mem`, then changing the
+    /// protection, after a scratch page has shown that the way back to executable is open.
     ///
     /// # Errors
     /// When both are refused.

@@ -1,13 +1,14 @@
 //! Code that counts and learns: the slow path of a register, and the recording and settling stubs of a site.
 //!
-//! At calls all of it runs between a caller and its callee, where every register but the flags is live. A jump may be a
-//! computed goto: there the flags are live too, and so is the red zone, the 128 bytes below the stack pointer, but for
-//! the word at -8(%rsp), which the program's own thunk writes. So what runs at jumps comes in a form of its own
-//! (`keeps_flags`): counting is done without flags and without a stack, and what needs a stack steps over the red zone
-//! first. Stubs are written once and never change.
+//! At calls all of it runs between a caller and its callee, where every register but the flags is live. A
+//! jump may be a computed goto: there the flags are live too, and so is the red zone, the 128 bytes below the
+//! stack pointer, but for the word at -8(%rsp), which the program's own thunk writes. So what runs at jumps
+//! comes in a form of its own (`keeps_flags`): counting is done without flags and without a stack, and what
+//! needs a stack steps over the red zone first. Stubs are written once and never change.
 //!
-//! Where the stack pointer stands, for whoever unwinds: counting and settling stubs never move it; of the others it is said
-//! for each instruction in [`RECORDING_DEPTHS`], [`KEEPING_DEPTHS`], and for slow paths in [`crate::frames`].
+//! Where the stack pointer stands, for whoever unwinds: counting and settling stubs never move it; of the
+//! others it is said for each instruction in [`RECORDING_DEPTHS`], [`KEEPING_DEPTHS`], and for slow paths in
+//! [`crate::frames`].
 
 use crate::arena::Counters;
 use crate::broken;
@@ -35,8 +36,8 @@ pub const RING_BITS: u32 = 16;
 /// Bytes of records after which the slow path is entered: 256 records. The model's executions are short.
 pub const WINDOW_BYTES: u64 = if cfg!(relpoline_model) { 64 } else { 2048 };
 
-/// What the slow path calls: the number that the gate was given, the target of the call that got here, and the word that was on
-/// top of the stack: at a call its return address.
+/// What the slow path calls: the number that the gate was given, the target of the call that got here, and
+/// the word that was on top of the stack: at a call its return address.
 pub type SlowHandler = unsafe extern "C" fn(number: u32, target: u64, top: u64);
 
 const XMM_BYTES: u32 = 256;
@@ -79,9 +80,10 @@ const RED_ZONE: i32 = 128;
 /// The same in words.
 pub const WORDS_OVER: u8 = (RED_ZONE / 8) as u8;
 
-/// The slow path for sites whose target travels in `reg`: called by a gate's slow entry, behind which the site's number
-/// lies, it saves everything, calls `handler`, restores everything and returns. Its frame pointer points at the program's rbp,
-/// which the slow entry has pushed: right above the return address at calls, and above the red zone at jumps.
+/// The slow path for sites whose target travels in `reg`: called by a gate's slow entry, behind which the
+/// site's number lies, it saves everything, calls `handler`, restores everything and returns. Its frame
+/// pointer points at the program's rbp, which the slow entry has pushed: right above the return address at
+/// calls, and above the red zone at jumps.
 ///
 /// Vector registers are saved by their lower 128 bits: the handler is compiled without AVX, whose absence
 /// leaves the upper bits alone. It needs 368 bytes of stack besides the handler's own, and 120 more at jumps.
@@ -132,7 +134,8 @@ pub fn emit_slow(
     code.finish()
 }
 
-/// `RED_ZONE`. In the broken variant that the tests must catch only the word is left alone that a thunk would write.
+/// `RED_ZONE`. In the broken variant that the tests must catch only the word is left alone that a thunk would
+/// write.
 pub fn stepped_over() -> i32 {
     if broken!("red-zone-trodden") { 8 } else { RED_ZONE }
 }
@@ -177,8 +180,8 @@ pub const fn recording_cells(keeps_flags: bool) -> u32 {
 /// How deep the stack is in a recording stub.
 pub const RECORDING_DEPTHS: Depths = depths(&[(2, 1), (4, 2), (44, 1), (46, 0)]);
 
-/// What happens to the stack in one that keeps flags: the red zone is stepped over, flags and two registers are pushed, and
-/// the same backwards, on two ways out.
+/// What happens to the stack in one that keeps flags: the red zone is stepped over, flags and two registers
+/// are pushed, and the same backwards, on two ways out.
 const KEEPING: [(usize, u8); 11] = {
     let over = WORDS_OVER;
     let (begins, ends) = ([(5, over), (7, over + 1), (9, over + 2), (11, over + 3)], [(51, over + 2), (53, over + 1)]);
@@ -189,8 +192,8 @@ const KEEPING: [(usize, u8); 11] = {
 /// How deep it is in the two cells of such a stub.
 pub const KEEPING_DEPTHS: [Depths; 2] = [depths(&KEEPING), depths_of_second(&KEEPING)];
 
-/// The recording stub of a site, [`recording_cells`] long: appends `target | stack bits << 48` at the cursor and goes on as
-/// the thunk, or through the slow path after every [`WINDOW_BYTES`].
+/// The recording stub of a site, [`recording_cells`] long: appends `target | stack bits << 48` at the cursor
+/// and goes on as the thunk, or through the slow path after every [`WINDOW_BYTES`].
 ///
 /// The cursor wraps within its ring by 16-bit arithmetic, so however threads race for it, nothing is
 /// written elsewhere. Bits 20 to 35 of the stack pointer tell threads apart without touching memory.
@@ -244,8 +247,8 @@ fn record(code: &mut Code<'_>, to: &Recording) {
     code.pop_long(ring);
 }
 
-/// The counting stub of a site at which flags are live, one cell: counts calls down, then asks what comes of it. Sites at
-/// which they are dead have theirs in the cell of their gate.
+/// The counting stub of a site at which flags are live, one cell: counts calls down, then asks what comes of
+/// it. Sites at which they are dead have theirs in the cell of their gate.
 ///
 /// # Errors
 /// When `buf` is smaller than a cell, or something is out of reach.
@@ -282,7 +285,8 @@ pub fn emit_settling(
     code.finish()
 }
 
-/// Counts down and goes on at `onward`, or at `slow_at` when that is over. No flag changes, and the stack pointer stays.
+/// Counts down and goes on at `onward`, or at `slow_at` when that is over. No flag changes, and the stack
+/// pointer stays.
 fn count_keeping_flags(code: &mut Code<'_>, counter: u64, slow_at: u64, onward: u64) {
     // The broken variant that the tests must catch: counting is thought to be as harmless as at calls.
     if broken!("flags-in-stub") {

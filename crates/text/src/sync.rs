@@ -1,15 +1,17 @@
 //! What threads share is reached through these types: the seam at which a model checker gets in between.
 //!
-//! They are those of `core`, and [`step`] and [`relax`] are nothing and a `pause`. Only under `--cfg relpoline_model`
-//! (crates/engine/model and crates/learn/model, and nothing else) each access to shared memory is first announced to a `World`, which lets
-//! other threads run there, delivers signals, leaves judgements half-done, and says what time it is. The types keep
-//! their layout, so the very arenas, gates and stubs of the engine are driven: none of its code is written twice.
+//! They are those of `core`, and [`step`] and [`relax`] are nothing and a `pause`. Only under
+//! `--cfg relpoline_model` (crates/engine/model and crates/learn/model, and nothing else) each access to
+//! shared memory is first announced to a `World`, which lets other threads run there, delivers signals,
+//! leaves judgements half-done, and says what time it is. The types keep their layout, so the very arenas,
+//! gates and stubs of the engine are driven: none of its code is written twice.
 
 #[cfg(not(relpoline_model))]
 pub use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 
-/// Whether the deliberate mistake of that name is to be made: in a build with `--cfg relpoline_broken="name"`, in one with
-/// `--cfg relpoline_breakable` into whose file that name was written, or in a model that was asked to.
+/// Whether the deliberate mistake of that name is to be made: in a build with
+/// `--cfg relpoline_broken="name"`, in one with `--cfg relpoline_breakable` into whose file that name was
+/// written, or in a model that was asked to.
 #[macro_export]
 macro_rules! broken {
     ($name:tt) => {
@@ -25,8 +27,9 @@ pub const fn makes_mistake(_name: &str) -> bool {
     false
 }
 
-/// For [`broken!`], in an engine that is built to be broken by tests: the mistakes whose names, joined by `+`, were written
-/// behind these words into its file (`tests/src/tool.rs`). So one build serves for all of them.
+/// For [`broken!`], in an engine that is built to be broken by tests: the mistakes whose names, joined by
+/// `+`, were written behind these words into its file (`tests/src/tool.rs`). So one build serves for all of
+/// them.
 #[cfg(relpoline_breakable)]
 #[must_use]
 pub fn makes_mistake(name: &str) -> bool {
@@ -70,7 +73,8 @@ pub fn relax() {
 #[cfg(not(relpoline_model))]
 static READABLE: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool::new(false);
 
-/// Lets [`thread`] read a register instead of memory, if the kernel allows it to programs: AT_HWCAP2 of getauxval(3) says so.
+/// Lets [`thread`] read a register instead of memory, if the kernel allows it to programs: AT_HWCAP2 of
+/// getauxval(3) says so.
 #[cfg(not(relpoline_model))]
 pub fn know_processor(hwcap2: u64) {
     const FSGSBASE: u64 = 2;
@@ -82,9 +86,9 @@ pub fn know_processor(hwcap2: u64) {
 
 /// This thread's name: its thread pointer. Children made by fork have it too, and those made by vfork.
 ///
-/// A program may have put anything there, for code that it runs as another system would (emulators, library operating
-/// systems), so it is not followed: only where the kernel does not let it be read (before Linux 5.9) the word is read that it
-/// points to. Threads without one are told apart by where their stacks lie.
+/// A program may have put anything there, for code that it runs as another system would (emulators, library
+/// operating systems), so it is not followed: only where the kernel does not let it be read (before Linux
+/// 5.9) the word is read that it points to. Threads without one are told apart by where their stacks lie.
 #[cfg(all(not(relpoline_model), target_arch = "x86_64"))]
 #[inline]
 #[must_use]
@@ -96,7 +100,8 @@ pub fn thread() -> u64 {
         // SAFETY: the kernel allows it, and it reads a register only.
         unsafe { core::arch::asm!("rdfsbase {}", out(reg) pointer, options(nomem, nostack, preserves_flags)) };
     } else {
-        // SAFETY: the first word of the thread's control block points to itself (System V ABI for x86-64, TLS variant II).
+        // SAFETY: the first word of the thread's control block points to itself (System V ABI for x86-64, TLS
+        // variant II).
         unsafe { core::arch::asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, readonly, preserves_flags)) };
     }
     let here = 0u8;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Load on the kernel: files, a file system, TCP, processes, pipes. Each kind is a thread that goes on until it is
-//! told to stop.
+//! Load on the kernel: files, a file system, TCP, processes, pipes. Each kind is a thread that goes on until
+//! it is told to stop.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};

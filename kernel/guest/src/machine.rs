@@ -45,8 +45,8 @@ pub fn number(name: &str, otherwise: u64) -> u64 {
     option(name).and_then(|value| value.parse().ok()).unwrap_or(otherwise)
 }
 
-/// Loads a module of the kernel that came with us, and what it needs; whether it is there then. What did not come
-/// with us is built in.
+/// Loads a module of the kernel that came with us, and what it needs; whether it is there then. What did not
+/// come with us is built in.
 pub fn insmod(name: &str) -> bool {
     let order = fs::read_to_string(format!("/modules/{name}.order")).unwrap_or_default();
     order.lines().all(|name| {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The first process of the virtual machine in which `relpoline.ko` is tested.
 //!
-//! `cargo xtask kernel-test` boots Debian's stock kernel with this as `/init`. It drives load on the kernel, tells the
-//! module what to do through the command `relpoline`, looks at what the module did, and reports over the second
-//! serial line: `part NAME`, `ok WHAT`, `FAIL WHAT`, and `done`. The kernel's own complaints are on the first line,
-//! where the host looks for them.
+//! `cargo xtask kernel-test` boots Debian's stock kernel with this as `/init`. It drives load on the kernel,
+//! tells the module what to do through the command `relpoline`, looks at what the module did, and reports
+//! over the second serial line: `part NAME`, `ok WHAT`, `FAIL WHAT`, and `done`. The kernel's own complaints
+//! are on the first line, where the host looks for them.
 //!
-//! Emulation runs some fifty times slower than the clock that the module reads. A site that is hot on hardware looks
-//! rare here, so [`emulated`] turns the knobs that compare calls with time.
+//! Emulation runs some fifty times slower than the clock that the module reads. A site that is hot on
+//! hardware looks rare here, so [`emulated`] turns the knobs that compare calls with time.
 
 mod kernel_text;
 mod load;

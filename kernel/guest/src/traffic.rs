@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Packets, for the sites of the network's receive path.
 //!
-//! Linux compares with the IP handlers before it makes an indirect call there, so plain loopback traffic does not
-//! reach the retpoline. What does: packet sockets, ARP, and packets that are forwarded.
+//! Linux compares with the IP handlers before it makes an indirect call there, so plain loopback traffic does
+//! not reach the retpoline. What does: packet sockets, ARP, and packets that are forwarded.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -46,7 +46,8 @@ fn control(family: i32, what: libc::c_ulong, request: *mut libc::c_void) -> bool
     }
 }
 
-/// A packet socket for `protocol` on all devices: `packet_rcv` takes its packets, or with a ring `tpacket_rcv`.
+/// A packet socket for `protocol` on all devices: `packet_rcv` takes its packets, or with a ring
+/// `tpacket_rcv`.
 pub fn capture(protocol: u16, with_ring: bool) -> Option<OwnedFd> {
     // SAFETY: a socket of our own, options and a ring of the sizes that are named.
     unsafe {
@@ -105,7 +106,8 @@ pub fn readiness(socket: &impl AsRawFd, wanted: i16) -> i16 {
 pub struct Tunnel(File);
 
 impl Tunnel {
-    /// Makes it: `ethernet` for frames instead of IP packets; `napi` for the receive path of drivers, that is in lists.
+    /// Makes it: `ethernet` for frames instead of IP packets; `napi` for the receive path of drivers, that is
+    /// in lists.
     pub fn open(device: &str, ethernet: bool, napi: bool) -> Option<Tunnel> {
         const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
         const IFF_NAPI: i32 = 0x10;

@@ -1,9 +1,9 @@
 //! Building `relpoline.ko`.
 //!
-//! The engine and the core it needs are one crate for the kernel (`kernel/src/kernel.rs`), compiled to one object
-//! with what the kernel asks for: no vector registers, no red zone, its code model, external thunks for returns
-//! and indirect branches. kbuild lets objtool give it unwind
-//! data like any other object and links it with the shim.
+//! The engine and the core it needs are one crate for the kernel (`kernel/src/kernel.rs`), compiled to one
+//! object with what the kernel asks for: no vector registers, no red zone, its code model, external thunks
+//! for returns and indirect branches. kbuild lets objtool give it unwind data like any other object and links
+//! it with the shim.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,8 @@ const CODEGEN: &[&str] = &[
     "-Zplt=yes",
     "-Zfunction-return=thunk-extern",
     "-Zretpoline-external-thunk",
-    // What is called through a pointer begins with an ENDBR, as a kernel built for indirect branch tracking wants it.
+    // What is called through a pointer begins with an ENDBR, as a kernel built for indirect branch tracking
+    // wants it.
     "-Zcf-protection=branch",
     "-Cunsafe-allow-abi-mismatch=retpoline,retpoline-external-thunk",
 ];
@@ -131,8 +132,9 @@ impl Headers {
         Ok(())
     }
 
-    /// What is said otherwise than in the kernel's configuration: this machine's compiler instead of the kernel's,
-    /// without the one option that older ones do not know, and no type information, which needs pahole.
+    /// What is said otherwise than in the kernel's configuration: this machine's compiler instead of the
+    /// kernel's, without the one option that older ones do not know, and no type information, which needs
+    /// pahole.
     fn overrides(&self) -> &'static [&'static str] {
         if !self.is_foreign {
             return &[];
@@ -190,8 +192,8 @@ fn copy_file(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the engine of the source in `root` and checks it: one object for all kernels, and the same wherever the source
-/// lies. What differs between kernels, kbuild adds (`shim/Kbuild`).
+/// Compiles the engine of the source in `root` and checks it: one object for all kernels, and the same
+/// wherever the source lies. What differs between kernels, kbuild adds (`shim/Kbuild`).
 pub fn engine(root: &Path, object: &Path, broken: Option<&str>) -> Result<()> {
     let mut rustc = Command::new("rustc");
     rustc.arg(format!("--remap-path-prefix={}=.", root.display()));
@@ -211,8 +213,8 @@ pub fn engine(root: &Path, object: &Path, broken: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Nothing of libcore is linked. A symbol of it means that something can panic, or needs code that was compiled
-/// for user space.
+/// Nothing of libcore is linked. A symbol of it means that something can panic, or needs code that was
+/// compiled for user space.
 fn check_symbols(object: &Path) -> Result<()> {
     let listed = run(Command::new("nm").args(["--undefined-only", "--demangle"]).arg(object))?;
     let is_provided = |name: &str| {

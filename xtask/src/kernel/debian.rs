@@ -1,8 +1,9 @@
-//! Debian's kernels on which the module is tested: their packages, fetched and unpacked into a folder of their own.
+//! Debian's kernels on which the module is tested: their packages, fetched and unpacked into a folder of
+//! their own.
 //!
-//! `apt-get download` with a configuration of our own, so nothing of the machine's package lists changes, and `dpkg -x`,
-//! so nothing is installed. Headers name absolute paths, which are mended. Tools of a newer Debian need its C library:
-//! they are led through its loader.
+//! `apt-get download` with a configuration of our own, so nothing of the machine's package lists changes, and
+//! `dpkg -x`, so nothing is installed. Headers name absolute paths, which are mended. Tools of a newer Debian
+//! need its C library: they are led through its loader.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

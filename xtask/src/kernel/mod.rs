@@ -54,7 +54,8 @@ pub struct TestOptions {
     /// Only these parts of the test, and what they need [default: all]
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// The processor that QEMU emulates. Without cmpxchg16b: QEMU 7.2 sometimes leaves wrong flags behind it (seen on 6.12)
+    /// The processor that QEMU emulates. Without cmpxchg16b: QEMU 7.2 sometimes leaves wrong flags behind it
+    /// (seen on 6.12)
     #[arg(long, value_name = "MODEL", default_value = "max,-cx16")]
     cpu: String,
     /// How many processors QEMU emulates

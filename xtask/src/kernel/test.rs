@@ -127,8 +127,8 @@ pub fn mitigations(options: &TestOptions) -> &'static str {
     if options.default_mitigations { "" } else { "spectre_v2=retpoline" }
 }
 
-/// Boots the kernel `release`, unpacked in `dir`, and loads the module that somebody else has built for it, packed or
-/// not: the one that DKMS left behind.
+/// Boots the kernel `release`, unpacked in `dir`, and loads the module that somebody else has built for it,
+/// packed or not: the one that DKMS left behind.
 pub fn test_built(release: &str, dir: &Path, module: &Path) -> Result<()> {
     if let Some(missing) = missing() {
         bail!("loading the module in QEMU needs packages that are not there; apt-get install {missing}");

@@ -1,5 +1,5 @@
-//! dash: a shell, whose builtins and nodes are called by pointer. A script without a child here; how much a child costs is
-//! what `relpoline bench` measures.
+//! dash: a shell, whose builtins and nodes are called by pointer. A script without a child here; how much a
+//! child costs is what `relpoline bench` measures.
 
 use anyhow::Result;
 

@@ -1,7 +1,8 @@
-//! HAProxy: requests that pass from one of its front ends through a back end to another front end, which answers by itself.
+//! HAProxy: requests that pass from one of its front ends through a back end to another front end, which
+//! answers by itself.
 //!
-//! Streams, muxes, analysers and transports call each other by tables of functions. Each request is two connections' worth of
-//! system calls, so processor time per request shows more than throughput.
+//! Streams, muxes, analysers and transports call each other by tables of functions. Each request is two
+//! connections' worth of system calls, so processor time per request shows more than throughput.
 
 use std::fs;
 use std::path::Path;

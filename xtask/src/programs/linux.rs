@@ -1,10 +1,10 @@
 //! The Linux kernel, run as a program: User-Mode Linux.
 //!
-//! Its network and file system layers are those of a kernel on the bare machine, with the call sites of which the mails speak that
-//! Relpoline comes from: `pt_prev->func`, `NF_HOOK`, the hooks of security modules. Here they run at the processor's full speed,
-//! with no hypervisor and no system call between them. What is not the same: interrupts are signals, and whatever a
-//! process of that kernel asks of it costs a switch of the host's; so a workload is a loop inside the kernel, or
-//! one that asks seldom.
+//! Its network and file system layers are those of a kernel on the bare machine, with the call sites of which
+//! the mails speak that Relpoline comes from: `pt_prev->func`, `NF_HOOK`, the hooks of security modules. Here
+//! they run at the processor's full speed, with no hypervisor and no system call between them. What is not
+//! the same: interrupts are signals, and whatever a process of that kernel asks of it costs a switch of the
+//! host's; so a workload is a loop inside the kernel, or one that asks seldom.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -24,7 +24,8 @@ use crate::workload::{Better, Metric, Sample, Setting, Workload, digest};
 
 pub struct Linux;
 
-/// What is switched on beside the default configuration: what moves packets, and what looks at them on the way.
+/// What is switched on beside the default configuration: what moves packets, and what looks at them on the
+/// way.
 const WITH: [&str; 19] = [
     "NET_PKTGEN",
     "IPV6",
@@ -80,7 +81,8 @@ impl Program for Linux {
     fn build(&self, tree: &Tree) -> Result<()> {
         // The large code model calls everything by register, and gcc refuses it together with thunks.
         exchange(tree, "arch/um/Makefile", "KBUILD_CFLAGS += -mcmodel=large", "")?;
-        // A process's extended registers. With AMX the host has 11 KiB of them and takes them back as a whole only.
+        // A process's extended registers. With AMX the host has 11 KiB of them and takes them back as a whole
+        // only.
         exchange(tree, "arch/x86/um/user-offsets.c", "DEFINE_LONGS(HOST_FP_SIZE, 2696);", STATE)?;
         let compiler = format!("CC={}", tree.cc.display());
         tree.make(&[ARCH, &compiler, "x86_64_defconfig"])?;

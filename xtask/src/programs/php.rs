@@ -1,6 +1,8 @@
-//! PHP 8: a dispatch jump at the end of each of some thousand handlers, and a program that starts and ends quickly.
+//! PHP 8: a dispatch jump at the end of each of some thousand handlers, and a program that starts and ends
+//! quickly.
 //!
-//! gcc lays its handlers out as one function of 1.5 MB with computed gotos, whose state is in registers across them.
+//! gcc lays its handlers out as one function of 1.5 MB with computed gotos, whose state is in registers
+//! across them.
 
 use anyhow::Result;
 

@@ -1,4 +1,5 @@
-//! SQLite's own speed test: a bytecode interpreter and a B-tree behind method tables, all in memory. Built by gcc, and by clang, whose thunks are of one register.
+//! SQLite's own speed test: a bytecode interpreter and a B-tree behind method tables, all in memory. Built by
+//! gcc, and by clang, whose thunks are of one register.
 
 use anyhow::Result;
 

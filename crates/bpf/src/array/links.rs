@@ -147,7 +147,8 @@ impl Links {
         }
     }
 
-    /// Puts programs into slots, and returns what has to be done to the sites, and the programs that left their slots.
+    /// Puts programs into slots, and returns what has to be done to the sites, and the programs that left
+    /// their slots.
     fn plan(&mut self, array: &ArrayCore, changes: &[(u32, Option<&Program>)]) -> (Vec<Planned>, Vec<Arc<Core>>) {
         let Some(state) = self.arrays.get_mut(&array.id) else {
             return (Vec::new(), Vec::new());
@@ -166,8 +167,8 @@ impl Links {
         (planned, removed)
     }
 
-    /// Empties an array that nobody can fill again: bypasses are closed, and what jumps to the programs stays,
-    /// unreachable, so there is nothing to wait for.
+    /// Empties an array that nobody can fill again: bypasses are closed, and what jumps to the programs
+    /// stays, unreachable, so there is nothing to wait for.
     pub(super) fn close(&mut self, id: u64) -> Vec<Option<Arc<Core>>> {
         let Some(state) = self.arrays.get_mut(&id) else {
             return Vec::new();
@@ -187,7 +188,8 @@ impl Links {
 /// A slot, how it changes, and the code that it leads to then.
 type Planned = (u32, Change, *mut Code);
 
-/// Goes through the phases of one update, and returns the programs that left their slots. The lock is free while it waits.
+/// Goes through the phases of one update, and returns the programs that left their slots. The lock is free
+/// while it waits.
 pub(super) fn update(array: &Arc<ArrayCore>, changes: &[(u32, Option<&Program>)]) -> Vec<Arc<Core>> {
     let shared = &array.shared;
     let _updating = shared.begin_update();
@@ -195,7 +197,8 @@ pub(super) fn update(array: &Arc<ArrayCore>, changes: &[(u32, Option<&Program>)]
     for phase in PHASES {
         let mut links = shared.links();
         let wait = links.arrays.get_mut(&array.id).map_or(Wait::No, |state| state.go_through(shared, phase, &planned));
-        // The broken variant that the tests must catch: whoever wants the lock in a run waits for that run's own end.
+        // The broken variant that the tests must catch: whoever wants the lock in a run waits for that run's
+        // own end.
         let kept = cfg!(relpoline_broken = "waits-with-lock").then_some(links);
         match wait {
             Wait::No => {}

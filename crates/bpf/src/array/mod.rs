@@ -1,11 +1,11 @@
 //! Program arrays: slots of programs, the direct jumps that lead there, and how both change under way.
 //!
-//! All slots, tables and patch sites of a runtime are behind one lock ([`Links`]); running programs never take
-//! it. What they see is code, whose sites change by [`relpoline_patch::bypass`]'s protocol, and for variable
-//! indexes a table of pointers to [`Code`].
+//! All slots, tables and patch sites of a runtime are behind one lock ([`Links`]); running programs never
+//! take it. What they see is code, whose sites change by [`relpoline_patch::bypass`]'s protocol, and for
+//! variable indexes a table of pointers to [`Code`].
 //!
-//! A site *registers* here under the lock, gets its state from the slot as it is then, and only after that its
-//! program is published: no update can miss it.
+//! A site *registers* here under the lock, gets its state from the slot as it is then, and only after that
+//! its program is published: no update can miss it.
 //!
 //! | part | module |
 //! |---|---|

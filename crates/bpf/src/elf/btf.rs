@@ -1,5 +1,5 @@
-//! BTF (the kernel's Documentation/bpf/btf.rst), as far as maps, externals and CO-RE relocations need it: variables of a
-//! section, structures and their members, enumerations, sizes of types.
+//! BTF (the kernel's Documentation/bpf/btf.rst), as far as maps, externals and CO-RE relocations need it:
+//! variables of a section, structures and their members, enumerations, sizes of types.
 
 /// Kinds of types, bits 24 to 28 of a type's info.
 #[allow(missing_docs, reason = "the format's names")]

@@ -1,12 +1,13 @@
-//! CO-RE relocations (`struct bpf_core_relo` in `.BTF.ext`; the kernel's Documentation/bpf/btf.rst): instructions that depend
-//! on how the kernel lays its types out.
+//! CO-RE relocations (`struct bpf_core_relo` in `.BTF.ext`; the kernel's Documentation/bpf/btf.rst):
+//! instructions that depend on how the kernel lays its types out.
 //!
-//! Where the host gives the types of a kernel ([`super::Around::types`]), they are resolved against these by libbpf's rules:
-//! types are found by their names up to `___`, members by theirs, through structures without names. What is asked for and not
-//! there becomes an instruction that ends the run in a trap: programs ask first whether it exists.
+//! Where the host gives the types of a kernel ([`super::Around::types`]), they are resolved against these by
+//! libbpf's rules: types are found by their names up to `___`, members by theirs, through structures without
+//! names. What is asked for and not there becomes an instruction that ends the run in a trap: programs ask
+//! first whether it exists.
 //!
-//! Without, what programs ask about structures that programs, users or the wire see is the same in every kernel, so what
-//! the compiler put there is right. All else is refused, in the programs that ask it.
+//! Without, what programs ask about structures that programs, users or the wire see is the same in every
+//! kernel, so what the compiler put there is right. All else is refused, in the programs that ask it.
 
 use super::btf::{Btf, kind};
 use super::{File, ObjectError};
@@ -44,8 +45,8 @@ const RECORD: u32 = 16;
 const HEADER: usize = 32;
 /// How deep structures without names, pointers and arrays are followed.
 const DEEPEST: usize = 32;
-/// What is looked at for one record: members, values of enumerations, types of the name. The largest structures of a kernel
-/// have some hundreds.
+/// What is looked at for one record: members, values of enumerations, types of the name. The largest
+/// structures of a kernel have some hundreds.
 const MOST_OF_ONE: usize = 1 << 16;
 /// The same for all records of a file.
 const MOST_OF_ALL: usize = 1 << 22;
@@ -54,8 +55,8 @@ const STEP: usize = 8;
 
 /// What may still be looked at.
 ///
-/// Types can be made so that a search for a member has no end in sight: structures without names can lie in each other, many
-/// times over.
+/// Types can be made so that a search for a member has no end in sight: structures without names can lie in
+/// each other, many times over.
 struct Budget {
     one: Cell<usize>,
     all: Cell<usize>,
@@ -250,7 +251,8 @@ struct Value {
     size: Option<u32>,
     /// Whether a field of another size can be accessed instead: an unsigned number, or a pointer.
     resizable: bool,
-    /// Whether the instruction says so, before it is changed; of bit fields compilers have views of their own.
+    /// Whether the instruction says so, before it is changed; of bit fields compilers have views of their
+    /// own.
     told: bool,
 }
 
@@ -409,8 +411,8 @@ fn field(btf: &Btf<'_>, target: &Target<'_>, record: &Record<'_>, budget: &Budge
     })
 }
 
-/// The steps of an access such as `0:1:2` from type `root` on, without those into members that have no name; and where it
-/// leads.
+/// The steps of an access such as `0:1:2` from type `root` on, without those into members that have no name;
+/// and where it leads.
 fn follow<'a>(btf: &Btf<'a>, root: u32, access: &str, budget: &Budget) -> Option<(Vec<Step<'a>>, Place)> {
     let mut numbers = access.split(':').map(|number| number.parse::<u32>().ok());
     let first = numbers.next()??;
@@ -475,7 +477,8 @@ fn member(btf: &Btf<'_>, id: u32, name: &str, at: u32, depth: usize, budget: &Bu
     })
 }
 
-/// The answer about a field at `place`; `element` says that it is no member, but an element of an array of the whole type.
+/// The answer about a field at `place`; `element` says that it is no member, but an element of an array of
+/// the whole type.
 fn facts(btf: &Btf<'_>, place: &Place, asks: u32, element: bool) -> Option<Value> {
     if asks == asks::FIELD_EXISTS {
         return Some(Value::plain(1u32));
@@ -488,8 +491,8 @@ fn facts(btf: &Btf<'_>, place: &Place, asks: u32, element: bool) -> Option<Value
             _ => None,
         };
     }
-    // The word that a bit field lies in: its own, or a wider one. Types may say any size and any place, and their sums have more
-    // than 32 bits.
+    // The word that a bit field lies in: its own, or a wider one. Types may say any size and any place, and
+    // their sums have more than 32 bits.
     let (mut bytes, at) = (size, u64::from(place.bits));
     let mut from = at / 8;
     let mut width = u64::from(size) * 8;

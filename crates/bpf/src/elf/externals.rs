@@ -1,9 +1,10 @@
-//! What a file declares and does not define: helpers of the host by their names, and values of the kernel's configuration
-//! (`.kconfig`), as libbpf gives them.
+//! What a file declares and does not define: helpers of the host by their names, and values of the kernel's
+//! configuration (`.kconfig`), as libbpf gives them.
 //!
-//! The latter become one read-only map, as data sections do. What a host says of the configuration are lines `CONFIG_NAME=value`
-//! ([`super::Around::config`]); the kernel's version is this machine's, unless a line `LINUX_KERNEL_VERSION=number` says otherwise.
-//! Weak ones that it says nothing about are zero; others are refused, in the programs that read them.
+//! The latter become one read-only map, as data sections do. What a host says of the configuration are lines
+//! `CONFIG_NAME=value` ([`super::Around::config`]); the kernel's version is this machine's, unless a line
+//! `LINUX_KERNEL_VERSION=number` says otherwise. Weak ones that it says nothing about are zero; others are
+//! refused, in the programs that read them.
 
 use super::btf::{Btf, kind};
 use super::maps::Definition;

@@ -102,7 +102,8 @@ impl<'a> Code<'a> {
         Ok(Code { texts, functions, definitions })
     }
 
-    /// The programs that are wanted: functions of all sections but `.text`, or of `.text` if there is nothing else.
+    /// The programs that are wanted: functions of all sections but `.text`, or of `.text` if there is nothing
+    /// else.
     pub fn programs(&self, wanted: &impl Fn(&str) -> bool) -> Result<Vec<Found>, ObjectError> {
         let only_text = self.texts.values().all(|text| text.name == ".text");
         let is_program = |f: &&(String, Function)| only_text || self.texts[&f.1.section].name != ".text";

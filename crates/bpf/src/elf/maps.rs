@@ -1,5 +1,5 @@
-//! What maps an object file defines: by BTF in `.maps`, by `struct bpf_map_def` in `maps`, and, one each, by its
-//! data sections.
+//! What maps an object file defines: by BTF in `.maps`, by `struct bpf_map_def` in `maps`, and, one each, by
+//! its data sections.
 
 use super::btf::Btf;
 use super::{File, MOST_MAPS, ObjectError};
@@ -50,7 +50,8 @@ impl Definition {
     }
 }
 
-/// Members of a map's definition; there are about a dozen that mean something. A thousand maps may share one structure.
+/// Members of a map's definition; there are about a dozen that mean something. A thousand maps may share one
+/// structure.
 const MOST_MEMBERS: usize = 64;
 /// `BPF_F_RDONLY_PROG` of a map's flags.
 const RDONLY_PROG: u32 = 1 << 7;

@@ -8,8 +8,8 @@
 //! | the kernel's configuration | [`externals`] |
 //! | programs, calls, references | [`link`] |
 //!
-//! A file is loaded as a whole: maps first, then programs, then what program arrays hold initially. Nothing in
-//! it is trusted; whatever is malformed is an [`ObjectError`] that names the place.
+//! A file is loaded as a whole: maps first, then programs, then what program arrays hold initially. Nothing
+//! in it is trusted; whatever is malformed is an [`ObjectError`] that names the place.
 
 mod btf;
 mod core;
@@ -28,8 +28,8 @@ use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarge
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Bytes that an object file may have, and symbols, sections, maps, and bytes of a name in it: several times what the largest
-/// have. Tables that overlap would let a small file stand for more than there is memory.
+/// Bytes that an object file may have, and symbols, sections, maps, and bytes of a name in it: several times
+/// what the largest have. Tables that overlap would let a small file stand for more than there is memory.
 pub const LARGEST: usize = 1 << 24;
 const MOST_SYMBOLS: usize = 1 << 16;
 const MOST_SECTIONS: usize = 1 << 13;
@@ -132,13 +132,14 @@ pub struct Around<'a> {
     pub shared: &'a [(String, MapHandle)],
     /// Helpers by the names under which files call functions that they do not define.
     pub functions: &'a [(String, u32)],
-    /// Types of the kernel that CO-RE relocations are resolved against: what `/sys/kernel/btf/vmlinux` holds, or an ELF file
-    /// with a `.BTF` section.
+    /// Types of the kernel that CO-RE relocations are resolved against: what `/sys/kernel/btf/vmlinux` holds,
+    /// or an ELF file with a `.BTF` section.
     pub types: Option<&'a [u8]>,
-    /// Entries of maps whose number is the host's to decide, by the maps' names: files say 0 there, or too few.
+    /// Entries of maps whose number is the host's to decide, by the maps' names: files say 0 there, or too
+    /// few.
     pub entries: &'a [(String, u32)],
-    /// The kernel's configuration, for externals of `.kconfig`: lines `CONFIG_NAME=value`. `LINUX_KERNEL_VERSION` is this
-    /// machine's unless a line of that name says otherwise.
+    /// The kernel's configuration, for externals of `.kconfig`: lines `CONFIG_NAME=value`.
+    /// `LINUX_KERNEL_VERSION` is this machine's unless a line of that name says otherwise.
     pub config: Option<&'a str>,
 }
 
@@ -167,8 +168,8 @@ pub struct Object {
 }
 
 impl Object {
-    /// Loads the object file `bytes` into a runtime: all programs that can be loaded, and the maps that can be made.
-    /// [`Object::refused`] has the others, with their reasons.
+    /// Loads the object file `bytes` into a runtime: all programs that can be loaded, and the maps that can
+    /// be made. [`Object::refused`] has the others, with their reasons.
     ///
     /// # Errors
     /// What is wrong with the file; or with its first program, when none can be loaded.
@@ -176,9 +177,9 @@ impl Object {
         Object::load_sharing(runtime, bytes, options, &[])
     }
 
-    /// As [`Object::load`], but maps called like one of `shared` are that map instead of a new one. Arrays among
-    /// them keep the programs they have. When one is not what the file says it is (kind, sizes, entries), nothing is loaded:
-    /// a program would take its neighbours' values for its own.
+    /// As [`Object::load`], but maps called like one of `shared` are that map instead of a new one. Arrays
+    /// among them keep the programs they have. When one is not what the file says it is (kind, sizes,
+    /// entries), nothing is loaded: a program would take its neighbours' values for its own.
     ///
     /// # Errors
     /// As for [`Object::load`]; [`ObjectError::Shared`].
@@ -191,8 +192,8 @@ impl Object {
         Object::load_only(runtime, bytes, options, shared, |_| true)
     }
 
-    /// As [`Object::load_sharing`], and only those programs whose names are `wanted`. Slots of program arrays that were to
-    /// hold others are empty.
+    /// As [`Object::load_sharing`], and only those programs whose names are `wanted`. Slots of program arrays
+    /// that were to hold others are empty.
     ///
     /// # Errors
     /// As for [`Object::load_sharing`].
@@ -262,8 +263,8 @@ impl Object {
         Ok(object)
     }
 
-    /// Programs that could not be loaded, and maps that could not be made: name and reason. Slots of program arrays that were
-    /// to hold such a program are empty.
+    /// Programs that could not be loaded, and maps that could not be made: name and reason. Slots of program
+    /// arrays that were to hold such a program are empty.
     #[must_use]
     pub fn refused(&self) -> &[(String, ObjectError)] {
         &self.refused

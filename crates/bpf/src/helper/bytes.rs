@@ -86,8 +86,8 @@ pub fn xdp_store(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     c.write(to, &copy).map(|()| 0)
 }
 
-/// `(_, offset, size)`: big-endian bytes of the packet; from its beginning or, in the negative ranges of classic filters, from
-/// its network header or its Ethernet header. Negative when there are none.
+/// `(_, offset, size)`: big-endian bytes of the packet; from its beginning or, in the negative ranges of
+/// classic filters, from its network header or its Ethernet header. Negative when there are none.
 pub fn classic(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     const NETWORK: i64 = -0x10_0000;
     const LINK: i64 = -0x20_0000;

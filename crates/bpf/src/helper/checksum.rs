@@ -1,5 +1,5 @@
-//! Internet checksums, to the bit as the kernel reckons them: sums in ones' complement have two zeros, and a program sees
-//! which one it got.
+//! Internet checksums, to the bit as the kernel reckons them: sums in ones' complement have two zeros, and a
+//! program sees which one it got.
 
 use super::{HelperCall, errno};
 use crate::trap::TrapKind;
@@ -106,8 +106,8 @@ pub fn replace_l3(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     c.write(at, &sum.to_le_bytes()).map(|()| 0)
 }
 
-/// As [`replace_l3`], for TCP and UDP. Whether the field belongs to the pseudo header matters only where a device has
-/// reckoned the sum, which none has here.
+/// As [`replace_l3`], for TCP and UDP. Whether the field belongs to the pseudo header matters only where a
+/// device has reckoned the sum, which none has here.
 pub fn replace_l4(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let [_, _, from, to, flags] = c.args;
     if flags & !(FIELD | PSEUDO_HEADER | MARK_MANGLED_0 | MARK_ENFORCE | IPV6) != 0 {

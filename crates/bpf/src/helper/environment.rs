@@ -1,5 +1,5 @@
-//! Questions about the machine around, as answered where there is none. A host that knows better answers them by a helper
-//! of its own under the same number ([`crate::RuntimeBuilder::helper`]).
+//! Questions about the machine around, as answered where there is none. A host that knows better answers them
+//! by a helper of its own under the same number ([`crate::RuntimeBuilder::helper`]).
 
 use super::{HelperCall, errno};
 use crate::packet::ContextKind;
@@ -32,7 +32,8 @@ pub fn no_route(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     })
 }
 
-/// `(ctx, device, length, difference, flags)`: whether the packet fits the device, which is as wide as a loopback device.
+/// `(ctx, device, length, difference, flags)`: whether the packet fits the device, which is as wide as a
+/// loopback device.
 pub fn check_mtu(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     /// `BPF_MTU_CHK_SEGS`.
     const SEGMENTS: u64 = 1;

@@ -1,4 +1,5 @@
-//! The formats of `bpf_trace_printk` and `bpf_snprintf`, and what the kernel refuses about them (`bpf_bprintf_prepare`).
+//! The formats of `bpf_trace_printk` and `bpf_snprintf`, and what the kernel refuses about them
+//! (`bpf_bprintf_prepare`).
 
 use super::HelperCall;
 use crate::trap::TrapKind;

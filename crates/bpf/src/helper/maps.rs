@@ -34,7 +34,8 @@ pub fn lookup_in_slot(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     found(c.with_key(map, |key| map.lookup_in(key, slot))?)
 }
 
-/// What the kernel makes of an update's flags: in arrays, the index is looked at between one check of them and the next.
+/// What the kernel makes of an update's flags: in arrays, the index is looked at between one check of them
+/// and the next.
 fn mode(map: &MapBody, key: &[u8], flags: u64) -> Result<Mode, MapError> {
     use crate::map::MapKind::{Array, Hash, PerCpuArray};
     let kind = map.spec.kind;
@@ -97,7 +98,8 @@ pub fn next(c: &mut HelperCall<'_>, take: bool) -> Result<u64, TrapKind> {
     Ok(if value.is_some() { 0 } else { errno::NO_ENTRY })
 }
 
-/// `(map, place, key)`: the next entry of a walk. `place` is two words, the value's address and where the walk is. 0 at the end.
+/// `(map, place, key)`: the next entry of a walk. `place` is two words, the value's address and where the
+/// walk is. 0 at the end.
 pub fn walk(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let [handle, place, key, ..] = c.args;
     let map = c.map(handle)?;

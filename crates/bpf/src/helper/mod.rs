@@ -2,8 +2,9 @@
 //!
 //! Numbers and semantics of the built-in ones are the kernel's (bpf-helpers(7)). A helper gets its five
 //! arguments as plain numbers and checks every address it is given: [`HelperCall::read`] and
-//! [`HelperCall::write`] refuse, as a trap, what the program itself could not touch. What the kernel's verifier would have
-//! refused is a trap too; what its helpers refuse while they run is the same negative error number here.
+//! [`HelperCall::write`] refuse, as a trap, what the program itself could not touch. What the kernel's
+//! verifier would have refused is a trap too; what its helpers refuse while they run is the same negative
+//! error number here.
 //!
 //! | module | helpers |
 //! |---|---|
@@ -48,7 +49,8 @@ pub const TAIL_CALL: u32 = 12;
 /// The number of a map's look-up, which compiled code knows of.
 pub const LOOKUP: u32 = 1;
 
-/// What libbpf has called where a type or a function of the kernel is not there, and the program ought not to come.
+/// What libbpf has called where a type or a function of the kernel is not there, and the program ought not to
+/// come.
 pub const UNRESOLVED: u32 = 0xbad_2310;
 
 /// The number of the helper that reads packets for `ld_abs` and `ld_ind`.
@@ -97,8 +99,8 @@ fn copy_from(at: *const u8, len: usize) -> Option<Vec<u8>> {
 /// There must be `len` bytes at both.
 unsafe fn copy_key(from: *const u8, to: *mut u8, len: usize) {
     let mut done = 0;
-    // SAFETY: within `len` bytes, says the caller; the alignment of what is read as words is looked at, of what is written
-    // as words none is asked.
+    // SAFETY: within `len` bytes, says the caller; the alignment of what is read as words is looked at, of
+    // what is written as words none is asked.
     unsafe {
         if from.addr().is_multiple_of(4) {
             while done + 4 <= len {
@@ -144,8 +146,8 @@ impl<'a> HelperCall<'a> {
         (self.run.packet.start, self.run.packet.len)
     }
 
-    /// Takes `instructions` from the run's budget. Helpers that do more than a few hundred instructions' work for one call
-    /// say so by this, so that no loop of calls outlasts the budget by far.
+    /// Takes `instructions` from the run's budget. Helpers that do more than a few hundred instructions' work
+    /// for one call say so by this, so that no loop of calls outlasts the budget by far.
     ///
     /// # Errors
     /// [`TrapKind::Budget`], to be passed on.
@@ -169,7 +171,8 @@ impl<'a> HelperCall<'a> {
         self.run.frame.map(|frame| frame.kind)
     }
 
-    /// The packet's frame where the context is of kind `kind`. The verifier lets no other program call what needs it.
+    /// The packet's frame where the context is of kind `kind`. The verifier lets no other program call what
+    /// needs it.
     fn frame(&self, kind: ContextKind) -> Result<Frame, TrapKind> {
         self.run.frame.filter(|frame| frame.kind == kind).ok_or(TrapKind::WrongContext)
     }
@@ -203,7 +206,8 @@ impl<'a> HelperCall<'a> {
         let at = self.run.bytes(self.args[1], len as u64)?;
         self.charge_bytes(len as u64)?;
         let mut room = [MaybeUninit::<u64>::uninit(); MOST_KEY as usize / 8];
-        // SAFETY: the range was checked, and `room` has as many bytes, all of which are written before they are read.
+        // SAFETY: the range was checked, and `room` has as many bytes, all of which are written before they
+        // are read.
         Ok(use_it(unsafe {
             let to = room.as_mut_ptr().cast::<u8>();
             copy_key(at, to, len);
@@ -235,8 +239,8 @@ impl Helpers {
         self.table.push(helper);
     }
 
-    /// What a proof may rely on of a call of helper `number`. One of the host's may write what it is given, and has no means to
-    /// move the packet.
+    /// What a proof may rely on of a call of helper `number`. One of the host's may write what it is given,
+    /// and has no means to move the packet.
     pub fn call(&self, number: u32) -> Call {
         let built_in = number == TAIL_CALL || self.is_built_in(number);
         let returns = match number {
@@ -291,8 +295,8 @@ pub extern "C" fn call(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, run: *mut Ru
     }
 }
 
-/// The look-up of a map, for compiled code: what [`call`] does where it is ours, on a shorter way. It runs nobody else's code, and
-/// cannot unwind.
+/// The look-up of a map, for compiled code: what [`call`] does where it is ours, on a shorter way. It runs
+/// nobody else's code, and cannot unwind.
 pub extern "C" fn look_up(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, run: *mut Run) -> u64 {
     // SAFETY: compiled code passes its own run, which nobody else uses meanwhile.
     let run = unsafe { &mut *run };
@@ -306,11 +310,11 @@ pub extern "C" fn look_up(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, run: *mut
     }
 }
 
-/// As [`look_up`], in a map that is known when the program is compiled, for a key in the frame of the program's function. What
-/// it takes from the budget was taken.
+/// As [`look_up`], in a map that is known when the program is compiled, for a key in the frame of the
+/// program's function. What it takes from the budget was taken.
 pub extern "C" fn look_up_known(map: *const MapBody, key: *const u8, _: u64, _: u64, _: u64, run: *mut Run) -> u64 {
-    // SAFETY: compiled code passes its own run, which nobody else uses meanwhile; a map of its program, which keeps it; and
-    // a key of the map's size within its function's frame, which other threads cannot write.
+    // SAFETY: compiled code passes its own run, which nobody else uses meanwhile; a map of its program, which
+    // keeps it; and a key of the map's size within its function's frame, which other threads cannot write.
     let (map, run, key) = unsafe {
         let map = &*map;
         (map, &mut *run, std::slice::from_raw_parts(key, map.spec.key_size as usize))

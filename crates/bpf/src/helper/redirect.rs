@@ -64,8 +64,8 @@ pub fn to_neighbour(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     Ok(TC.1)
 }
 
-/// `(skb, ifindex, flags)`: a copy goes at once. Which devices there are is the host's affair; where it takes no packets there
-/// is one.
+/// `(skb, ifindex, flags)`: a copy goes at once. Which devices there are is the host's affair; where it takes
+/// no packets there is one.
 pub fn clone_to_device(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     c.frame(ContextKind::Skb)?;
     let flags = c.args[2];

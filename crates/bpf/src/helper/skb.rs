@@ -112,8 +112,8 @@ fn set_tag(c: &mut HelperCall<'_>, tag: Option<(u16, u16)>) -> Result<(), TrapKi
     c.set_field(&frame, skb::VLAN_TCI, tci.into())
 }
 
-/// `(skb, protocol, flags)`: between IPv4 and IPv6, by room for the longer header or without it. What it holds is the
-/// program's affair.
+/// `(skb, protocol, flags)`: between IPv4 and IPv6, by room for the longer header or without it. What it
+/// holds is the program's affair.
 pub fn change_proto(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     /// What an IPv6 header is longer by.
     const LONGER: u64 = 20;
@@ -140,7 +140,8 @@ pub fn change_proto(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     c.set_field(&frame, skb::HASH, 0).map(|()| 0)
 }
 
-/// `(skb)`: sets the mark of congestion in the IP header, if its sender knows of such marks: whether it is set then.
+/// `(skb)`: sets the mark of congestion in the IP header, if its sender knows of such marks: whether it is
+/// set then.
 pub fn mark_congested(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let frame = c.frame(ContextKind::Skb)?;
     let (kind, header) = (protocol(c, &frame)?, frame.data + ETHERNET);
@@ -273,8 +274,8 @@ pub fn adjust_room(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     c.set_field(&frame, skb::PROTOCOL, now.into()).map(|()| 0)
 }
 
-/// `(skb)`: the packet's hash; made of its first bytes where it has none, so that packets of a flow need not be told from
-/// each other by it.
+/// `(skb)`: the packet's hash; made of its first bytes where it has none, so that packets of a flow need not
+/// be told from each other by it.
 pub fn hash(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let frame = c.frame(ContextKind::Skb)?;
     let known = c.field(&frame, skb::HASH)?;

@@ -44,7 +44,8 @@ pub fn trace_vprintk(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     Ok(print(c, line))
 }
 
-/// `(text, size, format, arguments, length)`: bytes of the whole text and its end, however much of it there is room for.
+/// `(text, size, format, arguments, length)`: bytes of the whole text and its end, however much of it there
+/// is room for.
 pub fn snprintf(c: &mut HelperCall<'_>) -> Result<u64, TrapKind> {
     let [to, size, at, arguments, len] = c.args;
     let size = (size & 0xffff_ffff) as usize;

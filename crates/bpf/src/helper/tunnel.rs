@@ -1,4 +1,5 @@
-//! The tunnel that a packet is to be put into, which the program itself can read again. Packets come out of none here.
+//! The tunnel that a packet is to be put into, which the program itself can read again. Packets come out of
+//! none here.
 
 use super::{HelperCall, errno};
 use crate::packet::ContextKind;

@@ -1,10 +1,11 @@
 //! Memory accesses, their bounds checks, and atomics.
 //!
 //! The fast way compares the address with the first window of the run ([`crate::run::Window`]): a `lea`, a
-//! subtraction, a comparison and a jump that is not taken. The slow way, behind the function's code, tries the
-//! second window, and then asks [`crate::run::Run::check`], which moves that window or ends the run.
+//! subtraction, a comparison and a jump that is not taken. The slow way, behind the function's code, tries
+//! the second window, and then asks [`crate::run::Run::check`], which moves that window or ends the run.
 //!
-//! Accesses through r10 were checked when the program was loaded, and others are proved to need no check ([`crate::proof`]).
+//! Accesses through r10 were checked when the program was loaded, and others are proved to need no check
+//! ([`crate::proof`]).
 
 use super::Compiler;
 use super::asm::{ADDR, AND, Binary, Label, OR, RAX, RCX, RDX, RUN, Reg, SUB, TMP, XOR, reg};

@@ -132,7 +132,8 @@ impl Asm {
         }
     }
 
-    /// `opcode` with a register and memory, after legacy `prefix` bytes. `force` a REX prefix for byte registers.
+    /// `opcode` with a register and memory, after legacy `prefix` bytes. `force` a REX prefix for byte
+    /// registers.
     #[expect(clippy::too_many_arguments, reason = "these are the fields of the encoding")]
     pub fn rm(&mut self, prefix: &[u8], wide: bool, force: bool, opcode: &[u8], r: Reg, base: Reg, disp: i32) {
         self.raw(prefix);

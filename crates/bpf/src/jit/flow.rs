@@ -166,8 +166,8 @@ impl Compiler<'_> {
         self.asm.place(past);
     }
 
-    /// Compares the register with each function that it may name; what is none of them is a helper's number. So there is no
-    /// indirect branch.
+    /// Compares the register with each function that it may name; what is none of them is a helper's number.
+    /// So there is no indirect branch.
     pub(super) fn call_register(&mut self, r: R) {
         self.charge(self.body.reference_cost());
         let done = self.asm.label();

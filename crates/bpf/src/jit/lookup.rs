@@ -1,6 +1,7 @@
 //! Look-ups in maps (`bpf_map_lookup_elem`), which packets' programs do more often than all else.
 //!
-//! Where the map is an array that is known when the program is compiled, the value's address is reckoned in place:
+//! Where the map is an array that is known when the program is compiled, the value's address is reckoned in
+//! place:
 //!
 //! ```text
 //! sub  budget, 16 ; js ends
@@ -15,9 +16,9 @@
 //! out: r1 to r5 = 0                as after every call of a helper
 //! ```
 //!
-//! Look-ups in other maps that are known, for keys in the frame, call [`crate::helper::look_up_known`], which has nothing to
-//! check; all others [`crate::helper::look_up`]. What a look-up takes from the
-//! budget, and what traps it, is the same on each way.
+//! Look-ups in other maps that are known, for keys in the frame, call [`crate::helper::look_up_known`], which
+//! has nothing to check; all others [`crate::helper::look_up`]. What a look-up takes from the budget, and
+//! what traps it, is the same on each way.
 
 use super::Compiler;
 use super::asm::{ADD, ADDR, CMP, RAX, RCX, RDX, RUN, Reg, TMP, XOR, reg};

@@ -17,7 +17,8 @@ const R8: Reg = 8;
 /// What the host's convention preserves.
 const PRESERVED: [Reg; 6] = [RBX, RBP, 12, 13, 14, 15];
 
-/// The way in: `(input, len, run) -> r0`. Each program has its own, so that it reaches its program by a direct call.
+/// The way in: `(input, len, run) -> r0`. Each program has its own, so that it reaches its program by a
+/// direct call.
 pub type Enter = unsafe extern "C" fn(u64, u64, *mut Run) -> u64;
 
 /// Addresses of the shared code.
@@ -75,8 +76,8 @@ extern "C" fn fail_lost(run: *mut Run) {
     unsafe { &mut *run }.fail(TrapKind::LostTarget);
 }
 
-/// Calls into Rust with the stack aligned as its convention wants it, whatever it was before: directly where its code is within
-/// reach, else through a jump to ADDR.
+/// Calls into Rust with the stack aligned as its convention wants it, whatever it was before: directly where
+/// its code is within reach, else through a jump to ADDR.
 fn call_rust(asm: &mut Asm, function: u64, ways: Ways) {
     asm.mov(Width::W64, ADDR, RSP);
     asm.binary_imm(Width::W64, AND, RSP, -16);
@@ -153,8 +154,8 @@ impl Stubs {
 /// Runs the program whose way in is at `way_in`.
 ///
 /// # Safety
-/// It must be a [`Stubs::way_in`] of a program that is kept alive by a read section, and `run` describe memory that is
-/// valid while it runs.
+/// It must be a [`Stubs::way_in`] of a program that is kept alive by a read section, and `run` describe
+/// memory that is valid while it runs.
 #[inline]
 pub unsafe fn enter(way_in: u64, input: u64, len: u64, run: &mut Run) -> u64 {
     // SAFETY: code of this signature, says the caller.

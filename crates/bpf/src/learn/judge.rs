@@ -39,8 +39,9 @@ impl Shared {
         let learner = &mut self.learner;
         let (ticks, instant) = *self.begun.get_or_insert_with(|| {
             (learner.policy.costs.link, learner.policy.costs.gate) = (LINK, SETTLING);
-            // SAFETY: asked for once, since this is the one learner, and it begins once. (That of a forked child begins again, with
-            // the child's own copy of the memory, where its parent's sites record nothing any more that anybody reads.)
+            // SAFETY: asked for once, since this is the one learner, and it begins once. (That of a forked
+            // child begins again, with the child's own copy of the memory, where its parent's sites record
+            // nothing any more that anybody reads.)
             learner.rings = unsafe { rings::all() }.unwrap_or(rings::Rings::none());
             (now, Instant::now())
         });

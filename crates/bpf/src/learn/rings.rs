@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// As many sites can learn at a time as these have rings.
 pub type Rings = relpoline_learn::rings::Rings<1>;
 
-/// Where it begins; `None` when the kernel refuses it. Not a `OnceLock`: a forked child would wait for the thread of its
-/// parent that was at it.
+/// Where it begins; `None` when the kernel refuses it. Not a `OnceLock`: a forked child would wait for the
+/// thread of its parent that was at it.
 fn reserved() -> Option<u64> {
     static RESERVED: AtomicU64 = AtomicU64::new(0);
     const REFUSED: u64 = 1;

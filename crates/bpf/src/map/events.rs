@@ -1,7 +1,8 @@
-//! What programs say by `bpf_perf_event_output`: records in the order in which they came, for the host to take out.
+//! What programs say by `bpf_perf_event_output`: records in the order in which they came, for the host to
+//! take out.
 //!
-//! In the kernel each CPU has a ring that a reader opened. Here there is one for all, of as many bytes as a reader of 64
-//! pages would have; what it has no room for is counted.
+//! In the kernel each CPU has a ring that a reader opened. Here there is one for all, of as many bytes as a
+//! reader of 64 pages would have; what it has no room for is counted.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

@@ -1,16 +1,17 @@
 //! The index of a hash map: keys to numbers of preallocated values.
 //!
-//! Look-ups take no lock. The index is a table of *places*, twice as many as there may be entries; an entry is at the place
-//! that its hash says, or at the next free one behind it, and what is removed leaves no gap. Whoever changes places holds a lock
-//! and makes the *version* odd meanwhile. A look-up takes its result back when the version is another one afterwards, and
-//! takes the lock itself when that happens again and again, so it ends however much is being changed. Everything that a look-up
-//! reads are atomics, and a number that it reads at the wrong time is a number of some entry all the same.
+//! Look-ups take no lock. The index is a table of *places*, twice as many as there may be entries; an entry
+//! is at the place that its hash says, or at the next free one behind it, and what is removed leaves no gap.
+//! Whoever changes places holds a lock and makes the *version* odd meanwhile. A look-up takes its result back
+//! when the version is another one afterwards, and takes the lock itself when that happens again and again,
+//! so it ends however much is being changed. Everything that a look-up reads are atomics, and a number that
+//! it reads at the wrong time is a number of some entry all the same.
 //!
 //! An LRU map gives every entry a mark that look-ups set. When it is full, a hand goes round the entries,
 //! clears marks, and evicts the first entry that had none: second chance.
 //!
-//! Whoever chooses the keys must not choose the places: the hash has two random numbers of the map's in it. It is a product
-//! of 128 bits for each 8 bytes of the key, folded.
+//! Whoever chooses the keys must not choose the places: the hash has two random numbers of the map's in it.
+//! It is a product of 128 bits for each 8 bytes of the key, folded.
 
 use super::values::zeroed;
 use super::{MapError, Mode};
@@ -35,7 +36,8 @@ struct Owned {
 /// See the module's text.
 #[derive(Debug)]
 pub struct Hash {
-    /// 0 where there is nothing; else the hash in the upper half, and the entry's number plus one in the lower one.
+    /// 0 where there is nothing; else the hash in the upper half, and the entry's number plus one in the
+    /// lower one.
     places: Box<[AtomicU64]>,
     /// Keys by the entry's number, each in whole words whose rest is zero.
     keys: Box<[AtomicU64]>,
@@ -168,8 +170,9 @@ impl Hash {
                 return None;
             }
             let found = self.look_for(hash, &is_it);
-            // Pairs with the beginning of `change`: who has seen something of a change sees that there was one. The broken
-            // variant that the tests must catch: what was found in the middle of a change is believed.
+            // Pairs with the beginning of `change`: who has seen something of a change sees that there was
+            // one. The broken variant that the tests must catch: what was found in the middle of a change is
+            // believed.
             fence(Acquire);
             let is_whole = self.version.load(Relaxed) == before || cfg!(relpoline_broken = "finds-anything");
             is_whole.then_some(found)

@@ -1,8 +1,8 @@
-//! The index of a map of prefixes: a hash of prefixes, which is asked for each length that is in use, the longest first.
-//! Lengths in use have a bit each.
+//! The index of a map of prefixes: a hash of prefixes, which is asked for each length that is in use, the
+//! longest first. Lengths in use have a bit each.
 //!
-//! A key is `struct bpf_lpm_trie_key`: the length in bits, 32 bits of the machine's order, then the bits, the most
-//! significant first.
+//! A key is `struct bpf_lpm_trie_key`: the length in bits, 32 bits of the machine's order, then the bits, the
+//! most significant first.
 
 use super::hash::Hash;
 use super::values::zeroed;

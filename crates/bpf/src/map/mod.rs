@@ -1,10 +1,10 @@
 //! Maps: memory that programs share with each other and with the host.
 //!
-//! A program knows a map by a *handle*, a number with a tag, not by an address; helpers look handles up in the
-//! runtime's table, so no number a program makes up is ever followed. What a lookup returns is the address of
-//! the value itself, in one block of memory per map that stays where it is for the map's life: a value that is
-//! deleted while a program holds its address may come to belong to another key, as in the kernel, but never to
-//! somebody else.
+//! A program knows a map by a *handle*, a number with a tag, not by an address; helpers look handles up in
+//! the runtime's table, so no number a program makes up is ever followed. What a lookup returns is the
+//! address of the value itself, in one block of memory per map that stays where it is for the map's life: a
+//! value that is deleted while a program holds its address may come to belong to another key, as in the
+//! kernel, but never to somebody else.
 //!
 //! | kind | module | |
 //! |---|---|---|
@@ -63,11 +63,13 @@ pub enum MapKind {
     RingBuf,
     /// Records from programs to the host, in the manner of performance events.
     PerfEventArray,
-    /// Devices by index, for redirected packets. A value is `struct bpf_devmap_val`, or only the device's number.
+    /// Devices by index, for redirected packets. A value is `struct bpf_devmap_val`, or only the device's
+    /// number.
     DevMap,
     /// Devices by any 32-bit key.
     DevMapHash,
-    /// Queues of CPUs by the CPU's number, for redirected packets. A value is `struct bpf_cpumap_val`, or only the length.
+    /// Queues of CPUs by the CPU's number, for redirected packets. A value is `struct bpf_cpumap_val`, or
+    /// only the length.
     CpuMap,
     /// Sockets by index, for redirected packets; what the host's numbers mean is up to the host.
     XskMap,
@@ -116,9 +118,11 @@ pub struct MapSpec {
     pub value_size: u32,
     /// Most entries; for ring buffers bytes, a power of two; for event arrays any number.
     pub max_entries: u32,
-    /// Whether programs may only read it: `BPF_F_RDONLY_PROG`, which `.rodata` has too. What would change it fails.
+    /// Whether programs may only read it: `BPF_F_RDONLY_PROG`, which `.rodata` has too. What would change it
+    /// fails.
     pub read_only: bool,
-    /// Of a Bloom filter, hashes of a value: 1 to 15, or 0 for as many as usual (`map_extra`). 0 for other maps.
+    /// Of a Bloom filter, hashes of a value: 1 to 15, or 0 for as many as usual (`map_extra`). 0 for other
+    /// maps.
     pub hashes: u32,
 }
 
@@ -202,8 +206,8 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// From a helper's flags; `None` for others than the three. `BPF_F_LOCK` is for values with spin locks, which there are
-    /// not here.
+    /// From a helper's flags; `None` for others than the three. `BPF_F_LOCK` is for values with spin locks,
+    /// which there are not here.
     #[must_use]
     pub fn from_flags(flags: u64) -> Option<Mode> {
         match flags {
@@ -339,7 +343,8 @@ impl MapBody {
         if is_per_cpu(self.spec.kind) { slot::mine().ok_or(MapError::NoSlot) } else { Ok(0) }
     }
 
-    /// What a lookup of `key` gives a program: the address of the value, in the calling thread's slot; or a map's handle.
+    /// What a lookup of `key` gives a program: the address of the value, in the calling thread's slot; or a
+    /// map's handle.
     pub(crate) fn lookup(&self, key: &[u8]) -> Result<u64, MapError> {
         let index = self.index(key)?;
         if self.spec.kind.holds_maps() {
@@ -348,7 +353,8 @@ impl MapBody {
         Ok(self.values.address(index, self.copy()?))
     }
 
-    /// As [`MapBody::lookup`], for a key that has the size that keys here have, by a run that may know its thread's slot.
+    /// As [`MapBody::lookup`], for a key that has the size that keys here have, by a run that may know its
+    /// thread's slot.
     #[inline]
     pub(crate) fn look_up_by(&self, key: &[u8], slot: &mut u32) -> Result<u64, MapError> {
         let index = match &self.kind {
@@ -461,8 +467,8 @@ impl MapBody {
         }
     }
 
-    /// The next entry of a walk that `at` stands for, 0 at its beginning: its key, the address of its value, and where the
-    /// walk goes on.
+    /// The next entry of a walk that `at` stands for, 0 at its beginning: its key, the address of its value,
+    /// and where the walk goes on.
     pub(crate) fn next(&self, at: u64) -> Result<Option<(Vec<u8>, u64, u64)>, MapError> {
         let (at, copy) = (usize::try_from(at).map_err(|_| MapError::NotFound)?, self.copy()?);
         Ok(match &self.kind {
@@ -541,7 +547,8 @@ impl MapBody {
     }
 }
 
-/// Whether `map` can be an entry where entries are to be like `like`: as the kernel, whatever its number of entries is.
+/// Whether `map` can be an entry where entries are to be like `like`: as the kernel, whatever its number of
+/// entries is.
 fn alike(like: &MapSpec, map: &MapSpec) -> bool {
     let of = |spec: &MapSpec| (spec.kind, spec.key_size, spec.value_size, spec.read_only);
     of(like) == of(map)
@@ -610,7 +617,8 @@ impl Map {
     /// Makes `map` the entry of `key` in a map of maps.
     ///
     /// # Errors
-    /// [`MapError::OtherInner`]; [`MapError::Unsupported`] for other maps and maps of other runtimes; those of [`Map::set`].
+    /// [`MapError::OtherInner`]; [`MapError::Unsupported`] for other maps and maps of other runtimes; those
+    /// of [`Map::set`].
     pub fn put(&self, key: &[u8], map: &Map, mode: Mode) -> Result<(), MapError> {
         if !Arc::ptr_eq(&self.0.shared, &map.0.shared) {
             return Err(MapError::Unsupported);
@@ -635,8 +643,8 @@ impl Map {
     /// The value of `key`; of a per-CPU map, those of all [slots](crate::slots) one after the other.
     ///
     /// # Errors
-    /// [`MapError::NotFound`], [`MapError::WrongSize`], [`MapError::BeyondEnd`]; [`MapError::Unsupported`] for maps of maps
-    /// ([`Map::entry`]) and others that have no values by key.
+    /// [`MapError::NotFound`], [`MapError::WrongSize`], [`MapError::BeyondEnd`]; [`MapError::Unsupported`]
+    /// for maps of maps ([`Map::entry`]) and others that have no values by key.
     pub fn get(&self, key: &[u8]) -> Result<Vec<u8>, MapError> {
         let body = self.0.body();
         if body.spec.kind.holds_maps() {
@@ -654,8 +662,8 @@ impl Map {
         self.0.body().thawed()?.update(key, value, mode)
     }
 
-    /// From now on the host cannot change it either (`BPF_MAP_FREEZE`). Programs can, unless it is read-only for them.
-    /// `.rodata` of an object is frozen when the object is loaded.
+    /// From now on the host cannot change it either (`BPF_MAP_FREEZE`). Programs can, unless it is read-only
+    /// for them. `.rodata` of an object is frozen when the object is loaded.
     pub fn freeze(&self) {
         self.0.body().frozen.store(true, Ordering::Release);
     }
@@ -703,8 +711,8 @@ impl Map {
         self.0.body().line().map(Line::all).unwrap_or_default()
     }
 
-    /// Gives the submitted records of a ring buffer, or those of an event array, to `each`, oldest first, and returns how
-    /// many there were. Other maps have none.
+    /// Gives the submitted records of a ring buffer, or those of an event array, to `each`, oldest first, and
+    /// returns how many there were. Other maps have none.
     pub fn consume(&self, each: impl FnMut(&[u8])) -> usize {
         let body = self.0.body();
         match &body.kind {

@@ -1,9 +1,9 @@
-//! A ring buffer of records from programs to the host, with the kernel's reckoning: a record takes its bytes and a header
-//! of 8, rounded up to 8, and the ring is full one byte before its size.
+//! A ring buffer of records from programs to the host, with the kernel's reckoning: a record takes its bytes
+//! and a header of 8, rounded up to 8, and the ring is full one byte before its size.
 //!
-//! Records may cross the ring's end, where the kernel maps its pages a second time. Here the memory is twice as large: a
-//! record begins in the first half, and the one that crosses the end lies partly in the second. What is known about
-//! records lies elsewhere, out of programs' reach.
+//! Records may cross the ring's end, where the kernel maps its pages a second time. Here the memory is twice
+//! as large: a record begins in the first half, and the one that crosses the end lies partly in the second.
+//! What is known about records lies elsewhere, out of programs' reach.
 
 use super::values::Values;
 use std::collections::VecDeque;

@@ -29,7 +29,8 @@ pub struct Values {
 /// `count` zeroes, on pages that stay untouched; `None` when there is no memory for them.
 pub fn zeroed(count: usize) -> Option<Box<[AtomicU64]>> {
     let layout = Layout::array::<AtomicU64>(count).ok().filter(|layout| layout.size() != 0)?;
-    // SAFETY: the layout has a size; all zero is a valid atomic; a box of the slice is freed with the same layout.
+    // SAFETY: the layout has a size; all zero is a valid atomic; a box of the slice is freed with the same
+    // layout.
     unsafe {
         let words = alloc_zeroed(layout).cast::<AtomicU64>();
         (!words.is_null()).then(|| Box::from_raw(std::ptr::slice_from_raw_parts_mut(words, count)))

@@ -1,6 +1,7 @@
 //! Where ways meet: what is known is what is known on both.
 //!
-//! Two different pointers into the packet become one with a base of that place's own; see the text of [`super`].
+//! Two different pointers into the packet become one with a base of that place's own; see the text of
+//! [`super`].
 
 use super::state::{BEGINNING, Base, MEETING, State, WORDS};
 use super::value::{FAR, Value};

@@ -1,23 +1,27 @@
-//! Which memory accesses of a program are within bounds whatever it is given, so that compiled code need not check them.
+//! Which memory accesses of a program are within bounds whatever it is given, so that compiled code need not
+//! check them.
 //!
-//! An abstract interpretation over the whole program: of each register, and of each word of the stack that a pointer may be
-//! kept in, it is known what it may hold ([`value::Value`]). Proved are accesses
+//! An abstract interpretation over the whole program: of each register, and of each word of the stack that a
+//! pointer may be kept in, it is known what it may hold ([`value::Value`]). Proved are accesses
 //! - to the function's own frame, at known places;
-//! - to the context and the packet of a run that has a context of the kernel's (`Options::kernel_contexts`), the latter as
-//!   far as the program has compared addresses with the packet's end;
+//! - to the context and the packet of a run that has a context of the kernel's (`Options::kernel_contexts`),
+//!   the latter as far as the program has compared addresses with the packet's end;
 //! - to the value that a look-up has found, once it was compared with null, and to data sections.
 //!
 //! All else stays checked. It is no verifier: nothing is refused.
 //!
 //! # Why it is sound
-//! - Where the packet begins and ends is read from the run itself, not from the context, which programs can write
-//!   ([`Proof::field`]); and a program that relies on that is not run without a context, since its beginning checks it.
-//! - What moves the packet makes everything unknown that pointed to it: every helper that is not known to leave it alone.
-//! - A store that is not proved to go elsewhere may go to the stack of its run, and makes unknown what was kept there. So does
-//!   every helper that is not known to write nothing, and every call of a function.
-//! - A pointer into the packet is a *base* and an offset. The first base is the packet's beginning; where something bounded but
-//!   unknown is added, or two ways with different pointers meet, a new one comes to be, named after the place. Whatever
-//!   still refers to the base that was there under the same name becomes unknown first.
+//! - Where the packet begins and ends is read from the run itself, not from the context, which programs can
+//!   write ([`Proof::field`]); and a program that relies on that is not run without a context, since its
+//!   beginning checks it.
+//! - What moves the packet makes everything unknown that pointed to it: every helper that is not known to
+//!   leave it alone.
+//! - A store that is not proved to go elsewhere may go to the stack of its run, and makes unknown what was
+//!   kept there. So does every helper that is not known to write nothing, and every call of a function.
+//! - A pointer into the packet is a *base* and an offset. The first base is the packet's beginning; where
+//!   something bounded but unknown is added, or two ways with different pointers meet, a new one comes to be,
+//!   named after the place. Whatever still refers to the base that was there under the same name becomes
+//!   unknown first.
 //! - A map's memory stays where it is for as long as programs that name the map are loaded.
 //!
 //! The interpreter checks all accesses, proved or not: tests compare both.

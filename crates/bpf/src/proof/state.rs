@@ -1,5 +1,5 @@
-//! What is known at a place of a program: of its registers, of its frame's words, and of the bases that pointers into the
-//! packet are reckoned from.
+//! What is known at a place of a program: of its registers, of its frame's words, and of the bases that
+//! pointers into the packet are reckoned from.
 
 use super::value::{FAR, Value};
 use crate::check::FRAME;
@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 /// Words of a frame.
 pub(super) const WORDS: usize = FRAME / 8;
 
-/// What is known of a base: bytes that are there from it on, and how far from the packet's beginning it is at most.
+/// What is known of a base: bytes that are there from it on, and how far from the packet's beginning it is at
+/// most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Base {
     pub(super) bytes: u64,

@@ -1,4 +1,5 @@
-//! The way through a program: from each place where ways may meet to the next ones, until nothing changes any more.
+//! The way through a program: from each place where ways may meet to the next ones, until nothing changes any
+//! more.
 
 use super::arithmetic::arithmetic;
 use super::join::{arguments, join};

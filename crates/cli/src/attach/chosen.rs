@@ -1,7 +1,7 @@
 //! Which processes are meant: by number, by name, with all that they have started, or by systemd unit.
 //!
-//! Who starts and ends while we look is not waited for: what is chosen is what was there. A process of which we may know
-//! nothing is not found, and this process is never meant.
+//! Who starts and ends while we look is not waited for: what is chosen is what was there. A process of which
+//! we may know nothing is not found, and this process is never meant.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,7 +22,8 @@ pub struct Chosen {
     /// All processes that are called NAME, or whose executable is (repeatable).
     #[arg(long, value_name = "NAME")]
     pub name: Vec<String>,
-    /// All processes of the systemd unit UNIT: those in its control group, of the system's units and your own (repeatable).
+    /// All processes of the systemd unit UNIT: those in its control group, of the system's units and your own
+    /// (repeatable).
     #[arg(long, value_name = "UNIT")]
     pub unit: Vec<String>,
     /// With each process also those that it has started, and those that they have.
@@ -37,8 +38,8 @@ impl Chosen {
         self.tree || !self.name.is_empty() || !self.unit.is_empty()
     }
 
-    /// Their numbers: those that were given, in that order, then the others, one's own before those of other users. Whoever
-    /// calls his processes like root's is served last, and holds up nobody but himself.
+    /// Their numbers: those that were given, in that order, then the others, one's own before those of other
+    /// users. Whoever calls his processes like root's is served last, and holds up nobody but himself.
     ///
     /// # Errors
     /// When there is no process of a name, or in a unit.
@@ -79,7 +80,8 @@ impl Chosen {
     }
 }
 
-/// Whether a process bears the name, or its executable does. The system keeps 15 bytes of what a process calls itself.
+/// Whether a process bears the name, or its executable does. The system keeps 15 bytes of what a process
+/// calls itself.
 fn is_called(process: &Process, name: &str) -> bool {
     let executable = || {
         let path = fs::read_link(format!("/proc/{}/exe", process.pid)).ok()?;
@@ -88,9 +90,9 @@ fn is_called(process: &Process, name: &str) -> bool {
     (name.len() <= 15 && process.name == name) || executable().unwrap_or(false)
 }
 
-/// Whether a file `cgroup` of /proc names a unit of the system's, or of user `own`: a whole directory in one of its paths.
-/// What comes before it are slices, and that user's own manager. Below another user's manager, or in a container, a
-/// unit may be called anything.
+/// Whether a file `cgroup` of /proc names a unit of the system's, or of user `own`: a whole directory in one
+/// of its paths. What comes before it are slices, and that user's own manager. Below another user's manager,
+/// or in a container, a unit may be called anything.
 fn is_in_unit(groups: &[u8], unit: &[u8], own: u32) -> bool {
     let manager = format!("user@{own}.service");
     let leads_on = |part: &&[u8]| part.ends_with(b".slice") || *part == manager.as_bytes();

@@ -8,8 +8,8 @@
 //! prepare   sites are found, gates built              nobody stops
 //! commit    the text: sites lead to their gates       a short stop of all threads
 //! ```
-//! Killed at any point, we leave a program that runs as before, or in which some sites lead to their gates, which is
-//! right too; the next attach goes on from there.
+//! Killed at any point, we leave a program that runs as before, or in which some sites lead to their gates,
+//! which is right too; the next attach goes on from there.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -64,8 +64,9 @@ pub fn enter(session: &mut Session, file: &Path, options: &OsStr) -> anyhow::Res
     Ok(Entered { engine, edited, is_sealed })
 }
 
-/// The C library's functions that are to be led to the engine; those that were before, by a predecessor or by the engine, as
-/// they were noted. First those that are led all or none, then the one by which unwinders walk.
+/// The C library's functions that are to be led to the engine; those that were before, by a predecessor or by
+/// the engine, as they were noted. First those that are led all or none, then the one by which unwinders
+/// walk.
 fn entries(engine: &Remote, memory: &Memory, library: &Library) -> anyhow::Result<(Vec<Jump>, Option<Jump>)> {
     let (iterate, noted): (Vec<Jump>, Vec<Jump>) = engine.jumps(memory)?.into_iter().partition(hooks::is_of_unwinders);
     // A preloaded one would have done it, if it could be done.
@@ -79,7 +80,8 @@ fn entries(engine: &Remote, memory: &Memory, library: &Library) -> anyhow::Resul
     Ok((if is_new { hooks::plan(memory, of_libc, own) } else { Vec::new() }, iterate))
 }
 
-/// Lets the engine find the sites and build their gates, while the program runs and the loader waits if it has to.
+/// Lets the engine find the sites and build their gates, while the program runs and the loader waits if it
+/// has to.
 fn prepare(session: &mut Session, engine: &Remote, file: &Path, options: &OsStr) -> anyhow::Result<()> {
     let notice = hooks::of_notice(&session.memory, &session.loader, engine)?;
     let Some(notice) = notice else { bail!("its dynamic loader is not one that is known; only glibc is supported") };
@@ -118,9 +120,9 @@ fn note(engine: &Remote, memory: &Memory, notice: Jump) -> anyhow::Result<()> {
 
 /// Leads the loader's notice to the engine, at a moment when the list of objects is complete; that list.
 ///
-/// It is read after that. From then on, and until the engine has looked at it, nothing is unmapped: whoever wants to
-/// waits in the notice. A list that was read before would name objects that are gone, and the engine's thread, which has all
-/// signals blocked, would die of them, and the process with it.
+/// It is read after that. From then on, and until the engine has looked at it, nothing is unmapped: whoever
+/// wants to waits in the notice. A list that was read before would name objects that are gone, and the
+/// engine's thread, which has all signals blocked, would die of them, and the process with it.
 fn lead_notice(session: &mut Session, notice: Jump) -> anyhow::Result<Vec<Loaded>> {
     let deadline = Instant::now() + PATIENCE;
     // The broken variant that the tests must catch.
@@ -142,8 +144,8 @@ fn lead_notice(session: &mut Session, notice: Jump) -> anyhow::Result<Vec<Loaded
     }
 }
 
-/// What is listed, while nothing is unmapped. Something may still be mapped: it may be listed after the mappings were read and
-/// before the list is, and is looked at again then.
+/// What is listed, while nothing is unmapped. Something may still be mapped: it may be listed after the
+/// mappings were read and before the list is, and is looked at again then.
 fn listed(session: &Session, deadline: Instant) -> anyhow::Result<Vec<Loaded>> {
     loop {
         let objects = session.loader.objects_now(&session.memory);
@@ -193,7 +195,8 @@ pub fn change(session: &mut Session, engine: &Remote, jumps: &[Jump], way: Way) 
 
 type Links = Vec<(u64, u64, u64, u64)>;
 
-/// In one stop. `None` when it is not the moment: libraries are being loaded, or a thread is where it must not be.
+/// In one stop. `None` when it is not the moment: libraries are being loaded, or a thread is where it must
+/// not be.
 fn try_change(
     session: &mut Session,
     engine: &Remote,

@@ -1,10 +1,12 @@
-//! Letting a thread of another process make system calls, without ever leaving it in a state that only we can mend.
+//! Letting a thread of another process make system calls, without ever leaving it in a state that only we can
+//! mend.
 //!
-//! The thread is stopped, some code is put where no code of the program lies, and its registers are set, all at once,
-//! so that it goes on there. That code makes the system calls and then *puts the thread's registers back by
-//! itself* and jumps to where the thread was. We do not let it come to that: after the last system call we set the
-//! registers ourselves, so that the kernel restarts a system call that was interrupted as if nothing had happened. But should we be killed at any moment, the kernel lets go of the thread,
-//! and it ends the code on its own:
+//! The thread is stopped, some code is put where no code of the program lies, and its registers are set, all
+//! at once, so that it goes on there. That code makes the system calls and then *puts the thread's registers
+//! back by itself* and jumps to where the thread was. We do not let it come to that: after the last system
+//! call we set the registers ourselves, so that the kernel restarts a system call that was interrupted as if
+//! nothing had happened. But should we be killed at any moment, the kernel lets go of the thread, and it ends
+//! the code on its own:
 //!
 //! ```text
 //! block all signals                     for a clone: the new thread shall get none
@@ -13,9 +15,11 @@
 //! mov $…,%rax; …                        the nine registers that system calls use
 //! jmp *0(%rip)                          to where the thread was
 //! ```
-//! The code touches no stack and no flags. A system call that was interrupted is made again by it, as the kernel does.
+//! The code touches no stack and no flags. A system call that was interrupted is made again by it, as the
+//! kernel does.
 //!
-//! Its place is the padding between the end of an object's code and the end of that page, which belongs to nobody.
+//! Its place is the padding between the end of an object's code and the end of that page, which belongs to
+//! nobody.
 
 use std::time::{Duration, Instant};
 
@@ -50,8 +54,8 @@ impl Call {
         Self { number, arguments, is_clone: false }
     }
 
-    /// A new thread with signals blocked, descriptors of its own, and `stack`, whose top is the address where it begins.
-    /// Its number is at `tid` for as long as it lives, then 0.
+    /// A new thread with signals blocked, descriptors of its own, and `stack`, whose top is the address where
+    /// it begins. Its number is at `tid` for as long as it lives, then 0.
     pub fn clone(stack: u64, tid: u64) -> Self {
         let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
         let flags = flags | libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID;
@@ -110,8 +114,8 @@ fn assemble(calls: &[Call], registers: &libc::user_regs_struct) -> (Vec<u8>, Vec
     (code, ends)
 }
 
-/// The registers with which a thread goes on that was interrupted in a system call: what the kernel makes of them when
-/// there is no signal to deliver.
+/// The registers with which a thread goes on that was interrupted in a system call: what the kernel makes of
+/// them when there is no signal to deliver.
 fn resumed(registers: &libc::user_regs_struct) -> libc::user_regs_struct {
     const RESTART: [i64; 3] = [-512, -513, -514];
     const RESTART_BLOCK: i64 = -516;
@@ -134,13 +138,15 @@ pub fn is_in_room(thread: &Thread, at: u64) -> anyhow::Result<bool> {
     Ok(thread.registers()?.rip.wrapping_sub(at) < ROOM as u64)
 }
 
-/// Lets `thread`, which stands still, make `calls`, with the code at `room`. It stands still afterwards, where it stood.
+/// Lets `thread`, which stands still, make `calls`, with the code at `room`. It stands still afterwards,
+/// where it stood.
 ///
 /// The answers, errors negative.
 pub fn run(thread: &mut Thread, memory: &Memory, room: u64, calls: &[Call]) -> anyhow::Result<Vec<i64>> {
     let before = thread.registers()?;
     ensure!(before.cs == CODE_SEGMENT, "thread {} executes 32-bit code just now; try again", thread.tid);
-    // The code, which touches no flags, would be stepped through too, and a thread that it makes would begin with that.
+    // The code, which touches no flags, would be stepped through too, and a thread that it makes would begin
+    // with that.
     ensure!(before.eflags & TRAP == 0, "thread {} steps through its code just now; try again", thread.tid);
     let mask = thread.blocked_signals()?;
     let blocks = calls.iter().any(|call| call.is_clone);
@@ -176,9 +182,9 @@ pub fn run(thread: &mut Thread, memory: &Memory, room: u64, calls: &[Call]) -> a
     }
 }
 
-/// Lets the thread stand as it stood before, with a system call that was interrupted about to be restarted. That is for
-/// the kernel to do, on its way out of a stop by interruption; and since that is pending before the registers are
-/// back, it does so even if we are killed right then.
+/// Lets the thread stand as it stood before, with a system call that was interrupted about to be restarted.
+/// That is for the kernel to do, on its way out of a stop by interruption; and since that is pending before
+/// the registers are back, it does so even if we are killed right then.
 fn put_back(thread: &mut Thread, before: &libc::user_regs_struct) -> anyhow::Result<()> {
     if resumed(before).rip == before.rip {
         return Ok(thread.set_registers(before)?);
@@ -205,7 +211,8 @@ fn with_signals_blocked(calls: &[Call], room: u64) -> Vec<Call> {
     all
 }
 
-/// Puts the code into its room, and sees to it that the thread finds it there: it may have become another program.
+/// Puts the code into its room, and sees to it that the thread finds it there: it may have become another
+/// program.
 fn place(thread: &Thread, memory: &Memory, room: u64, code: &[u8], mask: u64) -> anyhow::Result<()> {
     ensure!(code.len() as u64 <= ALL_SIGNALS, "the code for the system calls is too long");
     let mut whole = [0xcc; ROOM];
@@ -221,7 +228,8 @@ fn place(thread: &Thread, memory: &Memory, room: u64, code: &[u8], mask: u64) ->
     Ok(())
 }
 
-/// Follows the thread through system calls that end at `ends`, up to the last one, and collects their answers.
+/// Follows the thread through system calls that end at `ends`, up to the last one, and collects their
+/// answers.
 fn follow(thread: &mut Thread, ends: &[u64]) -> anyhow::Result<Vec<i64>> {
     let deadline = Instant::now() + PATIENCE;
     let mut answers = vec![0; ends.len()];

@@ -1,8 +1,9 @@
 //! Functions whose first instruction is led to the engine.
 //!
-//! A preloaded engine leads `prctl`, `syscall` and `execve` to itself before the program has begun: by them it hears of a
-//! sandbox before it is shut, and of programs that are about to be started. For an attached one this is done here, with the
-//! same bytes ([`room_in_entry`]). No thread may stand in them when they are written.
+//! A preloaded engine leads `prctl`, `syscall` and `execve` to itself before the program has begun: by them
+//! it hears of a sandbox before it is shut, and of programs that are about to be started. For an attached one
+//! this is done here, with the same bytes ([`room_in_entry`]). No thread may stand in them when they are
+//! written.
 
 use relpoline_stats::control::{
     ENTRIES, HOOK_BYTES, ITERATE, LOADER_ENTRY, PUSHES, hook, room_in_empty_function, room_in_entry,

@@ -1,5 +1,5 @@
-//! The engine as it will lie in the memory of a process: its segments, relocated to an address that was chosen
-//! beforehand, its imports resolved against the C library that the process has mapped.
+//! The engine as it will lie in the memory of a process: its segments, relocated to an address that was
+//! chosen beforehand, its imports resolved against the C library that the process has mapped.
 
 use std::collections::HashMap;
 

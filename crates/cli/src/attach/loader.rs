@@ -1,9 +1,10 @@
 //! What the dynamic loader of another process has mapped, from the structure that it keeps for debuggers
-//! (`struct r_debug`, link.h). No file is opened: a library that was deleted or replaced by an upgrade, or that lies in
-//! another mount namespace, is read from memory like every other.
+//! (`struct r_debug`, link.h). No file is opened: a library that was deleted or replaced by an upgrade, or
+//! that lies in another mount namespace, is read from memory like every other.
 //!
-//! The process may have written anything there, and may write while this is read: lists that lead in a circle, sizes beyond
-//! all memory, addresses at its end. What is read has bounds, addresses wrap, and what contradicts itself is refused.
+//! The process may have written anything there, and may write while this is read: lists that lead in a
+//! circle, sizes beyond all memory, addresses at its end. What is read has bounds, addresses wrap, and what
+//! contradicts itself is refused.
 
 use std::collections::HashSet;
 use std::io;
@@ -203,8 +204,8 @@ pub fn dynamic_value(entries: &[u8], tag: u64) -> Option<u64> {
     pairs.find(|entry| entry.0 == tag).map(|entry| entry.1)
 }
 
-/// Address and number of the program headers of a library: its ELF header is the nearest one below its dynamic section
-/// that says the same about where that lies.
+/// Address and number of the program headers of a library: its ELF header is the nearest one below its
+/// dynamic section that says the same about where that lies.
 fn headers_of(memory: &impl Space, mappings: &[Mapping], base: u64, dynamic: u64) -> anyhow::Result<(u64, u64)> {
     let below = mappings.iter().rev().filter(|mapping| mapping.start <= dynamic && mapping.access.starts_with('r'));
     for mapping in below.take(64) {

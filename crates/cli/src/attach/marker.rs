@@ -1,4 +1,5 @@
-//! A page of a file in a process' address space: the sign by which perf(1) knows that a jitdump file belongs to it.
+//! A page of a file in a process' address space: the sign by which perf(1) knows that a jitdump file belongs
+//! to it.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

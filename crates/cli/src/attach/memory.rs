@@ -1,8 +1,8 @@
 //! The memory of another process, and what is mapped where in it.
 //!
-//! Everything goes through `/proc/PID/mem`, opened once. It belongs to the program that ran when it was opened: after an
-//! exec it reads and writes nothing, rather than the wrong program. Writing to text is allowed to who may trace, and
-//! leaves protections as they are.
+//! Everything goes through `/proc/PID/mem`, opened once. It belongs to the program that ran when it was
+//! opened: after an exec it reads and writes nothing, rather than the wrong program. Writing to text is
+//! allowed to who may trace, and leaves protections as they are.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,8 +15,8 @@ pub const PAGE: u64 = 4096;
 /// More is not read at once, whatever the process says.
 const MOST_AT_ONCE: usize = 1 << 26;
 
-/// Something with addresses that can be read: a process, or what a test takes for one. What is there may be anything, and
-/// may change while it is read.
+/// Something with addresses that can be read: a process, or what a test takes for one. What is there may be
+/// anything, and may change while it is read.
 pub trait Space {
     /// Reads all of `buffer` from `at`.
     fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()>;

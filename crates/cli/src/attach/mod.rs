@@ -15,8 +15,8 @@
 //! | `tracee` | threads under ptrace(2) |
 //! | `refusal` | whom not to attach to, and what to do about it |
 //!
-//! Nothing here takes a lock of the process, calls a function of its libraries, or needs anything of it but the right
-//! to trace it. docs/attach.md tells users what happens.
+//! Nothing here takes a lock of the process, calls a function of its libraries, or needs anything of it but
+//! the right to trace it. docs/attach.md tells users what happens.
 
 mod chosen;
 mod enter;
@@ -114,8 +114,8 @@ pub enum Switch {
     Relearn,
 }
 
-/// Does `one` to each of several processes; goes on after a failure, and fails in the end. Of processes that were searched for,
-/// some may have nothing to promote: that is no failure as long as one has.
+/// Does `one` to each of several processes; goes on after a failure, and fails in the end. Of processes that
+/// were searched for, some may have nothing to promote: that is no failure as long as one has.
 fn each(chosen: &Chosen, one: impl Fn(i32) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     let pids = chosen.pids()?;
     let (mut worst, mut done, mut nothing) = (ExitCode::SUCCESS, false, false);
@@ -138,7 +138,8 @@ fn each(chosen: &Chosen, one: impl Fn(i32) -> anyhow::Result<ExitCode>) -> anyho
     Ok(if is_nothing { ExitCode::from(NOTHING) } else { worst })
 }
 
-/// Whether there is a process of that number, and a program in it: one that has ended has none, even if nobody has waited for it.
+/// Whether there is a process of that number, and a program in it: one that has ended has none, even if
+/// nobody has waited for it.
 fn runs_a_program(pid: i32) -> bool {
     std::fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
@@ -336,8 +337,9 @@ fn leave(session: &mut Session, engine: &Remote) -> anyhow::Result<text::Edited>
     enter::change(session, engine, &jumps, Way::Back)
 }
 
-/// Reads what an attach reads of a process' loader and objects, of bytes that are taken for its memory from the address `at`
-/// on; `headers` are address and number of its program headers. How many symbols there are. For fuzzing.
+/// Reads what an attach reads of a process' loader and objects, of bytes that are taken for its memory from
+/// the address `at` on; `headers` are address and number of its program headers. How many symbols there are.
+/// For fuzzing.
 ///
 /// # Errors
 /// What is refused.
@@ -348,7 +350,8 @@ pub fn read_objects(at: u64, bytes: &[u8], headers: (u64, u64)) -> anyhow::Resul
     Ok(symbols.map(|symbols| symbols.count()).sum())
 }
 
-/// The same of what an engine there would answer: how many sites it has displaced, and jumps it has noted. For fuzzing.
+/// The same of what an engine there would answer: how many sites it has displaced, and jumps it has noted.
+/// For fuzzing.
 ///
 /// # Errors
 /// What is refused.

@@ -171,7 +171,8 @@ impl Remote {
         Ok(())
     }
 
-    /// Whether the thread that was asked last still exists. A child that was forked meanwhile has its number, not it.
+    /// Whether the thread that was asked last still exists. A child that was forked meanwhile has its number,
+    /// not it.
     fn serves(&self, session: &Session) -> anyhow::Result<bool> {
         let tid = self.get(&session.memory, field!(tid))?;
         Ok(tid != 0 && std::path::Path::new(&format!("/proc/{}/task/{tid}", session.pid)).exists())

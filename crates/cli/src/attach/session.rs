@@ -1,9 +1,10 @@
-//! A process that is being worked on: one of its threads is seized for as long as that lasts, so that nobody else can
-//! trace it meanwhile, and no second `relpoline` either.
+//! A process that is being worked on: one of its threads is seized for as long as that lasts, so that nobody
+//! else can trace it meanwhile, and no second `relpoline` either.
 //!
-//! It is the process that was looked at, not another one that has got its number since: that is asked once a thread is
-//! seized (by a descriptor of the process, where the kernel has those, and by its start), and from then on its number
-//! stays its own, since nobody but us can take note of that thread's end. Its memory is a descriptor, too.
+//! It is the process that was looked at, not another one that has got its number since: that is asked once a
+//! thread is seized (by a descriptor of the process, where the kernel has those, and by its start), and from
+//! then on its number stays its own, since nobody but us can take note of that thread's end. Its memory is a
+//! descriptor, too.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -68,7 +69,8 @@ impl Identity {
     /// Whether its number is still its own.
     fn is_there(&self) -> bool {
         let is_open = self.descriptor.as_ref().is_none_or(|descriptor| {
-            // SAFETY: signal 0 is none, and no information is passed: the kernel only looks whether the process is there.
+            // SAFETY: signal 0 is none, and no information is passed: the kernel only looks whether the
+            // process is there.
             let answer = unsafe {
                 libc::syscall(
                     libc::SYS_pidfd_send_signal,
@@ -161,8 +163,8 @@ impl Session {
         Ok(self.memory.write(self.room.0, &self.room.1)?)
     }
 
-    /// The thread that is seized cannot stand still now: it may wait for a vfork child. `None` when no other can.
-    /// Those that do not come in time stay seized, since they may come to a stop any moment now.
+    /// The thread that is seized cannot stand still now: it may wait for a vfork child. `None` when no other
+    /// can. Those that do not come in time stay seized, since they may come to a stop any moment now.
     fn call_on_another(&mut self, calls: &[Call]) -> Option<anyhow::Result<Vec<i64>>> {
         for tid in threads_of(self.pid).ok()? {
             let Ok(mut thread) = Thread::seize(self.pid, tid) else { continue };
@@ -200,7 +202,8 @@ impl Session {
         all.try_fold(false, |used, thread| Ok(used || hijack::is_in_room(thread, self.room.0)?))
     }
 
-    /// Lets all threads stand still. They go on when what is returned is dropped and [`Self::go_on`] is called.
+    /// Lets all threads stand still. They go on when what is returned is dropped and [`Self::go_on`] is
+    /// called.
     pub fn stop_all(&mut self) -> anyhow::Result<Others> {
         let deadline = Instant::now() + PATIENCE;
         let mut patience = SOON;
@@ -222,8 +225,8 @@ impl Session {
         }
     }
 
-    /// Waits, while everything runs, for as long as one of the late threads cannot stand still whatever we do: it waits
-    /// for a vfork child, or for a device.
+    /// Waits, while everything runs, for as long as one of the late threads cannot stand still whatever we
+    /// do: it waits for a vfork child, or for a device.
     fn let_late_ones_come(&mut self, deadline: Instant) -> anyhow::Result<()> {
         loop {
             std::thread::sleep(Duration::from_millis(5));

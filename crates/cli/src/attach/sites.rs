@@ -1,5 +1,5 @@
-//! Which sites a user means: an address, or a function by its name in one of the files that the process has mapped,
-//! with or without an offset, as reports name sites.
+//! Which sites a user means: an address, or a function by its name in one of the files that the process has
+//! mapped, with or without an offset, as reports name sites.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use crate::files::open;
 use crate::files::parts::Parts;
 use crate::symbols::names::is_named;
 
-/// Bytes of its files that are read, symbols of each that are looked at, and functions of one name. The files are those
-/// that the process says, and may say anything.
+/// Bytes of its files that are read, symbols of each that are looked at, and functions of one name. The files
+/// are those that the process says, and may say anything.
 const MOST_BYTES: u64 = 1 << 29;
 const MOST_SYMBOLS: usize = 1 << 21;
 const MOST_FUNCTIONS: usize = 1024;

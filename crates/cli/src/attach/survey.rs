@@ -1,7 +1,8 @@
-//! Whether there is anything to promote in a process, before it is touched: its memory is read, nothing stops.
+//! Whether there is anything to promote in a process, before it is touched: its memory is read, nothing
+//! stops.
 //!
-//! What is mapped counts, not what lies on disk under the same name. The engine knows thunks by their bytes, so what is
-//! not found here it would not find either.
+//! What is mapped counts, not what lies on disk under the same name. The engine knows thunks by their bytes,
+//! so what is not found here it would not find either.
 
 use relpoline_core::arch::thunk;
 

@@ -1,5 +1,5 @@
-//! The functions and variables that an object in another process offers, from its dynamic symbols as they lie in
-//! memory.
+//! The functions and variables that an object in another process offers, from its dynamic symbols as they lie
+//! in memory.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
 //! Changing the text of a process whose threads stand still.
 //!
-//! What is to be written is worked out beforehand; in the stop, each page is read, changed and written whole. A
-//! displacement is only changed if it is what it was or what the engine makes of it: a page that was mapped anew, or
-//! changed by somebody else, is left as it is.
+//! What is to be written is worked out beforehand; in the stop, each page is read, changed and written whole.
+//! A displacement is only changed if it is what it was or what the engine makes of it: a page that was mapped
+//! anew, or changed by somebody else, is left as it is.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -57,8 +57,8 @@ impl Edit {
         edit
     }
 
-    /// Lets the kernel make the process' own copies of the pages, which takes longer than writing them: while threads
-    /// run, a byte of each that nobody changes is written as it is.
+    /// Lets the kernel make the process' own copies of the pages, which takes longer than writing them: while
+    /// threads run, a byte of each that nobody changes is written as it is.
     pub fn copy_pages(&self, memory: &Memory) {
         for displacement in self.pages.values().filter_map(|all| all.first()) {
             if let Ok(byte) = memory.array::<1>(displacement.at) {
@@ -69,7 +69,8 @@ impl Edit {
 
     /// Makes the changes. Threads must stand still.
     ///
-    /// A page that the program may write to is not written whole: a child that shares its memory does not stand still.
+    /// A page that the program may write to is not written whole: a child that shares its memory does not
+    /// stand still.
     pub fn make(&self, memory: &Memory) -> anyhow::Result<Edited> {
         let mut edited = Edited::default();
         for (&page, displacements) in &self.pages {

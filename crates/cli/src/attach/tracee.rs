@@ -1,8 +1,8 @@
 //! Threads of another process under ptrace(2).
 //!
-//! Threads are *seized*, which by itself neither stops nor signals them, and interrupted when they shall stand still.
-//! A signal that arrives for a seized thread is passed on. `PTRACE_O_EXITKILL` is never set: when this process dies, the
-//! kernel lets go of all threads, and they go on from where their registers say.
+//! Threads are *seized*, which by itself neither stops nor signals them, and interrupted when they shall
+//! stand still. A signal that arrives for a seized thread is passed on. `PTRACE_O_EXITKILL` is never set:
+//! when this process dies, the kernel lets go of all threads, and they go on from where their registers say.
 
 use std::collections::HashSet;
 use std::io;
@@ -49,7 +49,8 @@ pub struct Thread {
 }
 
 fn ptrace(request: libc::c_uint, tid: i32, address: usize, data: usize) -> io::Result<()> {
-    // SAFETY: requests that read or write memory of this process get pointers to live values of the right size.
+    // SAFETY: requests that read or write memory of this process get pointers to live values of the right
+    // size.
     match unsafe { libc::ptrace(request, tid, address, data) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
@@ -230,7 +231,8 @@ impl Thread {
     }
 }
 
-/// Threads that could not be let go of: asked to stand still, they had not come to it. [`let_go_of_late_ones`].
+/// Threads that could not be let go of: asked to stand still, they had not come to it.
+/// [`let_go_of_late_ones`].
 static LATE: Mutex<Vec<Thread>> = Mutex::new(Vec::new());
 
 impl Drop for Thread {
@@ -243,8 +245,9 @@ impl Drop for Thread {
     }
 }
 
-/// Lets go of threads that have come to a stop since they were dropped. To be called from time to time by whoever goes on
-/// after that: until then they stand still. When this process ends, the kernel lets go of them.
+/// Lets go of threads that have come to a stop since they were dropped. To be called from time to time by
+/// whoever goes on after that: until then they stand still. When this process ends, the kernel lets go of
+/// them.
 pub fn let_go_of_late_ones() {
     let late = std::mem::take(&mut *LATE.lock().unwrap_or_else(PoisonError::into_inner));
     for mut thread in late {
@@ -267,8 +270,8 @@ fn child_signal() -> libc::sigset_t {
     }
 }
 
-/// Sees to it that what threads do is noticed at once: by a signal that [`await_news`] takes, and ahead of other programs
-/// if we may. Threads stand still while we wait to be scheduled.
+/// Sees to it that what threads do is noticed at once: by a signal that [`await_news`] takes, and ahead of
+/// other programs if we may. Threads stand still while we wait to be scheduled.
 pub fn be_quick() {
     let news = child_signal();
     let parameters = libc::sched_param { sched_priority: 1 };
@@ -310,8 +313,8 @@ pub struct Others {
 impl Others {
     /// Lets all threads of process `pid` stand still; `first` is one that is seized already.
     ///
-    /// A thread that waits for a vfork child cannot: then, after `patience`, everything goes on and this is an error.
-    /// Those that did not stand still in time are in `late`, to be tried again.
+    /// A thread that waits for a vfork child cannot: then, after `patience`, everything goes on and this is
+    /// an error. Those that did not stand still in time are in `late`, to be tried again.
     pub fn stop(pid: i32, first: &mut Thread, patience: Duration, late: &mut Vec<Thread>) -> anyhow::Result<Self> {
         let deadline = Instant::now() + patience;
         let mut known: HashSet<i32> = late.iter().map(|thread| thread.tid).chain([first.tid]).collect();
@@ -329,7 +332,8 @@ impl Others {
         settled.map(|()| all)
     }
 
-    /// Moves threads from `fresh` to the others as they stand still, and looks for those that were made meanwhile.
+    /// Moves threads from `fresh` to the others as they stand still, and looks for those that were made
+    /// meanwhile.
     fn settle(
         &mut self,
         pid: i32,
@@ -391,8 +395,8 @@ mod tests {
     use std::io::{PipeWriter, pipe};
     use std::os::fd::AsRawFd;
 
-    /// A process that waits for its vfork child, which waits for the other end of the pipe to be closed. Nothing can stop
-    /// a thread that waits so.
+    /// A process that waits for its vfork child, which waits for the other end of the pipe to be closed.
+    /// Nothing can stop a thread that waits so.
     fn in_vfork() -> (i32, PipeWriter) {
         let (read, write) = pipe().unwrap();
         let mut byte = 0_u8;

@@ -1,9 +1,11 @@
-//! Crowds: programs in which many sites are equally warm, so that what one of them costs depends on its neighbours.
+//! Crowds: programs in which many sites are equally warm, so that what one of them costs depends on its
+//! neighbours.
 //!
-//! One program has all [`SITES`] sites, two in each of small functions; how many of them it walks through, in which
-//! order, and how many targets they have, is told over a pipe. Under relpoline each kind of crowd has a process of its
-//! own, which lives until it was measured: what it costs from the first call on stands beside what it costs learned.
-//! Times are those that the process was running, so that a busy machine disturbs them little.
+//! One program has all [`SITES`] sites, two in each of small functions; how many of them it walks through, in
+//! which order, and how many targets they have, is told over a pipe. Under relpoline each kind of crowd has a
+//! process of its own, which lives until it was measured: what it costs from the first call on stands beside
+//! what it costs learned. Times are those that the process was running, so that a busy machine disturbs them
+//! little.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
@@ -236,7 +238,8 @@ fn one(compiler: &Compiler, directory: &Path, recipe: &Recipe<'_>) -> anyhow::Re
     Ok(program)
 }
 
-/// The program: `g`s with two sites each, called by blocks, called by walks; one answer for each line that it reads.
+/// The program: `g`s with two sites each, called by blocks, called by walks; one answer for each line that it
+/// reads.
 fn source(sizes: &[usize]) -> String {
     let most = sizes.iter().copied().max().unwrap_or(0);
     let functions = most / 2;

@@ -1,5 +1,5 @@
-//! Playing: the variants take turns slice by slice, a few milliseconds each, so that what disturbs the machine
-//! disturbs all of them, and rounds can be compared one by one.
+//! Playing: the variants take turns slice by slice, a few milliseconds each, so that what disturbs the
+//! machine disturbs all of them, and rounds can be compared one by one.
 
 use std::path::{Path, PathBuf};
 
@@ -121,8 +121,8 @@ pub struct Rounds {
     pub changes_us: Vec<f64>,
 }
 
-/// A site that has a process to itself: elsewhere, other sites' slow paths keep sending one that was left alone
-/// back to learning, so that its steady state would be measured now and its trials then.
+/// A site that has a process to itself: elsewhere, other sites' slow paths keep sending one that was left
+/// alone back to learning, so that its steady state would be measured now and its trials then.
 #[derive(Debug, Default)]
 pub struct Alone {
     /// Name of the trace.

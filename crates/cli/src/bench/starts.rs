@@ -1,8 +1,9 @@
-//! Starts: of programs without retpolines, of forked children that make no calls, of a large program with retpolines; with
-//! the engine and without it in turn.
+//! Starts: of programs without retpolines, of forked children that make no calls, of a large program with
+//! retpolines; with the engine and without it in turn.
 //!
-//! The bundled `starts.c` does them, and says how long one takes that nothing disturbs; what counts is by how much that
-//! changes, round by round. The large program (`large.c`) is as large as PHP, and has as many sites.
+//! The bundled `starts.c` does them, and says how long one takes that nothing disturbs; what counts is by how
+//! much that changes, round by round. The large program (`large.c`) is as large as PHP, and has as many
+//! sites.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,7 +1,7 @@
 //! The traces that are played: those of the policy's own tests ([`relpoline_core::policy::workload`]), live.
 //!
-//! Each is a sequence of target numbers, hottest first, written to a file that all variants read. What follows a
-//! clock cannot be in a file: the program itself moves on to other targets when it is time.
+//! Each is a sequence of target numbers, hottest first, written to a file that all variants read. What
+//! follows a clock cannot be in a file: the program itself moves on to other targets when it is time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use relpoline_core::policy::workload::{Pattern, Workload};
 
 use crate::report::schema::{Report, Site};
 
-/// Calls in a sequence, which then repeats: a multiple of every period here and of the program's pieces, and far
-/// more than a branch predictor could learn by heart.
+/// Calls in a sequence, which then repeats: a multiple of every period here and of the program's pieces, and
+/// far more than a branch predictor could learn by heart.
 const CALLS: usize = 120_000;
 
 /// A trace.

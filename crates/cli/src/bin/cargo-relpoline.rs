@@ -1,4 +1,5 @@
-//! `cargo relpoline`: what cargo starts for its subcommand of that name. Everything is in the library `relpoline_cli`.
+//! `cargo relpoline`: what cargo starts for its subcommand of that name. Everything is in the library
+//! `relpoline_cli`.
 
 use std::process::ExitCode;
 

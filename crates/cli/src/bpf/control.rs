@@ -1,12 +1,12 @@
 //! The socket through which a run that is going on is changed.
 //!
-//! A connection carries one request, lines of text, and one reply. The first line names the array; each further
-//! one is `INDEX`, to empty a slot, or `INDEX FILE PROGRAM`, separated by tabs. The server loads the files
-//! itself; their maps of the same name as the running object's are those. All slots change at once for every
-//! packet. The socket is for its user alone (mode 0600).
+//! A connection carries one request, lines of text, and one reply. The first line names the array; each
+//! further one is `INDEX`, to empty a slot, or `INDEX FILE PROGRAM`, separated by tabs. The server loads the
+//! files itself; their maps of the same name as the running object's are those. All slots change at once for
+//! every packet. The socket is for its user alone (mode 0600).
 //!
-//! Its directory is opened once, and the socket made, looked at and removed by it. What a killed run has left is removed: a
-//! socket of this user's that nobody listens at, and nothing else.
+//! Its directory is opened once, and the socket made, looked at and removed by it. What a killed run has left
+//! is removed: a socket of this user's that nobody listens at, and nothing else.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

@@ -34,7 +34,8 @@ pub struct DisArgs {
     /// One program, instead of all.
     #[arg(long, value_name = "NAME")]
     prog: Option<String>,
-    /// Only the instructions that access memory: whether each is checked while it runs, or why it need not be.
+    /// Only the instructions that access memory: whether each is checked while it runs, or why it need not
+    /// be.
     #[arg(long)]
     checks: bool,
     /// As for programs that are run with --context: nothing is known of what they are given.

@@ -1,7 +1,7 @@
 //! Maps of a run: filled before it, shown after it, their records while it goes on.
 //!
-//! A map is a list of entries in JSON. Keys and values are the bytes in hexadecimal digits, as they lie in memory; a per-CPU
-//! map has a value for each slot that was written, by its number.
+//! A map is a list of entries in JSON. Keys and values are the bytes in hexadecimal digits, as they lie in
+//! memory; a per-CPU map has a value for each slot that was written, by its number.
 
 use std::collections::BTreeMap;
 use std::fmt;

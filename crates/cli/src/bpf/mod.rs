@@ -93,13 +93,16 @@ pub struct LoadArgs {
     /// What tail calls with computed indexes, and calls of helpers, are in compiled code.
     #[arg(long, value_enum, default_value_t = Branches::Promoted)]
     branches: Branches,
-    /// Resolve CO-RE relocations against the kernel's types in FILE: /sys/kernel/btf/vmlinux, or one with a .BTF section.
+    /// Resolve CO-RE relocations against the kernel's types in FILE: /sys/kernel/btf/vmlinux, or one with a
+    /// .BTF section.
     #[arg(long, value_name = "FILE")]
     btf: Option<PathBuf>,
-    /// Take the values of .kconfig externals from FILE, a kernel's configuration: lines CONFIG_NAME=value, or such by gzip.
+    /// Take the values of .kconfig externals from FILE, a kernel's configuration: lines CONFIG_NAME=value, or
+    /// such by gzip.
     #[arg(long, value_name = "FILE")]
     kconfig: Option<PathBuf>,
-    /// Make the map NAME for N entries, whatever the file says: 0 where its own loader decides. May be given several times.
+    /// Make the map NAME for N entries, whatever the file says: 0 where its own loader decides. May be given
+    /// several times.
     #[arg(long, value_name = "NAME=N", value_parser = entries)]
     entries: Vec<(String, u32)>,
 }
@@ -143,7 +146,8 @@ enum Branches {
 }
 
 impl LoadArgs {
-    /// `kernel_contexts` says that programs get what their sections say, `proofs` that what is proved is not checked.
+    /// `kernel_contexts` says that programs get what their sections say, `proofs` that what is proved is not
+    /// checked.
     fn options(&self, count: bool, kernel_contexts: bool, proofs: bool) -> Options {
         let checks = self.checks();
         Options { budget: Some(self.budget), checks, count, kernel_contexts, proofs }
@@ -151,7 +155,8 @@ impl LoadArgs {
 
     fn checks(&self) -> Checks {
         if self.trusted {
-            // SAFETY: who started this command vouches for the program by `--trusted`, as for the command itself.
+            // SAFETY: who started this command vouches for the program by `--trusted`, as for the command
+            // itself.
             unsafe { Checks::off() }
         } else {
             Checks::default()
@@ -208,8 +213,8 @@ const LARGEST_KERNEL: u64 = 1 << 30;
 /// Larger objects are refused by who reads them, too.
 const LARGEST_OBJECT: u64 = relpoline_bpf::LARGEST_OBJECT as u64;
 
-/// As [`read`], or what the running kernel says of itself: its types and its configuration. Of all that a kernel makes up
-/// these have an end.
+/// As [`read`], or what the running kernel says of itself: its types and its configuration. Of all that a
+/// kernel makes up these have an end.
 fn read_of_kernel(file: &Path, most: u64) -> Result<Vec<u8>> {
     let is_kernels = file == Path::new("/proc/config.gz") || file.parent() == Some(Path::new("/sys/kernel/btf"));
     if !is_kernels {

@@ -1,7 +1,7 @@
 //! Packets from capture files (pcap in all its forms, pcapng), and back into one (pcap).
 //!
-//! Programs for the kernel's contexts begin with an Ethernet header. Captures of other links that say what protocol their
-//! packets are of get one, with addresses of zero.
+//! Programs for the kernel's contexts begin with an Ethernet header. Captures of other links that say what
+//! protocol their packets are of get one, with addresses of zero.
 
 use anyhow::{Context, Result, bail, ensure};
 

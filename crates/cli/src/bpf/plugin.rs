@@ -1,6 +1,7 @@
 //! `relpoline bpf plugin`: what bpf_conformance's runner calls for each test.
 //!
-//! Instructions come as hex on stdin, the memory for r1 and r2 as hex in the argument; r0 goes to stdout as hex.
+//! Instructions come as hex on stdin, the memory for r1 and r2 as hex in the argument; r0 goes to stdout as
+//! hex.
 
 use std::io::Read;
 use std::process::ExitCode;

@@ -69,20 +69,22 @@ pub struct RunArgs {
     /// Threads, each over all packets.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
-    /// Do not check accesses that are proved to be within bounds (`bpf dis --checks` lists them). The proofs are new.
+    /// Do not check accesses that are proved to be within bounds (`bpf dis --checks` lists them). The proofs
+    /// are new.
     #[arg(long)]
     prove: bool,
     /// Go over the packets for so long, instead of once.
     #[arg(long, value_name = "S", value_parser = seconds)]
     seconds: Option<Duration>,
-    /// Show how often each program was started, what became of tail calls with computed indexes and why, and the time
-    /// per packet.
+    /// Show how often each program was started, what became of tail calls with computed indexes and why, and
+    /// the time per packet.
     #[arg(long)]
     stats: bool,
     /// Fill the map NAME from FILE first. May be given several times.
     #[arg(long, value_name = "NAME=FILE")]
     map: Vec<String>,
-    /// Put PROG, a program of the file, into a slot of a program array first, or empty the slot. May be given several times.
+    /// Put PROG, a program of the file, into a slot of a program array first, or empty the slot. May be given
+    /// several times.
     #[arg(long, value_name = "ARRAY=SLOT:[PROG]")]
     slot: Vec<String>,
     /// Show what is in the map NAME afterwards. May be given several times.

@@ -33,11 +33,12 @@ impl Rounds {
 const ROUNDS: u32 = 5;
 /// And as few as that, when they would take too long.
 const FEWEST: usize = 2;
-/// No round is begun that would end later than this after the demo's beginning: the last run and the building stay below a minute.
+/// No round is begun that would end later than this after the demo's beginning: the last run and the building
+/// stay below a minute.
 const LONGEST: Duration = Duration::from_secs(45);
 
-/// Runs all variants `count` times, after one round that does not count. Without a count, as often as a busy machine allows for a
-/// demo that began then.
+/// Runs all variants `count` times, after one round that does not count. Without a count, as often as a busy
+/// machine allows for a demo that began then.
 pub fn rounds(programs: &Programs, count: Option<u32>, begun: Instant) -> anyhow::Result<Rounds> {
     let is_asked = count.is_some();
     let count = count.unwrap_or(ROUNDS);

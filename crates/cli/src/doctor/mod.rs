@@ -1,8 +1,8 @@
 //! `relpoline doctor`: what this machine, kernel and user allow, each with OK or what to do.
 //!
-//! Wherever possible a thing is *tried*, on memory of this process' own, instead of concluded from a version or a
-//! setting: sandboxes, security modules and hardened kernels refuse what versions promise. At the end a real program
-//! is started with the engine.
+//! Wherever possible a thing is *tried*, on memory of this process' own, instead of concluded from a version
+//! or a setting: sandboxes, security modules and hardened kernels refuse what versions promise. At the end a
+//! real program is started with the engine.
 //!
 //! | module | what it does |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! The code that a site's calls run through now, disassembled: the caller around the site, the gate, the tree.
+//! The code that a site's calls run through now, disassembled: the caller around the site, the gate, the
+//! tree.
 
 use std::io;
 
@@ -126,7 +127,8 @@ fn part(subject: &Subject, title: &str, at: u64, length: usize) -> io::Result<Pa
     Ok(Part { title: title.into(), lines: listing(subject, &bytes, at) })
 }
 
-/// The instructions of a piece of our code: up to the constants that lie behind it, without the `int3` that only fill.
+/// The instructions of a piece of our code: up to the constants that lie behind it, without the `int3` that
+/// only fill.
 fn listing(subject: &Subject, bytes: &[u8], at: u64) -> Vec<CodeLine> {
     let mut end = at.saturating_add(bytes.len() as u64);
     let mut lines = Vec::new();

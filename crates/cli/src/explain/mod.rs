@@ -1,8 +1,9 @@
 //! `relpoline explain`: everything there is to say of a site.
 //!
-//! What became of it and why is in its process' statistics; the code that its calls run through now (the caller, the
-//! gate, the tree) is read from the process' memory, which is not stopped for that. It may change while it is read:
-//! gates and links change by whole words and single bytes, and trees never, so each part shown is a valid one.
+//! What became of it and why is in its process' statistics; the code that its calls run through now (the
+//! caller, the gate, the tree) is read from the process' memory, which is not stopped for that. It may change
+//! while it is read: gates and links change by whole words and single bytes, and trees never, so each part
+//! shown is a valid one.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -44,7 +45,8 @@ Exit status: 0, or 1 when there is no such site.";
 pub struct ExplainArgs {
     /// The process.
     pub pid: u32,
-    /// Address of a site or of anything that belongs to one, or name of a function, with or without `+0xOFFSET`.
+    /// Address of a site or of anything that belongs to one, or name of a function, with or without
+    /// `+0xOFFSET`.
     #[arg(value_name = "ADDRESS|SYMBOL")]
     pub place: String,
     /// Print it as JSON.

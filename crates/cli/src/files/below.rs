@@ -1,8 +1,9 @@
 //! Paths of another root directory: of a process in a container, or one that has called chroot(2).
 //!
-//! Links and `..` do not lead out of it, as if it were our own root directory. The kernel does that too (`openat2` with
-//! `RESOLVE_IN_ROOT`), but since Linux 5.6 only, and not where a container's filter forbids it. So it is done here, a
-//! component at a time: each is opened in the one before, which is held open, and nothing is followed but what was read.
+//! Links and `..` do not lead out of it, as if it were our own root directory. The kernel does that too
+//! (`openat2` with `RESOLVE_IN_ROOT`), but since Linux 5.6 only, and not where a container's filter forbids
+//! it. So it is done here, a component at a time: each is opened in the one before, which is held open, and
+//! nothing is followed but what was read.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;

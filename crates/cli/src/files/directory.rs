@@ -1,12 +1,14 @@
 //! Directories that were looked at, component by component, and are held open.
 //!
-//! [`Directory::own`] is for what is executed later by its path (the engine's file) or must stay what it is: on the whole
-//! way there is no directory and no link that anybody but this user and root owns, or that others may write to. Directories
-//! like /tmp, where others may put something but not exchange what is ours (the sticky bit), may lie on the way.
+//! [`Directory::own`] is for what is executed later by its path (the engine's file) or must stay what it is:
+//! on the whole way there is no directory and no link that anybody but this user and root owns, or that
+//! others may write to. Directories like /tmp, where others may put something but not exchange what is ours
+//! (the sticky bit), may lie on the way.
 //!
-//! [`Directory::named`] is for where the user wants something to be written: as the kernel would find it, but no link is
-//! followed that anybody but this user and root has made, wherever it lies. In a directory like /tmp the kernel mostly does
-//! not follow those either (`fs.protected_symlinks`); in another user's own directory it does, to a file of ours.
+//! [`Directory::named`] is for where the user wants something to be written: as the kernel would find it, but
+//! no link is followed that anybody but this user and root has made, wherever it lies. In a directory like
+//! /tmp the kernel mostly does not follow those either (`fs.protected_symlinks`); in another user's own
+//! directory it does, to a file of ours.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -74,8 +76,8 @@ enum Way {
 }
 
 impl Directory {
-    /// A directory that nobody but this user and root can change, nor anything on the way to it. It is made, with all that
-    /// is missing on the way, if `make` says so.
+    /// A directory that nobody but this user and root can change, nor anything on the way to it. It is made,
+    /// with all that is missing on the way, if `make` says so.
     ///
     /// # Errors
     /// When there is none, or somebody else could change something.
@@ -103,9 +105,9 @@ impl Directory {
         Ok(Self { fd: walk(path, Way::Named, true)? })
     }
 
-    /// A directory that the user has named for programs that are built there and started from there; it is made if it is
-    /// not there. For root nobody else may change anything on the way. Others are the only ones, with those of their group, who
-    /// may change what is in it.
+    /// A directory that the user has named for programs that are built there and started from there; it is
+    /// made if it is not there. For root nobody else may change anything on the way. Others are the only
+    /// ones, with those of their group, who may change what is in it.
     ///
     /// # Errors
     /// When somebody else could change what is started.
@@ -121,7 +123,8 @@ impl Directory {
         Ok(directory)
     }
 
-    /// A directory for a directory of our own, in which programs are built and started: for root nobody else may exchange that.
+    /// A directory for a directory of our own, in which programs are built and started: for root nobody else
+    /// may exchange that.
     ///
     /// # Errors
     /// When somebody else may.
@@ -132,8 +135,8 @@ impl Directory {
         Ok(())
     }
 
-    /// A directory that the user has named, in which a process of `user` opens a file by its path. Nobody but this user, that one and
-    /// root may exchange anything on the way.
+    /// A directory that the user has named, in which a process of `user` opens a file by its path. Nobody but
+    /// this user, that one and root may exchange anything on the way.
     ///
     /// # Errors
     /// When there is none, or somebody else may, or only by a link of somebody else's.
@@ -141,8 +144,8 @@ impl Directory {
         Ok(Self { fd: walk(path, Way::OfProcess(user), false)? })
     }
 
-    /// The directory of a file that the user has named, and the file's name in it, with links followed; the last one too,
-    /// unless that is one of the kernel's to an open file (`/proc/self/fd/1`).
+    /// The directory of a file that the user has named, and the file's name in it, with links followed; the
+    /// last one too, unless that is one of the kernel's to an open file (`/proc/self/fd/1`).
     pub(super) fn of_file(path: &Path) -> anyhow::Result<(Self, OsString)> {
         let mut path = std::path::absolute(path)?;
         for _ in 0..MOST_LINKS {
@@ -169,8 +172,8 @@ impl Directory {
         Ok(rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    /// Whether somebody else may have put there what lies in it with these attributes: whoever owns the directory, or anybody
-    /// where all may.
+    /// Whether somebody else may have put there what lies in it with these attributes: whoever owns the
+    /// directory, or anybody where all may.
     pub fn may_be_planted(&self, stat: &Stat) -> bool {
         let trusted = Trusted::now();
         let is_closed = rustix::fs::fstat(&self.fd).is_ok_and(|own| trusted.owns(&own) && !is_open_to_others(&own));
@@ -204,7 +207,8 @@ impl Directory {
         Ok(file)
     }
 
-    /// Puts a file into it: whole, in place of one that is there. `mode` is its mode, whatever the umask says.
+    /// Puts a file into it: whole, in place of one that is there. `mode` is its mode, whatever the umask
+    /// says.
     ///
     /// # Errors
     /// When it cannot be written.

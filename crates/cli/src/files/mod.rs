@@ -1,7 +1,7 @@
 //! Files that others may have made, or may exchange while we look.
 //!
-//! Root runs this command, in directories where other users may put what they like. So a path is looked at once: what is
-//! looked at is held open, and all that follows refers to that.
+//! Root runs this command, in directories where other users may put what they like. So a path is looked at
+//! once: what is looked at is held open, and all that follows refers to that.
 //!
 //! | module | what it does |
 //! |---|---|

@@ -1,8 +1,9 @@
 //! Opening for reading what somebody else may have put there.
 //!
-//! A path may lead to a FIFO, which waits for a writer, to a device, which may do something when it is opened, or to a file
-//! of the kernel's that looks like a regular one (`/proc/kmsg`). So it is opened for looking only (`O_PATH`, which does none
-//! of that), and opened for reading when it is a regular file of a file system that keeps files.
+//! A path may lead to a FIFO, which waits for a writer, to a device, which may do something when it is
+//! opened, or to a file of the kernel's that looks like a regular one (`/proc/kmsg`). So it is opened for
+//! looking only (`O_PATH`, which does none of that), and opened for reading when it is a regular file of a
+//! file system that keeps files.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,7 +1,7 @@
 //! Parts of a file that is not worth reading whole, for the parsers of the crate `object`.
 //!
-//! A file says itself where its tables are and how long; whoever made it may lie. So no more is read than a budget allows,
-//! and not much more than the file has on its disk: a sparse file of 4 GiB costs nothing.
+//! A file says itself where its tables are and how long; whoever made it may lie. So no more is read than a
+//! budget allows, and not much more than the file has on its disk: a sparse file of 4 GiB costs nothing.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -79,7 +79,8 @@ impl Parts {
             }
         };
         let bytes: *const [u8] = &raw const **entry;
-        // SAFETY: `read` only ever grows, and moving a box does not move its bytes: they live, unchanged, as long as self.
+        // SAFETY: `read` only ever grows, and moving a box does not move its bytes: they live, unchanged, as
+        // long as self.
         Ok(unsafe { &*bytes })
     }
 }

@@ -1,11 +1,13 @@
 //! For a while, no more rights to files than another user has.
 //!
-//! Root writes for another user what names of functions are in files that this user's process names. It may name any file;
-//! what is told of it must be what that user could have read. The kernel has identities for files alone, of each thread.
+//! Root writes for another user what names of functions are in files that this user's process names. It may
+//! name any file; what is told of it must be what that user could have read. The kernel has identities for
+//! files alone, of each thread.
 
 use std::io;
 
-/// While it lives, this thread opens files as that user. Nothing changes unless we are root and the user is not.
+/// While it lives, this thread opens files as that user. Nothing changes unless we are root and the user is
+/// not.
 #[derive(Debug)]
 pub struct Rights {
     /// What root had before.

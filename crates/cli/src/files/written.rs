@@ -1,8 +1,8 @@
 //! Where something is written that the user has asked for: reports, profiles, metrics.
 //!
-//! The directory is looked at once and held open. In it a file appears under its name only when it is whole, in place of
-//! whatever has that name; so nothing that was there is written to. What is there and is no file (a pipe, a terminal,
-//! `/dev/stderr`) is written to as it is, unless somebody else may have put it there.
+//! The directory is looked at once and held open. In it a file appears under its name only when it is whole,
+//! in place of whatever has that name; so nothing that was there is written to. What is there and is no file
+//! (a pipe, a terminal, `/dev/stderr`) is written to as it is, unless somebody else may have put it there.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

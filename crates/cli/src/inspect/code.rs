@@ -10,7 +10,8 @@ use relpoline_core::scan::{EhFrameHdr, Function, Functions, Refused, Region, Sit
 use super::elf::Elf;
 use crate::symbols::names::Names;
 
-/// Thunks, and branches to them, that a file may have, and functions: several times what the largest programs have.
+/// Thunks, and branches to them, that a file may have, and functions: several times what the largest programs
+/// have.
 const MOST_THUNKS: usize = 1 << 20;
 const MOST_BRANCHES: usize = 1 << 20;
 const MOST_FUNCTIONS: usize = 1 << 22;

@@ -1,8 +1,8 @@
 //! An ELF file, as far as it is needed here.
 //!
 //! Everything a running program needs is read from the program headers, so that a file without section
-//! headers is inspected like any other. Sections and symbols only add names. No more is read than that: the segments with
-//! code and what unwinds it, relocations, names.
+//! headers is inspected like any other. Sections and symbols only add names. No more is read than that: the
+//! segments with code and what unwinds it, relocations, names.
 
 use anyhow::{Context, bail};
 use object::elf;

@@ -115,7 +115,8 @@ pub struct Findings {
 pub struct Thunk {
     /// Its address.
     pub address: Shown,
-    /// Its shape: `gcc`, `gcc inline`, `gcc inline jump`, `llvm`, `other`, `lfence`, `plain jump`, `lld plt`, `return`.
+    /// Its shape: `gcc`, `gcc inline`, `gcc inline jump`, `llvm`, `other`, `lfence`, `plain jump`, `lld plt`,
+    /// `return`.
     pub shape: Shown,
     /// The register it jumps through.
     pub register: Shown,

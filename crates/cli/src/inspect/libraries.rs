@@ -1,7 +1,8 @@
 //! The libraries a file is linked to, and whether they have retpolines.
 //!
 //! They are looked for where the loader looks (ld.so(8)): the file's own run path, the folders of
-//! `/etc/ld.so.conf`, the default folders. `LD_LIBRARY_PATH` belongs to a run: who knows of one gives its folders.
+//! `/etc/ld.so.conf`, the default folders. `LD_LIBRARY_PATH` belongs to a run: who knows of one gives its
+//! folders.
 
 use std::collections::HashSet;
 use std::fs;
@@ -26,7 +27,8 @@ const LARGEST_CONFIGURATION: u64 = 1 << 20;
 const MOST_LIBRARIES: usize = 500;
 /// Bytes that are read of all of them together.
 const MOST_BYTES: u64 = 1 << 30;
-/// Folders that a file may name, and how long a path may be: a list of them may be repeated for each of many libraries.
+/// Folders that a file may name, and how long a path may be: a list of them may be repeated for each of many
+/// libraries.
 const MOST_FOLDERS: usize = 64;
 const LONGEST_PATH: usize = 4096;
 

@@ -100,8 +100,8 @@ pub fn examine(path: &Path, file: File) -> anyhow::Result<Findings> {
     Ok(Findings::new(shown(path), &elf, &names, &code, unprotected, libraries))
 }
 
-/// Whether a program or one of the libraries that it is linked to has thunks; nothing when that cannot be told. `folders` are
-/// those of `LD_LIBRARY_PATH`.
+/// Whether a program or one of the libraries that it is linked to has thunks; nothing when that cannot be
+/// told. `folders` are those of `LD_LIBRARY_PATH`.
 #[must_use]
 pub fn has_thunks(path: &Path, folders: &[PathBuf]) -> Option<bool> {
     let parts = Parts::new(open::plain(path).ok()?, MOST_BYTES).ok()?;

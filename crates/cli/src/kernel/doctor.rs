@@ -1,6 +1,8 @@
-//! `relpoline kernel doctor`: whether this machine's kernel has something to gain from the module, and what is in the way.
+//! `relpoline kernel doctor`: whether this machine's kernel has something to gain from the module, and what
+//! is in the way.
 //!
-//! Everything is read from files that anybody may read. The module looks again, at the kernel itself, when it is loaded.
+//! Everything is read from files that anybody may read. The module looks again, at the kernel itself, when it
+//! is loaded.
 
 use std::fs;
 use std::path::Path;

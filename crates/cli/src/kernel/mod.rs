@@ -7,7 +7,8 @@
 //! | `enable`, `disable`, `relearn`, `count`, `set` | [`device`]: its device `control` |
 //! | `doctor` | [`doctor`]: whether there is anything to gain on this machine |
 //!
-//! Loading and unloading needs root. Who may do the rest, the permissions of the devices in `/dev/relpoline` say.
+//! Loading and unloading needs root. Who may do the rest, the permissions of the devices in `/dev/relpoline`
+//! say.
 
 pub mod device;
 pub mod doctor;
@@ -65,7 +66,8 @@ enum Verb {
     Disable,
     /// Forget what was learned and learn anew.
     Relearn,
-    /// Count all calls for a time and show how many trees covered. Costs a few instructions per call meanwhile.
+    /// Count all calls for a time and show how many trees covered. Costs a few instructions per call
+    /// meanwhile.
     Count(show::CountArgs),
     /// Turn a knob; without a value, show all. They are described in docs/kernel.md.
     Set(SetArgs),

@@ -107,8 +107,9 @@ pub(super) fn release() -> Result<String> {
     Ok(release.trim().to_owned())
 }
 
-/// The module's file for the running kernel, in the places where it is put. The last of them lies in the directory that the
-/// command was started in, which may be anybody's: a module from there is taken only if nobody else can have made it.
+/// The module's file for the running kernel, in the places where it is put. The last of them lies in the
+/// directory that the command was started in, which may be anybody's: a module from there is taken only if
+/// nobody else can have made it.
 pub(super) fn find(release: &str) -> Result<PathBuf> {
     find_in(release, Path::new(""))
 }

@@ -1,7 +1,7 @@
 //! Ticks of the time-stamp counter as time.
 //!
-//! Engines note ticks, because reading the counter is no system call. How many make a second is measured here: the
-//! counter runs at one rate, the same on all processors, for as long as the machine is up.
+//! Engines note ticks, because reading the counter is no system call. How many make a second is measured
+//! here: the counter runs at one rate, the same on all processors, for as long as the machine is up.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! Finding engines by the statistics files they keep.
 //!
-//! Who writes these files may write anything, also names, and may exchange directories while we look. So directories are
-//! opened once, and all that is in them is opened and removed by them ([`super::shelf`]); and what one user's directory
-//! costs has a bound, which hides nobody else's engines.
+//! Who writes these files may write anything, also names, and may exchange directories while we look. So
+//! directories are opened once, and all that is in them is opened and removed by them ([`super::shelf`]); and
+//! what one user's directory costs has a bound, which hides nobody else's engines.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -30,8 +30,9 @@ const MOST_BYTES: u64 = Layout::MOST.file_size() as u64;
 const HEAD_BYTES: usize = Layout::MOST.event_offset();
 /// Looking at all processes takes no longer, whatever they do.
 const LONGEST: Duration = Duration::from_secs(60);
-/// The same of the lists of what one user's processes have mapped; he may make them long. Without its list a process is known
-/// by its number, start, user and name. And of the files in the mount namespaces that are his.
+/// The same of the lists of what one user's processes have mapped; he may make them long. Without its list a
+/// process is known by its number, start, user and name. And of the files in the mount namespaces that are
+/// his.
 const LISTS: Duration = Duration::from_secs(2);
 /// What reading the strays of a run may take, and all that is made of them meanwhile.
 const STRAYS: Duration = Duration::from_secs(10);
@@ -82,8 +83,8 @@ pub struct Found {
     pub unread: Vec<(Process, Malformed)>,
 }
 
-/// The engines of all processes that we may look at, with what lists need of their statistics. Removes files that were left
-/// behind by processes that are gone.
+/// The engines of all processes that we may look at, with what lists need of their statistics. Removes files
+/// that were left behind by processes that are gone.
 pub fn all() -> Found {
     let _patience = Patience::of(LONGEST);
     // Each engine's file stays open.
@@ -136,8 +137,9 @@ impl Processes {
         Self { all, by_own_pid, mapped: RefCell::default(), spent: RefCell::default() }
     }
 
-    /// The process whose file it is: the one that has it mapped, if the file can be its own and not another user's who had it mapped
-    /// there; or, when we may not know that, the one of that number, start and user that bears the program's name.
+    /// The process whose file it is: the one that has it mapped, if the file can be its own and not another
+    /// user's who had it mapped there; or, when we may not know that, the one of that number, start and user
+    /// that bears the program's name.
     fn owner(&self, name: &Name, file: &File, meta: &fs::Metadata) -> Option<&Process> {
         let mut unknown = None;
         let named = self.by_own_pid.get(&name.pid)?.iter().filter_map(|&at| self.all.get(at));
@@ -153,7 +155,8 @@ impl Processes {
         unknown.filter(|process| process.user == meta.uid() && is_named_like(process, file))
     }
 
-    /// Whether a process has a file mapped; `None` when we may not know. Asked once of each: it may take long to tell.
+    /// Whether a process has a file mapped; `None` when we may not know. Asked once of each: it may take long
+    /// to tell.
     fn maps(&self, process: &Process, file: FileId) -> Option<bool> {
         let mut mapped = self.mapped.borrow_mut();
         let files = mapped.entry(process.pid).or_insert_with(|| self.mapped_files(process));
@@ -174,7 +177,8 @@ impl Processes {
 }
 
 impl Found {
-    /// A process has one engine. What it has mapped besides is not looked at: each costs a descriptor, and memory.
+    /// A process has one engine. What it has mapped besides is not looked at: each costs a descriptor, and
+    /// memory.
     fn add(&mut self, process: Process, file: File) {
         if self.engines.iter().any(|engine| engine.process.pid == process.pid) {
             return;
@@ -215,9 +219,9 @@ pub fn one(pid: u32) -> anyhow::Result<Engine> {
     )
 }
 
-/// The statistics of the processes of a run that are not in its directory, since they have changed their user: by
-/// their files' names, each read when it is asked for. They are removed: whoever asks collects them. Such a user may put there what he
-/// likes, so what is done with them all takes only so long.
+/// The statistics of the processes of a run that are not in its directory, since they have changed their
+/// user: by their files' names, each read when it is asked for. They are removed: whoever asks collects them.
+/// Such a user may put there what he likes, so what is done with them all takes only so long.
 pub fn strays(run: u64) -> impl Iterator<Item = (Name, Vec<u8>)> {
     let mut found = Vec::new();
     shelf::each(Path::new(""), shelf::LONGEST, &mut |shelf, name| {
@@ -239,8 +243,8 @@ fn take(shelf: &Shelf, name: &Name) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The root directories of all mount namespaces we may look into, with the users that have processes there; our own, as an
-/// empty path, first.
+/// The root directories of all mount namespaces we may look into, with the users that have processes there;
+/// our own, as an empty path, first.
 fn roots(processes: &[Process]) -> Vec<(u32, PathBuf)> {
     let mut seen: BTreeSet<u64> = Process::of(std::process::id()).and_then(|me| me.mounts()).into_iter().collect();
     let foreign = processes.iter().filter(|process| process.mounts().is_some_and(|mounts| seen.insert(mounts)));
@@ -299,7 +303,8 @@ fn header(file: &File) -> Option<Header> {
     Header::load(&head)
 }
 
-/// The first `length` bytes of a file. Most of them were never written: of those no memory is taken, here either.
+/// The first `length` bytes of a file. Most of them were never written: of those no memory is taken, here
+/// either.
 fn read_start(file: &File, length: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; length];
     let mut at = 0;
@@ -328,8 +333,8 @@ fn next_data(file: &File, at: u64) -> rustix::io::Result<Option<(u64, u64)>> {
     }
 }
 
-/// Whether the record at `at` was whole when it was read: nobody was writing it, then or until it was read again. Else
-/// the later copy takes its place.
+/// Whether the record at `at` was whole when it was read: nobody was writing it, then or until it was read
+/// again. Else the later copy takes its place.
 fn settle(bytes: &mut [u8], again: &[u8], at: usize) -> bool {
     let range = at..at.saturating_add(SiteRecord::SIZE);
     let (Some(first), Some(second)) = (bytes.get_mut(range.clone()), again.get(range)) else { return true };

@@ -19,8 +19,8 @@ pub struct Line<'a> {
     pub device: (u32, u32),
     /// Number of the file on it; 0 for none.
     pub inode: u64,
-    /// Path of the file, or a name in brackets, or nothing. A process may call its files and memory what it likes, but a line
-    /// feed in a name is written as an escape.
+    /// Path of the file, or a name in brackets, or nothing. A process may call its files and memory what it
+    /// likes, but a line feed in a name is written as an escape.
     pub path: &'a [u8],
 }
 

@@ -1,7 +1,8 @@
-//! A process' memory, read without stopping it: `process_vm_readv`, which needs the right to trace the process.
+//! A process' memory, read without stopping it: `process_vm_readv`, which needs the right to trace the
+//! process.
 //!
-//! Statistics need no such right. This is for what no file holds: the code in an arena, and what its counters say
-//! between two judgements.
+//! Statistics need no such right. This is for what no file holds: the code in an arena, and what its counters
+//! say between two judgements.
 
 use std::io;
 use std::time::Duration;

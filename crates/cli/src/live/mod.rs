@@ -6,7 +6,8 @@
 //! /proc/PID/maps                                whether the process of that number really uses the file
 //! ```
 //! Reading is plain reading of a file in memory: the process notices nothing. What only its memory knows (the
-//! code in its arena, what was counted since the last judgement) is read by [`memory`], where that is allowed.
+//! code in its arena, what was counted since the last judgement) is read by [`memory`], where that is
+//! allowed.
 //!
 //! | module | what it does |
 //! |---|---|

@@ -1,9 +1,10 @@
 //! An end to waiting for what only the kernel could end.
 //!
-//! What is read of another process is answered by its memory, and a page of that may be a file of a file system that
-//! another process answers for (FUSE): such a read waits for as long as that likes, in the kernel, and so does `ps`. Nothing
-//! of ours is left half-done when this command is killed, at whatever moment. So it lets the kernel kill it. Where the
-//! kernel cannot, since the question is with that process already, who stands by (`watched`) ends in time.
+//! What is read of another process is answered by its memory, and a page of that may be a file of a file
+//! system that another process answers for (FUSE): such a read waits for as long as that likes, in the
+//! kernel, and so does `ps`. Nothing of ours is left half-done when this command is killed, at whatever
+//! moment. So it lets the kernel kill it. Where the kernel cannot, since the question is with that process
+//! already, who stands by (`watched`) ends in time.
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,8 @@ pub fn hasty(longest: Duration) -> Duration {
 /// While it lives, this process has so much time left.
 #[derive(Debug)]
 pub struct Patience {
-    /// When the time was over before, if ever. Not what was left: whoever waits many times within a longer wait would put that
-    /// back each time, and it would never be over.
+    /// When the time was over before, if ever. Not what was left: whoever waits many times within a longer
+    /// wait would put that back each time, and it would never be over.
     before: Option<Instant>,
 }
 
@@ -64,7 +65,8 @@ impl Drop for Patience {
     }
 }
 
-/// What is left until `deadline`; none if there is none. When it is over, the least that there is a timer for.
+/// What is left until `deadline`; none if there is none. When it is over, the least that there is a timer
+/// for.
 fn left(deadline: Option<Instant>, now: Instant) -> Option<Duration> {
     deadline.map(|deadline| deadline.saturating_duration_since(now).max(Duration::from_micros(1)))
 }

@@ -16,8 +16,9 @@ pub fn of_user(user: u32) -> PathBuf {
     PathBuf::from(format!("{PREFIX}{user}"))
 }
 
-/// Makes the directory for the statistics of a run, which is removed when it is dropped: with those of the user's
-/// other processes, so that the run is seen while it lasts; where that cannot be, somewhere nobody else may enter.
+/// Makes the directory for the statistics of a run, which is removed when it is dropped: with those of the
+/// user's other processes, so that the run is seen while it lasts; where that cannot be, somewhere nobody
+/// else may enter.
 ///
 /// # Errors
 /// When it cannot be made anywhere.

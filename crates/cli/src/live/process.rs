@@ -17,8 +17,8 @@ const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// Ticks in a second, as /proc counts (`USER_HZ`): part of the kernel's ABI on x86-64.
 const TICKS: f64 = 100.0;
 
-/// Which file it is: the numbers of its device, and its own there. Numbers alone can be had by others: whoever makes files for long
-/// enough has one of any number.
+/// Which file it is: the numbers of its device, and its own there. Numbers alone can be had by others:
+/// whoever makes files for long enough has one of any number.
 pub type FileId = ((u32, u32), u64);
 
 /// Which file it is that has these attributes.
@@ -102,7 +102,8 @@ impl Process {
 
     /// Whether a statistics file of that name can be this process'.
     pub fn may_be(&self, name: &Name) -> bool {
-        // What either side could not tell is taken for the same. Time namespaces shift the start, so it is no proof.
+        // What either side could not tell is taken for the same. Time namespaces shift the start, so it is no
+        // proof.
         let same = |known: u64, here: Option<u64>| known == 0 || here.is_none_or(|here| here == known);
         name.pid == self.own_pid && same(name.namespace, self.pid_namespace())
     }
@@ -117,7 +118,8 @@ impl Process {
         user == 0 || self.users.contains(&user)
     }
 
-    /// The files that it has mapped, by device and number; `None` when we may not know, or when there are far too many.
+    /// The files that it has mapped, by device and number; `None` when we may not know, or when there are far
+    /// too many.
     pub fn mapped_files(&self) -> Option<BTreeSet<FileId>> {
         let mut files = BTreeSet::new();
         let insert = |line: maps::Line<'_>| {

@@ -1,10 +1,11 @@
 //! Directories of statistics files: a user's, and those of runs in it.
 //!
-//! Each is opened once, looked at, and held open: it is a directory, that user's, and closed to others. What lies in it is
-//! opened and removed by it, so whatever becomes of its path meanwhile, nothing else is touched than what that user put into
-//! that directory. Links are followed nowhere, and root directories of other mount namespaces are not left. He may put
-//! there as much as memory holds: so looking through one user's directories takes only so long, of the processor's time, and
-//! then it is the next one's turn; in another mount namespace, where whoever made that has as many users as he likes, that goes for all of them.
+//! Each is opened once, looked at, and held open: it is a directory, that user's, and closed to others. What
+//! lies in it is opened and removed by it, so whatever becomes of its path meanwhile, nothing else is touched
+//! than what that user put into that directory. Links are followed nowhere, and root directories of other
+//! mount namespaces are not left. He may put there as much as memory holds: so looking through one user's
+//! directories takes only so long, of the processor's time, and then it is the next one's turn; in another
+//! mount namespace, where whoever made that has as many users as he likes, that goes for all of them.
 
 use std::fs::File;
 use std::io;
@@ -41,8 +42,8 @@ pub struct Shelf {
     is_here: bool,
 }
 
-/// Calls `visit` for each file that a statistics file's name has, below a root directory (an empty path is our own).
-/// What that takes at most, of a user here and of all users elsewhere, is `longest`.
+/// Calls `visit` for each file that a statistics file's name has, below a root directory (an empty path is
+/// our own). What that takes at most, of a user here and of all users elsewhere, is `longest`.
 pub fn each(root: &Path, longest: Duration, visit: &mut dyn FnMut(&Shelf, &Name)) {
     let begun = processor_time();
     let Some(shared) = open_shared(root) else { return };
@@ -74,7 +75,8 @@ pub fn sweep(longest: Duration) {
     let shelf = Shelf { directory: Rc::new(directory), user, run: None, is_here: true };
     let has_time = || processor_time().saturating_sub(begun) < longest;
     shelf.each_file(has_time, &mut |shelf, name| {
-        // Mostly they are there: that is the cheapest to ask. One that has its number by now keeps it until somebody looks closely.
+        // Mostly they are there: that is the cheapest to ask. One that has its number by now keeps it until
+        // somebody looks closely.
         if Path::new(&format!("/proc/{}", name.pid)).exists() {
             return;
         }
@@ -184,8 +186,8 @@ impl Shelf {
         }
     }
 
-    /// Removes a file that no process has, if we would know of one that has it; and the directory of its run with the last
-    /// one, when nobody waits for that any more.
+    /// Removes a file that no process has, if we would know of one that has it; and the directory of its run
+    /// with the last one, when nobody waits for that any more.
     pub fn forget(&self, name: &Name, file: &File) {
         let us = rustix::process::geteuid().as_raw();
         let may = self.is_here && (us == 0 || us == self.user) && sees_all();
@@ -251,8 +253,8 @@ mod tests {
         assert_eq!(found(root.path()), 1);
     }
 
-    /// Who has more files there than time allows has those seen that time allows; elsewhere, where all users are one
-    /// user's, that goes for them together.
+    /// Who has more files there than time allows has those seen that time allows; elsewhere, where all users
+    /// are one user's, that goes for them together.
     #[test]
     fn looking_through_a_directory_takes_only_so_long() {
         let (root, directory) = root();

@@ -1,8 +1,9 @@
 //! `relpoline metrics`: the figures of all engines in Prometheus' text format.
 //!
-//! Once to stdout, or into a file again and again, for the textfile collector of Prometheus' node exporter. Each look reads
-//! the statistics files anew; the processes notice nothing. There is no server here: root's would tell everybody who can
-//! reach it whose programs run, and wait for whoever talks to it; a file has an owner and a mode.
+//! Once to stdout, or into a file again and again, for the textfile collector of Prometheus' node exporter.
+//! Each look reads the statistics files anew; the processes notice nothing. There is no server here: root's
+//! would tell everybody who can reach it whose programs run, and wait for whoever talks to it; a file has an
+//! owner and a mode.
 
 pub mod text;
 

@@ -1,5 +1,5 @@
-//! The jitdump file (`tools/perf/Documentation/jitdump-specification.txt` of the kernel's source), version 1: code that
-//! no file holds, with names, for `perf inject --jit`.
+//! The jitdump file (`tools/perf/Documentation/jitdump-specification.txt` of the kernel's source), version 1:
+//! code that no file holds, with names, for `perf inject --jit`.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
 //! `relpoline perf`: names for gates and trees in perf(1).
 //!
-//! An arena is memory of no file, so perf has no names for what lies in it. Cells are append-only: what a gate or a tree
-//! is, it is for ever. So this writes down what is known of a process now, as a jitdump file (`jitdump`), and lets the
-//! process map a page of it, by which `perf inject --jit` finds the file. Asked again, it writes the file anew.
+//! An arena is memory of no file, so perf has no names for what lies in it. Cells are append-only: what a
+//! gate or a tree is, it is for ever. So this writes down what is known of a process now, as a jitdump file
+//! (`jitdump`), and lets the process map a page of it, by which `perf inject --jit` finds the file. Asked
+//! again, it writes the file anew.
 
 mod jitdump;
 
@@ -37,7 +38,8 @@ const LARGEST: usize = 1 << 16;
 const LARGEST_ALL: usize = 1 << 27;
 /// Reading them takes no longer.
 const LONGEST: Duration = Duration::from_secs(60);
-/// What is mapped while the engine starts must be older than what is said of it: ticks are not that exact a clock.
+/// What is mapped while the engine starts must be older than what is said of it: ticks are not that exact a
+/// clock.
 const MARGIN: f64 = 0.02;
 const DRIFT: f64 = 1e-3;
 
@@ -126,8 +128,8 @@ fn mapped(pid: u32) -> Option<Mapped> {
     found
 }
 
-/// Writes it anew. The process says where it is, and may lie: only the very file that it has mapped, which it owns and
-/// which has no other name, is written to.
+/// Writes it anew. The process says where it is, and may lie: only the very file that it has mapped, which it
+/// owns and which has no other name, is written to.
 fn rewrite(place: &Mapped, content: &[u8], user: u32) -> anyhow::Result<()> {
     let mut file = open::plain_for_change(&place.path)?;
     let meta = file.metadata()?;
@@ -167,7 +169,8 @@ fn codes(engine: &Engine) -> io::Result<Vec<Code>> {
     };
     let pid = engine.process.pid;
     let _patience = Patience::of(LONGEST);
-    // Statistics are what the process says, and what it may read itself its user need not: only what is code of an engine's.
+    // Statistics are what the process says, and what it may read itself its user need not: only what is code
+    // of an engine's.
     let arenas = arenas(pid)?;
     let is_code = |address: u64, size: u64| {
         arenas.iter().any(|&(start, end)| start <= address && size <= end.saturating_sub(address))

@@ -1,12 +1,13 @@
 //! The built-in engine as a file in a cache.
 //!
-//! Whoever can exchange that file owns every program that is started with it: at once, or later, for its path stays in
-//! `LD_PRELOAD`. So it lies in a directory that nobody but this user and root can change, and neither any directory on the
-//! way to it ([`Directory::own`]); and its *content* is compared with the built-in engine before each use. The hash in the
-//! name only keeps builds apart. It appears whole, so that two commands starting at once both find a whole one.
+//! Whoever can exchange that file owns every program that is started with it: at once, or later, for its path
+//! stays in `LD_PRELOAD`. So it lies in a directory that nobody but this user and root can change, and
+//! neither any directory on the way to it ([`Directory::own`]); and its *content* is compared with the
+//! built-in engine before each use. The hash in the name only keeps builds apart. It appears whole, so that
+//! two commands starting at once both find a whole one.
 //!
-//! `/tmp` is no place for it, although what is ours there is safe: it is cleaned up from time to time, and then anybody can
-//! make the directory whose path other processes still have in their environment.
+//! `/tmp` is no place for it, although what is ours there is safe: it is cleaned up from time to time, and
+//! then anybody can make the directory whose path other processes still have in their environment.
 //!
 //! Others may read it: a program that changes its user may be started again under the new one.
 
@@ -26,8 +27,8 @@ pub fn path_of(content: &[u8], hash: &str) -> anyhow::Result<PathBuf> {
     super::first_that_serves(directories(), |directory| place(directory, content, hash))
 }
 
-/// Where the file may lie, best place first. For root there are places that are nobody's home: with another user's `HOME`
-/// (`sudo -E`, `su` without `-`) his own is none.
+/// Where the file may lie, best place first. For root there are places that are nobody's home: with another
+/// user's `HOME` (`sudo -E`, `su` without `-`) his own is none.
 fn directories() -> impl Iterator<Item = PathBuf> {
     let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let user = rustix::process::geteuid();

@@ -2,8 +2,8 @@
 //!
 //! The loader wants a path, so there has to be a file. In order: the one named by `RELPOLINE_ENGINE`; one
 //! beside this command, in its `deps/` or in `../lib/relpoline/`, if it is *the same* as the engine this
-//! command was built with and nobody else can exchange it; else a copy of the built-in engine in a cache (`cache`), which
-//! makes `cargo install`, which installs nothing but the binary, work.
+//! command was built with and nobody else can exchange it; else a copy of the built-in engine in a cache
+//! (`cache`), which makes `cargo install`, which installs nothing but the binary, work.
 //!
 //! A place only serves if the loader can use it there: `LD_PRELOAD` separates by blanks and colons and
 //! expands `$`, and a file system mounted noexec cannot be mapped executable (`is_usable`). Otherwise the

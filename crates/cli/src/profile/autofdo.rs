@@ -1,5 +1,5 @@
-//! LLVM's sample profile as text, which clang and rustc read with `-fprofile-sample-use`: they promote indirect calls
-//! to the targets that it names.
+//! LLVM's sample profile as text, which clang and rustc read with `-fprofile-sample-use`: they promote
+//! indirect calls to the targets that it names.
 //!
 //! ```text
 //! caller:TOTAL:0
@@ -8,8 +8,8 @@
 //!   LINE: CALLS target:CALLS
 //! ```
 //! Lines are counted from the line in which their function is declared, so the object needs debug information
-//! (`-g1`; clang also needs `-fdebug-info-for-profiling`, or leaves out functions into which nothing was inlined). What was
-//! inlined into a caller is nested.
+//! (`-g1`; clang also needs `-fdebug-info-for-profiling`, or leaves out functions into which nothing was
+//! inlined). What was inlined into a caller is nested.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -33,7 +33,8 @@ use crate::shown;
 const MOST_BYTES: u64 = 1 << 30;
 /// What debug information leads to may be much more than it is; it takes no longer.
 const LONGEST: Duration = Duration::from_secs(300);
-/// Longest name that is kept, and bytes of all names that are looked at: a million functions may share one of a megabyte.
+/// Longest name that is kept, and bytes of all names that are looked at: a million functions may share one of
+/// a megabyte.
 const LONGEST_NAME: usize = 1 << 12;
 const MOST_NAMES: usize = 1 << 30;
 /// Functions that are inlined into each other, at most: what lies deeper is not kept.
@@ -111,7 +112,8 @@ pub fn render(profile: &Profile, object: &Path) -> anyhow::Result<(Vec<u8>, usiz
     Ok((out.into_bytes(), left_out))
 }
 
-/// Where the calls of the site at `offset` are counted: by its function, through what was inlined, to its line.
+/// Where the calls of the site at `offset` are counted: by its function, through what was inlined, to its
+/// line.
 fn slot<'a>(
     functions: &'a mut BTreeMap<String, Samples>,
     lines: &Lines<Bytes<'_>>,

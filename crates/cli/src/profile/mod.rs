@@ -6,8 +6,8 @@
 //!                     ├── show
 //!                     └── export: [pprof], [autofdo], [bolt]
 //! ```
-//! A profile names objects by build-id and places by offset, so it is good for every process that runs the same
-//! files, on whatever machine.
+//! A profile names objects by build-id and places by offset, so it is good for every process that runs the
+//! same files, on whatever machine.
 
 mod autofdo;
 mod bolt;
@@ -177,7 +177,8 @@ impl Format {
     /// A profile in this form, as far as it concerns `object`, and how many sites had to be left out.
     ///
     /// # Errors
-    /// When the form is for one object and none is named, or it cannot be read or is of no build in the profile.
+    /// When the form is for one object and none is named, or it cannot be read or is of no build in the
+    /// profile.
     pub fn render(self, profile: &Profile, object: Option<&Path>) -> anyhow::Result<(Vec<u8>, usize)> {
         let named = || object.context("this form is for one file: name it with --object");
         match self {

@@ -51,8 +51,8 @@ impl Profile {
         Ok(self.sites.iter().filter(move |((build_id, _), _)| *build_id == id))
     }
 
-    /// What a process has learned. Sites in objects without a build-id, and targets that no file holds, cannot be
-    /// kept.
+    /// What a process has learned. Sites in objects without a build-id, and targets that no file holds,
+    /// cannot be kept.
     ///
     /// Sites weigh what `report`, which is on the same process, knows and reckons of their calls.
     pub fn of(stats: &Stats<'_>, report: &Report, symbols: &mut Symbols) -> Self {

@@ -1,7 +1,8 @@
-//! `profile.proto`, as pprof, Pyroscope and Parca read it: a sample per site and target, whose stack is the target on
-//! top of the site, and whose value is calls.
+//! `profile.proto`, as pprof, Pyroscope and Parca read it: a sample per site and target, whose stack is the
+//! target on top of the site, and whose value is calls.
 //!
-//! The format is a handful of protocol buffer messages; writing them needs varints and lengths, and nothing else.
+//! The format is a handful of protocol buffer messages; writing them needs varints and lengths, and nothing
+//! else.
 
 use std::collections::BTreeMap;
 use std::io::Write;

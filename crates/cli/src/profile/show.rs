@@ -16,7 +16,8 @@ const SCHEMA: u32 = 1;
 /// Targets shown per site.
 const TARGETS: usize = 3;
 
-/// What is shown of a profile. Sites and targets become text one at a time: a file of 64 MiB names four million of them.
+/// What is shown of a profile. Sites and targets become text one at a time: a file of 64 MiB names four
+/// million of them.
 #[derive(Serialize)]
 struct Listed<'a> {
     schema: u32,

@@ -1,5 +1,5 @@
-//! `relpoline report`: the report on a living process, a report written earlier, or the statistics of a process that
-//! was killed, in any format.
+//! `relpoline report`: the report on a living process, a report written earlier, or the statistics of a
+//! process that was killed, in any format.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use crate::symbols::Symbols;
 
 /// A report may be as large as this; more is something else.
 const MOST_BYTES: u64 = 1 << 27;
-/// And may have so many lists and objects: in memory each takes many times what its shortest form has in the file. A report on
-/// as many sites as an engine knows has a third of that.
+/// And may have so many lists and objects: in memory each takes many times what its shortest form has in the
+/// file. A report on as many sites as an engine knows has a third of that.
 const MOST_PARTS: usize = 1 << 21;
 
 /// Examples shown with `--help`.

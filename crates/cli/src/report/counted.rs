@@ -1,18 +1,20 @@
 //! What the figures of a report leave out, reckoned where that can be, and said where it cannot.
 //!
-//! A site that is promoted counts its calls with `--count` only, and so does one that is left alone: counting costs
-//! something. What is known of it is what was counted in short windows: while it learned, until it was linked, and
-//! whenever it was looked at again. The history has their times, so it is known how fast it was called then. That rate, times
-//! how long it then was in a state in which nobody counts, is what is reckoned to have come: `calls_estimated`. All such
-//! stretches of its life are in it, so that a site that was looked at again keeps what it had. The rate is of a process that
-//! ran, so the time is the processor's where that is known, otherwise the clock's.
+//! A site that is promoted counts its calls with `--count` only, and so does one that is left alone: counting
+//! costs something. What is known of it is what was counted in short windows: while it learned, until it was
+//! linked, and whenever it was looked at again. The history has their times, so it is known how fast it was
+//! called then. That rate, times how long it then was in a state in which nobody counts, is what is reckoned
+//! to have come: `calls_estimated`. All such stretches of its life are in it, so that a site that was looked
+//! at again keeps what it had. The rate is of a process that ran, so the time is the processor's where that
+//! is known, otherwise the clock's.
 //!
-//! Calls have prices (`costs`), so there is an estimate of the *time* that a site's direct jumps have saved, and of what
-//! its retpolines still cost. By their sum sites are ordered.
+//! Calls have prices (`costs`), so there is an estimate of the *time* that a site's direct jumps have saved,
+//! and of what its retpolines still cost. By their sum sites are ordered.
 //!
-//! Sites that were refused when they were found are not re-pointed: nothing of ours counts their calls. Where the process was
-//! watched ([`crate::sampled`]), the time that its threads spent in their retpolines is known, and so about how many calls that
-//! were; the same goes for sites that are left alone. Otherwise nothing is known of them, and a coverage is an upper bound.
+//! Sites that were refused when they were found are not re-pointed: nothing of ours counts their calls. Where
+//! the process was watched ([`crate::sampled`]), the time that its threads spent in their retpolines is
+//! known, and so about how many calls that were; the same goes for sites that are left alone. Otherwise
+//! nothing is known of them, and a coverage is an upper bound.
 
 use relpoline_core::policy::Config;
 
@@ -21,8 +23,8 @@ use super::schema::{Change, Costs, Object, Report, Sampling, Site};
 /// Doublings of what is counted until a link (the policy's own limit).
 const DOUBLINGS: usize = 5;
 
-/// Notes it in a report whose sites are complete, and puts them in order. There were calls of sites that are not in it:
-/// direct ones, and others.
+/// Notes it in a report whose sites are complete, and puts them in order. There were calls of sites that are
+/// not in it: direct ones, and others.
 pub fn note(report: &mut Report, unlisted: (u64, u64)) {
     let (seconds, counts) = (report.seconds, report.engine.counts);
     let busy = busy_share(report);
@@ -142,7 +144,8 @@ fn uncounted_calls(site: &Site, seconds: f64, busy: f64) -> (u64, u64) {
             Some(next) => (change.at, next.at),
             None => (change.at.max(site.since), seconds),
         };
-        // By what was known at the end of that stretch: how long a link took to come tells how fast calls came.
+        // By what was known at the end of that stretch: how long a link took to come tells how fast calls
+        // came.
         let rate = rate(&site.history[..(n + 2).min(site.history.len())]).unwrap_or_default();
         let calls = rate * busy * (until - from).max(0.0);
         if is_direct(&change.state) {
@@ -166,7 +169,8 @@ fn rate(history: &[Change]) -> Option<f64> {
         let calls = f64::from(Config::default().settle_calls) * f64::from(1_u32 << doublings);
         return Some(calls / (after.at - before.at));
     }
-    // All stretches in which all calls are counted: of a promoted site those that missed are, of one that is left none.
+    // All stretches in which all calls are counted: of a promoted site those that missed are, of one that is
+    // left none.
     let counted = |pair: &&[Change]| pair[1].retpolined > pair[0].retpolined && !is_uncounted(&pair[0].state);
     let (calls, time) = pairs().filter(counted).fold((0, 0.0), |(calls, time), pair| {
         (calls + (pair[1].retpolined - pair[0].retpolined), time + (pair[1].at - pair[0].at))
@@ -303,8 +307,8 @@ mod tests {
         let order: Vec<(&str, bool)> = report.sites.iter().map(|s| (s.state.as_str(), s.calls_at_least)).collect();
         assert_eq!(order, [("linked", true), ("retpolined", true), ("cold", false), ("refused", true)]);
         assert_eq!((report.coverage_is_bound, report.sites_uncounted), (true, 1));
-        // 2,000,000 calls went direct in the second since; 1,000,000 took the retpoline, besides those that were counted.
-        // Besides the 2,000 until it was linked.
+        // 2,000,000 calls went direct in the second since; 1,000,000 took the retpoline, besides those that
+        // were counted. Besides the 2,000 until it was linked.
         assert_eq!((report.calls_direct, report.calls_retpolined), (2_002_000, 1_000_000 + 352 + 6096 + 9000));
         assert!((report.seconds_saved - 0.020_02).abs() < 1e-9, "{}", report.seconds_saved);
         assert!((report.seconds_lost - 0.010_154_48).abs() < 1e-9, "{}", report.seconds_lost);

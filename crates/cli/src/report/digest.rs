@@ -80,7 +80,8 @@ pub fn report_of(
     report
 }
 
-/// What was seen of the process when it was watched. How many seconds a sample stands for is noted with what they cost.
+/// What was seen of the process when it was watched. How many seconds a sample stands for is noted with what
+/// they cost.
 fn sampling(outside: &Outside<'_>) -> Option<Sampling> {
     let missing =
         || outside.missing.as_ref().map(|why| Sampling { missing: Some(why.as_str().into()), ..Sampling::default() });

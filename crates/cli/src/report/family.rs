@@ -1,8 +1,9 @@
 //! The processes of one run, as one report.
 //!
-//! Each process has a report of its own. Beside the first one's figures stands what all of them did together, since a
-//! server's master says nothing of its workers: totals, a line for each process, and the sites of all, added up. Two
-//! processes run the same site when it lies in the same file at the same place, wherever that is mapped.
+//! Each process has a report of its own. Beside the first one's figures stands what all of them did together,
+//! since a server's master says nothing of its workers: totals, a line for each process, and the sites of
+//! all, added up. Two processes run the same site when it lies in the same file at the same place, wherever
+//! that is mapped.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -36,7 +37,8 @@ impl Gathered {
         self.add_idle(report);
     }
 
-    /// Adds a process that has no retpolines, like the shell that starts the others: there is nothing in it to be counted.
+    /// Adds a process that has no retpolines, like the shell that starts the others: there is nothing in it
+    /// to be counted.
     pub fn add_idle(&mut self, report: &Report) {
         let family = &mut self.family;
         family.processes += 1;
@@ -106,7 +108,8 @@ fn member(report: &Report) -> Member {
     }
 }
 
-/// Adds the calls of the same site in another process. What it is and where it goes is told by the one that called it most.
+/// Adds the calls of the same site in another process. What it is and where it goes is told by the one that
+/// called it most.
 fn merge(sum: &mut Site, other: &Site) {
     // What one process called directly stays that, where another one called it most and left it alone.
     let direct = sum.estimated_direct().saturating_add(other.estimated_direct());

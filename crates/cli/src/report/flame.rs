@@ -1,7 +1,8 @@
-//! The report as a flame graph in SVG: program, object, function, site, and where its calls went. Widths are calls, counted or
-//! estimated. In a browser a click zooms, and `/` searches (`page/flame.js`).
+//! The report as a flame graph in SVG: program, object, function, site, and where its calls went. Widths are
+//! calls, counted or estimated. In a browser a click zooms, and `/` searches (`page/flame.js`).
 //!
-//! Calls that hit, and those of sites that are left alone, are counted with `--count` only, else estimated; the heading says which.
+//! Calls that hit, and those of sites that are left alone, are counted with `--count` only, else estimated;
+//! the heading says which.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

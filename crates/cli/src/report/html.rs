@@ -1,7 +1,8 @@
 //! The report as one HTML file that needs nothing else: no network, no server, no other file.
 //!
-//! The report is in it as JSON; a script (`page/page.js`) draws the plots as SVG and fills the tables. Everything
-//! from the report reaches the page as text, never as markup, and the page's own policy forbids it to load anything.
+//! The report is in it as JSON; a script (`page/page.js`) draws the plots as SVG and fills the tables.
+//! Everything from the report reaches the page as text, never as markup, and the page's own policy forbids it
+//! to load anything.
 
 use super::Report;
 use crate::shown::script;

@@ -1,13 +1,14 @@
 //! The last figures of processes that come to no orderly end.
 //!
-//! A process that ends by `exit` or by returning from `main` writes its counters into its statistics itself. One that ends
-//! by `_exit`, `quick_exit` or a signal does not: nothing of it runs any more. Its statistics are those of each site's last
-//! judgement, and a site that is settled is not judged. So whoever waits for a run that counts (`--count`) looks at its
-//! processes now and then, from outside, as `relpoline report PID` does, and keeps what their counters said. What a process
-//! called after the last look is missing; how old the figures are is said in the report.
+//! A process that ends by `exit` or by returning from `main` writes its counters into its statistics itself.
+//! One that ends by `_exit`, `quick_exit` or a signal does not: nothing of it runs any more. Its statistics
+//! are those of each site's last judgement, and a site that is settled is not judged. So whoever waits for a
+//! run that counts (`--count`) looks at its processes now and then, from outside, as `relpoline report PID`
+//! does, and keeps what their counters said. What a process called after the last look is missing; how old
+//! the figures are is said in the report.
 //!
-//! Looking costs the processes nothing, and at most a hundredth of another processor: each pause is a hundred times as long as
-//! the look before it ran.
+//! Looking costs the processes nothing, and at most a hundredth of another processor: each pause is a hundred
+//! times as long as the look before it ran.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -128,7 +129,8 @@ impl LastFigures {
         Outside { ran: ran.or_else(|| seen?.ran), seen, missing }
     }
 
-    /// The report on a process of the run by its statistics, and by what was seen of it last if it could not write that down.
+    /// The report on a process of the run by its statistics, and by what was seen of it last if it could not
+    /// write that down.
     pub fn report(&self, name: &Name, stats: &Stats<'_>, symbols: &mut Symbols) -> Report {
         let header = stats.header();
         let ended = header.flags & flag::ENDED != 0;

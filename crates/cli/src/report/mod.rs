@@ -36,7 +36,8 @@ pub use last::LastFigures;
 pub use place::Destination;
 pub use schema::Report;
 
-/// Turns the statistics of a run's processes into reports, one after the other: there may be thousands of processes.
+/// Turns the statistics of a run's processes into reports, one after the other: there may be thousands of
+/// processes.
 pub struct Collector<'a> {
     main: u32,
     /// The pid namespace in which that number means something, if we may know it.
@@ -55,7 +56,8 @@ pub struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    /// Of a run whose first process is `main`. Without a destination only that one's report is shown, as text.
+    /// Of a run whose first process is `main`. Without a destination only that one's report is shown, as
+    /// text.
     #[must_use]
     pub fn new(main: u32, to: Option<&'a Destination>, last: LastFigures) -> Self {
         let namespace = Process::of(std::process::id()).and_then(|me| me.pid_namespace());
@@ -117,8 +119,8 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// The statistics of all processes of the run whose directory this is, each read when it is asked for. A file that cannot
-/// be understood is the caller's to skip: its process may have scribbled over it.
+/// The statistics of all processes of the run whose directory this is, each read when it is asked for. A file
+/// that cannot be understood is the caller's to skip: its process may have scribbled over it.
 ///
 /// # Errors
 /// When the directory cannot be read.

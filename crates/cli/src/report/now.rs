@@ -1,7 +1,8 @@
 //! A living process as it is at this moment.
 //!
-//! Its file has what was known at each site's last judgement. A site that is settled is not judged any more, so what
-//! its code has counted since is read from the counters themselves, where reading the process' memory is allowed.
+//! Its file has what was known at each site's last judgement. A site that is settled is not judged any more,
+//! so what its code has counted since is read from the counters themselves, where reading the process' memory
+//! is allowed.
 
 use std::time::Duration;
 
@@ -44,7 +45,8 @@ pub fn sites(engine: &Engine) -> Vec<(u32, SiteRecord)> {
     sites_of(&engine.process, &stats).unwrap_or_else(|| stats.numbered_sites().collect())
 }
 
-/// The same, of a process with these statistics; `None` when it ended meanwhile: then it may have been another process' memory.
+/// The same, of a process with these statistics; `None` when it ended meanwhile: then it may have been
+/// another process' memory.
 pub fn sites_of(process: &Process, stats: &Stats<'_>) -> Option<Vec<(u32, SiteRecord)>> {
     let mut sites: Vec<(u32, SiteRecord)> = stats.numbered_sites().collect();
     update(process.pid, stats.header(), &mut sites);

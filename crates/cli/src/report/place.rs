@@ -38,8 +38,9 @@ impl Destination {
         Ok(Self { place, format })
     }
 
-    /// Writes a report: the main one, or that of another process, which is told by its number, and, when it is not the
-    /// first of that number, by its namespace and start too. On stdout there is the main one only, which tells of the others.
+    /// Writes a report: the main one, or that of another process, which is told by its number, and, when it
+    /// is not the first of that number, by its namespace and start too. On stdout there is the main one only,
+    /// which tells of the others.
     ///
     /// # Errors
     /// When the file cannot be written.

@@ -33,8 +33,8 @@ pub struct Report {
     pub sites_run: u64,
     /// Sites promoted now.
     pub sites_promoted: u64,
-    /// Share of the counted calls that took a direct jump; null without `--count`. All calls are counted but for those of
-    /// `sites_uncounted`.
+    /// Share of the counted calls that took a direct jump; null without `--count`. All calls are counted but
+    /// for those of `sites_uncounted`.
     pub coverage: Option<f64>,
     /// Whether there are calls of which nothing is known: then the coverage is at most what is said.
     #[serde(default = "bound_unless_said")]
@@ -54,7 +54,8 @@ pub struct Report {
     /// Processor seconds that direct jumps have saved, by what calls cost on this CPU.
     #[serde(default)]
     pub seconds_saved: f64,
-    /// Processor seconds that retpolines have cost more than direct calls would; at least, where `coverage_is_bound`.
+    /// Processor seconds that retpolines have cost more than direct calls would; at least, where
+    /// `coverage_is_bound`.
     #[serde(default)]
     pub seconds_lost: f64,
     /// Processor seconds that the process has run, when known.
@@ -66,9 +67,11 @@ pub struct Report {
     /// What was seen of the process from outside, when it was watched for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
-    /// The sites that ran, or were left alone for a reason; those first at which the most time was saved or lost.
+    /// The sites that ran, or were left alone for a reason; those first at which the most time was saved or
+    /// lost.
     pub sites: Vec<Site>,
-    /// What all processes of the run have done together, when there were several. Everything else is about this one.
+    /// What all processes of the run have done together, when there were several. Everything else is about
+    /// this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<Family>,
     /// Programs that this process started without the engine.
@@ -268,8 +271,8 @@ pub struct Site {
     /// Calls counted while learning.
     #[serde(default)]
     pub calls_seen: u64,
-    /// Whether there were more calls than are known of: without `--count` those of promoted sites and of sites that are left
-    /// alone are not counted, and of refused sites none.
+    /// Whether there were more calls than are known of: without `--count` those of promoted sites and of
+    /// sites that are left alone are not counted, and of refused sites none.
     #[serde(default)]
     pub calls_at_least: bool,
     /// Calls in a second when they were counted last.
@@ -284,10 +287,12 @@ pub struct Site {
     /// Processor seconds that its direct jumps have saved, the estimated calls included.
     #[serde(default)]
     pub seconds_saved: f64,
-    /// Processor seconds that its retpolined calls have cost more than direct ones would, the estimated calls included.
+    /// Processor seconds that its retpolined calls have cost more than direct ones would, the estimated calls
+    /// included.
     #[serde(default)]
     pub seconds_lost: f64,
-    /// Samples that found a thread in its retpoline, when the process was watched: then what nobody counts is reckoned by them.
+    /// Samples that found a thread in its retpoline, when the process was watched: then what nobody counts is
+    /// reckoned by them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<u64>,
     /// Times it was learned anew.
@@ -467,8 +472,8 @@ pub struct Family {
     pub learn_cycles: u64,
     /// Cycles for finding and re-pointing sites.
     pub startup_cycles: u64,
-    /// The sites of all of them: calls and times add up; state, targets and address are those of the process that called a
-    /// site most. They have no history.
+    /// The sites of all of them: calls and times add up; state, targets and address are those of the process
+    /// that called a site most. They have no history.
     pub sites: Vec<Site>,
 }
 

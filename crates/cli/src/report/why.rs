@@ -1,5 +1,5 @@
-//! What a reason means, and what can be done about it: a sentence for each, wherever people ask why a site is not
-//! promoted.
+//! What a reason means, and what can be done about it: a sentence for each, wherever people ask why a site is
+//! not promoted.
 
 use relpoline_core::policy::Reason;
 

@@ -82,7 +82,8 @@ pub fn next(longest: Option<Duration>) -> Arrived {
         tv_nsec: longest.subsec_nanos().into(),
     });
     let longest = longest.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: zeros are a valid siginfo, and the call fills it; the time is live, or null, which means for ever.
+    // SAFETY: zeros are a valid siginfo, and the call fills it; the time is live, or null, which means for
+    // ever.
     let (signal, info) = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         (libc::sigtimedwait(&raw const watched, &raw mut info, longest), info)

@@ -24,8 +24,8 @@ pub enum Ending {
     Killed(libc::c_int),
 }
 
-/// Starts the program, waits for its end, and looks at the figures of its processes meanwhile; also returns its pid.
-/// Signals are blocked by now; `before` is how they were.
+/// Starts the program, waits for its end, and looks at the figures of its processes meanwhile; also returns
+/// its pid. Signals are blocked by now; `before` is how they were.
 pub fn supervise(program: &Program, before: &Before, last: &mut LastFigures) -> anyhow::Result<(u32, Ending)> {
     // Both ends are closed by exec.
     let (reader, mut writer) = io::pipe()?;

@@ -1,13 +1,14 @@
 //! Where in its code a sample found a thread: in which retpoline, and called from which site.
 //!
-//! A thunk's first instruction is a call, so behind it one word more lies on the stack; below that is the address to which
-//! the thunk's *caller* wants to be returned to. Before that address stands the site, if it is a call: it is read, and it is
-//! the site only if it leads to that very thunk.
+//! A thunk's first instruction is a call, so behind it one word more lies on the stack; below that is the
+//! address to which the thunk's *caller* wants to be returned to. Before that address stands the site, if it
+//! is a call: it is read, and it is the site only if it leads to that very thunk.
 //!
-//! Mostly, though, the thread is found one step later: a retpoline ends in a return that the processor has foretold wrong, and while
-//! it begins anew, the instruction that is next is the *target's first one*. There the address on top of the stack is the
-//! one to which the site wants to be returned to. Whether an instruction is a function's first one is for others to say, so
-//! these places are kept with it. Whoever jumps to a thunk leaves no trace.
+//! Mostly, though, the thread is found one step later: a retpoline ends in a return that the processor has
+//! foretold wrong, and while it begins anew, the instruction that is next is the *target's first one*. There
+//! the address on top of the stack is the one to which the site wants to be returned to. Whether an
+//! instruction is a function's first one is for others to say, so these places are kept with it. Whoever
+//! jumps to a thunk leaves no trace.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,9 @@
-//! A clock of the kernel's for one thread (perf_event_open(2)): so often as it has run for a while, where it is in user mode
-//! and what lies on top of its stack are noted in memory that we read later. The thread is neither stopped nor told.
+//! A clock of the kernel's for one thread (perf_event_open(2)): so often as it has run for a while, where it
+//! is in user mode and what lies on top of its stack are noted in memory that we read later. The thread is
+//! neither stopped nor told.
 //!
-//! It is a software event: it works in virtual machines, and whoever may trace the process may have it, unless
-//! `kernel.perf_event_paranoid` is above 2.
+//! It is a software event: it works in virtual machines, and whoever may trace the process may have it,
+//! unless `kernel.perf_event_paranoid` is above 2.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -58,7 +59,8 @@ const HEADER: usize = 8;
 /// Of a sample: its header, the instruction, the bytes of the stack with their number before and behind.
 const BYTES: usize = HEADER + 8 + 8 + 8 * WORDS + 8;
 const PAGE: usize = 4096;
-/// Where the first page has what was written, what was read, and where the records begin and how many bytes of them there are.
+/// Where the first page has what was written, what was read, and where the records begin and how many bytes
+/// of them there are.
 const HEAD: usize = 1024;
 const TAIL: usize = 1032;
 const DATA: usize = 1040;
@@ -109,8 +111,8 @@ impl Event {
 
     /// A word of the first page.
     fn word(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: the page is mapped as long as `self` lives, and the offset is that of an aligned word in it, which the
-        // kernel reads and writes as a whole.
+        // SAFETY: the page is mapped as long as `self` lives, and the offset is that of an aligned word in
+        // it, which the kernel reads and writes as a whole.
         unsafe { &*self.memory.add(offset).cast() }
     }
 
@@ -137,7 +139,8 @@ impl Event {
         let length = usize::try_from(head.wrapping_sub(tail)).unwrap_or_default().min(size);
         let start = usize::try_from(tail).unwrap_or_default() % size;
         let byte = |at: usize| {
-            // SAFETY: within the mapping, whose end was looked at; the kernel writes there behind `head` only.
+            // SAFETY: within the mapping, whose end was looked at; the kernel writes there behind `head`
+            // only.
             unsafe { self.memory.add(data + (start + at) % size).read_volatile() }
         };
         let records: Vec<u8> = (0..length).map(byte).collect();

@@ -1,17 +1,17 @@
 //! What retpolines cost where nobody counts: seen from outside, now and then, for a moment.
 //!
-//! A site that was refused is left as it was found, so nothing of ours counts its calls. But whoever waits for a run, or
-//! reports on a process, may have the kernel note a thousand times in each second of a thread's time where that thread is
-//! ([`event`]). The share of the samples that are in a retpoline is the share of the time that goes there, and the
-//! stack tells whose it is, if it was called ([`code`]).
+//! A site that was refused is left as it was found, so nothing of ours counts its calls. But whoever waits
+//! for a run, or reports on a process, may have the kernel note a thousand times in each second of a thread's
+//! time where that thread is ([`event`]). The share of the samples that are in a retpoline is the share of
+//! the time that goes there, and the stack tells whose it is, if it was called ([`code`]).
 //!
 //! ```text
 //! Window     some threads are watched for a tenth of a second
 //! OfProcess  what all windows have seen of a process
 //! Sampler    when a run's processes are watched: half of the time at first, later seldom
 //! ```
-//! A sample takes the thread some microseconds: a thread that is watched all the time loses 0.3 % or so. Nobody is stopped, and
-//! a process that nobody watches pays nothing.
+//! A sample takes the thread some microseconds: a thread that is watched all the time loses 0.3 % or so.
+//! Nobody is stopped, and a process that nobody watches pays nothing.
 
 pub mod code;
 pub mod event;
@@ -67,7 +67,8 @@ impl OfProcess {
         self.samples >= ENOUGH
     }
 
-    /// Samples in, or just behind, the retpolines of each call. Which instruction is a function's first one is asked.
+    /// Samples in, or just behind, the retpolines of each call. Which instruction is a function's first one
+    /// is asked.
     #[must_use]
     pub fn by_site(&self, is_first: impl Fn(u64) -> bool) -> HashMap<u64, u64> {
         let mut by_site = HashMap::new();

@@ -2,8 +2,8 @@
 //!
 //! The process may be gone, so its memory cannot be asked. A file is only believed if its build-id is the one
 //! the engine saw in memory: a package upgrade under a running server must not yield plausible wrong names.
-//! For a stripped file the separate debug file of the same build-id is tried. The files of a process in a container
-//! are those below its root directory.
+//! For a stripped file the separate debug file of the same build-id is tried. The files of a process in a
+//! container are those below its root directory.
 
 pub mod names;
 
@@ -63,7 +63,8 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// The offset in it of an address in memory. Thousands of addresses are looked for in thousands of objects.
+    /// The offset in it of an address in memory. Thousands of addresses are looked for in thousands of
+    /// objects.
     fn offset(&self, address: u64) -> Option<u64> {
         address.checked_sub(self.base).filter(|offset| *offset < self.end)
     }
@@ -168,8 +169,8 @@ impl Known {
         self.0.get(build_id)?.names.function(offset)
     }
 
-    /// The same as it stands in the file, and how far into it the offset is. Names that would not be one word of another
-    /// tool's file are left out.
+    /// The same as it stands in the file, and how far into it the offset is. Names that would not be one word
+    /// of another tool's file are left out.
     pub fn raw(&self, build_id: &[u8], offset: u64) -> Option<(String, u64)> {
         self.0.get(build_id)?.names.raw_around(offset).filter(|(name, _)| shown::is_word(name))
     }

@@ -1,8 +1,8 @@
 //! Names of a file's functions, from its symbol tables.
 //!
-//! The tables may say anything: a million symbols may share one name of a megabyte, and a short mangled name may stand for
-//! an endless one. So what is kept has a bound, for each name and for all together. So has the time that mangled names take:
-//! then they stay as they are.
+//! The tables may say anything: a million symbols may share one name of a megabyte, and a short mangled name
+//! may stand for an endless one. So what is kept has a bound, for each name and for all together. So has the
+//! time that mangled names take: then they stay as they are.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,8 +20,8 @@ use crate::shown::Shown;
 const LONGEST: usize = 1 << 12;
 /// Most bytes of a name as it was in the source.
 const LONGEST_DEMANGLED: usize = 1 << 13;
-/// Time for all mangled names that this process meets. Those of the largest programs take less than a second, but one of 2 KB can be
-/// made to take milliseconds, and there may be one for each address.
+/// Time for all mangled names that this process meets. Those of the largest programs take less than a second,
+/// but one of 2 KB can be made to take milliseconds, and there may be one for each address.
 const LONGEST_TIME: Duration = Duration::from_secs(5);
 /// Most names of a file that are remembered as they were in the source.
 const MOST_REMEMBERED: usize = 1 << 16;
@@ -55,7 +55,8 @@ pub struct Names {
     symbols: Vec<Symbol>,
     /// Of each symbol, the last function that does not begin behind it.
     functions: Vec<u32>,
-    /// Names as they were in the source, by the symbol's address: thousands of places are in the same function.
+    /// Names as they were in the source, by the symbol's address: thousands of places are in the same
+    /// function.
     sources: RefCell<HashMap<u64, Shown>>,
     /// Whether the full symbol table is gone.
     pub is_stripped: bool,
@@ -156,8 +157,8 @@ impl Names {
         Some(if within == 0 { name } else { format!("{name}+{within:#x}").into() })
     }
 
-    /// The first address and the size of the functions of this name, as it stands in the file or in the source, with
-    /// or without its parameters.
+    /// The first address and the size of the functions of this name, as it stands in the file or in the
+    /// source, with or without its parameters.
     pub fn find(&self, name: &str) -> Vec<(u64, u64)> {
         let is_it = |symbol: &&Symbol| symbol.is_function && is_named(&symbol.name, name);
         self.symbols.iter().filter(is_it).map(|symbol| (symbol.address, symbol.size)).collect()
@@ -183,7 +184,8 @@ impl Names {
     }
 }
 
-/// Whether a symbol is the function `name`: as it stands in the file or in the source, with or without its parameters.
+/// Whether a symbol is the function `name`: as it stands in the file or in the source, with or without its
+/// parameters.
 pub fn is_named(symbol: &str, name: &str) -> bool {
     if symbol == name {
         return true;
@@ -231,7 +233,8 @@ impl Time {
     }
 }
 
-/// The name as it was in the source, or as it stands: also when it would be longer than any name, or the time for that is over.
+/// The name as it was in the source, or as it stands: also when it would be longer than any name, or the time
+/// for that is over.
 fn demangle(name: &str) -> String {
     static TIME: Time = Time::of(LONGEST_TIME);
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -286,7 +289,8 @@ mod tests {
         assert_eq!(demangle(&bomb), bomb);
     }
 
-    /// A name in Rust's scheme of which each part is twice the one before, by references to what stands before.
+    /// A name in Rust's scheme of which each part is twice the one before, by references to what stands
+    /// before.
     fn nested() -> String {
         let number = |n: usize| match n.checked_sub(1) {
             None => "_".to_owned(),

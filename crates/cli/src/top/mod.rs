@@ -5,8 +5,8 @@
 //! live::one ──▶ Report ──(previous Report)──▶ [rows] ─┴─▶ [screen] ◀── keys
 //!                                                            └──▶ [draw] ──▶ terminal
 //! ```
-//! The screen is a state that keys change; drawing looks at it and changes nothing. So both are tested without
-//! a terminal.
+//! The screen is a state that keys change; drawing looks at it and changes nothing. So both are tested
+//! without a terminal.
 
 mod draw;
 pub mod rows;

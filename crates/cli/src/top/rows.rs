@@ -55,7 +55,8 @@ impl Order {
 pub struct Row {
     /// What the report says of it.
     pub site: Site,
-    /// Calls per second that hit, counted or estimated; in the process' life, when there is no earlier report.
+    /// Calls per second that hit, counted or estimated; in the process' life, when there is no earlier
+    /// report.
     pub hit_rate: f64,
     /// Likewise, calls per second that took the retpoline.
     pub retpoline_rate: f64,
@@ -248,7 +249,8 @@ pub(super) mod tests {
         assert_eq!(names("LIBX", Order::Cost, false).len(), 3);
     }
 
-    /// What nobody counts is estimated, and stands where it belongs: a site that is left alone and called often is first.
+    /// What nobody counts is estimated, and stands where it belongs: a site that is left alone and called
+    /// often is first.
     #[test]
     fn an_estimated_rate_counts_for_the_order() {
         let mut report = report(5);

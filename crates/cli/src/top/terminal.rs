@@ -1,4 +1,5 @@
-//! The terminal, which is given back whatever ends us: a key, a signal, or the end of our patience with what we look at.
+//! The terminal, which is given back whatever ends us: a key, a signal, or the end of our patience with what
+//! we look at.
 
 use std::sync::OnceLock;
 
@@ -12,7 +13,8 @@ const ENDINGS: [libc::c_int; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, li
 /// Leaves the screen that is ours, and shows the cursor.
 const LEAVE: &[u8] = b"\x1b[?1049l\x1b[?25h";
 
-/// How a terminal is now, if there is one: for whoever has to give it back in the place of a process that cannot.
+/// How a terminal is now, if there is one: for whoever has to give it back in the place of a process that
+/// cannot.
 #[derive(Debug)]
 pub struct Before(Option<libc::termios>);
 
@@ -59,8 +61,8 @@ pub fn take() -> anyhow::Result<DefaultTerminal> {
 
 /// Gives it back, and lets the signal end us as it would have.
 extern "C" fn give_back(signal: libc::c_int) {
-    // SAFETY: write, tcsetattr, signal and raise may be called in handlers; what is passed lives for ever. Reading what was set
-    // once is one atomic load.
+    // SAFETY: write, tcsetattr, signal and raise may be called in handlers; what is passed lives for ever.
+    // Reading what was set once is one atomic load.
     unsafe {
         libc::write(libc::STDOUT_FILENO, LEAVE.as_ptr().cast(), LEAVE.len());
         if let Some(before) = BEFORE.get() {

@@ -1,8 +1,8 @@
-//! The file in which the torture program counts. It is mapped by the program and all its children, so what was counted,
-//! and what was seen when something was wrong, is there whatever becomes of them.
+//! The file in which the torture program counts. It is mapped by the program and all its children, so what
+//! was counted, and what was seen when something was wrong, is there whatever becomes of them.
 //!
-//! The layout is that of `struct board` in `crates/cli/torture/torture.h`. Counters carry their names: which there are
-//! is the program's affair.
+//! The layout is that of `struct board` in `crates/cli/torture/torture.h`. Counters carry their names: which
+//! there are is the program's affair.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

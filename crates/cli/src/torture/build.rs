@@ -1,5 +1,5 @@
-//! The torture program: its sources are part of the command. The file of sites is compiled in every way that the
-//! machine's compilers have; a way that one of them does not know is left out, and named in the summary.
+//! The torture program: its sources are part of the command. The file of sites is compiled in every way that
+//! the machine's compilers have; a way that one of them does not know is left out, and named in the summary.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;

@@ -6,9 +6,10 @@
 //! outside    what is done to the program from here: relearn, detach, attach
 //! summary    for people; or JSON
 //! ```
-//! The name and the idea are those of the kernel's rcutorture: threads use what is to be trusted and check every result,
-//! others disturb them in every way there is, and in the end there are two numbers: how often it was right, and how often
-//! wrong. docs/torture.md says what is done. The program's sources are in `crates/cli/torture`.
+//! The name and the idea are those of the kernel's rcutorture: threads use what is to be trusted and check
+//! every result, others disturb them in every way there is, and in the end there are two numbers: how often
+//! it was right, and how often wrong. docs/torture.md says what is done. The program's sources are in
+//! `crates/cli/torture`.
 
 mod board;
 mod build;
@@ -50,7 +51,8 @@ Environment:
   CC                 the C compiler, instead of cc, gcc or clang
   RELPOLINE_ENGINE   path of the engine's file, instead of the built-in one";
 
-/// Time after its end in which the program has to come to it. Children and programs it started may be on their way.
+/// Time after its end in which the program has to come to it. Children and programs it started may be on
+/// their way.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time for the reports after that: each child that learned has one, some thousands an hour.
 const PATIENCE_WITH_REPORTS: Duration = Duration::from_secs(900);
@@ -148,7 +150,8 @@ fn start(arguments: &TortureArgs, threads: u32, built: &Built, board: &Board, re
     command.spawn().context("the torture program cannot be started")
 }
 
-/// Lets this process be asked to end when its parent is gone, however that came; `relpoline run` passes it on to its program.
+/// Lets this process be asked to end when its parent is gone, however that came; `relpoline run` passes it on
+/// to its program.
 fn end_with(parent: Pid) -> std::io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
     match rustix::process::getppid() {

@@ -1,5 +1,5 @@
-//! What is done to the torture program from outside while it runs: its sites are made to learn anew, and the engine is
-//! taken out of it and put back, its text rewritten both times.
+//! What is done to the torture program from outside while it runs: its sites are made to learn anew, and the
+//! engine is taken out of it and put back, its text rewritten both times.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -177,7 +177,8 @@ impl Summary {
     }
 }
 
-/// A gate is changed by one store, which is whole because it is aligned: what a run may not have hit by chance.
+/// A gate is changed by one store, which is whole because it is aligned: what a run may not have hit by
+/// chance.
 fn crooked(site: &Site) -> Option<String> {
     let gate = site.gate.as_deref()?;
     let address = u64::from_str_radix(gate.trim_start_matches("0x"), 16).ok()?;

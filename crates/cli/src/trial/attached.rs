@@ -1,8 +1,10 @@
-//! A server that runs: promotion is switched off and on in turn, and the processor time it takes is read meanwhile.
+//! A server that runs: promotion is switched off and on in turn, and the processor time it takes is read
+//! meanwhile.
 //!
-//! A server does what it is asked to, so its time says something only if it is asked for the same: by a constant load, or
-//! by a counter of what was done, by which the time is divided. After each switch a fifth of the phase passes before
-//! anything counts: sites learn anew. The order is off, on, on, off and so on, so that what drifts does so for both.
+//! A server does what it is asked to, so its time says something only if it is asked for the same: by a
+//! constant load, or by a counter of what was done, by which the time is divided. After each switch a fifth
+//! of the phase passes before anything counts: sites learn anew. The order is off, on, on, off and so on, so
+//! that what drifts does so for both.
 
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};

@@ -1,4 +1,5 @@
-//! What was found out, as a structure, and the verdict: what `try --json` prints. Schema 1; fields are only added.
+//! What was found out, as a structure, and the verdict: what `try --json` prints. Schema 1; fields are only
+//! added.
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -157,7 +158,8 @@ pub struct Promotion {
 pub struct TwinFigure {
     /// Thunks that only jump in it.
     pub thunks: usize,
-    /// `mounted`: all of its files are twins. `found`: the executable, and libraries that are found by `LD_LIBRARY_PATH`.
+    /// `mounted`: all of its files are twins. `found`: the executable, and libraries that are found by
+    /// `LD_LIBRARY_PATH`.
     pub way: Option<&'static str>,
     /// Why there is none.
     pub missing: Option<String>,

@@ -1,8 +1,9 @@
 //! Whether the engine changes what a program does: what it writes, how it ends.
 //!
-//! A program may write something else in every run by itself: a time, an address, lines of threads in another order. So
-//! runs without the engine are compared with each other first. What was seen with it alone is told from what varies
-//! anyhow; only the exit status must always be one that was seen without it, since there are few of them.
+//! A program may write something else in every run by itself: a time, an address, lines of threads in another
+//! order. So runs without the engine are compared with each other first. What was seen with it alone is told
+//! from what varies anyhow; only the exit status must always be one that was seen without it, since there are
+//! few of them.
 
 use std::process::ExitStatus;
 

@@ -1,4 +1,5 @@
-//! The program's runs, in turn: what disturbs the machine disturbs all of them, and the order rotates from round to round.
+//! The program's runs, in turn: what disturbs the machine disturbs all of them, and the order rotates from
+//! round to round.
 
 use std::ffi::OsStr;
 use std::fs::File;

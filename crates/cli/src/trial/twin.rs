@@ -1,16 +1,17 @@
-//! The unprotected twin: the same program with `jmp *%reg` in its thunks, so that what differs is what retpolines cost, in
-//! the same layout of code.
+//! The unprotected twin: the same program with `jmp *%reg` in its thunks, so that what differs is what
+//! retpolines cost, in the same layout of code.
 //!
-//! Of each file with thunks a copy is made, in a directory that only this user may enter, and the first instruction of
-//! each thunk (a call of five bytes) is overwritten. The copies are then *mounted over* their files, in a mount namespace
-//! that the twin has to itself: so it is started by the same path, libraries that it loads late and programs that it
-//! starts are twins too, and nobody else sees them. Where that is refused (it takes root, or unprivileged user namespaces),
-//! the copy of the executable is started instead, and finds the copies of its libraries by `LD_LIBRARY_PATH`.
+//! Of each file with thunks a copy is made, in a directory that only this user may enter, and the first
+//! instruction of each thunk (a call of five bytes) is overwritten. The copies are then *mounted over* their
+//! files, in a mount namespace that the twin has to itself: so it is started by the same path, libraries that
+//! it loads late and programs that it starts are twins too, and nobody else sees them. Where that is refused
+//! (it takes root, or unprivileged user namespaces), the copy of the executable is started instead, and finds
+//! the copies of its libraries by `LD_LIBRARY_PATH`.
 //!
-//! Which files have thunks is what the program's processes say, and one of them that has given up root's rights may be
-//! somebody else's by now. What root's twin executes is not his to choose: so root makes copies only of the executable that
-//! the user has named, and of files that nobody but root can change or exchange. A copy has its file's owner and mode, so
-//! that whoever sees it in the file's place can do no more with it.
+//! Which files have thunks is what the program's processes say, and one of them that has given up root's
+//! rights may be somebody else's by now. What root's twin executes is not his to choose: so root makes copies
+//! only of the executable that the user has named, and of files that nobody but root can change or exchange.
+//! A copy has its file's owner and mode, so that whoever sees it in the file's place can do no more with it.
 
 use std::ffi::{CString, OsString};
 use std::fs::{self, File, Permissions};
@@ -42,7 +43,8 @@ pub enum Way {
 const MOST_BYTES: u64 = 1 << 30;
 /// Segments of a file that are looked at.
 const MOST_SEGMENTS: usize = 64;
-/// Code is read in pieces of so many bytes. A thunk may begin this far before the end of one, and go on in the next.
+/// Code is read in pieces of so many bytes. A thunk may begin this far before the end of one, and go on in
+/// the next.
 const PIECE: usize = 1 << 20;
 const OVERLAP: usize = 64;
 
@@ -135,13 +137,14 @@ impl Twin {
         let us = rustix::process::geteuid().as_raw();
         let group = rustix::process::getegid().as_raw();
         let maps = (us != 0).then(|| [format!("{us} {us} 1\n"), format!("{group} {group} 1\n")]);
-        // SAFETY: what runs between fork and exec makes system calls on strings made before, and allocates nothing.
+        // SAFETY: what runs between fork and exec makes system calls on strings made before, and allocates
+        // nothing.
         unsafe { command.pre_exec(move || mount_all(&mounts, maps.as_ref())) };
     }
 }
 
-/// Gives this process, a child before its exec, a mount namespace with these mounts; as another user than root in a user
-/// namespace, in which it is who it was.
+/// Gives this process, a child before its exec, a mount namespace with these mounts; as another user than
+/// root in a user namespace, in which it is who it was.
 fn mount_all(mounts: &[(CString, CString)], maps: Option<&[String; 2]>) -> io::Result<()> {
     let done = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     let user = if maps.is_some() { libc::CLONE_NEWUSER } else { 0 };
@@ -193,8 +196,8 @@ fn make_copy(file: &File, to: &Path, size: u64) -> io::Result<usize> {
     Ok(thunks)
 }
 
-/// Lets every thunk in the file's code begin with `jmp *%reg`; how many. Only the call that a thunk begins with is
-/// overwritten: lld's PLT enters thunks of its own in their middle.
+/// Lets every thunk in the file's code begin with `jmp *%reg`; how many. Only the call that a thunk begins
+/// with is overwritten: lld's PLT enters thunks of its own in their middle.
 fn unprotect(file: &File) -> io::Result<usize> {
     let length = file.metadata()?.len();
     let code: Vec<(u64, u64)> = {

@@ -1,7 +1,8 @@
-//! Ctrl-C while a command measures: it ends what it started, puts back what it changed, removes its files, and then ends.
+//! Ctrl-C while a command measures: it ends what it started, puts back what it changed, removes its files,
+//! and then ends.
 //!
-//! A handler notes the signal, and whatever waits is woken by it. Signals that were ignored when the command was started
-//! (nohup) stay ignored.
+//! A handler notes the signal, and whatever waits is woken by it. Signals that were ignored when the command
+//! was started (nohup) stay ignored.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -14,7 +15,8 @@ extern "C" fn note(signal: libc::c_int) {
 /// From now on these signals are noted. Programs that are started have them as usual.
 pub fn watch() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        // SAFETY: zeros are a valid action; the handler stores to an atomic alone; all pointers are to live values.
+        // SAFETY: zeros are a valid action; the handler stores to an atomic alone; all pointers are to live
+        // values.
         unsafe {
             let mut before: libc::sigaction = std::mem::zeroed();
             libc::sigaction(signal, std::ptr::null(), &raw mut before);

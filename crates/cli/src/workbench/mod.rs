@@ -1,6 +1,6 @@
-//! What [`demo`](crate::demo), [`bench`](crate::bench) and [`trial`](crate::trial) share: programs started with and
-//! without the engine, what that took; and C programs that are part of the command, compiled in variants by the
-//! machine's compiler.
+//! What [`demo`](crate::demo), [`bench`](crate::bench) and [`trial`](crate::trial) share: programs started
+//! with and without the engine, what that took; and C programs that are part of the command, compiled in
+//! variants by the machine's compiler.
 //!
 //! ```text
 //! compiler   find one, and the flags by which it makes retpolines

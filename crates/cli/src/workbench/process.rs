@@ -1,10 +1,10 @@
 //! One run of a program: what it took, what it wrote, how it ended.
 //!
-//! Processor time comes from wait4(2): the process with its threads and those of its children that it waited for. While a
-//! run lasts this process is a *subreaper*, so that children which their parent left behind become ours; they are waited
-//! for and added too, for a moment. What the program writes goes through pipes into a digest, not to disk, however much it
-//! is; the beginning is kept, to show where two runs differ. One run at a time: whatever child ends meanwhile is taken for
-//! one that was left behind.
+//! Processor time comes from wait4(2): the process with its threads and those of its children that it waited
+//! for. While a run lasts this process is a *subreaper*, so that children which their parent left behind
+//! become ours; they are waited for and added too, for a moment. What the program writes goes through pipes
+//! into a digest, not to disk, however much it is; the beginning is kept, to show where two runs differ. One
+//! run at a time: whatever child ends meanwhile is taken for one that was left behind.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, PipeReader, Read};

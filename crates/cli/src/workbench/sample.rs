@@ -33,7 +33,8 @@ impl Sample {
         Self { max: runs.iter().copied().reduce(f64::max).unwrap_or_default(), ..Self::of(runs) }
     }
 
-    /// Round by round, what `runs` are relative to `base`: rounds drift together, so their ratios spread less.
+    /// Round by round, what `runs` are relative to `base`: rounds drift together, so their ratios spread
+    /// less.
     #[must_use]
     pub fn of_ratios(runs: &[f64], base: &[f64]) -> Self {
         let ratios: Vec<f64> =
@@ -50,8 +51,8 @@ impl Sample {
 
 /// A median, and an interval in which the median of all rounds that could be measured lies.
 ///
-/// It is made of order statistics: of *n* rounds, each lies below that median with probability ½, whatever the
-/// distribution. With five rounds or fewer the whole range has less than 95 % ([`Interval::confidence`]).
+/// It is made of order statistics: of *n* rounds, each lies below that median with probability ½, whatever
+/// the distribution. With five rounds or fewer the whole range has less than 95 % ([`Interval::confidence`]).
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
 pub struct Interval {
     /// The one in the middle.

@@ -1,4 +1,5 @@
-//! A directory to work in, which goes with the command: when it has done its work, and when a signal ends it before.
+//! A directory to work in, which goes with the command: when it has done its work, and when a signal ends it
+//! before.
 
 use std::env;
 use std::fs::Permissions;
@@ -9,8 +10,8 @@ use std::time::Duration;
 use crate::ending::{self, Registered};
 use crate::files::Directory;
 
-/// Where temporary directories are made: as `TMPDIR` says, unless another user could exchange what is there and this is root.
-/// (`su` keeps the variable.)
+/// Where temporary directories are made: as `TMPDIR` says, unless another user could exchange what is there
+/// and this is root. (`su` keeps the variable.)
 #[must_use]
 pub fn base() -> PathBuf {
     let wanted = env::temp_dir();

@@ -1,11 +1,12 @@
 //! A crowd: so many warm sites that what one of them costs depends on the others.
 //!
-//! Alone, a site is worth a tree as soon as the tree is cheaper than the retpoline. Among a thousand that are equally warm,
-//! each tree takes a line of the caches and an entry of the predictors from its neighbours; two thousand trees that nobody
-//! shares cost what the retpolines cost, and what leads to them meanwhile costs twice that. What others run too is
-//! nearly free. So in a crowd a site is asked first whom it calls: if others call the same, it is led to what those
-//! run, at once and unlearned, for a tree is right whatever it knows, and its misses say when it was a mistake. If nobody
-//! does, and the site is not hot by itself, it is parked: linked to a thunk that all parked sites share.
+//! Alone, a site is worth a tree as soon as the tree is cheaper than the retpoline. Among a thousand that are
+//! equally warm, each tree takes a line of the caches and an entry of the predictors from its neighbours; two
+//! thousand trees that nobody shares cost what the retpolines cost, and what leads to them meanwhile costs
+//! twice that. What others run too is nearly free. So in a crowd a site is asked first whom it calls: if
+//! others call the same, it is led to what those run, at once and unlearned, for a tree is right whatever it
+//! knows, and its misses say when it was a mistake. If nobody does, and the site is not hot by itself, it is
+//! parked: linked to a thunk that all parked sites share.
 
 use super::Policy;
 use super::costs::cycles;
@@ -38,9 +39,9 @@ pub enum Place {
 }
 
 impl Policy {
-    /// Where a cold site belongs whose window is over, among `warm` ones, of which `same` call what this one called (itself
-    /// included); 0 when it called different things. `busy` is the part of the time for which the process was running, 1/65536
-    /// of a processor.
+    /// Where a cold site belongs whose window is over, among `warm` ones, of which `same` call what this one
+    /// called (itself included); 0 when it called different things. `busy` is the part of the time for which
+    /// the process was running, 1/65536 of a processor.
     #[must_use]
     pub fn place_in_crowd(&self, site: &SiteState, warm: u32, same: u32, busy: u32, now: u64) -> Place {
         if site.phase != Phase::Cold || site.promotions != 0 || site.trial.is_running() || same == 0 {
@@ -73,8 +74,8 @@ impl Policy {
         self.budget.spend(u64::from(self.costs.link), now, &self.config, &self.costs)
     }
 
-    /// Whether the first links of `count` sites can be paid for that are made at a time: most of what one costs is
-    /// paid once.
+    /// Whether the first links of `count` sites can be paid for that are made at a time: most of what one
+    /// costs is paid once.
     pub fn may_link_together(&mut self, count: u32, now: u64) -> bool {
         let price = u64::from(self.costs.link) * u64::from(count + TOGETHER_SHARE - 1) / u64::from(TOGETHER_SHARE);
         self.budget.spend(price, now, &self.config, &self.costs)

@@ -109,8 +109,8 @@ impl SiteState {
         self.phase
     }
 
-    /// A cold site's counter went on by itself and was read late: `calls` were made, not only those that were awaited.
-    /// To be said before [`Event::ColdExpired`].
+    /// A cold site's counter went on by itself and was read late: `calls` were made, not only those that were
+    /// awaited. To be said before [`Event::ColdExpired`].
     pub fn counted(&mut self, calls: u32) {
         if self.phase == Phase::Cold && !self.trial.is_running() && calls > self.window {
             self.window = calls;
@@ -183,8 +183,8 @@ pub enum Event<'a> {
     },
     /// A cold site of a crowd has been looked at for the first time.
     SeenOnce,
-    /// A site of a crowd got the tree that others run: it is linked at once. [`super::Policy::may_link_first`] has said
-    /// that its link is paid for.
+    /// A site of a crowd got the tree that others run: it is linked at once.
+    /// [`super::Policy::may_link_first`] has said that its link is paid for.
     Joined,
     /// The trace is full.
     WindowFull {

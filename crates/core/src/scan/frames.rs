@@ -37,7 +37,8 @@ impl<'a> EhFrameHdr<'a> {
         Some(EhFrameHdr { address: header.address, table, frames })
     }
 
-    /// Where the header says that `.eh_frame` starts, which may be in another segment; it says so without a table, too.
+    /// Where the header says that `.eh_frame` starts, which may be in another segment; it says so without a
+    /// table, too.
     #[must_use]
     pub fn frames(header: Region<'_>) -> Option<u64> {
         let mut reader = Reader { bytes: header.bytes };
@@ -122,8 +123,8 @@ impl Functions for EhFrameHdr<'_> {
     }
 }
 
-/// Calls `found` for the functions of an `.eh_frame` that starts at `start` in `frames`, in no order, up to its end or to
-/// what is no entry.
+/// Calls `found` for the functions of an `.eh_frame` that starts at `start` in `frames`, in no order, up to
+/// its end or to what is no entry.
 pub fn each_frame(frames: Region<'_>, start: u64, found: &mut dyn FnMut(Function)) {
     let mut at = start;
     loop {
@@ -174,7 +175,8 @@ pub enum Frame {
     Unknown,
 }
 
-/// Registers of which a [`Row`] knows, by DWARF's numbers: the general ones, and the return address as number 16.
+/// Registers of which a [`Row`] knows, by DWARF's numbers: the general ones, and the return address as number
+/// 16.
 pub const ROW_REGISTERS: usize = 17;
 /// DWARF's numbers of the stack pointer and the return address.
 const RSP: u64 = 7;
@@ -187,8 +189,8 @@ pub struct Row {
     pub register: u8,
     /// … and the distance of that address from it.
     pub distance: i32,
-    /// For each register how far from the canonical frame address the caller's value lies, in bytes; 0 where the register
-    /// still holds it. A return address of 0 means that there is no caller.
+    /// For each register how far from the canonical frame address the caller's value lies, in bytes; 0 where
+    /// the register still holds it. A return address of 0 means that there is no caller.
     pub saved: [i16; ROW_REGISTERS],
 }
 
@@ -200,8 +202,8 @@ const EXPRESSION: u8 = u8::MAX;
 impl Row {
     const EMPTY: Row = Row { register: 0, distance: 0, saved: [0; ROW_REGISTERS] };
 
-    /// Whether the canonical frame address is right above the return address: what registers it says are saved, the function
-    /// has taken back, and their places are no longer its own.
+    /// Whether the canonical frame address is right above the return address: what registers it says are
+    /// saved, the function has taken back, and their places are no longer its own.
     fn is_frameless(&self) -> bool {
         u64::from(self.register) == RSP && self.distance == 8
     }
@@ -305,7 +307,8 @@ impl Program {
                 (0, 0x05) => self.row.save(r.uleb128()?, r.uleb128()?.cast_signed(), scale),
                 (0, 0x11) => self.row.save(r.uleb128()?, r.sleb128()?, scale),
                 (0, 0x06) => self.restore(r.uleb128()?),
-                // Nobody knows what was in it, or it still holds it: without a caller, or a caller that does not want it.
+                // Nobody knows what was in it, or it still holds it: without a caller, or a caller that does
+                // not want it.
                 (0, 0x07 | 0x08) => self.row.set(r.uleb128()?, 0),
                 (0, 0x09 | 0x14 | 0x15 | 0x2f) => {
                     let register = r.uleb128()?;

@@ -66,7 +66,8 @@ pub struct Sites<'a, F> {
     thunks: &'a [u64],
     functions: F,
     filter: Filter,
-    /// The block that is being looked at, and which of its bytes may end an opcode and were not looked at yet.
+    /// The block that is being looked at, and which of its bytes may end an opcode and were not looked at
+    /// yet.
     block: usize,
     ends: u64,
     /// The next block.
@@ -111,8 +112,8 @@ impl<'a, F: Functions> Sites<'a, F> {
             Some(place) if place.function.contains(candidate.opcode) => place,
             _ => {
                 let function = self.functions.containing(candidate.opcode).ok_or(Refusal::NoFunction)?;
-                // In a sorted table none begins before one that was met before. Others could have all of the text read
-                // anew for each candidate.
+                // In a sorted table none begins before one that was met before. Others could have all of the
+                // text read anew for each candidate.
                 if self.place.is_some_and(|place| function.start < place.function.start) {
                     return Err(Refusal::NoFunction);
                 }
@@ -251,8 +252,8 @@ fn opcodes(block: &[u8; BLOCK + 1]) -> u64 {
     words.enumerate().fold(0, |bits, (n, word)| bits | bits_of(u64::from_le_bytes(*word)) << (8 * n))
 }
 
-/// Eight bytes that are 0 or 1 as eight bits. Byte *k* times 2 to the power of 56 - 7*k* comes to stand in bit 56 + *k*; no
-/// two products meet.
+/// Eight bytes that are 0 or 1 as eight bits. Byte *k* times 2 to the power of 56 - 7*k* comes to stand in
+/// bit 56 + *k*; no two products meet.
 const fn bits_of(word: u64) -> u64 {
     word.wrapping_mul(0x0102_0408_1020_4080) >> 56
 }

@@ -1,7 +1,7 @@
 //! Forked children: real processes, made by fork(2) in the middle of an execution, with copies of everything.
 //!
-//! In a child there is one thread. It runs only while a task of its parent's execution waits for it, step by step: so
-//! the scheduler decides how the two processes take turns, and a seed repeats it.
+//! In a child there is one thread. It runs only while a task of its parent's execution waits for it, step by
+//! step: so the scheduler decides how the two processes take turns, and a seed repeats it.
 
 use crate::world;
 use std::cell::Cell;

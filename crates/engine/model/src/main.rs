@@ -6,40 +6,46 @@
 //! ```
 //!
 //! # What runs
-//! The real engine: its slow path, lock, judging, recording, building, publishing, linking, relearning, switching,
-//! recovering, forking (`judge`, `engine`, `fork`, `state`, `table`, `rings`, `report`, the policy), on real arenas,
-//! which are mapped twice and sealed, with real gates, stubs and trees, real pokes of a program's text through
-//! `/proc/self/mem`, and real forked processes. Every access to shared memory is a step ([`world`]).
+//! The real engine: its slow path, lock, judging, recording, building, publishing, linking, relearning,
+//! switching, recovering, forking (`judge`, `engine`, `fork`, `state`, `table`, `rings`, `report`, the
+//! policy), on real arenas, which are mapped twice and sealed, with real gates, stubs and trees, real pokes
+//! of a program's text through `/proc/self/mem`, and real forked processes. Every access to shared memory is
+//! a step ([`world`]).
 //!
 //! # What is modelled
-//! - *The processor* ([`processor`]): generated code is executed from memory, instruction by instruction, each a step.
-//! - *Memory*: in order. x86-64 lets loads overtake a processor's own earlier stores; nothing here depends on that, since
-//!   nobody decides by what it has not seen. How compilers may reorder is up to the orderings given, which this does not
-//!   try (loom does, for the library's slots and keys).
-//! - *The slow path's assembly*, which saves registers around the call of `judge::slow`; *the clock*; *what it costs to
-//!   call*; *finding sites* in objects. Windows are shorter, and a child gets its own arena sooner (`cfg!(relpoline_model)`).
+//! - *The processor* ([`processor`]): generated code is executed from memory, instruction by instruction,
+//!   each a step.
+//! - *Memory*: in order. x86-64 lets loads overtake a processor's own earlier stores; nothing here depends on
+//!   that, since nobody decides by what it has not seen. How compilers may reorder is up to the orderings
+//!   given, which this does not try (loom does, for the library's slots and keys).
+//! - *The slow path's assembly*, which saves registers around the call of `judge::slow`; *the clock*; *what
+//!   it costs to call*; *finding sites* in objects. Windows are shorter, and a child gets its own arena
+//!   sooner (`cfg!(relpoline_model)`).
 //!
 //! # Why shuttle
-//! An execution has some thousands of steps: until a site is promoted it must be called some ten times. loom would
-//! try all interleavings and not come to an end; and its atomics cannot lie in an arena. shuttle draws interleavings:
-//! at random, and by *probabilistic concurrency testing*, which finds a fault that needs `d` preemptions among `n` threads
-//! and `k` steps with a probability of at least `1/(n·k^(d-1))` per execution.
+//! An execution has some thousands of steps: until a site is promoted it must be called some ten times. loom
+//! would try all interleavings and not come to an end; and its atomics cannot lie in an arena. shuttle draws
+//! interleavings: at random, and by *probabilistic concurrency testing*, which finds a fault that needs `d`
+//! preemptions among `n` threads and `k` steps with a probability of at least `1/(n·k^(d-1))` per execution.
 //!
 //! # What must hold
-//! - A call ends at the target it asks for, with its registers; only code is executed, and code that was executed never
-//!   changes (so none is entered unfinished, and no cell is used twice).
-//! - At most one judgement is under way. One that its thread has left is mended: in the end every site has come to rest,
-//!   its gate leads where its state says, and no ring is lost.
+//! - A call ends at the target it asks for, with its registers; only code is executed, and code that was
+//!   executed never changes (so none is entered unfinished, and no cell is used twice).
+//! - At most one judgement is under way. One that its thread has left is mended: in the end every site has
+//!   come to rest, its gate leads where its state says, and no ring is lost.
 //! - Once promotion is off nothing is published, until it is on again; then sites learn.
-//! - Text that was put back, or that leads to gates because promotion is off, is changed by nobody, however late they come.
+//! - Text that was put back, or that leads to gates because promotion is off, is changed by nobody, however
+//!   late they come.
 //! - A child does the same with what its parent had half done, whatever that does meanwhile.
 //!
-//! Each is broken by one of the deliberate faults ([`scenarios::FAULTS`]), which `--faults` shows to be found. They are
-//! those of `--cfg relpoline_broken="FAULT"`; here they are chosen at run time, which spares a build for each.
+//! Each is broken by one of the deliberate faults ([`scenarios::FAULTS`]), which `--faults` shows to be
+//! found. They are those of `--cfg relpoline_broken="FAULT"`; here they are chosen at run time, which spares
+//! a build for each.
 //!
 //! # What is not explored
-//! Trials of trees against the clock (tens of thousands of calls); objects that come and go; the tool's commands but
-//! for what they do under the lock, and to the text in a stop; children made by vfork; a child that goes on inside a judgement which its own handler interrupted to fork.
+//! Trials of trees against the clock (tens of thousands of calls); objects that come and go; the tool's
+//! commands but for what they do under the lock, and to the text in a stop; children made by vfork; a child
+//! that goes on inside a judgement which its own handler interrupted to fork.
 
 mod child;
 mod processor;
@@ -115,7 +121,8 @@ fn look_for_faults(seed: u64) {
     }
 }
 
-/// Runs `executions` of a scenario; how many there were when one failed. With a fault, what is said of it is not shown.
+/// Runs `executions` of a scenario; how many there were when one failed. With a fault, what is said of it is
+/// not shown.
 fn first_failure(scenario: &'static Scenario, seed: u64, executions: u32, fault: Option<&str>) -> Option<u32> {
     (0..executions.div_ceil(BATCH)).find_map(|batch| {
         let seed = seed.wrapping_mul(1 << 20) + u64::from(batch);

@@ -1,10 +1,10 @@
-//! The processor that runs the program's and the engine's generated code: one instruction after the other, each of them
-//! a step of the model, so a thread can be stopped in front of any.
+//! The processor that runs the program's and the engine's generated code: one instruction after the other,
+//! each of them a step of the model, so a thread can be stopped in front of any.
 //!
-//! It reads the very bytes that lie in the text and in the arena's executable mapping, at the moment at which the
-//! instruction is executed. An instruction is fetched whole, as on x86-64 where a change is one byte or one aligned
-//! word. `dec` and `inc` of memory are two steps, as they are between processors. What it does not know is a fault: only
-//! code that the engine generates, and the program's own, may be executed.
+//! It reads the very bytes that lie in the text and in the arena's executable mapping, at the moment at which
+//! the instruction is executed. An instruction is fetched whole, as on x86-64 where a change is one byte or
+//! one aligned word. `dec` and `inc` of memory are two steps, as they are between processors. What it does
+//! not know is a fault: only code that the engine generates, and the program's own, may be executed.
 //!
 //! A site that jumps must find flags and red zone as they were, but for the word that its thunk writes.
 
@@ -100,7 +100,8 @@ impl Call<'_> {
         self.execute(&instruction);
     }
 
-    /// The slow path's assembly keeps every register, as `tests/tests/calls.rs` shows; what it calls is called here.
+    /// The slow path's assembly keeps every register, as `tests/tests/calls.rs` shows; what it calls is
+    /// called here.
     fn slow_path(&mut self, site: usize, reg: Reg) {
         self.at = self.pop();
         let jumps = self.program.sites[site].jumps;

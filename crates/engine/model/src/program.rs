@@ -1,7 +1,8 @@
 //! A program with sites, and the real engine in it: its own start, arena, gates and patches.
 //!
-//! The program is a page of text, with thunks and sites that call them, and a page of targets. Its text is changed through
-//! `/proc/self/mem`, as the engine does it everywhere. Only what finds sites in objects is left out.
+//! The program is a page of text, with thunks and sites that call them, and a page of targets. Its text is
+//! changed through `/proc/self/mem`, as the engine does it everywhere. Only what finds sites in objects is
+//! left out.
 
 use crate::world;
 use relpoline_core::arch::encode::rel32;
@@ -129,7 +130,8 @@ impl Program {
         bytes
     }
 
-    /// Code that was executed never changes; of a gate's cell all but its two words, and of a board's words all.
+    /// Code that was executed never changes; of a gate's cell all but its two words, and of a board's words
+    /// all.
     fn check_cell(&self, cell: u64) {
         // SAFETY: a cell of the arena.
         let mut now = unsafe { (cell as *const [u8; CELL]).read_volatile() };
@@ -151,8 +153,9 @@ impl Program {
         assert_eq!(before, now, "the cell at {cell:#x} was executed, and has changed");
     }
 
-    /// Puts the text back as the compiler wrote it, or leads its sites to their gates, whole displacements at a time, as
-    /// the tool does when all threads stand still. False, and nothing is done, when somebody holds the lock.
+    /// Puts the text back as the compiler wrote it, or leads its sites to their gates, whole displacements at
+    /// a time, as the tool does when all threads stand still. False, and nothing is done, when somebody holds
+    /// the lock.
     pub fn lead_all(&self, to_gates: bool) -> bool {
         // SAFETY: nobody else runs.
         let engine = unsafe { the_engine() };
@@ -199,8 +202,8 @@ impl Program {
         engine.sites.as_slice().iter().all(|site| site.stuck || at_gate(site))
     }
 
-    /// Calls every site with a target that is new to all of them, until each has learned it or been left alone; how
-    /// many sites then have trees.
+    /// Calls every site with a target that is new to all of them, until each has learned it or been left
+    /// alone; how many sites then have trees.
     ///
     /// # Panics
     /// When a site does not get there: it is dead. Or when a ring was lost.

@@ -108,7 +108,8 @@ fn begin(dangers: Dangers) -> Arc<Program> {
     program
 }
 
-/// Ends it: whatever happened, sites come to rest; and when those who were late have gone on, calls are still right.
+/// Ends it: whatever happened, sites come to rest; and when those who were late have gone on, calls are still
+/// right.
 fn finish(program: &Program) {
     world::wait();
     // Who switched promotion off may have left since.

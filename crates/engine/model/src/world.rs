@@ -1,12 +1,14 @@
-//! What the engine's seam (`relpoline_text::sync`) leads to: every access to shared memory is a step at which another
-//! thread may run, a signal may be delivered, or the thread may leave what it is doing for ever.
+//! What the engine's seam (`relpoline_text::sync`) leads to: every access to shared memory is a step at which
+//! another thread may run, a signal may be delivered, or the thread may leave what it is doing for ever.
 //!
-//! All threads of an execution are tasks of shuttle's on one thread of the system, so what they do is one sequence that
-//! the scheduler decides and a seed repeats. Each has its own source of chance, seeded by shuttle.
+//! All threads of an execution are tasks of shuttle's on one thread of the system, so what they do is one
+//! sequence that the scheduler decides and a seed repeats. Each has its own source of chance, seeded by
+//! shuttle.
 //!
-//! A thread that *leaves* (a `siglongjmp` out of a handler, a killed vfork child, a thread that is never scheduled
-//! again) stands still where it is; what is left of its work is done by another task, and the clock goes on by more than
-//! the lock's patience. At the end of an execution those that stand still go on after all, as a stopped thread might.
+//! A thread that *leaves* (a `siglongjmp` out of a handler, a killed vfork child, a thread that is never
+//! scheduled again) stands still where it is; what is left of its work is done by another task, and the clock
+//! goes on by more than the lock's patience. At the end of an execution those that stand still go on after
+//! all, as a stopped thread might.
 
 use relpoline_engine::hold::PATIENCE;
 use relpoline_text::sync::{self, World};
@@ -29,7 +31,8 @@ pub struct Dangers {
     pub lingers: u32,
     /// This many threads come late with what signals have to wait for: not before the text was put back.
     pub late: u32,
-    /// One step in this many takes longer than the lock's patience, as when a thread is put off by the scheduler; 0: none.
+    /// One step in this many takes longer than the lock's patience, as when a thread is put off by the
+    /// scheduler; 0: none.
     pub stalls: u32,
 }
 

@@ -1,9 +1,10 @@
 //! `_dl_find_object`: which object an address belongs to, as unwinders ask since glibc 2.35.
 //!
-//! libc's function of that name is a jump through a pointer that the loader keeps (`_rtld_global_ro`): it is read from that
-//! jump, and led here. So everybody is reached, whichever way it looks the function up, programs in other namespaces too;
-//! and it is one aligned word, which can be changed under running threads, and put back. Where the function looks
-//! otherwise, nothing is changed, and such unwinders see what they saw before there was this: an address that nobody knows.
+//! libc's function of that name is a jump through a pointer that the loader keeps (`_rtld_global_ro`): it is
+//! read from that jump, and led here. So everybody is reached, whichever way it looks the function up,
+//! programs in other namespaces too; and it is one aligned word, which can be changed under running threads,
+//! and put back. Where the function looks otherwise, nothing is changed, and such unwinders see what they saw
+//! before there was this: an address that nobody knows.
 
 use super::covered_at;
 use crate::sandbox;
@@ -54,7 +55,8 @@ pub unsafe extern "C" fn find_object(pc: *mut c_void, found: *mut Found) -> c_in
     unsafe { (core::mem::transmute::<*mut c_void, Find>(LOADERS.load(Ordering::Acquire)))(pc, found) }
 }
 
-/// The slot that the function with these first bytes at `at` jumps through: `mov slot_base(%rip),%rax; jmp *offset(%rax)`.
+/// The slot that the function with these first bytes at `at` jumps through:
+/// `mov slot_base(%rip),%rax; jmp *offset(%rax)`.
 fn slot(at: u64, code: &[u8; 17]) -> Option<(u64, i32)> {
     let code: &[u8] = code.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(code);
     let number = |at: usize| Some(i32::from_le_bytes(*code.get(at..)?.first_chunk()?));
@@ -124,7 +126,8 @@ fn name_link_map(loaders: *mut c_void) {
 fn store(slot: u64, pointer: &AtomicPtr<c_void>, to: *mut c_void) -> Option<()> {
     let page = (slot & !0xfff) as *mut c_void;
     let (read, write) = (MprotectFlags::READ, MprotectFlags::READ | MprotectFlags::WRITE);
-    // SAFETY: the page holds data of the loader's alone, which stays readable all along; programs run with it read-only.
+    // SAFETY: the page holds data of the loader's alone, which stays readable all along; programs run with it
+    // read-only.
     unsafe {
         rustix::mm::mprotect(page, 4096, write).ok()?;
         pointer.store(to, Ordering::Release);

@@ -1,14 +1,15 @@
 //! `dl_iterate_phdr`: all objects, as unwinders walk through them that do not ask `_dl_find_object`.
 //!
-//! An arena is told to whoever walks as one more object, behind all others: with a name that is no path, one loadable segment,
-//! and unwind data. The engine itself comes behind it where the loader does not know it.
+//! An arena is told to whoever walks as one more object, behind all others: with a name that is no path, one
+//! loadable segment, and unwind data. The engine itself comes behind it where the loader does not know it.
 //!
-//! libc's function is led here by a jump over its first instructions, which are done here instead: by the engine while the
-//! process has one thread, or by the tool when all threads stand still. Only functions that begin with pushes that are
-//! known are led; where they begin otherwise, such unwinders see what they saw before.
+//! libc's function is led here by a jump over its first instructions, which are done here instead: by the
+//! engine while the process has one thread, or by the tool when all threads stand still. Only functions that
+//! begin with pushes that are known are led; where they begin otherwise, such unwinders see what they saw
+//! before.
 //!
-//! A callback may throw, as libc allows: nothing here has anything to clean up, so unwinders pass through these functions by
-//! their unwind data alone.
+//! A callback may throw, as libc allows: nothing here has anything to clean up, so unwinders pass through
+//! these functions by their unwind data alone.
 
 use super::{COVERED, covered};
 use crate::control;
@@ -164,7 +165,8 @@ unsafe extern "C" fn begin(callback: Callback, data: *mut c_void) -> c_int {
     )
 }
 
-/// Whether libc's function at `at` begins with the instructions that [`begin`] does; if so it goes on behind them.
+/// Whether libc's function at `at` begins with the instructions that [`begin`] does; if so it goes on behind
+/// them.
 fn is_known(at: u64) -> bool {
     // SAFETY: a function's first bytes.
     let code = unsafe { *(at as *const [u8; PUSHES.len()]) };
@@ -174,7 +176,8 @@ fn is_known(at: u64) -> bool {
     code == PUSHES
 }
 
-/// Prepares for the tool, which has found libc's function at `at`, and leads it here when all threads stand still.
+/// Prepares for the tool, which has found libc's function at `at`, and leads it here when all threads stand
+/// still.
 pub fn prepare(at: u64) {
     if at != 0 {
         is_known(at);

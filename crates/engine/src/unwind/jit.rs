@@ -1,8 +1,9 @@
 //! Telling debuggers about arenas: names and unwind data for code that no file holds.
 //!
-//! Names, and the rules of [`relpoline_text::frames`], are said in a small ELF image per arena, which is handed to GDB by its
-//! JIT interface (GDB manual, "JIT Compilation Interface"): a list of images and a function at which GDB
-//! stops when the list changes. The list's symbols are hidden, so a JIT compiler of the program's own keeps its.
+//! Names, and the rules of [`relpoline_text::frames`], are said in a small ELF image per arena, which is
+//! handed to GDB by its JIT interface (GDB manual, "JIT Compilation Interface"): a list of images and a
+//! function at which GDB stops when the list changes. The list's symbols are hidden, so a JIT compiler of the
+//! program's own keeps its.
 
 use core::cell::UnsafeCell;
 use core::ops::Range;

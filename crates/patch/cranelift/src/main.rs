@@ -2,9 +2,10 @@
 //!
 //! `cd crates/patch/cranelift && cargo run --release`
 //!
-//! Cranelift generates the bytes; where they lie, and how their calls are resolved, is this program's. A direct call of another
-//! function is led to that function's gate, so it follows when that gets a new body, without being compiled again. (cranelift-jit's own
-//! memory is written and executed at one address, at different times, and lies elsewhere, so its functions have no gates here.)
+//! Cranelift generates the bytes; where they lie, and how their calls are resolved, is this program's. A
+//! direct call of another function is led to that function's gate, so it follows when that gets a new body,
+//! without being compiled again. (cranelift-jit's own memory is written and executed at one address, at
+//! different times, and lies elsewhere, so its functions have no gates here.)
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{

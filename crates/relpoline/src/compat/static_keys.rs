@@ -1,17 +1,20 @@
 //! The names and macros of the crate [static-keys] 0.8, on this crate's [keys](crate::StaticKey).
 //!
-//! A program that uses it changes `use static_keys::…` to `use relpoline::compat::static_keys::…`. Everything else stays.
-//! What is different underneath:
+//! A program that uses it changes `use static_keys::…` to `use relpoline::compat::static_keys::…`. Everything
+//! else stays. What is different underneath:
 //!
 //! * Keys may be switched from any thread, while other threads run through the branches.
-//! * [`global_init`] does nothing. Branches are right before it, in constructors, and in libraries loaded later.
-//! * [`static_branch_unlikely!`] and [`static_branch_likely!`] lay out the branch by their own name alone. static-keys
-//!   also looks at what the key starts with.
-//! * [`enable`](StaticKey::enable) and [`disable`](StaticKey::disable) stay `unsafe`, so that the source compiles unchanged
-//!   and without warnings, but ask for nothing. Where text cannot be patched they panic, as static-keys does; a key
-//!   [leads](core::ops::Deref) to its [`StaticKey`](crate::StaticKey), whose methods return an error instead.
+//! * [`global_init`] does nothing. Branches are right before it, in constructors, and in libraries loaded
+//!   later.
+//! * [`static_branch_unlikely!`] and [`static_branch_likely!`] lay out the branch by their own name alone.
+//!   static-keys also looks at what the key starts with.
+//! * [`enable`](StaticKey::enable) and [`disable`](StaticKey::disable) stay `unsafe`, so that the source
+//!   compiles unchanged and without warnings, but ask for nothing. Where text cannot be patched they panic,
+//!   as static-keys does; a key [leads](core::ops::Deref) to its [`StaticKey`](crate::StaticKey), whose
+//!   methods return an error instead.
 //!
-//! Not here: keys that are generic over a code manipulator, which are for programs without an operating system.
+//! Not here: keys that are generic over a code manipulator, which are for programs without an operating
+//! system.
 //!
 //! ```
 //! use relpoline::compat::static_keys::{self, define_static_key_false, static_branch_unlikely};

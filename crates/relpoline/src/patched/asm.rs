@@ -138,8 +138,8 @@ macro_rules! __branch {
     }};
 }
 
-/// Whether a call's own branch falls through here: a site like an unlikely key's, that belongs to the call. As shipped it
-/// jumps, and the gate decides.
+/// Whether a call's own branch falls through here: a site like an unlikely key's, that belongs to the call.
+/// As shipped it jumps, and the gate decides.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __falls_through_here {
@@ -214,7 +214,8 @@ macro_rules! __caller_here {
     };
 }
 
-/// A jump through the register with this number: `jmp *%register`, with a REX prefix even where it needs none.
+/// A jump through the register with this number: `jmp *%register`, with a REX prefix even where it needs
+/// none.
 #[cfg(not(feature = "retpoline"))]
 #[doc(hidden)]
 #[macro_export]
@@ -276,8 +277,8 @@ macro_rules! __call_gate {
     }};
 }
 
-/// The gate of a dynamic call, as the address to call. As shipped its `test` falls through to the jump through
-/// the target's register; once it is armed the `test` is a `jmp`: see `patched/learn`.
+/// The gate of a dynamic call, as the address to call. As shipped its `test` falls through to the jump
+/// through the target's register; once it is armed the `test` is a `jmp`: see `patched/learn`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __table_gate {
@@ -290,7 +291,8 @@ macro_rules! __table_gate {
                 "2:",
                 ".byte 0xa9\n.long 0",
                 $crate::__jump_through!("{register}"),
-                // Never executed: it names the call, so that linkers that fold equal functions leave this one alone.
+                // Never executed: it names the call, so that linkers that fold equal functions leave this one
+                // alone.
                 "mov r11, qword ptr [rip + {owner}@GOTPCREL]",
                 // Aligns the beginning too: see the gate of a static call.
                 ".balign 32, 0xcc",
@@ -306,8 +308,8 @@ macro_rules! __table_gate {
     }};
 }
 
-/// The function that callers see: it calls the gate, with the target as one more argument; or the target, while the call is
-/// left alone.
+/// The function that callers see: it calls the gate, with the target as one more argument; or the target,
+/// while the call is left alone.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __dynamic_call_function {
@@ -322,8 +324,8 @@ macro_rules! __dynamic_call_function {
                 return unsafe { target($($arg),*) };
             }
             let gate: $($unsafe)? $($abi)* fn($($ty,)* *const ()) $($ret)* =
-                // SAFETY: the gate jumps to `target`, which finds its own arguments where it expects them: the one
-                // behind them is in a register that it does not read.
+                // SAFETY: the gate jumps to `target`, which finds its own arguments where it expects them:
+                // the one behind them is in a register that it does not read.
                 unsafe { ::core::mem::transmute(gate) };
             // SAFETY: what an unsafe signature asks for was promised by the caller.
             #[allow(unused_unsafe)]

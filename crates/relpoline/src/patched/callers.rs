@@ -4,9 +4,9 @@
 //! macro is used it leaves a mark; from there on code is read until that instruction comes, which is a
 //! *caller*. (One that does not come in time is none, and goes to the gate, which is always right.)
 //!
-//! A caller's displacement is four bytes, anywhere in a cache line or across two, and any number of threads are executing it. It
-//! changes by a [route](relpoline_patch::route): a byte at a time, a barrier after each, by way of islands of the
-//! [`mirror`](super::mirror) that jump to the gate.
+//! A caller's displacement is four bytes, anywhere in a cache line or across two, and any number of threads
+//! are executing it. It changes by a [route](relpoline_patch::route): a byte at a time, a barrier after each,
+//! by way of islands of the [`mirror`](super::mirror) that jump to the gate.
 //!
 //! Islands have a call's own gate for ever, so two calls with a common target need different distances; a
 //! call whose islands have no place stays with its gate. Targets that a displacement does not reach get an
@@ -104,7 +104,8 @@ impl Way {
         call.set_way(if self.to == self.gate { 0 } else { self.to }, self.distance);
     }
 
-    /// The route of the caller with its displacement at `field`; `None` when it does not reach one of its stations.
+    /// The route of the caller with its displacement at `field`; `None` when it does not reach one of its
+    /// stations.
     fn route(self, field: u64) -> Option<Route> {
         Route::new(rel32(field + FIELD, self.gate)?, self.distance, rel32(field + FIELD, self.to)?)
     }

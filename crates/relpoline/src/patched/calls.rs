@@ -1,7 +1,8 @@
 //! Re-pointing the slots of a static call.
 //!
-//! Calls that are found are led past all of this, straight to the target ([`super::callers`]). Others, and all while they are on
-//! their way, go to the gate, a function of the user's module that is a row of five-byte slots:
+//! Calls that are found are led past all of this, straight to the target ([`super::callers`]). Others, and
+//! all while they are on their way, go to the gate, a function of the user's module that is a row of
+//! five-byte slots:
 //!
 //! ```text
 //! slot 0    jmp through the pointer          as shipped: right whatever the target is
@@ -140,8 +141,8 @@ pub fn arm_inline(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
 
 /// Re-points a call. On an error it goes where it went before.
 ///
-/// Branches of the inline form go to the first target without asking the gate. So they are led to the gate before
-/// it is re-pointed, while it still goes there too; and led past it again after it has come back.
+/// Branches of the inline form go to the first target without asking the gate. So they are led to the gate
+/// before it is re-pointed, while it still goes there too; and led past it again after it has come back.
 pub fn update_call(call: &StaticCall, target: *const ()) -> Result<(), UpdateError> {
     locked(|modules| update_under_lock(modules, call, target))
 }

@@ -1,8 +1,9 @@
 //! What this library does around `fork`.
 //!
-//! Both locks are taken before, and given back on either side: so a child never finds a change half-way, waits for no
-//! thread of its parent, and inherits no descriptor of its parent's memory (`/proc/self/mem` is open during changes only).
-//! Children made by raw clone, where no handler runs, are noticed by the page of [`super::wiped`], and mend what is torn.
+//! Both locks are taken before, and given back on either side: so a child never finds a change half-way,
+//! waits for no thread of its parent, and inherits no descriptor of its parent's memory (`/proc/self/mem` is
+//! open during changes only). Children made by raw clone, where no handler runs, are noticed by the page of
+//! [`super::wiped`], and mend what is torn.
 
 use super::{hold, learn, wiped};
 use core::ffi::c_int;
@@ -20,7 +21,8 @@ pub fn prepare() {
     static DONE: AtomicBool = AtomicBool::new(false);
     let _ = wiped::prepare();
     if !DONE.swap(true, Ordering::Relaxed) && !cfg!(relpoline_broken = "child-waits") {
-        // SAFETY: the three are functions of this module. Where there is no memory for them the page has to do.
+        // SAFETY: the three are functions of this module. Where there is no memory for them the page has to
+        // do.
         unsafe { pthread_atfork(before, after, child) };
     }
 }

@@ -1,20 +1,22 @@
 //! The one lock under which anything is changed.
 //!
-//! It knows its holder, by the thread pointer, which is the same in a forked child. So it can be held over a `fork`
-//! ([`super::fork`]): whoever changes something in a handler of that fork (`pthread_atfork`), on either side, goes on
-//! within; and a child finds the lock free, or held for the fork that made it, whatever its parent's threads were doing.
+//! It knows its holder, by the thread pointer, which is the same in a forked child. So it can be held over a
+//! `fork` ([`super::fork`]): whoever changes something in a handler of that fork (`pthread_atfork`), on
+//! either side, goes on within; and a child finds the lock free, or held for the fork that made it, whatever
+//! its parent's threads were doing.
 //!
-//! No holder is interrupted by a signal handler, which might fork, change something itself, or leave by longjmp; and none
-//! allocates. Holders that vanish all the same are noticed: a child made by vfork that was killed (it shares our memory,
-//! and our thread's name), and, in children made by raw clone, threads of the parent. What they left half-way is *torn*:
-//! whoever takes the lock next mends it.
+//! No holder is interrupted by a signal handler, which might fork, change something itself, or leave by
+//! longjmp; and none allocates. Holders that vanish all the same are noticed: a child made by vfork that was
+//! killed (it shares our memory, and our thread's name), and, in children made by raw clone, threads of the
+//! parent. What they left half-way is *torn*: whoever takes the lock next mends it.
 
 use super::{learn, wiped};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use relpoline_text::{mask, sync};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
-/// 0 while it is free; else the holder's thread id (in a sandbox, where that cannot be asked for, its thread pointer).
+/// 0 while it is free; else the holder's thread id (in a sandbox, where that cannot be asked for, its thread
+/// pointer).
 static OWNER: AtomicU64 = AtomicU64::new(0);
 /// The holder's thread pointer, while it is known; cleared before the lock changes hands.
 static NAME: AtomicU64 = AtomicU64::new(0);
@@ -22,11 +24,11 @@ static NAME: AtomicU64 = AtomicU64::new(0);
 static FORKER: AtomicU64 = AtomicU64::new(0);
 /// A holder vanished in the middle of a change.
 static TORN: AtomicBool = AtomicBool::new(false);
-/// Forks that wait for one of the two locks, and take precedence: a thread that changes something again and again would
-/// hold them up for ever.
+/// Forks that wait for one of the two locks, and take precedence: a thread that changes something again and
+/// again would hold them up for ever.
 static FORKS: AtomicU32 = AtomicU32::new(0);
-/// Threads that wait for the lock, and who had it last, by its thread pointer: a thread that changes something again and again
-/// lets others come in between.
+/// Threads that wait for the lock, and who had it last, by its thread pointer: a thread that changes
+/// something again and again lets others come in between.
 static WAITING: AtomicU32 = AtomicU32::new(0);
 static LAST: AtomicU64 = AtomicU64::new(0);
 /// Sleeps by which the last holder lets others come first.
@@ -145,8 +147,8 @@ fn take(for_fork: bool) -> (u64, bool) {
     }
     let mut waits = false;
     while let Err(seen) = OWNER.compare_exchange(0, mark, Ordering::Acquire, Ordering::Acquire) {
-        // One's own name: somebody held it who had it too, and is gone (vfork), or this thread itself, which a fault's
-        // handler led away.
+        // One's own name: somebody held it who had it too, and is gone (vfork), or this thread itself, which
+        // a fault's handler led away.
         let is_left = is_held() || turns > YIELDS && turns.is_multiple_of(SLEEPS) && has_left(seen, turns);
         if is_left {
             NAME.store(0, Ordering::Relaxed);
@@ -178,8 +180,8 @@ fn is_waited_for() -> bool {
     WAITING.load(Ordering::Relaxed) != 0
 }
 
-/// Whether the holder is gone, or forks and may be waiting for this very thread: a handler of that fork may take a lock
-/// that this thread has. Then the fork goes on without the lock, and its child mends.
+/// Whether the holder is gone, or forks and may be waiting for this very thread: a handler of that fork may
+/// take a lock that this thread has. Then the fork goes on without the lock, and its child mends.
 fn has_left(seen: u64, turns: u32) -> bool {
     if FORKER.load(Ordering::Relaxed) != 0 {
         return turns > PATIENCE;

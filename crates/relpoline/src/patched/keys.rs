@@ -1,7 +1,7 @@
 //! Toggling the sites of a key.
 //!
-//! A site is a [switch](relpoline_patch::switch): one byte changes, whatever its alignment, between a jump and a `test` of the same
-//! length. Whether it is the long or the short pair was the assembler's choice.
+//! A site is a [switch](relpoline_patch::switch): one byte changes, whatever its alignment, between a jump
+//! and a `test` of the same length. Whether it is the long or the short pair was the assembler's choice.
 //!
 //! An error leaves all keys as they were: the values are put back, and sites that had been toggled to the
 //! jumping form may stay there, since that form reads the value.
@@ -17,7 +17,8 @@ pub use relpoline_patch::switch::{Form, opcode_in};
 
 /// The site's first byte.
 fn opcode(site: &Site) -> u8 {
-    // SAFETY: sites lie in text of a registered module; it may change meanwhile, but by the lock's owner alone.
+    // SAFETY: sites lie in text of a registered module; it may change meanwhile, but by the lock's owner
+    // alone.
     unsafe { (site.code as *const u8).read_volatile() }
 }
 
@@ -56,7 +57,8 @@ pub fn disarm(text: &mut Text, site: &Site) -> Result<(), UpdateError> {
 /// Changes keys: all of them, or none and an error.
 pub fn change_keys(changes: &[(&StaticKey, Change)]) -> Result<(), UpdateError> {
     let (mut one, mut many) = ([0], Vec::new());
-    // Nobody allocates under the lock: not for one key either, in a child where another thread had the allocator's.
+    // Nobody allocates under the lock: not for one key either, in a child where another thread had the
+    // allocator's.
     let before = if changes.len() <= 1 {
         &mut one[..]
     } else {

@@ -93,7 +93,8 @@ static MODULES: Shared = Shared(UnsafeCell::new(Modules {
 /// Does something under the one lock under which anything is changed. `act` allocates nothing.
 pub fn locked<R>(act: impl FnOnce(&mut Modules) -> R) -> R {
     hold::locked(|torn| {
-        // SAFETY: the lock is held, by this thread; nobody else has a reference, since `act` never comes back here.
+        // SAFETY: the lock is held, by this thread; nobody else has a reference, since `act` never comes back
+        // here.
         let modules = unsafe { &mut *MODULES.0.get() };
         if torn && !modules.sealed && modules.mend().is_err() {
             hold::still_torn();
@@ -111,7 +112,8 @@ impl Modules {
         })
     }
 
-    /// Brings the callers in a module to their gates; calls of which one is left are noted. Whether there is none.
+    /// Brings the callers in a module to their gates; calls of which one is left are noted. Whether there is
+    /// none.
     fn callers_to_gates(&mut self, module: usize) -> bool {
         let Some(&sites) = self.modules.get(module) else { return true };
         let mut text = Text::default();
@@ -137,7 +139,8 @@ impl Modules {
     /// Whether all sites of the static at `owner` can be reached.
     ///
     /// # Errors
-    /// A module that had some is being unloaded, and they could not be brought into a form that follows by itself.
+    /// A module that had some is being unloaded, and they could not be brought into a form that follows by
+    /// itself.
     pub fn reaches(&self, owner: u64) -> Result<(), UpdateError> {
         if self.lost.contains(&owner) { Err(UpdateError::TextUnavailable) } else { Ok(()) }
     }
@@ -145,8 +148,8 @@ impl Modules {
     /// Lets all sites say what their keys and calls say: somebody vanished in the middle of a change.
     fn mend(&self) -> Result<(), UpdateError> {
         let mut text = Text::default();
-        // In the order of an update: no branch of the inline form goes to the first target while the gate does not, and no
-        // caller past it.
+        // In the order of an update: no branch of the inline form goes to the first target while the gate
+        // does not, and no caller past it.
         for call in self.calls() {
             callers::to_gate(self, &mut text, call)?;
         }
@@ -261,11 +264,11 @@ fn is_alone() -> bool {
     rustix::fs::stat(c"/proc/self/task").is_ok_and(|task| task.st_nlink == 3)
 }
 
-/// Called by a module's registrar when it is unloaded, or the program ends: then everything goes on as before, for other
-/// threads and later destructors.
+/// Called by a module's registrar when it is unloaded, or the program ends: then everything goes on as
+/// before, for other threads and later destructors.
 ///
-/// What is unloaded has later destructors, too. So its sites are brought into the form that needs no patching, and
-/// changes work; where text cannot be changed, those that would not be seen are refused.
+/// What is unloaded has later destructors, too. So its sites are brought into the form that needs no
+/// patching, and changes work; where text cannot be changed, those that would not be seen are refused.
 ///
 /// # Safety
 /// `start` must be what it was registered with.
@@ -286,7 +289,8 @@ pub unsafe extern "C" fn unregister(start: *mut Site) {
         let sites = modules.modules.swap_remove(at);
         let freed = modules.sealed || (!forgets && shut(sites, &mut modules.lost));
         if modules.modules.is_empty() && at_gates && cause == Cause::Unload {
-            // SAFETY: the last module that used the mirror is being unloaded, and nobody may be on the way to its code.
+            // SAFETY: the last module that used the mirror is being unloaded, and nobody may be on the way to
+            // its code.
             unsafe { modules.mirror.get_mut().give_back() };
         }
         if modules.modules.is_empty() && freed && cause == Cause::Unload {
@@ -299,8 +303,8 @@ pub unsafe extern "C" fn unregister(start: *mut Site) {
     drop(emptied);
 }
 
-/// Brings the sites of a module into the form that needs no patching. Owners of those that cannot be are noted.
-/// Whether none leads to the learner's memory any more.
+/// Brings the sites of a module into the form that needs no patching. Owners of those that cannot be are
+/// noted. Whether none leads to the learner's memory any more.
 fn shut(sites: &'static [Site], lost: &mut Vec<u64>) -> bool {
     let mut text = Text::default();
     let mut apart = true;
@@ -325,8 +329,8 @@ fn shut(sites: &'static [Site], lost: &mut Vec<u64>) -> bool {
 }
 
 /// Brings every site into the form that needs no patching, and leaves it there: branches read their key,
-/// static calls jump through a pointer. Every later change then works without any system call. Dynamic calls keep
-/// the trees they have and learn nothing more; what would change them does nothing.
+/// static calls jump through a pointer. Every later change then works without any system call. Dynamic calls
+/// keep the trees they have and learn nothing more; what would change them does nothing.
 ///
 /// To be called before a seccomp filter is installed, privileges are dropped, or `/proc` is unmounted.
 /// Without it a change after that point may fail, with nothing changed.

@@ -35,7 +35,8 @@ impl Text {
     /// Writes bytes that no thread can be executing.
     ///
     /// # Safety
-    /// They must be text of a registered module or memory of this crate, and nobody may come there before a fence.
+    /// They must be text of a registered module or memory of this crate, and nobody may come there before a
+    /// fence.
     pub unsafe fn idle(&mut self, at: u64, bytes: &[u8]) -> Result<(), UpdateError> {
         // SAFETY: passed on to the caller.
         unsafe { self.0.idle(at, bytes) }.map_err(explained)

@@ -1,8 +1,8 @@
 //! Why a module's registrar takes its sites back: the module is unloaded, or the process ends.
 //!
-//! The loader does not say. But destructors are called from `exit` in the one case, and from `dlclose` in the other, and
-//! the stack shows which. At the end of a process everything stays mapped, other threads and later destructors go on, so
-//! everything may stay as it is.
+//! The loader does not say. But destructors are called from `exit` in the one case, and from `dlclose` in the
+//! other, and the stack shows which. At the end of a process everything stays mapped, other threads and later
+//! destructors go on, so everything may stay as it is.
 
 use core::ffi::{c_char, c_int, c_void};
 

@@ -1,7 +1,7 @@
 //! Reading off compiled code where in a vtable a method lies.
 
-/// The offset in `jmp *offset(register)`, or in `mov offset(register),%scratch; jmp *%scratch`, if that is all
-/// the code at `call`; never 0.
+/// The offset in `jmp *offset(register)`, or in `mov offset(register),%scratch; jmp *%scratch`, if that is
+/// all the code at `call`; never 0.
 ///
 /// The instructions are `FF /4` with an 8-bit or 32-bit displacement (Intel SDM vol. 2, JMP), with a REX
 /// prefix for r8 and r9; and `REX.W 8B /r`, then `FF /4` with a register. Which of them compilers choose is a

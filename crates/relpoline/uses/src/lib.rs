@@ -1,7 +1,7 @@
 //! Measures variants of one loop against each other, in turn, and prints a table.
 //!
-//! Rounds are interleaved, so that a busy machine disturbs all variants alike. What is printed is the median with
-//! the range of the middle nine tenths, and the ratio of medians to the first variant.
+//! Rounds are interleaved, so that a busy machine disturbs all variants alike. What is printed is the median
+//! with the range of the middle nine tenths, and the ratio of medians to the first variant.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -9,7 +9,8 @@ use std::time::Instant;
 /// How often a variant's loop runs in one round.
 pub const CALLS: u64 = 20_000;
 
-/// A variant: its name, and its loop over the numbers 0 to [`CALLS`], whose result is kept from the optimiser.
+/// A variant: its name, and its loop over the numbers 0 to [`CALLS`], whose result is kept from the
+/// optimiser.
 pub type Variant<'a> = (&'static str, Box<dyn FnMut() -> u64 + 'a>);
 
 /// A loop of [`CALLS`] rounds, each of which makes `$x` from the last `$x`.

@@ -2,8 +2,9 @@
 //! The three sites of the dynamic-call patches, and what a change of traffic does at them; and three kinds of
 //! sites that were named after them: UDP's receive offload, files, security hooks.
 //!
-//! Each stage sends one kind of traffic until a tree of the line's functions leads to the handler of that kind; the
-//! next kind must be learned by the same line, and where both kinds go through one branch, by the same branch.
+//! Each stage sends one kind of traffic until a tree of the line's functions leads to the handler of that
+//! kind; the next kind must be learned by the same line, and where both kinds go through one branch, by the
+//! same branch.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! A second kernel, started by the first one while its sites are promoted. `machine_kexec` makes its last call with no
-//! per-processor data left, so it is barred; and on the way there processors are stopped while they run the load.
+//! A second kernel, started by the first one while its sites are promoted. `machine_kexec` makes its last
+//! call with no per-processor data left, so it is barred; and on the way there processors are stopped while
+//! they run the load.
 
 use std::ffi::CString;
 use std::fs::File;

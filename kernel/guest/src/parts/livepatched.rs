@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! A live patch of a function that holds a promoted site and is a tree's target: `sock_poll`.
 //!
-//! A live patch takes effect when no task's stack holds the old function, so stacks must be unwound through trees. Its
-//! own sites come and go with its module.
+//! A live patch takes effect when no task's stack holds the old function, so stacks must be unwound through
+//! trees. Its own sites come and go with its module.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! A kernel that is locked down after the module was loaded, as it is from the start for a signed module under Secure
-//! Boot: debugfs is closed, and the module is controlled all the same.
+//! A kernel that is locked down after the module was loaded, as it is from the start for a signed module
+//! under Secure Boot: debugfs is closed, and the module is controlled all the same.
 
 use std::fs;
 

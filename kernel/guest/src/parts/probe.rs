@@ -43,10 +43,11 @@ pub fn run(report: &mut Report) {
     module::tell("enable");
 }
 
-/// Puts a probe on a promoted call in a busy function: where, and what was refused before with the kernel's reasons.
+/// Puts a probe on a promoted call in a busy function: where, and what was refused before with the kernel's
+/// reasons.
 ///
-/// The kernel takes no probe on some sites, promoted or not: it wants to decode the function from its start, which
-/// alternatives and padding can prevent.
+/// The kernel takes no probe on some sites, promoted or not: it wants to decode the function from its start,
+/// which alternatives and padding can prevent.
 fn probe_a_site() -> (Option<String>, BTreeMap<String, io::Error>) {
     let mut refusals = BTreeMap::new();
     let mut probed = None;

@@ -39,8 +39,8 @@ fn refused(report: &mut Report, loaded: Result<String, String>, reason: &str) {
     report.check(!Path::new("/sys/module/relpoline").exists(), "nothing of it stays in the kernel");
 }
 
-/// Lets the module's file claim another kernel release, wherever it names one. Kernels with symbol versions skip the
-/// release in `vermagic`: there the module's own check is what refuses.
+/// Lets the module's file claim another kernel release, wherever it names one. Kernels with symbol versions
+/// skip the release in `vermagic`: there the module's own check is what refuses.
 fn build_for_another_kernel() {
     let Ok(release) = fs::read_to_string("/proc/sys/kernel/osrelease") else { return };
     let Ok(mut bytes) = fs::read(module::FILE) else { return };

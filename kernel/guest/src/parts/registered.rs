@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Kprobes that are registered on promoted sites and not armed: they hold a copy of the branch as it is now, and execute
-//! that copy whenever they are armed, whatever stands in the text by then.
+//! Kprobes that are registered on promoted sites and not armed: they hold a copy of the branch as it is now,
+//! and execute that copy whenever they are armed, whatever stands in the text by then.
 //!
-//! A module that let such a site go would leave a probe behind that jumps into memory which is no longer there. So the
-//! site stays as it is, and the module cannot be unloaded, until the probe is gone.
+//! A module that let such a site go would leave a probe behind that jumps into memory which is no longer
+//! there. So the site stays as it is, and the module cannot be unloaded, until the probe is gone.
 
 use std::fs;
 use std::thread::sleep;

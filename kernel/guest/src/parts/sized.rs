@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The sites of a desktop: above 20,000, with the three large drivers for displays, which load without their devices.
+//! The sites of a desktop: above 20,000, with the three large drivers for displays, which load without their
+//! devices.
 
 use std::fs;
 use std::time::Instant;

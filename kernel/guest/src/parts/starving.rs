@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Loading while memory is short: whatever the module asks the kernel for and does not get, it refuses to load with one
-//! sentence and leaves nothing behind.
+//! Loading while memory is short: whatever the module asks the kernel for and does not get, it refuses to
+//! load with one sentence and leaves nothing behind.
 //!
-//! Each thing that it asks for is refused once, by a module of the test's (`kernel/guest/modules/starving.c`).
+//! Each thing that it asks for is refused once, by a module of the test's
+//! (`kernel/guest/modules/starving.c`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +18,8 @@ use crate::report::Report;
 /// "No memory", as a number and as an address.
 const NO_MEMORY: i64 = -12;
 
-/// A function of the kernel by the names that it had in the course of time, calls of it that are refused, the answer.
+/// A function of the kernel by the names that it had in the course of time, calls of it that are refused, the
+/// answer.
 type Asked = (&'static [&'static str], u32, i64);
 
 const ASKED: [Asked; 7] = [
@@ -64,7 +66,8 @@ pub fn run(report: &mut Report) {
     report.check(stat("enabled") == 1, "and promotes");
 }
 
-/// Loads the module while a call of `function` is let down: whether that happened, and what the user was told.
+/// Loads the module while a call of `function` is let down: whether that happened, and what the user was
+/// told.
 fn load_starving(function: &str, nth: u32, answer: i64) -> (bool, String) {
     let parameters = [format!("function={function}"), format!("nth={nth}"), format!("answer={answer}")];
     if let Err(error) = insmod_of_test("starving", &parameters) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Suspending: tasks are frozen, devices and processors stop, and all come back, while sites are promoted.
 //!
-//! By the kernel's own test of it (`/sys/power/pm_test`), which goes as deep as it is told, waits, and comes back. Not in
-//! earnest: QEMU's clock does not wake a machine that is suspended to idle.
+//! By the kernel's own test of it (`/sys/power/pm_test`), which goes as deep as it is told, waits, and comes
+//! back. Not in earnest: QEMU's clock does not wake a machine that is suspended to idle.
 
 use std::fs;
 use std::thread::sleep;

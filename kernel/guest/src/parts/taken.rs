@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Another module that patches text takes a promoted branch (`kernel/guest/modules/takes.c`), and gives it back; and a
-//! process has one of the module's devices open. Neither is waited for: unloading ends at once, with a sentence.
+//! Another module that patches text takes a promoted branch (`kernel/guest/modules/takes.c`), and gives it
+//! back; and a process has one of the module's devices open. Neither is waited for: unloading ends at once,
+//! with a sentence.
 
 use std::fs::File;
 use std::thread::sleep;

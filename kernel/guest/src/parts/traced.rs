@@ -15,8 +15,8 @@ use crate::module::{self, stat, wait_until};
 use crate::report::Report;
 
 const TRACING: &str = "/sys/kernel/tracing";
-/// Which functions are traced, one after the other. Not all: to change them takes emulation so long, in one piece, that
-/// the kernel's watchdog complains, with the module or without.
+/// Which functions are traced, one after the other. Not all: to change them takes emulation so long, in one
+/// piece, that the kernel's watchdog complains, with the module or without.
 const TRACED: [&str; 3] = ["vfs_* sock_*", "tcp_* ext4_*", "*poll* *_read *_write *_open"];
 
 /// Both tracers, for several hundred functions.

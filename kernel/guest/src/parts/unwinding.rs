@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Stacks are unwound through the module's stubs and trees.
 //!
-//! The kernel's profiler interrupts every processor a thousand times a second and unwinds the stack of whatever it
-//! interrupted. A sample that fell into the module's text must go on with the caller of the site, and must end where
-//! kernel stacks end: at an entry point, or where the task was made.
+//! The kernel's profiler interrupts every processor a thousand times a second and unwinds the stack of
+//! whatever it interrupted. A sample that fell into the module's text must go on with the caller of the site,
+//! and must end where kernel stacks end: at an entry point, or where the task was made.
 
 use std::collections::HashSet;
 use std::mem::{size_of, zeroed};

@@ -27,7 +27,8 @@ pub trait Contender {
     fn round(&mut self) -> Result<Round>;
 }
 
-/// Nanoseconds that this thread has had a CPU for: a busy machine disturbs it less than the clock on the wall.
+/// Nanoseconds that this thread has had a CPU for: a busy machine disturbs it less than the clock on the
+/// wall.
 pub fn cpu_time() -> f64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     now.tv_sec as f64 * 1e9 + now.tv_nsec as f64

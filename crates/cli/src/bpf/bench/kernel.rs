@@ -1,7 +1,8 @@
 //! The same chain in the running kernel: socket-buffer programs, run by `BPF_PROG_TEST_RUN`.
 //!
-//! The kernel repeats a run as often as it is asked to and says how long one took on average, in whole nanoseconds.
-//! Its constant tail calls are direct jumps as ours are; computed ones go through its retpoline where it has any.
+//! The kernel repeats a run as often as it is asked to and says how long one took on average, in whole
+//! nanoseconds. Its constant tail calls are direct jumps as ours are; computed ones go through its retpoline
+//! where it has any.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 

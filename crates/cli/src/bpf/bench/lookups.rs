@@ -1,5 +1,5 @@
-//! Look-ups in maps: a program that looks up 32 keys that are there, one after the other, less the same program without
-//! the calls, divided by 32; here and in the kernel. rbpf and ubpf have no maps.
+//! Look-ups in maps: a program that looks up 32 keys that are there, one after the other, less the same
+//! program without the calls, divided by 32; here and in the kernel. rbpf and ubpf have no maps.
 
 use std::hint::black_box;
 use std::os::fd::AsRawFd;
@@ -62,7 +62,8 @@ impl Kind {
         if self.is_trie() { [32u32.to_le_bytes(), [10, (n / 4) as u8, n as u8, 5]].concat() } else { self.entry(n) }
     }
 
-    /// Looks up all keys in the map that `reference` is, and counts those that are there; or does all but that.
+    /// Looks up all keys in the map that `reference` is, and counts those that are there; or does all but
+    /// that.
     fn program(&self, reference: i32, looks: bool) -> Vec<Insn> {
         let insn = |opcode, dst, src, offset, imm| Insn { opcode, dst, src, offset, imm };
         let size = self.key_size() as i16;

@@ -1,13 +1,14 @@
 //! `relpoline bpf bench`: what tail calls and updates of program arrays cost, here and elsewhere, in one run.
 //!
-//! *Hops*: a chain of 33 programs that do nothing but call the next, less the same without a hop. Contenders take turns,
-//! round by round, so that all see the same machine; the median of rounds is shown with the lowest and the highest.
-//! What is counted is the time that the thread had a CPU for (the kernel counts its own by the clock).
+//! *Hops*: a chain of 33 programs that do nothing but call the next, less the same without a hop. Contenders
+//! take turns, round by round, so that all see the same machine; the median of rounds is shown with the
+//! lowest and the highest. What is counted is the time that the thread had a CPU for (the kernel counts its
+//! own by the clock).
 //!
 //! *Look-ups*: a program that looks up 32 keys of a map, less the same without the calls.
 //!
-//! *Updates*: while threads run the chain, one slot is replaced, removed and inserted, and the whole array swapped, each
-//! many times.
+//! *Updates*: while threads run the chain, one slot is replaced, removed and inserted, and the whole array
+//! swapped, each many times.
 //!
 //! | part | module |
 //! |---|---|

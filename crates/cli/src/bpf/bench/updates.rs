@@ -33,7 +33,8 @@ pub fn microseconds(what: impl FnOnce() -> Result<()>) -> Result<f64> {
     Ok(begin.elapsed().as_nanos() as f64 / 1000.0)
 }
 
-/// Does `work` while `threads` call `run` over and over, each for some runs at a time: its outcome, and runs per second.
+/// Does `work` while `threads` call `run` over and over, each for some runs at a time: its outcome, and runs
+/// per second.
 pub fn under_load<T>(
     threads: usize,
     run: impl Fn() -> u64 + Sync,

@@ -1,16 +1,17 @@
 //! How long an instruction is, and where it goes.
 //!
-//! Sites are trusted only when they stand on an instruction boundary. That is found out by reading a function from its
-//! start, one instruction after the other. So this decoder knows no operand but a direct branch's displacement.
+//! Sites are trusted only when they stand on an instruction boundary. That is found out by reading a function
+//! from its start, one instruction after the other. So this decoder knows no operand but a direct branch's
+//! displacement.
 //!
 //! Every opcode has one attributes word (module `tables`): whether a ModRM byte follows, how many immediate
 //! bytes, how control goes on. From it follows where each field stands and how long the instruction is
-//! (module `layout`), and from that the answer. The few opcodes whose meaning depends on ModRM's `reg` field are
-//! settled last, in `refine`. Reading a program's functions is most of what its start takes, so [`length`] has a
-//! shorter way for the opcodes that most instructions have (module `quick`).
+//! (module `layout`), and from that the answer. The few opcodes whose meaning depends on ModRM's `reg` field
+//! are settled last, in `refine`. Reading a program's functions is most of what its start takes, so
+//! [`length`] has a shorter way for the opcodes that most instructions have (module `quick`).
 //!
-//! One promise, held by tests against another decoder (iced-x86): any bytes are fine. The answer is `None` for what no
-//! compiler emits, never a panic.
+//! One promise, held by tests against another decoder (iced-x86): any bytes are fine. The answer is `None`
+//! for what no compiler emits, never a panic.
 //!
 //! `66 e8`, `66 e9` and `66 0f 8x` have a 16-bit displacement on AMD and a 32-bit one on Intel. They are
 //! read Intel's way; a site is never accepted with that prefix.

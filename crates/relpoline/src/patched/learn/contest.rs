@@ -23,10 +23,10 @@ const PAIRS: u8 = 6;
 const WINS: u8 = 4;
 /// In sum, the tree must save more than 1/this …
 const GAIN: u64 = if cfg!(feature = "retpoline") { 32 } else { 4 };
-/// … and this many ticks per call. A call that is left alone is a plain one in its caller, and what turns do not show is what
-/// that saves: both go through a branch, the gate and a counter, which lie apart. Measured: three targets in turn cost 3.6 ns
-/// plainly and 6.4 by a tree that had won its turns by a little. So a tree has to win by much. With retpolines both go
-/// through the gate for good.
+/// … and this many ticks per call. A call that is left alone is a plain one in its caller, and what turns do
+/// not show is what that saves: both go through a branch, the gate and a counter, which lie apart. Measured:
+/// three targets in turn cost 3.6 ns plainly and 6.4 by a tree that had won its turns by a little. So a tree
+/// has to win by much. With retpolines both go through the gate for good.
 const JUMPS: u64 = if cfg!(feature = "retpoline") { 2 } else { 8 };
 
 /// Where a table's contest stands.

@@ -302,7 +302,8 @@ fn with<R>(act: impl FnOnce(&mut Tables) -> R) -> Option<R> {
     }
 }
 
-/// Gives a table of a new module its place in an arena, and leads its text gate there. `own` are its sites in that module.
+/// Gives a table of a new module its place in an arena, and leads its text gate there. `own` are its sites in
+/// that module.
 ///
 /// # Errors
 /// Why the text gate stays as it is shipped: a jump through the register.

@@ -1,7 +1,7 @@
 //! A hook in the allocator that mostly nobody has set.
 //!
-//! A profiler wants to see every allocation, for the minute in which somebody looks. An atomic pointer costs a load and a
-//! branch in each of them for ever; an inline static call to nothing costs one instruction.
+//! A profiler wants to see every allocation, for the minute in which somebody looks. An atomic pointer costs
+//! a load and a branch in each of them for ever; an inline static call to nothing costs one instruction.
 
 use relpoline::{UpdateError, static_call};
 use relpoline_uses::{compare, looped};

@@ -1,7 +1,7 @@
 //! A fence before bounds checks of untrusted code, switched on and off while it runs.
 //!
-//! An `lfence` behind a bounds check stops the processor from reading past the bounds in speculation. It is needed while somebody
-//! else's code runs here, and dear. A sandbox that can switch it live pays only then.
+//! An `lfence` behind a bounds check stops the processor from reading past the bounds in speculation. It is
+//! needed while somebody else's code runs here, and dear. A sandbox that can switch it live pays only then.
 
 use relpoline::{UpdateError, static_key, unlikely};
 use relpoline_uses::{compare, looped, work};

@@ -1,7 +1,8 @@
 //! A disabled event of `log` and of `tracing`, alone and behind a static key.
 //!
-//! Both crates decide by a level in memory that every event loads and compares. A key in front makes that one instruction that
-//! reads nothing. It is switched where the level is set, so that an event is seen exactly when the level says so.
+//! Both crates decide by a level in memory that every event loads and compares. A key in front makes that one
+//! instruction that reads nothing. It is switched where the level is set, so that an event is seen exactly
+//! when the level says so.
 
 use relpoline::{UpdateError, static_key, unlikely};
 use relpoline_uses::{compare, looped, work};

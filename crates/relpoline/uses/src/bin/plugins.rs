@@ -1,7 +1,8 @@
 //! A host that passes each request to its plug-ins, which come and go while it runs.
 //!
-//! A dynamic method learns which plug-ins there are and jumps to them directly. It is timed against the plain call and steps back
-//! where that is faster; built with `-Zretpoline` or in a program whose indirect calls are retpolines it does not.
+//! A dynamic method learns which plug-ins there are and jumps to them directly. It is timed against the plain
+//! call and steps back where that is faster; built with `-Zretpoline` or in a program whose indirect calls
+//! are retpolines it does not.
 
 use relpoline::dynamic_method;
 use relpoline_uses::{CALLS, compare, looped, work};

@@ -1,10 +1,10 @@
 //! The lengths of most instructions, in few steps.
 //!
 //! Where the next instruction begins is known only when the length of this one is, so what counts is how long
-//! the longest chain of steps is that depend on each other. Eight bytes are read as one word and shifted, instead of
-//! byte after byte. Opcode and ModRM are looked up side by side, as if there were a ModRM, and what does not count is
-//! masked away. What remains for [`super::layout`]: vector prefixes, several prefixes, immediates that depend on a
-//! prefix or on ModRM.
+//! the longest chain of steps is that depend on each other. Eight bytes are read as one word and shifted,
+//! instead of byte after byte. Opcode and ModRM are looked up side by side, as if there were a ModRM, and
+//! what does not count is masked away. What remains for [`super::layout`]: vector prefixes, several prefixes,
+//! immediates that depend on a prefix or on ModRM.
 
 use super::layout::Window;
 use super::tables::{self, Attributes, Class, Immediate};
@@ -55,7 +55,8 @@ pub(super) fn length(window: &Window) -> Option<u8> {
     Some(1 + rex + behind(rest >> 8, found) + wide)
 }
 
-/// The same behind `0f`, and at most one prefix that says which operation is meant and nothing about lengths there.
+/// The same behind `0f`, and at most one prefix that says which operation is meant and nothing about lengths
+/// there.
 #[inline]
 fn two_bytes(word: u64) -> Option<u8> {
     let prefix = u8::from(matches!(word as u8, 0x66 | 0xf2 | 0xf3));

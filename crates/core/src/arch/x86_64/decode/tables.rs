@@ -110,7 +110,8 @@ impl Class {
     ];
 }
 
-/// The word of one opcode: bit 0 ModRM, bits 1 to 4 [`Immediate`], 5 to 8 [`Class`], 9 a ModRM that never names memory.
+/// The word of one opcode: bit 0 ModRM, bits 1 to 4 [`Immediate`], 5 to 8 [`Class`], 9 a ModRM that never
+/// names memory.
 #[derive(Clone, Copy)]
 pub(super) struct Attributes(u16);
 
