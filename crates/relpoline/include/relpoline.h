@@ -136,7 +136,8 @@ extern "C" {
 // What a `relpoline_error` means and what to do about it, in a sentence; terminated, and never to be freed.
 const char *relpoline_error_text(int error);
 
-// Switches a key on or off. Once this has returned, every later branch on any thread takes the new direction.
+// Switches a key on or off. Once this has returned, every later branch on any thread takes the new
+// direction.
 //
 // # Safety
 // `k` was defined by `RELPOLINE_STATIC_KEY`.
