@@ -12,30 +12,23 @@
 //! [`Runtime`]: crate::Runtime
 
 use crate::{hits, learn, slot};
-use std::cell::RefCell;
+use relpoline_patch::fork::{Held, lock};
 use std::ffi::c_int;
 use std::sync::MutexGuard;
-use std::sync::TryLockError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 unsafe extern "C" {
     fn pthread_atfork(before: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> c_int;
 }
 
-/// How long a fork waits for a lock. Its holder does not wait for anything, so this is long, unless it is the
-/// thread that forks: in a handler of a signal.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// Both; each is missing if it could not be had.
-struct Held {
+struct Locks {
     learning: Option<MutexGuard<'static, learn::Shared>>,
     counters: Option<MutexGuard<'static, hits::All>>,
 }
 
 thread_local! {
-    /// The locks, and how many forks, one in a handler of the other, hold them.
-    static HELD: RefCell<(Option<Held>, u32)> = const { RefCell::new((None, 0)) };
+    static HELD: Held<Locks> = const { Held::nothing() };
 }
 
 /// Sets it up, once. The broken variant that the tests must catch does not.
@@ -51,38 +44,13 @@ pub fn prepare() {
     }
 }
 
-/// Tries until the time is over: whoever waits for ever for a lock of its own thread's would harm its
-/// program.
-fn take<T>(hold: fn() -> std::sync::TryLockResult<MutexGuard<'static, T>>) -> Option<MutexGuard<'static, T>> {
-    let begun = Instant::now();
-    loop {
-        match hold() {
-            Ok(held) => return Some(held),
-            Err(TryLockError::Poisoned(held)) => return Some(held.into_inner()),
-            Err(TryLockError::WouldBlock) if begun.elapsed() > PATIENCE => return None,
-            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
-        }
-    }
-}
-
 extern "C" fn before() {
-    let _ = HELD.try_with(|cell| {
-        let Ok(mut held) = cell.try_borrow_mut() else { return };
-        held.1 += 1;
-        if held.1 == 1 {
-            held.0 = Some(Held { learning: take(learn::hold), counters: take(hits::hold) });
-        }
-    });
+    let both = || Some(Locks { learning: lock(learn::hold), counters: lock(hits::hold) });
+    let _ = HELD.try_with(|held| held.take(both));
 }
 
-/// What the outermost fork held.
-fn give_back() -> Option<Held> {
-    let given = HELD.try_with(|cell| {
-        let mut held = cell.try_borrow_mut().ok()?;
-        held.1 = held.1.saturating_sub(1);
-        if held.1 == 0 { held.0.take() } else { None }
-    });
-    given.ok().flatten()
+fn give_back() -> Option<Locks> {
+    HELD.try_with(Held::give_back).ok().flatten()
 }
 
 extern "C" fn after() {
@@ -90,7 +58,7 @@ extern "C" fn after() {
 }
 
 extern "C" fn child() {
-    let Some(Held { learning, counters }) = give_back() else { return };
+    let Some(Locks { learning, counters }) = give_back() else { return };
     if let Some(mut shared) = learning {
         learn::settle(&mut shared);
     }

@@ -8,21 +8,66 @@
 use crate::reclaim::{self, Waiting};
 use core::ffi::c_int;
 use std::cell::RefCell;
-use std::sync::TryLockError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{MutexGuard, TryLockError, TryLockResult};
 use std::time::{Duration, Instant};
 
 unsafe extern "C" {
     fn pthread_atfork(before: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> c_int;
 }
 
-/// How long a fork waits for the queue. Its holder does not wait for anything, so this is long, unless it is
-/// the thread that forks: in a handler of a signal.
+/// How long a fork waits for a lock. Its holder does not wait for anything, so this is long, unless it is the
+/// thread that forks: in a handler of a signal.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// What a thread holds while it forks, and how many forks, one in a handler of the other, hold it: the
+/// eBPF runtime has locks of its own, held likewise.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Held<T>(RefCell<(Option<T>, u32)>);
+
+impl<T> Held<T> {
+    /// Nothing.
+    #[must_use]
+    pub const fn nothing() -> Held<T> {
+        Held(RefCell::new((None, 0)))
+    }
+
+    /// The outermost fork takes it.
+    pub fn take(&self, take: impl FnOnce() -> Option<T>) {
+        let Ok(mut held) = self.0.try_borrow_mut() else { return };
+        held.1 += 1;
+        if held.1 == 1 {
+            held.0 = take();
+        }
+    }
+
+    /// What the outermost fork held.
+    pub fn give_back(&self) -> Option<T> {
+        let mut held = self.0.try_borrow_mut().ok()?;
+        held.1 = held.1.saturating_sub(1);
+        if held.1 == 0 { held.0.take() } else { None }
+    }
+}
+
+/// Takes a lock, or gives up when the time is over: whoever waits for ever for a lock of its own thread's
+/// would harm its program.
+#[doc(hidden)]
+pub fn lock<T>(hold: fn() -> TryLockResult<MutexGuard<'static, T>>) -> Option<MutexGuard<'static, T>> {
+    let begun = Instant::now();
+    loop {
+        match hold() {
+            Ok(held) => return Some(held),
+            Err(TryLockError::Poisoned(held)) => return Some(held.into_inner()),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > PATIENCE => return None,
+            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+        }
+    }
+}
+
 thread_local! {
-    /// The queue, and how many forks, one in a handler of the other, hold it.
-    static HELD: RefCell<(Option<Waiting>, u32)> = const { RefCell::new((None, 0)) };
+    /// The queue.
+    static HELD: Held<Waiting> = const { Held::nothing() };
 }
 
 /// Sets it up, once; whoever makes a [`Space`](crate::space::Space) has done so. A crate with locks of its
@@ -38,36 +83,12 @@ pub fn prepare() {
     }
 }
 
-fn take() -> Option<Waiting> {
-    let begun = Instant::now();
-    loop {
-        match reclaim::hold() {
-            Ok(held) => return Some(held),
-            Err(TryLockError::Poisoned(held)) => return Some(held.into_inner()),
-            Err(TryLockError::WouldBlock) if begun.elapsed() > PATIENCE => return None,
-            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
-        }
-    }
-}
-
 extern "C" fn before() {
-    let _ = HELD.try_with(|cell| {
-        let Ok(mut held) = cell.try_borrow_mut() else { return };
-        held.1 += 1;
-        if held.1 == 1 {
-            held.0 = take();
-        }
-    });
+    let _ = HELD.try_with(|held| held.take(|| lock(reclaim::hold)));
 }
 
-/// What the outermost fork held.
 fn give_back() -> Option<Waiting> {
-    let given = HELD.try_with(|cell| {
-        let mut held = cell.try_borrow_mut().ok()?;
-        held.1 = held.1.saturating_sub(1);
-        if held.1 == 0 { held.0.take() } else { None }
-    });
-    given.ok().flatten()
+    HELD.try_with(Held::give_back).ok().flatten()
 }
 
 extern "C" fn after() {
